@@ -1,0 +1,20 @@
+"""Bases of every config model: strict by default, open only where that is declared."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """A section whose keys are all known. Unknown keys, coerced types and later writes are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class Open(Strict):
+    """A section that is passed through: keys we know are typed, others are kept as they are.
+
+    Used only for what upstream itself leaves open (``vllm_kwargs``, NeMo-Gym server blocks ...).
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, use_attribute_docstrings=True)
