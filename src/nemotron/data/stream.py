@@ -1,0 +1,67 @@
+"""The order in which prompts reach the policy: seeded, resumable, the same on every machine."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from nemotron.data.rows import PromptRow
+from nemotron.errors import DataError
+
+
+class StreamState(TypedDict):
+    """Position in the data: whole epochs done, and rows taken in the current one."""
+
+    epoch: int
+    index: int
+
+
+@dataclass
+class PromptStream:
+    """Batches of prompts, epoch after epoch; a rest smaller than a batch is dropped (NeMo-RL's ``drop_last``).
+
+    Raises:
+        DataError: fewer rows than one batch, which upstream turns into zero steps and a clean exit.
+    """
+
+    rows: Sequence[PromptRow]
+    batch_size: int
+    seed: int
+    shuffle: bool
+    epoch: int = 0
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.rows) < self.batch_size:
+            raise DataError(
+                f"{len(self.rows)} prompts are fewer than one batch of {self.batch_size}",
+                hint="add rows, or lower `grpo.num_prompts_per_step`",
+            )
+        self._order = self._permutation()
+
+    def next_batch(self) -> list[PromptRow]:
+        """The next ``batch_size`` rows."""
+        if self.index + self.batch_size > len(self.rows):
+            self.epoch, self.index = self.epoch + 1, 0
+            self._order = self._permutation()
+        chosen = self._order[self.index : self.index + self.batch_size]
+        self.index += self.batch_size
+        return [self.rows[i] for i in chosen]
+
+    def state_dict(self) -> StreamState:
+        """What a checkpoint must keep."""
+        return {"epoch": self.epoch, "index": self.index}
+
+    def load_state_dict(self, state: StreamState) -> None:
+        """Go back to a saved position."""
+        self.epoch, self.index = state["epoch"], state["index"]
+        self._order = self._permutation()
+
+    def _permutation(self) -> list[int]:
+        order = list(range(len(self.rows)))
+        if self.shuffle:
+            # A string seed is hashed with SHA-512 by `random`, so the order is the same in every process.
+            random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        return order

@@ -1,0 +1,93 @@
+"""The import rules of docs/architecture.md, checked on the source itself."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "nemotron"
+
+# A package may import packages of its own layer or of a later one, never of an earlier one.
+LAYERS = [
+    {"cli", "__main__"},
+    {"steps"},
+    {"engines", "compile"},
+    {"rl", "data", "judge", "rewards", "executors"},
+    {"config", "runs", "artifacts", "checkpoints"},
+    {"manifest"},
+    {"errors"},
+]
+LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
+# Only these may import torch when they are imported themselves; others do it inside a function, when asked to work.
+TORCH_PACKAGES = {"rl"}
+TORCH_MODULES = {"engines/embedded.py", "judge/server/worker.py"}
+HEAVY = {"torch", "transformers", "ray", "nemo_run"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in SOURCE.rglob("*.py") if "assets" not in path.parts)
+
+
+def package_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return parts[0]
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.update({node.module} | {f"{node.module}.{alias.name}" for alias in node.names})
+    return names
+
+
+def at_import_time(tree: ast.Module) -> set[str]:
+    """Imports that run when the module is imported: those outside functions and ``if TYPE_CHECKING``."""
+    names: set[str] = set()
+    pending: list[ast.stmt] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= imported(node)
+        for field in ("body", "orelse", "finalbody", "handlers"):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                pending.extend(getattr(node, field, []))
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_one_way(path: Path) -> None:
+    own = LEVEL.get(package_of(path))
+    if own is None:
+        assert package_of(path) == "__init__", f"{path} belongs to no layer"
+        return
+    for name in imported(ast.parse(path.read_text())):
+        parts = name.split(".")
+        if parts[0] == "nemotron" and len(parts) > 1 and parts[1] in LEVEL:
+            assert LEVEL[parts[1]] >= own, f"{path.relative_to(SOURCE)} imports {name}, which is above it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_heavy_libraries_only_in_the_engine(path: Path) -> None:
+    relative = path.relative_to(SOURCE)
+    if relative.parts[0] in TORCH_PACKAGES or str(relative) in TORCH_MODULES:
+        return
+    heavy = {name.split(".")[0] for name in at_import_time(ast.parse(path.read_text()))} & HEAVY
+    assert not heavy, f"{relative} imports {heavy} when it is imported"
+
+
+def test_house_sizes() -> None:
+    """No file over 600 lines, no function over 80 but the loop of each algorithm (200)."""
+    for path in modules():
+        text = path.read_text()
+        assert text.count("\n") <= 600, path
+        limit = 200 if path.parent.name == "loops" else 80
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                assert node.end_lineno - node.lineno < limit, f"{path}:{node.lineno} {node.name}"
