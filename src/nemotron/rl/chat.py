@@ -1,0 +1,74 @@
+"""Text to tokens and back, through the tokenizer's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemotron.errors import ArtifactError, ConfigError
+
+PASS_THROUGH_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A tokenizer with its chat template."""
+
+    tokenizer: Any
+    template_kwargs: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, name: str, chat_template: str | None, template_kwargs: Mapping[str, Any] | None) -> Chat:
+        """Load a tokenizer folder or hub name.
+
+        ``chat_template`` as in NeMo-RL: ``default`` keeps the tokenizer's own, ``None`` concatenates contents, a path
+        ending in .jinja is read, anything else is the template itself.
+
+        Raises:
+            ArtifactError: no tokenizer there. ConfigError: the template file is missing, or there is no template.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"cannot load tokenizer `{name}`: {str(error).splitlines()[0]}",
+                hint="set `policy.tokenizer.name` to a folder with tokenizer files or a hub name you can reach",
+            ) from error
+        if chat_template is None:
+            tokenizer.chat_template = PASS_THROUGH_TEMPLATE
+        elif chat_template.endswith(".jinja"):
+            tokenizer.chat_template = _read_template(Path(chat_template))
+        elif chat_template != "default":
+            tokenizer.chat_template = chat_template
+        if tokenizer.chat_template is None:
+            raise ConfigError(f"tokenizer `{name}` has no chat template", hint="set `policy.tokenizer.chat_template`")
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(f"tokenizer `{name}` has no end-of-sequence token", hint="add `eos_token` to it")
+        return cls(tokenizer, dict(template_kwargs or {}))
+
+    def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Prompt tokens, the generation prompt included."""
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **self.template_kwargs
+        )
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Response text without special tokens."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text.strip()
+
+    def stop_token_ids(self, configured: Sequence[int] | None) -> tuple[int, ...]:
+        """Configured stop tokens, or the end-of-sequence token where none is configured (as NeMo-RL)."""
+        return tuple(configured) if configured else (int(self.tokenizer.eos_token_id),)
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise ConfigError(f"cannot read chat template `{path}`: {error.strerror}") from error
