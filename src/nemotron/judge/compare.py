@@ -24,7 +24,7 @@ class Aggregate:
     base_scores: list[float | None]
     bonuses: list[float]
     metrics: dict[str, float]
-    """``mean_individual_score``, ``std_individual_score`` (population), ``tiebreak_usage_rate``; empty without verdicts."""
+    """``mean_individual_score``, ``std_individual_score`` (population), ``tiebreak_usage_rate``; or {}."""
 
 
 def comparison_pairs(strategy: str, responses: int) -> list[tuple[int, int]]:

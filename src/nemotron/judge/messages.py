@@ -18,7 +18,7 @@ def judge_messages(
     """The conversation, then the roles ``principle``, ``response_1``, ``response_2``.
 
     The principle is left out when it is empty or the judge's chat template does not know the role. How a verdict has to
-    look is said by the judge's chat template, not here. A response of None is left out (NeMo-Gym forwards only what it has).
+    look is said by the judge's chat template, not here. A response of None is left out: NeMo-Gym forwards what it has.
     """
     messages = list(conversation)
     if principle and supports_principle_role:

@@ -1,7 +1,7 @@
 """From the judge's text to a verdict, by NeMo-Gym's rules.
 
-A fenced ```` ```json ```` block is searched first and its *first* valid object wins; without one, the *last* valid object
-of the whole text wins. Checked against ``parse`` of golden/genrm_compare.json.
+A fenced ```` ```json ```` block is searched first and its *first* valid object wins; without one, the *last* valid
+object of the whole text wins. Checked against ``parse`` of golden/genrm_compare.json.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def parse_verdict(
 ) -> Verdict | None:
     """The verdict in ``text``, or None when there is none.
 
-    An object is a verdict when it is strict JSON and has at least one of ``score_1``, ``score_2``, ``ranking`` (looked up
-    under ``overall`` when that is an object); keys that it lacks take the defaults. Numbers may be written as strings
+    An object is a verdict when it is strict JSON and has at least one of ``score_1``, ``score_2``, ``ranking``, looked
+    up under ``overall`` when that is an object; keys that it lacks take the defaults. Numbers may be written as strings
     or booleans. Values are not clamped.
 
     ``allow_non_finite`` is NeMo-Gym 0.4.0's behaviour: NaN and Infinity pass. Without it (0.7.0) they make the object
@@ -62,7 +62,7 @@ def _read_object(candidate: str, default_score: float, default_ranking: float) -
             float(found.get("ranking", default_ranking)),
         )
     except (ValueError, TypeError, OverflowError, RecursionError):
-        # Not JSON, a value that is no number, an integer too long for a float, nesting deeper than the JSON reader goes.
+        # Not JSON, a value that is no number, an integer too large for a float, nesting deeper than the reader goes.
         return None
 
 

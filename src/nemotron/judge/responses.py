@@ -16,8 +16,8 @@ EMPTY_ANSWER = "None"
 def read_response(response: object) -> JudgedResponse:
     """Reasoning and answer of a Responses-API object. Anything of another shape reads as empty text.
 
-    Reasoning is the text of all ``summary`` parts of ``reasoning`` items, the answer that of all ``output_text`` parts of
-    ``message`` items, concatenated without a separator.
+    Reasoning is the text of all ``summary`` parts of ``reasoning`` items, the answer that of all ``output_text`` parts
+    of ``message`` items, concatenated without a separator.
     """
     items = response.get("output") if isinstance(response, Mapping) else None
     reasoning: list[str] = []

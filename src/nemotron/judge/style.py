@@ -14,8 +14,8 @@ from nemotron.judge.types import JudgedResponse
 
 _CODE_BLOCK = re.compile(r"```.*?```", re.DOTALL)
 _HEADER = re.compile(r"^#{1,6}\s", re.MULTILINE)
-# `^\s*` would be quadratic on long runs of blank lines: a line's own indentation is enough to find an item, and a run of
-# blank lines before it never hides or adds one.
+# NeMo-Gym writes `^\s*`, which is quadratic on long runs of blank lines. A line's own indentation is enough: blank
+# lines before an item never hide it or add one.
 _LIST_ITEMS = (re.compile(r"^[^\S\n]*\d+\.\s", re.MULTILINE), re.compile(r"^[^\S\n]*[-*+]\s", re.MULTILINE))
 _BOLD = (re.compile(r"\*\*[^*\n]+\*\*"), re.compile(r"__[^_\n]+__"))
 # U+24C2-U+1F251 takes in CJK, kana and Hangul. That is NeMo-Gym's class; rewards must agree, so it stays.

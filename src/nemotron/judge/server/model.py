@@ -1,0 +1,134 @@
+"""The judge model: chat messages to tokens, tokens to text.
+
+Only this module of the server touches torch, and only inside functions, so that ``nemotron.judge`` imports without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nemotron.errors import ArtifactError
+from nemotron.judge.server.batching import Deliver, Job, Written
+from nemotron.judge.server.protocol import ApiError
+
+if TYPE_CHECKING:
+    from nemotron.rl.policy import Policy
+    from nemotron.rl.types import Group
+
+Dtype = Literal["auto", "float32", "float64", "bfloat16"]
+FLOAT64_PARAMETERS = 50_000_000
+"""Below this size ``dtype: auto`` computes in float64."""
+
+
+class JudgeModel:
+    """A causal LM with its tokenizer, loaded from a Hugging Face folder.
+
+    Verdicts must not depend on which requests happened to share a batch, or a resumed run would not repeat itself. The
+    sums of a matrix product are ordered differently for different batch shapes, so results differ by rounding. In
+    float64 that is 1e-16 relative: far too little to change a greedy choice in practice. In float32 it is not, so
+    batches of a larger model may, rarely, change a verdict; ``dtype: float64`` is there for who wants to pay for it.
+    """
+
+    def __init__(self, policy: Policy, tokenizer: Any, stop_ids: Sequence[int]) -> None:
+        self._policy = policy
+        self._tokenizer = tokenizer
+        self._stop_ids = tuple(stop_ids)
+
+    @classmethod
+    def load(cls, folder: Path, *, dtype: Dtype, device: str, threads: int) -> JudgeModel:
+        """Read weights and tokenizer from ``folder``; nothing is downloaded.
+
+        Raises ArtifactError when either is missing or broken, or the tokenizer has no chat template or no end token.
+        """
+        import torch
+        from transformers import AutoTokenizer
+
+        from nemotron.rl.policy import Policy
+
+        if not (folder / "config.json").is_file():
+            raise ArtifactError(f"judge model `{folder}` has no `config.json`", hint="give a Hugging Face checkpoint")
+        torch.set_num_threads(threads)
+        policy = Policy.load(folder, precision="bfloat16" if dtype == "bfloat16" else "float32", device=device)
+        if dtype == "float64" or (dtype == "auto" and policy.model.num_parameters() < FLOAT64_PARAMETERS):
+            policy = Policy(policy.model.double())
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise ArtifactError(f"judge model `{folder}` has no usable tokenizer: {reason}") from error
+        if tokenizer.chat_template is None:
+            raise ArtifactError(
+                f"the tokenizer of judge model `{folder}` has no chat template",
+                hint="a judge's template must know the roles `principle`, `response_1` and `response_2`",
+            )
+        stops = _stop_ids(policy.model, tokenizer)
+        if not stops:
+            raise ArtifactError(f"judge model `{folder}` has no end-of-sequence token", hint="set `eos_token`")
+        return cls(policy, tokenizer, stops)
+
+    @property
+    def context(self) -> int | None:
+        """Longest prompt plus answer in tokens; None when the model does not say."""
+        return self._policy.max_length
+
+    def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Prompt tokens of a chat. Raises ApiError (400) when the chat template refuses the messages."""
+        import jinja2
+
+        try:
+            ids: list[int] = self._tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except jinja2.TemplateError as error:
+            raise ApiError(400, f"the model's chat template refuses the messages: {error}", param="messages") from error
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of an answer without special tokens."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def token(self, token_id: int) -> str:
+        """The text of a single token."""
+        text: str = self._tokenizer.decode([token_id])
+        return text
+
+    def write(self, jobs: Sequence[Job], deliver: Deliver) -> None:
+        """Write a batch of jobs of one family (see ``Writer``)."""
+        from nemotron.rl.sampler import generate
+        from nemotron.rl.types import SamplingParams
+
+        temperature, top_p = jobs[0].family
+        # A row's draws depend on its seed alone, so decoding on to the longest limit and cutting changes no text.
+        longest = max(job.max_tokens for job in jobs)
+        params = SamplingParams(longest, self._stop_ids, temperature=temperature, top_p=top_p)
+
+        def on_group(index: int, group: Group) -> None:
+            deliver(index, self._written(group, jobs[index].max_tokens))
+
+        generate(
+            self._policy,
+            [job.prompt_ids for job in jobs],
+            1,
+            params,
+            [[job.seed % 2**64] for job in jobs],
+            on_group=on_group,
+        )
+
+    def _written(self, group: Group, limit: int) -> Written:
+        completion = group.completions[0]
+        ids, logprobs = completion.token_ids[:limit], completion.logprobs[:limit]
+        stopped = ids[-1] in self._stop_ids
+        text_length = len(ids) - stopped
+        return Written(ids[:text_length], logprobs[:text_length], tokens=len(ids), stopped=stopped)
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """End tokens of the generation config and of the tokenizer."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    stops = [configured] if isinstance(configured, int) else list(configured or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
+        stops.append(tokenizer.eos_token_id)
+    return stops
