@@ -212,11 +212,11 @@ def _line_figure(chart: _Chart, rows: Sequence[Row]) -> Figure:
 
 
 def _y_axis(panel: _Panel, domain: tuple[float, float]) -> dict[str, Any]:
-    axis: dict[str, Any] = {"title": {"text": panel.label}, "domain": list(domain)}
+    axis: dict[str, Any] = {"title": {"text": panel.label, "font": {"size": 11}}, "domain": list(domain)}
     if panel.from_zero:
         axis["rangemode"] = "tozero"
     if any(line.share for line in panel.lines):
-        axis["tickformat"] = ".0%"
+        axis["tickformat"] = ".2~%"
     return axis
 
 
@@ -273,6 +273,8 @@ def _add_limit(layout: dict[str, Any], limit: tuple[str, float], *, axis: str) -
             "y": value,
             "yanchor": "bottom",
             "showarrow": False,
+            "bgcolor": "@card",
+            "borderpad": 1,
             "font": {"color": "@red", "size": 11},
         }
     )
@@ -342,6 +344,7 @@ def _time_figure(rows: Sequence[Row]) -> Figure:
         "yaxis": {"title": {"text": "seconds"}, "rangemode": "tozero"},
         "xaxis": {"title": {"text": "step"}},
         "showlegend": True,
+        "legend": {"traceorder": "normal"},
     }
     note = "Seconds of a step by phase; phases that overlap are counted each."
     return Figure("time", "Time per step", note, data, layout)

@@ -63,15 +63,14 @@ def render(run: RunFolder) -> str:
         heldout_before=heldout["aspects_before"],
         heldout_after=heldout["aspects_after"],
     )
+    loader = PackageLoader("nemotron.runs", "templates")
     environment = Environment(
-        loader=PackageLoader("nemotron.runs", "templates"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    loader = environment.loader
-    assert loader is not None
     own = {name: Markup(loader.get_source(environment, name)[0]) for name in ("report.css", "report.js")}
     return environment.get_template("report.html.j2").render(
         summary=summary,

@@ -80,28 +80,24 @@ _AVERAGED = {
 def print_summary(run: RunFolder, console: Console | None = None) -> None:
     """Print the summary for a person, to stderr unless a console is given."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = console or Console(stderr=True, highlight=False)
     summary = summarise(run)
-    title = Text.assemble((summary["id"], "bold"), "  ", state_text(summary["status"]), "  ", _progress(summary))
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in summary_lines(summary):
-        table.add_row(label, Text(value))
-    console.print(title)
+    console.print(
+        Text.assemble((summary["id"], "bold"), "  ", state_text(summary["status"]), "  ", _progress(summary)),
+        soft_wrap=True,
+    )
     if summary["error"]:
-        console.print(Text(summary["error"], style="red"))
-    console.print(table)
-    paths = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    paths.add_column(style="dim", no_wrap=True)
-    paths.add_column(overflow="fold")
-    for label in ("checkpoint", "metrics", "samples", "report"):
-        if summary[label]:
-            paths.add_row(label, Text(relative(summary[label])))
-    console.print(paths)
+        console.print(Text(summary["error"], style="red"), soft_wrap=True)
+    paths = [
+        (name, relative(summary[name])) for name in ("checkpoint", "metrics", "samples", "report") if summary[name]
+    ]
+    for lines in (summary_lines(summary), paths):
+        width = max((len(label) for label, _ in lines), default=0)
+        for label, value in lines:
+            # Soft wrapping leaves a long path in one piece, to be copied.
+            console.print(Text.assemble((label.ljust(width), "dim"), "  ", value), soft_wrap=True)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:

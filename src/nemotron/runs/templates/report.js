@@ -20,8 +20,8 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: "@muted-ink" },
       margin: { l: 55, r: 12, t: 10, b: 40 }, hovermode: "x unified", hoverlabel: { bgcolor: "@card", bordercolor: "@line" },
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       ...figure.layout,
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, ...figure.layout.legend },
     };
     for (const key of Object.keys(layout)) {
       if (/^[xy]axis\d*$/.test(key)) layout[key] = { ...axis, ...layout[key] };
