@@ -43,6 +43,7 @@ METRICS = (
     "judge/tie_share",
     "judge/first_position_share",
     "validation/accuracy",
+    "heldout/fully_right",
     "validation/avg_length",
     "timing/train/generation",
     "timing/train/reward_calculation",

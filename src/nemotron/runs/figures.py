@@ -49,8 +49,8 @@ class _Line:
 class _Panel:
     label: str
     lines: tuple[_Line, ...]
-    limit: tuple[str, float] | None = None
-    """(name, value) of a bound, drawn as a dashed line."""
+    mark: tuple[str, float, str] | None = None
+    """(name, value, colour) of a bound or a neutral value, drawn as a dashed line."""
     from_zero: bool = False
 
 
@@ -86,13 +86,13 @@ def thinned(rows: Sequence[Row]) -> list[Row]:
 
 
 def _charts(kl_limit: float | None) -> list[_Chart]:
-    limit = None if kl_limit is None else ("limit", kl_limit)
+    limit = None if kl_limit is None else ("limit", kl_limit, "@red")
     return [
         _Chart(
             "kl",
             "KL to the reference",
             "How far the policy has drifted, in nats per token. A steady climb means reward is bought with drift.",
-            (_Panel("nats per token", (_Line("train/kl_penalty", "KL", "@blue"),), limit=limit, from_zero=True),),
+            (_Panel("nats per token", (_Line("train/kl_penalty", "KL", "@blue"),), mark=limit, from_zero=True),),
         ),
         _Chart(
             "reward",
@@ -102,9 +102,10 @@ def _charts(kl_limit: float | None) -> list[_Chart]:
         ),
         _Chart(
             "validation",
-            "Validation during training",
-            "Mean reward (NeMo-RL calls it accuracy) and response length on the validation set.",
+            "Held-out and validation during training",
+            "Share of fully right held-out answers; mean reward (NeMo-RL calls it accuracy) and length on validation.",
             (
+                _Panel("fully right", (_Line("heldout/fully_right", "held-out fully right", "@violet", share=True),)),
                 _Panel("mean reward", (_Line("validation/accuracy", "accuracy", "@green"),)),
                 _Panel("tokens", (_Line("validation/avg_length", "length", "@blue"),)),
             ),
@@ -175,7 +176,7 @@ def _charts(kl_limit: float | None) -> list[_Chart]:
                 _Panel(
                     "first preferred",
                     (_Line("judge/first_position_share", "first preferred", "@blue", share=True),),
-                    limit=("unbiased", 0.5),
+                    mark=("unbiased", 0.5, "@muted-ink"),
                 ),
             ),
         ),
@@ -203,10 +204,10 @@ def _line_figure(chart: _Chart, rows: Sequence[Row]) -> Figure:
         layout[f"yaxis{suffix}"] = _y_axis(panel, (max(top - height, 0.0), top))
         for line in panel.lines:
             data += _traces(line, steps, rows, axis=f"y{suffix}")
-        if panel.limit is not None:
-            _add_limit(layout, panel.limit, axis=f"y{suffix}")
+        if panel.mark is not None:
+            _add_mark(layout, panel.mark, axis=f"y{suffix}")
     bottom = "y" if len(panels) < 2 else f"y{len(panels)}"
-    layout["xaxis"] = {"title": {"text": "step"}, "anchor": bottom, "rangemode": "normal"}
+    layout["xaxis"] = {"title": {"text": "step", "font": {"size": 11}}, "anchor": bottom, "rangemode": "normal"}
     layout["showlegend"] = any(len(panel.lines) > 1 for panel in panels)
     return Figure(chart.id, chart.title, chart.note, data, layout)
 
@@ -249,8 +250,8 @@ def _traces(line: _Line, steps: Column, rows: Sequence[Row], *, axis: str) -> li
     return [low, high, main]
 
 
-def _add_limit(layout: dict[str, Any], limit: tuple[str, float], *, axis: str) -> None:
-    name, value = limit
+def _add_mark(layout: dict[str, Any], mark: tuple[str, float, str], *, axis: str) -> None:
+    name, value, color = mark
     layout["shapes"].append(
         {
             "type": "line",
@@ -260,7 +261,7 @@ def _add_limit(layout: dict[str, Any], limit: tuple[str, float], *, axis: str) -
             "yref": axis,
             "y0": value,
             "y1": value,
-            "line": {"color": "@red", "width": 1.5, "dash": "dash"},
+            "line": {"color": color, "width": 1.5, "dash": "dash"},
         }
     )
     layout["annotations"].append(
@@ -275,7 +276,7 @@ def _add_limit(layout: dict[str, Any], limit: tuple[str, float], *, axis: str) -
             "showarrow": False,
             "bgcolor": "@card",
             "borderpad": 1,
-            "font": {"color": "@red", "size": 11},
+            "font": {"color": color, "size": 11},
         }
     )
 
@@ -341,8 +342,8 @@ def _time_figure(rows: Sequence[Row]) -> Figure:
     layout = {
         "barmode": "stack",
         "bargap": 0.1,
-        "yaxis": {"title": {"text": "seconds"}, "rangemode": "tozero"},
-        "xaxis": {"title": {"text": "step"}},
+        "yaxis": {"title": {"text": "seconds", "font": {"size": 11}}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": "step", "font": {"size": 11}}},
         "showlegend": True,
         "legend": {"traceorder": "normal"},
     }

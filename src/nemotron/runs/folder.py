@@ -23,7 +23,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -33,6 +32,7 @@ from nemotron.runs.atomic import output_errors, sync_folder, write_atomic
 from nemotron.runs.jsonl import JsonLines, Row, to_json
 from nemotron.runs.provenance import provenance
 from nemotron.runs.status import ENDED, ReportedState, Status, StatusFields
+from nemotron.suggest import closest, listed
 
 _JOB, _STATUS = "job.json", "status.json"
 
@@ -247,8 +247,8 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
     ids = [run.id for run in reversed(found or runs)]
     if found:
         raise NotFoundError(f"`{name}` fits {len(found)} runs", hint=f"say which: {_some(ids)}")
-    close = get_close_matches(name, ids, n=1, cutoff=0.6)
-    hint = f"did you mean `{close[0]}`?" if close else f"there are: {_some(ids)}"
+    guess = closest(name, ids)
+    hint = f"did you mean `{guess}`?" if guess else f"there are: {_some(ids)}"
     raise NotFoundError(f"no run `{name}` in `{runs_dir}`", hint=hint)
 
 
@@ -263,7 +263,7 @@ def find_resumable(runs_dir: Path, step: str, fingerprint: str) -> RunFolder | N
 
 
 def _some(ids: list[str]) -> str:
-    shown = ", ".join(f"`{run_id}`" for run_id in ids[:5])
+    shown = listed(ids[:5])
     return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
 
 

@@ -63,7 +63,7 @@ def test_report_of_a_finished_run(make_run: MakeRun) -> None:
         "question 0 before training heldout_before answer 0",
         "Judged best in the last steps train question 3 step 2 reward 3.00 advantage +1.50 truncated step 2 answer 3",
         "checkpoint: checkpoints/step_6",
-        "Not recorded in this run: Validation during training",
+        "Not recorded in this run: Held-out and validation during training",
     ):
         assert expected in words
     assert [figure["id"] for figure in page.figures()] == [
