@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -73,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(error)
         return error.finding_exit_code if isinstance(error, CompileError) else error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of a pipe left, as `| head` does. Python would complain when it flushes at exit.
@@ -95,9 +91,6 @@ def _dispatch(words: tuple[str, ...]) -> int:
             print(error.ctx.get_help(), file=sys.stderr)
             return UsageError.exit_code
         raise _usage_error(error, invocation.words) from None
-    if result == 130:
-        # typer turns Ctrl-C into this code without a word.
-        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 
@@ -142,14 +135,19 @@ def _at(word: str, words: tuple[str, ...]) -> Origin | None:
 
 def _report_bug(error: Exception, words: tuple[str, ...]) -> None:
     """A short message and a file with the traceback, which NEMOTRON_TRACEBACK=1 prints at once."""
+    import tempfile
+    import traceback
+
     text = "".join(traceback.format_exception(error))
     if os.environ.get("NEMOTRON_TRACEBACK") == "1":
         print(text, file=sys.stderr)
     summary = f"error: unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     print(summary, file=sys.stderr)
+    # Values may be secrets; the keys are enough to find a bug.
+    command = " ".join(f"{word.partition('=')[0]}=..." if "=" in word else word for word in words)
     try:
         with tempfile.NamedTemporaryFile("w", prefix="nemotron-crash-", suffix=".log", delete=False) as log:
-            log.write(f"nemotron {__version__}\nPython {sys.version}\ncommand: {' '.join(words)}\n\n{text}")
-        print(f"hint: this is a bug in nemotron; please report it with `{Path(log.name)}`", file=sys.stderr)
+            log.write(f"nemotron {__version__}\nPython {sys.version}\ncommand: {command}\n\n{text}")
+        print(f"hint: this is a bug in nemotron; please report it with `{log.name}`", file=sys.stderr)
     except OSError:
         print("hint: this is a bug in nemotron; NEMOTRON_TRACEBACK=1 prints where", file=sys.stderr)

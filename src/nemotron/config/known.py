@@ -105,11 +105,12 @@ def field_at(model: type[BaseModel], key: str) -> FieldInfo | None:
 def nearest(key: str, names: Iterable[str]) -> str | None:
     """The known key that ``key`` most likely meant: a misspelt sibling first, then the same name in another section."""
     parent, _, last = key.rpartition(".")
-    names = set(names) - {key}
+    names = {name for name in names if name != key and not key.startswith(f"{name}.")}
     siblings = {name.rpartition(".")[2]: name for name in sorted(names) if name.rpartition(".")[0] == parent}
     if (guess := closest(last, siblings)) is not None:
         return siblings[guess]
     namesakes = sorted(name for name in names if name.rpartition(".")[2] == last)
     if namesakes:
         return closest(key, namesakes, cutoff=0.0)
-    return closest(key, sorted(names), cutoff=0.8)
+    # Beside known siblings a long common prefix would make any of them look near.
+    return None if siblings else closest(key, sorted(names), cutoff=0.8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from nemotron.config.resolvers import interpolate
 from nemotron.config.yaml import read_yaml
 from nemotron.errors import CompileError, ConfigError, Finding, NotFoundError, Origin
 from nemotron.suggest import closest, listed
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +38,26 @@ class Resolved:
     """What was wrong with the overrides; ``validate`` reports them together with its own."""
 
     def origin(self, key: str) -> Origin | None:
-        """Where ``key`` was written, or else its nearest section."""
+        """Where the value of ``key`` was written, or else its nearest section.
+
+        A value that only refers to another key, as `${policy.precision}` does, was written where that key was.
+        """
+        seen = {key}
+        while (target := self._refers_to(key)) is not None and target not in seen:
+            seen.add(target)
+            key = target
         while key not in self.origins and key:
             key = key.rpartition(".")[0]
         return self.origins.get(key)
 
+    def _refers_to(self, key: str) -> str | None:
+        text = _descend(self.raw, key, None)
+        match = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
+        return match[1] if match and match[1] in self.origins else None
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a dotted key (list positions count from 0), or ``default`` where there is none."""
-        at: Any = self.values
-        for name in key.split("."):
-            if isinstance(at, dict) and name in at:
-                at = at[name]
-            elif isinstance(at, list) and name.isdecimal() and int(name) < len(at):
-                at = at[int(name)]
-            else:
-                return default
-        return at
+        return _descend(self.values, key, default)
 
     def in_run_dir(self, run_dir: str) -> Resolved:
         """The same config for another run folder: `${run_dir:}` is only known once the folder is made.
@@ -62,6 +69,17 @@ class Resolved:
         if findings:
             raise CompileError(findings)
         return replace(self, values=values)
+
+
+def _descend(at: Any, key: str, default: Any) -> Any:
+    for name in key.split("."):
+        if isinstance(at, dict) and name in at:
+            at = at[name]
+        elif isinstance(at, list) and name.isdecimal() and int(name) < len(at):
+            at = at[int(name)]
+        else:
+            return default
+    return at
 
 
 def load(

@@ -29,6 +29,7 @@ from nemotron.suggest import closest, listed
 ASSETS = Path(__file__).parent.parent / "assets"
 RESOLVERS = ("oc.env", "oc.select", "oc.decode", "mul", "div", "max", "asset", "run_dir", "artifact")
 _MISSING = "???"
+_TARGET = re.compile(r"\$\{([\w.]+)\}")
 
 
 def interpolate(
@@ -45,10 +46,13 @@ def interpolate(
         return raw, findings
     config = OmegaConf.create(raw)
     assert isinstance(config, DictConfig)
-    tries = (_try(config, key, text, origin, set(origins)) for key, text, origin in texts if "${" in text)
-    findings = [finding for finding in tries if finding is not None]
-    if findings:
-        return raw, findings
+    failed: dict[str, tuple[str, Finding]] = {}
+    for key, text, origin in texts:
+        if "${" in text and (finding := _try(config, key, text, origin, set(origins))) is not None:
+            failed[key] = (text, finding)
+    if failed:
+        # What merely refers to a value that cannot be resolved would repeat its message.
+        return raw, [finding for text, finding in failed.values() if not failed.keys() & set(_TARGET.findall(text))]
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}, []
@@ -90,7 +94,7 @@ def _asset(name: str) -> str:
     path = ASSETS / name
     if not path.exists():
         have = sorted(p.relative_to(ASSETS).as_posix() for p in ASSETS.glob("*/*") if not p.name.startswith("_"))
-        raise NotFoundError(f"there is no shipped asset `{name}`", hint=f"there is {listed(have)}")
+        raise NotFoundError(f"there is no shipped asset `{name}`", hint=f"there is {listed(have)}" if have else None)
     return str(path)
 
 

@@ -107,44 +107,42 @@ def _finding(key: str, details: list[ErrorDetails], resolved: Resolved, model: t
     if first["type"] == "missing":
         if key in resolved.origins:
             return Finding("error", "missing-key", f"`{key}` is required, and deleted here", key, origin)
-        section = key.rpartition(".")[0]
-        hint = "inherit the step's own config: `defaults: default`"
-        if section:
-            hint = f"add it to `{section}`, or {hint}"
+        hint = f"set `{key}=...`"
+        if len(resolved.files) == 1:
+            hint += ", or inherit the step's own config: `defaults: default`"
         return Finding("error", "missing-key", f"the key `{key}` is missing", key, origin, hint)
-    name, message, hint = _wrong_value(key, details, _shown_value(key, first, model))
+    name, message, hint = _wrong_value(key, details, secret=_is_secret(key, model))
     return Finding("error", name, f"`{key}`: {message}" if key else message, key, origin, hint)
 
 
-def _shown_value(key: str, detail: ErrorDetails, model: type[BaseModel]) -> str:
+def _is_secret(key: str, model: type[BaseModel]) -> bool:
     field = known.field_at(model, key)
-    if field is not None and SecretStr in known.alternatives(field.annotation):
-        return "a value of another type"
-    return kind(detail["input"])
+    return field is not None and SecretStr in known.alternatives(field.annotation)
 
 
-def _wrong_value(key: str, details: list[ErrorDetails], got: str) -> tuple[str, str, str | None]:
+def _wrong_value(key: str, details: list[ErrorDetails], *, secret: bool) -> tuple[str, str, str | None]:
     """(error name, message, hint) for a value of the wrong type, out of range, or refused by a rule of the model."""
+    value = details[0]["input"]
+    got = "a secret of another type" if secret else kind(value)
     expected: list[str] = []
     for detail in details:
-        kind_of_error, context = detail["type"], detail.get("ctx", {})
-        if kind_of_error in _BOUNDS:
-            field, words = _BOUNDS[kind_of_error]
+        error, context = detail["type"], detail.get("ctx", {})
+        if error in _BOUNDS:
+            field, words = _BOUNDS[error]
             return "out-of-range", f"must be {words} {context[field]}, got {got}", None
-        if kind_of_error in ("value_error", "assertion_error"):
+        if error in ("value_error", "assertion_error"):
             return "invalid-value", detail["msg"].partition(", ")[2] or detail["msg"], None
-        if kind_of_error == "literal_error":
+        if error == "literal_error":
             expected += [f"`{choice}`" for choice in _choices(context["expected"])]
-        elif kind_of_error in _EXPECTED:
-            expected.append(_EXPECTED[kind_of_error])
+        elif error in _EXPECTED:
+            expected.append(_EXPECTED[error])
         else:
             # Models of ours may raise errors of their own kinds; their sentences are complete.
             own = not detail["msg"].startswith("Input should")
             return "invalid-value", detail["msg"] if own else f"must{detail['msg'][12:]}, got {got}", None
-    hint = _type_hint(key, details[0]["input"], expected)
     wanted = list(dict.fromkeys(expected))
     joined = wanted[0] if len(wanted) == 1 else f"{', '.join(wanted[:-1])} or {wanted[-1]}"
-    return "wrong-type", f"expected {joined}, got {got}", hint
+    return "wrong-type", f"expected {joined}, got {got}", None if secret else _type_hint(key, value, wanted)
 
 
 def _choices(expected: str) -> list[str]:
