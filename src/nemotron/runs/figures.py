@@ -8,10 +8,11 @@ one panel, whose crossings mean nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nemotron.runs import metrics as m
+from nemotron.runs.charts import CHARTS, Chart, Line, Panel
 from nemotron.runs.jsonl import Row
 from nemotron.runs.metrics import Column
 
@@ -34,34 +35,6 @@ class Figure:
     layout: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    metric: str
-    name: str
-    color: str
-    share: bool = False
-    """A share from 0 to 1, drawn as a percentage."""
-    spread: str | None = None
-    """Metric of the standard deviation around it, drawn as a band."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Panel:
-    label: str
-    lines: tuple[_Line, ...]
-    mark: tuple[str, float, str] | None = None
-    """(name, value, colour) of a bound or a neutral value, drawn as a dashed line."""
-    from_zero: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Chart:
-    id: str
-    title: str
-    note: str
-    panels: tuple[_Panel, ...] = field(default_factory=tuple)
-
-
 def figures(
     rows: Sequence[Row],
     *,
@@ -71,9 +44,11 @@ def figures(
 ) -> list[Figure]:
     """All plots of a report in reading order, from metric rows with one row per step."""
     rows = thinned(rows)
-    charts = {chart.id: _line_figure(chart, rows) for chart in _charts(kl_limit)}
+    kl, reward, *others = (_line_figure(chart, rows) for chart in CHARTS)
+    if kl_limit is not None:
+        _add_mark(kl.layout, ("limit", kl_limit, "@red"), axis="y")
     heldout = _heldout_figure(heldout_before, heldout_after)
-    return [charts.pop("kl"), charts.pop("reward"), heldout, *charts.values(), _time_figure(rows)]
+    return [kl, reward, heldout, *others, _time_figure(rows)]
 
 
 def thinned(rows: Sequence[Row]) -> list[Row]:
@@ -85,114 +60,7 @@ def thinned(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def _charts(kl_limit: float | None) -> list[_Chart]:
-    limit = None if kl_limit is None else ("limit", kl_limit, "@red")
-    return [
-        _Chart(
-            "kl",
-            "KL to the reference",
-            "How far the policy has drifted, in nats per token. A steady climb means reward is bought with drift.",
-            (_Panel("nats per token", (_Line("train/kl_penalty", "KL", "@blue"),), mark=limit, from_zero=True),),
-        ),
-        _Chart(
-            "reward",
-            "Reward",
-            "Mean of a step with one standard deviation of its responses around it.",
-            (_Panel("reward", (_Line("train/reward", "mean", "@blue", spread="train/reward_std"),)),),
-        ),
-        _Chart(
-            "validation",
-            "Held-out and validation during training",
-            "Share of fully right held-out answers; mean reward (NeMo-RL calls it accuracy) and length on validation.",
-            (
-                _Panel("fully right", (_Line("heldout/fully_right", "held-out fully right", "@violet", share=True),)),
-                _Panel("mean reward", (_Line("validation/accuracy", "accuracy", "@green"),)),
-                _Panel("tokens", (_Line("validation/avg_length", "length", "@blue"),)),
-            ),
-        ),
-        _Chart(
-            "length",
-            "Response length and truncation",
-            "Length that grows together with reward is the classic way to please a judge.",
-            (
-                _Panel("tokens", (_Line("train/mean_gen_tokens_per_sample", "length", "@blue"),)),
-                _Panel(
-                    "truncated", (_Line("train/truncation_rate", "truncated", "@orange", share=True),), from_zero=True
-                ),
-            ),
-        ),
-        _Chart(
-            "reward-length",
-            "Correlation of reward and length",
-            "Near 0 is healthy; towards 1 the judge rewards length, towards −1 brevity.",
-            (_Panel("correlation", (_Line("train/reward_length_correlation", "correlation", "@violet"),)),),
-        ),
-        _Chart(
-            "clipping",
-            "Policy update",
-            "Share of clipped tokens, and the mean ratio of new to old token probability (1 means no change).",
-            (
-                _Panel("clipped", (_Line("train/clip_fraction", "clipped", "@orange", share=True),), from_zero=True),
-                _Panel("ratio", (_Line("train/probs_ratio", "ratio", "@blue"),)),
-            ),
-        ),
-        _Chart(
-            "entropy",
-            "Entropy",
-            "Of the next-token distribution. A fall towards 0 means responses become all alike.",
-            (_Panel("nats", (_Line("train/approx_entropy", "entropy", "@violet"),)),),
-        ),
-        _Chart(
-            "optimizer",
-            "Gradient norm and learning rate",
-            "Spikes of the gradient norm go before unstable runs.",
-            (
-                _Panel("gradient norm", (_Line("train/grad_norm", "gradient norm", "@blue"),), from_zero=True),
-                _Panel("learning rate", (_Line("train/lr", "learning rate", "@green"),), from_zero=True),
-            ),
-        ),
-        _Chart(
-            "missing",
-            "Judge: missing and unparseable",
-            "Missing comparisons are left out of the reward, not scored; retries are counted below.",
-            (
-                _Panel("share missing", (_Line("train/missing_share", "missing", "@red", share=True),), from_zero=True),
-                _Panel(
-                    "per step",
-                    (
-                        _Line("judge/unparseable", "unparseable", "@orange"),
-                        _Line("judge/retries", "retries", "@blue"),
-                    ),
-                    from_zero=True,
-                ),
-            ),
-        ),
-        _Chart(
-            "position",
-            "Judge: ties and position bias",
-            "An unbiased judge prefers the first of two responses in half of the comparisons that are not ties.",
-            (
-                _Panel("ties", (_Line("judge/tie_share", "ties", "@violet", share=True),), from_zero=True),
-                _Panel(
-                    "first preferred",
-                    (_Line("judge/first_position_share", "first preferred", "@blue", share=True),),
-                    mark=("unbiased", 0.5, "@muted-ink"),
-                ),
-            ),
-        ),
-        _Chart(
-            "exactness",
-            "Sampler against trainer",
-            "Both compute the same probabilities, so the error multiplier stays at 1 and the KL between them at 0.",
-            (
-                _Panel("multiplier", (_Line("train/token_mult_prob_error", "multiplier", "@blue"),)),
-                _Panel("nats", (_Line("train/gen_kl_error", "KL", "@violet"),)),
-            ),
-        ),
-    ]
-
-
-def _line_figure(chart: _Chart, rows: Sequence[Row]) -> Figure:
+def _line_figure(chart: Chart, rows: Sequence[Row]) -> Figure:
     panels = [p for p in chart.panels if any(m.known(m.column(rows, line.metric)) for line in p.lines)]
     data: list[dict[str, Any]] = []
     layout: dict[str, Any] = {"shapes": [], "annotations": []}
@@ -212,7 +80,7 @@ def _line_figure(chart: _Chart, rows: Sequence[Row]) -> Figure:
     return Figure(chart.id, chart.title, chart.note, data, layout)
 
 
-def _y_axis(panel: _Panel, domain: tuple[float, float]) -> dict[str, Any]:
+def _y_axis(panel: Panel, domain: tuple[float, float]) -> dict[str, Any]:
     axis: dict[str, Any] = {"title": {"text": panel.label, "font": {"size": 11}}, "domain": list(domain)}
     if panel.from_zero:
         axis["rangemode"] = "tozero"
@@ -221,7 +89,7 @@ def _y_axis(panel: _Panel, domain: tuple[float, float]) -> dict[str, Any]:
     return axis
 
 
-def _traces(line: _Line, steps: Column, rows: Sequence[Row], *, axis: str) -> list[dict[str, Any]]:
+def _traces(line: Line, steps: Column, rows: Sequence[Row], *, axis: str) -> list[dict[str, Any]]:
     values = m.column(rows, line.metric)
     # Metrics of some steps only (validation) are joined across the gaps, so the points in between are left out.
     points = [(x, y, row) for x, y, row in zip(steps, values, rows, strict=True) if y is not None]

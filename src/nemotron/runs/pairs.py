@@ -29,7 +29,7 @@ class Answer:
     advantage: float | None
     truncated: bool
     aspects: list[tuple[str, bool]]
-    """(label, whether it holds) of every yes/no property in the verdict."""
+    """(label, whether it holds) of every yes/no property that was checked."""
 
     @property
     def right(self) -> int:
@@ -127,7 +127,9 @@ def _judged(row: Row) -> Judged:
 
 def _answer(row: Row) -> Answer:
     verdict = row.get("verdict")
-    aspects = verdict.items() if isinstance(verdict, dict) else ()
+    # Yes/no properties stand in the row itself, or together under `verdict`.
+    properties = {**row, **verdict} if isinstance(verdict, dict) else row
+    aspects = [(aspect_label(str(name)), holds) for name, holds in properties.items() if isinstance(holds, bool)]
     step = number(row.get("step"))
     return Answer(
         response=_text(row.get("response")),
@@ -135,7 +137,7 @@ def _answer(row: Row) -> Answer:
         reward=number(row.get("reward")),
         advantage=number(row.get("advantage")),
         truncated=row.get("truncated") is True,
-        aspects=[(aspect_label(str(name)), holds) for name, holds in aspects if isinstance(holds, bool)],
+        aspects=[aspect for aspect in aspects if aspect[0] != "truncated"],
     )
 
 

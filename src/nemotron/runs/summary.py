@@ -37,7 +37,9 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     status, job = run.status(), run.job()
     state = run.state()
     rows = m.by_step(run.read_metrics())
-    ends = {"": rows[-SMOOTHED_STEPS:], "_before": rows[:SMOOTHED_STEPS]}
+    # A held-out evaluation has a row of its own (step 0, before training): not a step to average over.
+    trained = [row for row in rows if "train/reward" in row]
+    ends = {"": trained[-SMOOTHED_STEPS:], "_before": trained[:SMOOTHED_STEPS]}
     kl = m.column(rows, "train/kl_penalty")
     averages = {
         f"{name}{suffix}": m.mean(m.column(part, metric))

@@ -195,6 +195,13 @@ def test_pairs_are_matched_by_row_and_moved_most_comes_first() -> None:
     assert chosen.heldout_count == 4
 
 
+def test_properties_may_stand_in_the_row_itself() -> None:
+    row = {"row_id": "a", "prompt": "p", "response": "r", "truncated": True, "polite": True, "fully_right": False}
+    (pair,) = select({**row, "step": 0, "phase": phase} for phase in ("heldout_before", "heldout_after")).pairs
+    assert pair.before.aspects == [("polite", True), ("fully right", False)]
+    assert pair.before.truncated
+
+
 def test_best_and_worst_are_of_the_last_steps_and_judged() -> None:
     rows = [
         {"step": step, "phase": "train", "prompt": str(step), "response": "", "reward": reward}

@@ -61,6 +61,14 @@ def test_gaps_are_left_out_and_repeated_steps_count_once(make_run: MakeRun) -> N
     assert column(by_step(run.read_metrics()), "heldout/fully_right") == [None, 0.5]
 
 
+def test_a_heldout_row_is_not_a_step_to_average_over(make_run: MakeRun) -> None:
+    run = make_run()
+    run.append_metrics({"step": 0, "heldout/fully_right": 0.1})
+    for step in range(1, 11):
+        run.append_metrics({"step": step, "train/reward": float(step)})
+    assert summarise(run)["reward_before"] == 3.0
+
+
 def test_killed_run_is_timed_by_its_last_step(make_run: MakeRun) -> None:
     run = make_run()
     run.write_status(state="running")
