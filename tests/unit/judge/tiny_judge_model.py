@@ -1,10 +1,8 @@
-"""A tiny random Llama with a tokenizer made on the spot, and an endpoint that plays a script."""
+"""A tiny random Llama with a tokenizer made on the spot."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
 
 ROLES = ("system", "user", "assistant", "principle", "response_1", "response_2")
 TEMPLATE = (
@@ -48,9 +46,3 @@ def make_tiny_judge(folder: Path, *, hidden: int = 32, layers: int = 2, heads: i
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random judge."""
-    return make_tiny_judge(tmp_path_factory.mktemp("judge") / "tiny-judge")

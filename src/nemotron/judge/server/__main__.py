@@ -1,4 +1,4 @@
-"""Serve a judge: ``python -m nemotron.judge.server --model DIR``. A JSON line on stdout says where, once it is ready."""
+"""Serve a judge: ``python -m nemotron.judge.server --model DIR``. When it is ready, a JSON line on stdout says where."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def _serve(options: argparse.Namespace) -> None:
     model = JudgeModel.load(options.model, dtype=options.dtype, device=options.device, threads=options.threads)
     name = options.served_name or options.model.resolve().name
     server = ChatServer(model, name, max_batch_size=options.max_batch_size, token=token)
-    runner = web.AppRunner(server.application(), access_log=None)
+    runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True)
     await runner.setup()
     try:
         await web.TCPSite(runner, options.host, options.port).start()

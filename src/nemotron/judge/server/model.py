@@ -42,13 +42,14 @@ class JudgeModel:
 
         Raises ArtifactError when either is missing or broken, or the tokenizer has no chat template or no end token.
         """
+        if not (folder / "config.json").is_file():
+            # Said before the imports below take their seconds.
+            raise ArtifactError(f"judge model `{folder}` has no `config.json`", hint="give a Hugging Face checkpoint")
         import torch
         from transformers import AutoTokenizer
 
         from nemotron.rl.policy import Policy
 
-        if not (folder / "config.json").is_file():
-            raise ArtifactError(f"judge model `{folder}` has no `config.json`", hint="give a Hugging Face checkpoint")
         torch.set_num_threads(threads)
         policy = Policy.load(folder, precision="bfloat16" if dtype == "bfloat16" else "float32", device=device)
         if dtype == "float64" or (dtype == "auto" and policy.model.num_parameters() < FLOAT64_PARAMETERS):
