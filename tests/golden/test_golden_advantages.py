@@ -44,17 +44,18 @@ def test_baseline_and_std(case: Case) -> None:
     )
     assert_close(baseline, data["baseline"], rtol=RTOL, atol=FLOOR, what="baseline")
     if _rounding_only(data["name"]):
-        _, exact = _exact(groups, rewards, leave_one_out=data["leave_one_out_baseline"])
+        counted = tensor(data["valid_mask"]) > 0
+        _, exact = _exact(groups, rewards, counted, leave_one_out=data["leave_one_out_baseline"])
         assert_close(std, exact, rtol=RTOL, atol=0, what="std")
     else:
         assert_close(std, data["std"], rtol=RTOL, atol=FLOOR, what="std")
 
 
-def _exact(groups: Tensor, rewards: Tensor, *, leave_one_out: bool) -> tuple[list[float], list[float]]:
+def _exact(groups: Tensor, rewards: Tensor, valid: Tensor, *, leave_one_out: bool) -> tuple[list[float], list[float]]:
     """Mean and std that the float32 rewards really have: torch's two-pass formulas in float64, row by row."""
     means, stds = [], []
     for i in range(len(rewards)):
-        others = groups == groups[i]
+        others = (groups == groups[i]) & valid
         if leave_one_out:
             others[i] = False
         counted = rewards[others].double()
@@ -79,7 +80,8 @@ def test_estimators(case: Case) -> None:
 def _exact_grpo(data: dict[str, Any]) -> list[float]:
     """The GRPO advantages of a case in exact arithmetic."""
     groups, rewards = prompt_groups(data["prompt_ids"]), tensor(data["rewards"])
-    means, stds = _exact(groups, rewards, leave_one_out=data["use_leave_one_out_baseline"])
+    all_valid = torch.ones(len(rewards), dtype=torch.bool)
+    means, stds = _exact(groups, rewards, all_valid, leave_one_out=data["use_leave_one_out_baseline"])
     scales = [std + 1e-6 if std > 0 and data["normalize_rewards"] else 1.0 for std in stds]
     return [(r - mean) / scale for r, mean, scale in zip(rewards.tolist(), means, scales, strict=True)]
 

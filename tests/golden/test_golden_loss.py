@@ -25,6 +25,9 @@ def _loss_batch(inputs: dict[str, Any]) -> LossBatch:
         name: tensor(inputs[name]) for name in ("token_mask", "sample_mask", "advantages", "generation_logprobs")
     }
     optional = {name: tensor(inputs[name]) for name in OPTIONAL if inputs.get(name) is not None}
+    unfiltered = optional.get("curr_logprobs_unfiltered")
+    if unfiltered is not None and unfiltered.shape == required["token_mask"].shape:  # un-shifted, like curr_logprobs
+        optional["curr_logprobs_unfiltered"] = unfiltered[:, 1:]
     return LossBatch(**required, **optional)
 
 
@@ -67,7 +70,8 @@ def test_loss_from_logits(case: Case) -> None:
     file = case.file
     logits = tensor(file["logits"]).requires_grad_()
     batch = _loss_batch(file["data"])
-    logprobs = next_token_logprobs(logits, tensor(file["data"]["input_ids"], torch.int64), **file.get("sampling", {}))
+    ids = tensor(file["data"]["input_ids"], torch.int64)
+    logprobs = next_token_logprobs(logits, ids, temperature=file.get("temperature", 1.0))
     valid = batch.token_mask[:, 1:] * batch.sample_mask[:, None]
     loss, metrics = clipped_pg_loss(
         logprobs,

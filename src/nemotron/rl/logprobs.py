@@ -18,9 +18,10 @@ def filter_logits(logits: Tensor, *, top_k: int | None = None, top_p: float = 1.
     """Set the logits of tokens that a sampler would never draw to -inf; the rest stay as they are.
 
     ``top_k`` first keeps the k largest (all that tie with the k-th); ``top_p`` then keeps, of what is left, the
-    smallest set of most likely tokens whose probability reaches ``top_p``, at least one. Shape [..., V] in and out.
+    smallest set of most likely tokens whose probability reaches ``top_p``, at least one. ``top_k`` of ``None``, 0 or
+    -1 (vLLM's "off") keeps all. Shape [..., V] in and out.
     """
-    if top_k is not None and top_k < logits.shape[-1]:
+    if top_k is not None and 0 < top_k < logits.shape[-1]:
         smallest_kept = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest_kept, NEG_INF)
     if top_p < 1.0:
