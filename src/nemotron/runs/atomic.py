@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,19 +39,24 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the file cannot be written; the old file, if any, is untouched.
     """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with output_errors(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
             # Unbuffered, so that closing after a failed write has nothing left to fail on.
-            with open(handle, "wb", buffering=0) as file:
+            with open(draft, "xb", buffering=0) as file:
                 write_all(file.fileno(), content)
                 os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644)
-            os.replace(name, path)
+            os.replace(draft, path)
         except BaseException:
-            os.unlink(name)
+            draft.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a process killed inside :func:`write_atomic` left in ``folder``; nobody else may be writing there."""
+    for draft in folder.glob(".*.tmp"):
+        draft.unlink()
 
 
 def write_all(fd: int, content: bytes) -> None:

@@ -28,7 +28,7 @@ from typing import Any, Unpack
 
 from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.runs import lock
-from nemotron.runs.atomic import output_errors, sync_folder, write_atomic
+from nemotron.runs.atomic import output_errors, remove_drafts, sync_folder, write_atomic
 from nemotron.runs.jsonl import JsonLines, Row, to_json
 from nemotron.runs.provenance import provenance
 from nemotron.runs.status import ENDED, ReportedState, Status, StatusFields
@@ -125,6 +125,7 @@ class RunFolder:
         """
         lock.acquire(self.path)
         try:
+            remove_drafts(self.path)
             yield self
         finally:
             lock.release(self.path)

@@ -24,6 +24,8 @@ _TABLE_ROWS = 8
 _PLAIN_INTERVAL_S = 1.0
 # Drawing costs CPU that a laptop run needs for itself.
 _REDRAWS_PER_S = 4
+# The ETA goes by the steps of the last hour: a cluster's step may take minutes.
+_PACE_PERIOD_S = 3600.0
 
 _COLUMNS = ("step", "reward", "KL", "length", "truncated", "held-out", "s/step")
 
@@ -47,7 +49,6 @@ class LiveView:
         self._began = time.monotonic()
         self._rows: deque[tuple[str, ...]] = deque(maxlen=_TABLE_ROWS)
         self._last_line = float("-inf")
-        self._loop_began: float | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -57,6 +58,7 @@ class LiveView:
             TimeRemainingColumn(),
             console=self.console,
             expand=True,
+            speed_estimate_period=_PACE_PERIOD_S,
         )
         self._task = self._progress.add_task("starting", total=total_steps, completed=start_step)
         self._live: Live | None = None
@@ -87,10 +89,6 @@ class LiveView:
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Show the metrics row of a step that is done (names as in ``metrics.jsonl``)."""
         step = int(metrics["step"])
-        if self._loop_began is None:
-            # The ETA counts from the first finished step: loading models says nothing about the pace.
-            self._loop_began = time.monotonic()
-            self._progress.reset(self._task, completed=step, total=self._total)
         self._progress.update(self._task, completed=step)
         cells = _cells(metrics)
         self._rows.append(cells)

@@ -67,6 +67,15 @@ def test_status_keeps_fields_and_stamps_the_end(make_run: MakeRun) -> None:
     assert (run.status().finished_at, run.status().error) == (None, None)
 
 
+def test_files_follow_the_umask(make_run: MakeRun) -> None:
+    before = os.umask(0o077)
+    try:
+        run = make_run()
+    finally:
+        os.umask(before)
+    assert (run.path / "job.json").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_field_that_does_not_exist_is_a_programming_error(make_run: MakeRun) -> None:
     with pytest.raises(TypeError):
         make_run().write_status(stepsdone=3)
@@ -148,10 +157,12 @@ def test_a_killed_run_is_reported_and_can_be_taken_over(other_process: tuple[sub
     assert not run.is_live()
     assert run.status().state == "running"
     assert run.state() == "killed"
+    (path / ".status.json.0123abcd.tmp").write_text('{"state": "ru')
     found = find_resumable(path.parent, STEP, "abc")
     assert found is not None
     assert found.path == path
     with found.lock():
+        assert not list(path.glob(".*"))
         assert found.is_live()
         assert found.state() == "running"
         found.append_metrics({"step": 2})

@@ -76,3 +76,18 @@ def test_an_error_inside_passes_and_the_terminal_is_given_back() -> None:
     with pytest.raises(RuntimeError, match="boom"), LiveView(3, console):
         raise RuntimeError("boom")
     assert out.getvalue().count("\x1b[?25h") == 1
+
+
+def test_the_eta_goes_by_the_pace_of_steps_not_by_what_came_before() -> None:
+    clock = [1000.0]
+    out = io.StringIO()
+    console = Console(file=out, get_time=lambda: clock[0])
+    with LiveView(40, console, start_step=10) as view:
+        view.phase("loading policy")
+        clock[0] += 500
+        for step in (11, 12, 13):
+            view.step(row(step, **{"heldout/fully_right": 0.4}))
+            clock[0] += 60
+    lines = out.getvalue().splitlines()
+    assert "ETA" not in lines[1]
+    assert lines[3].endswith("ETA 27 min 00 s")
