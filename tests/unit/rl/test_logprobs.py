@@ -97,7 +97,7 @@ def test_cut_off_token_gets_no_gradient() -> None:
 
 
 def _errors(threshold: float | None, sample_mask: list[float]) -> tuple[list[float], dict[str, float]]:
-    """Three responses whose tokens are off by factors 1, 2 and 4 between sampler and trainer; last column is padding."""
+    """Three responses, off by factors 1, 2 and 4 per token between sampler and trainer; the last column is padding."""
     prev = torch.zeros(3, 4)
     generation = torch.tensor([0.0, math.log(2), math.log(4)])[:, None].expand(3, 4)
     token_mask = torch.tensor([[1, 1, 1, 0]] * 3)
