@@ -6,6 +6,8 @@ from typing import Literal
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.fields import Count, Name, Omittable, PositiveFloat, Probability
+from nemotron.config.schema.judge import JudgeConfig
+from nemotron.config.schema.master import GrpoMasterConfig
 
 EngineChoice = Literal["auto", "embedded", "nemo_rl"]
 
@@ -37,3 +39,16 @@ class LimitsConfig(Strict):
     """Largest mean per-token KL to the reference policy in nats; null sets no bound."""
     max_missing_share: Probability
     """Largest share of a step's judge comparisons that may stay without verdict after all retries."""
+
+
+class JudgedGrpoConfig(GrpoMasterConfig):
+    """GRPO whose rewards come from a generative judge: NeMo-RL's tree and our sections."""
+
+    engine: EngineChoice
+    """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""
+    judge: JudgeConfig
+    """How the judge is served and asked."""
+    eval: EvalConfig
+    """Measurements that are independent of the reward."""
+    limits: LimitsConfig
+    """Bounds whose crossing stops the run."""
