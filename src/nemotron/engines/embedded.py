@@ -66,8 +66,9 @@ def run_job(
     parts = Parts(run, config)
     status = run.status()
     done = parts.progress_on_disk
-    run.truncate_metrics(done)
-    run.truncate_samples(done)
+    # Without a checkpoint the run starts over, rows of step 0 included.
+    run.truncate_metrics(done or -1)
+    run.truncate_samples(done or -1)
     total = config.grpo.max_num_steps
     with LiveView(total, start_step=done) as view:
         recorder = RunRecorder(run, view, status.wall_s or 0.0)
@@ -75,7 +76,7 @@ def run_job(
         recorder.phase("loading policy")
         policy, reference = parts.load_models()
         heldout = HeldoutMetric(parts, config.eval.heldout) if config.eval.heldout else None
-        if heldout and (done == 0 or status.heldout_before is None):
+        if heldout and (not done or status.heldout_before is None):
             recorder.phase("held-out before")
             recorder.heldout("before", 0, heldout.measure(reference or policy))
         recorder.phase("waiting for the judge")

@@ -46,7 +46,6 @@ class RunRecorder:
         self.write(step, metrics)
         rows = [_sample_row(step, s, float(a)) for s, a in zip(samples, advantages[:, 0], strict=True)]
         self._run.append_samples(rows)
-        self._run.write_status(steps_done=step, wall_s=self.wall_s)
         self._view.step({"step": step, **metrics})
 
     def checkpoint(self, path: Path) -> None:
