@@ -10,7 +10,7 @@ import asyncio
 import email.utils
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +30,9 @@ _PROBE_PAUSE_S = 0.1
 # 408 and 425 ask for a second try by definition.
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 _TOO_LONG_MARKS = ("context_length_exceeded", "maximum context length", "max_model_len")
+
+
+Explain = Callable[[], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,11 @@ class JudgeClient:
             answer = await client.ask(messages, sampling, seed=1)
     """
 
-    def __init__(self, endpoint: Endpoint, config: JudgeConfig) -> None:
+    def __init__(self, endpoint: Endpoint, config: JudgeConfig, *, explain: Explain | None = None) -> None:
+        """``explain`` says why nothing comes back from the endpoint if that is known to be for good, else None."""
         self.endpoint = endpoint
         self._config = config
+        self._explain = explain
         self._base = endpoint.base_url.rstrip("/")
         self._slots = asyncio.Semaphore(config.max_concurrent_requests)
         self._last_answer = time.monotonic()
@@ -220,7 +225,17 @@ class JudgeClient:
         except aiohttp.InvalidURL as error:
             raise JudgeError(f"`{self._base}` is not a URL", hint="write it as `http://HOST:PORT/v1`") from error
         except aiohttp.ClientError as error:
+            await self._give_up_if_explained()
             raise _Transient(f"{type(error).__name__}: {error}", unreachable=True) from error
+
+    async def _give_up_if_explained(self) -> None:
+        if self._explain is None:
+            return
+        reason = await asyncio.to_thread(self._explain)
+        if reason is not None:
+            raise JudgeError(
+                reason, hint="its own words above say why; the run can be resumed from its last checkpoint"
+            )
 
     def _refused(self, status: int, body: str) -> JudgeError:
         hints = {

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
-from nemotron.config.schema.judge import JudgeConfig
+from nemotron.config.schema.judge import GenrmModelConfig, JudgeConfig
 from nemotron.errors import JudgeError, OutputError
 from nemotron.judge.client import Endpoint
 
@@ -23,6 +25,41 @@ TOKEN_VARIABLE = "NEMOTRON_JUDGE_TOKEN"
 _POLL_S = 0.2
 _STOP_TIMEOUT_S = 3.0
 _TAIL_BYTES = 2000
+
+
+class RunningJudge(Protocol):
+    """A judge that answers, or is about to."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it answers; may wait until it does."""
+
+    def explain(self) -> str | None:
+        """Why it will not answer any more, when that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteJudge:
+    """A judge that somebody else runs."""
+
+    endpoint: Endpoint
+
+    def explain(self) -> str | None:
+        """Nothing is known about it but what it answers."""
+        return None
+
+
+@contextlib.contextmanager
+def running_judge(
+    model: GenrmModelConfig, config: JudgeConfig, *, log_path: Path | None = None
+) -> Iterator[RunningJudge]:
+    """The judge of a config: the endpoint at ``base_url``, or without one ``model`` served by ourselves meanwhile."""
+    if model.base_url is not None:
+        key = None if model.api_key is None else model.api_key.get_secret_value()
+        yield RemoteJudge(Endpoint(model.base_url, model.model, key))
+        return
+    with LocalJudge(model.model, config, log_path=log_path) as judge:
+        yield judge
 
 
 class LocalJudge:
@@ -40,7 +77,7 @@ class LocalJudge:
 
     def __init__(self, model: str | Path, config: JudgeConfig, *, log_path: Path | None = None) -> None:
         """``log_path``: where the server's stderr goes; by default a temporary file that vanishes."""
-        self._model = Path(model)
+        self._model = str(model)
         self._config = config
         self._log_path = log_path
         self._token = secrets.token_urlsafe(32)
@@ -52,7 +89,7 @@ class LocalJudge:
     def __enter__(self) -> Self:
         self._log = self._open_log()
         threads = 1 if self._config.threads == "auto" else self._config.threads
-        command = [sys.executable, "-m", "nemotron.judge.server", "--model", str(self._model), "--port", "0"]
+        command = [sys.executable, "-m", "nemotron.judge.server", "--model", self._model, "--port", "0"]
         command += ["--dtype", self._config.dtype, "--threads", str(threads)]
         command += ["--max-batch-size", str(self._config.max_batch_size), "--token-env", TOKEN_VARIABLE]
         self._started = time.monotonic()
@@ -89,8 +126,12 @@ class LocalJudge:
 
     def explain(self) -> str | None:
         """Why the judge does not answer, when that is because its process has died; else None."""
-        code = self._child().poll()
-        return None if code is None else f"the judge's own server died with exit code {code}{self._tail()}"
+        try:
+            # A refused connection is noticed a little before the process is gone for good.
+            code = self._child().wait(_POLL_S)
+        except subprocess.TimeoutExpired:
+            return None
+        return f"the judge's own server died with exit code {code}{self._tail()}"
 
     def close(self) -> None:
         """End the server. May be called more than once."""
@@ -133,7 +174,7 @@ class LocalJudge:
                 )
             raise JudgeError(
                 f"the judge `{self._model}` could not be served (exit code {process.returncode}){self._tail()}",
-                hint="`model` of the genrm block must be the folder of a Hugging Face checkpoint of a judge",
+                hint="set `model` of the genrm block to the folder of a judge, or `base_url` to an endpoint that has it",
             )
         return Endpoint(f"http://127.0.0.1:{announced['port']}/v1", announced["model"], self._token)
 

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from nemotron.judge.client import Endpoint, JudgeClient
+from nemotron.judge.client import Endpoint, Explain, JudgeClient
 from nemotron.judge.groups import JudgeSettings, judge_group
 from nemotron.judge.types import GroupRequest, GroupResult
 
@@ -25,14 +25,17 @@ class JudgePool:
 
     Example::
 
-        with JudgePool(endpoint, settings) as pool:
-            futures = [pool.submit(request, seed=derive_seed(run_seed, step, g)) for g, request in enumerate(groups)]
-            ...  # log-probabilities meanwhile
-            results = [future.result() for future in futures]
+        with running_judge(model_config, judge_config) as judge:
+            with JudgePool(judge.endpoint, settings, explain=judge.explain) as pool:
+                futures = [pool.submit(group, seed=derive_seed(run_seed, step, g)) for g, group in enumerate(groups)]
+                ...  # log-probabilities meanwhile
+                results = [future.result() for future in futures]
     """
 
-    def __init__(self, endpoint: Endpoint, settings: JudgeSettings) -> None:
+    def __init__(self, endpoint: Endpoint, settings: JudgeSettings, *, explain: Explain | None = None) -> None:
+        """``explain``: see ``JudgeClient``; a judge that ``running_judge`` gives has one."""
         self._endpoint = endpoint
+        self._explain = explain
         self._settings = settings
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge-client", daemon=True)
@@ -76,7 +79,7 @@ class JudgePool:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _open(self) -> None:
-        self._client = JudgeClient(self._endpoint, self._settings.requests)
+        self._client = JudgeClient(self._endpoint, self._settings.requests, explain=self._explain)
         await self._client.__aenter__()
         await self._client.wait_ready()
 

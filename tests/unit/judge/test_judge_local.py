@@ -10,11 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from nemotron.config.schema.judge import GenrmCompareConfig, GenrmResponsesCreateParams, JudgeConfig
+from nemotron.config.schema.judge import (
+    GenrmCompareConfig,
+    GenrmModelConfig,
+    GenrmResponsesCreateParams,
+    JudgeConfig,
+)
 from nemotron.errors import JudgeError, OutputError
+from nemotron.judge.client import Endpoint
 from nemotron.judge.groups import JudgeSettings
-from nemotron.judge.local import TOKEN_VARIABLE, LocalJudge
+from nemotron.judge.local import TOKEN_VARIABLE, LocalJudge, running_judge
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.types import GroupRequest, JudgedResponse
 
@@ -82,6 +89,15 @@ def test_kill_9_of_the_parent_ends_the_judge(tiny_judge: Path, moment: str) -> N
     parent.stdout.close()
     # While it is importing torch, the watch thread is as late as the interpreter lets it be.
     assert gone_within(pid, 10)
+
+
+def test_which_judge_runs(tiny_judge: Path) -> None:
+    remote = GenrmModelConfig(model="m", base_url="http://host/v1", api_key=SecretStr("key"))
+    with running_judge(remote, JudgeConfig()) as judge:
+        assert judge.endpoint == Endpoint("http://host/v1", "m", "key")
+        assert judge.explain() is None
+    with running_judge(GenrmModelConfig(model=str(tiny_judge)), JudgeConfig()) as judge:
+        assert isinstance(judge, LocalJudge)
 
 
 def test_a_judge_that_cannot_load_says_why(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 from aiohttp import web
 from scripted_judge import Scripted, says, verdict
 
-from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
+from nemotron.config.schema.judge import GenrmCompareConfig, GenrmResponsesCreateParams, JudgeConfig
 from nemotron.errors import JudgeError
 from nemotron.judge.client import Endpoint
 from nemotron.judge.groups import REASK_TEMPERATURE, JudgeSettings, summarise
@@ -62,7 +63,10 @@ def test_rewards_come_back_in_order() -> None:
 
 def test_the_judge_is_shown_principle_roles_and_none_for_empty() -> None:
     with Scripted(prefer_long) as judge:
-        judged(judge, group(" \n", "b", principle="be brief"), settings(use_principle=True))
+        sampling = GenrmResponsesCreateParams(max_output_tokens=1024, temperature=0.6, top_p=0.95)
+        how = settings(use_principle=True, genrm_responses_create_params=sampling)
+        judged(judge, group(" \n", "b", principle="be brief"), how)
+    assert {"max_tokens": 1024, "temperature": 0.6, "top_p": 0.95}.items() <= judge.bodies[0].items()
     assert judge.bodies[0]["messages"] == [
         {"role": "user", "content": "q"},
         {"role": "principle", "content": "be brief"},
@@ -179,6 +183,19 @@ def test_errors_reach_the_caller() -> None:
 def test_a_group_of_one_is_an_error() -> None:
     with Scripted(prefer_long) as judge, pytest.raises(ValueError, match="at least 2"):
         judged(judge, group("a"), settings())
+
+
+def test_a_judge_known_to_be_dead_is_not_asked_again() -> None:
+    died: list[str] = []
+    with contextlib.ExitStack() as life:
+        judge = life.enter_context(Scripted(prefer_long))
+        patient = JudgeSettings(GenrmCompareConfig(), JudgeConfig(max_retries=100))
+        endpoint = Endpoint(judge.base_url, "judge")
+        with JudgePool(endpoint, patient, explain=lambda: died[0] if died else None) as pool:
+            life.close()
+            died.append("it died with exit code -9")
+            with pytest.raises(JudgeError, match="it died with exit code -9"):
+                pool.submit(group("a", "b"), seed=1).result(10)
 
 
 def elapsed(work: Callable[[], object]) -> float:

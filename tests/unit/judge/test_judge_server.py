@@ -26,7 +26,7 @@ Http = TestClient[Any, Any]
 
 @pytest.fixture(scope="module")
 def model(tiny_judge: Path) -> JudgeModel:
-    return JudgeModel.load(tiny_judge, dtype="auto", device="cpu", threads=1)
+    return JudgeModel.load(str(tiny_judge), dtype="auto", device="cpu", threads=1)
 
 
 def with_server(model: JudgeModel, use: Callable[[Http], Awaitable[Any]], *, max_batch_size: int = 64) -> Any:
@@ -143,7 +143,14 @@ def test_what_is_not_understood_is_refused_by_name(model: JudgeModel, fields: di
 
 
 def test_fields_that_mean_off_or_change_nothing_are_accepted(model: JudgeModel) -> None:
-    harmless = {"stream": False, "tools": [], "user": "me", "frequency_penalty": 0, "n": None, "response_format": None}
+    harmless: dict[str, Any] = {
+        "stream": False,
+        "tools": [],
+        "user": "me",
+        "frequency_penalty": 0,
+        "n": None,
+        "response_format": None,
+    }
     assert asked(model, body(**harmless))[0] == 200
 
 
@@ -278,7 +285,16 @@ def test_no_body_makes_the_server_fail(model: JudgeModel, batch: list[Any]) -> N
         assert "choices" in answer or answer["error"]["message"]
 
 
-@pytest.mark.parametrize("broken", ["no config", "no template", "no tokenizer", "truncated weights"])
+@pytest.mark.parametrize("name", ["no/such-model", "../no/such/folder/at/all"])
+def test_a_model_that_is_nowhere(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ArtifactError, match="neither a folder nor in the local hub cache"):
+        JudgeModel.load(name, dtype="auto", device="cpu", threads=1)
+
+
+@pytest.mark.parametrize(
+    "broken", ["no config", "no template", "no tokenizer", "truncated weights", "larger tokenizer"]
+)
 def test_a_broken_model_folder_is_named(tiny_judge: Path, tmp_path: Path, broken: str) -> None:
     import shutil
 
@@ -289,8 +305,14 @@ def test_a_broken_model_folder_is_named(tiny_judge: Path, tmp_path: Path, broken
         (folder / "chat_template.jinja").unlink()
     elif broken == "no tokenizer":
         (folder / "tokenizer.json").unlink()
+    elif broken == "larger tokenizer":
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens([f"<extra{k}>" for k in range(3)])
+        tokenizer.save_pretrained(folder)
     else:
         weights = folder / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ArtifactError, match="copy"):
-        JudgeModel.load(folder, dtype="auto", device="cpu", threads=1)
+        JudgeModel.load(str(folder), dtype="auto", device="cpu", threads=1)

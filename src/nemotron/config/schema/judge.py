@@ -59,7 +59,7 @@ class GenrmResponsesCreateParams(Open):
 
 
 class GenrmCompareConfig(Open):
-    """``env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare``: who meets whom, and the reward."""
+    """``env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare``: pairs and reward."""
 
     num_rollouts_per_prompt: int = Field(default=1, ge=1)
     """Group size; has to equal ``grpo.num_generations_per_prompt``."""
@@ -86,7 +86,7 @@ class GenrmCompareConfig(Open):
     group_answer_length_penalty_coeff: float = 0.0
     """Weight of shorter-than-the-group answers. Off at 0 or below."""
     group_style_penalty_coeff: float = 0.0
-    """Weight of less-formatted-than-the-group answers (headers, lists, bold, emoji per character). Off at 0 or below."""
+    """Weight of answers with less markup per character (headers, lists, bold, emoji) than the group. Off at 0."""
     default_score: float = 3.0
     """For a score that a verdict leaves out. A missing verdict is never scored."""
     default_ranking: float = 3.5

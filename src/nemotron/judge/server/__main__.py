@@ -1,4 +1,4 @@
-"""Serve a judge: ``python -m nemotron.judge.server --model DIR``. When it is ready, a JSON line on stdout says where."""
+"""Serve a judge: ``python -m nemotron.judge.server --model DIR``. Once it is ready, stdout says where, in JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nemotron.judge.server", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a Hugging Face checkpoint")
+    parser.add_argument(
+        "--model", required=True, help="folder of a Hugging Face checkpoint, or the name of a cached one"
+    )
     parser.add_argument("--served-name", help="name in /v1/models; default: the folder's name")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: loopback only")
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
@@ -57,7 +59,7 @@ async def _serve(options: argparse.Namespace) -> None:
     if options.token_env and not token:
         raise JudgeError(f"`--token-env {options.token_env}`: that environment variable is not set")
     model = JudgeModel.load(options.model, dtype=options.dtype, device=options.device, threads=options.threads)
-    name = options.served_name or options.model.resolve().name
+    name = options.served_name or Path(options.model).resolve().name
     server = ChatServer(model, name, max_batch_size=options.max_batch_size, token=token)
     runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True)
     await runner.setup()

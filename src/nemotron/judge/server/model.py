@@ -37,14 +37,13 @@ class JudgeModel:
         self._stop_ids = tuple(stop_ids)
 
     @classmethod
-    def load(cls, folder: Path, *, dtype: Dtype, device: str, threads: int) -> JudgeModel:
-        """Read weights and tokenizer from ``folder``; nothing is downloaded.
+    def load(cls, name: str, *, dtype: Dtype, device: str, threads: int) -> JudgeModel:
+        """Read weights and tokenizer from a folder, or from the local cache of the hub; nothing is downloaded.
 
         Raises ArtifactError when either is missing or broken, or the tokenizer has no chat template or no end token.
         """
-        if not (folder / "config.json").is_file():
-            # Said before the imports below take their seconds.
-            raise ArtifactError(f"judge model `{folder}` has no `config.json`", hint="give a Hugging Face checkpoint")
+        # Before the imports below take their seconds.
+        folder = find_model(name)
         import torch
         from transformers import AutoTokenizer
 
@@ -63,6 +62,12 @@ class JudgeModel:
             raise ArtifactError(
                 f"the tokenizer of judge model `{folder}` has no chat template",
                 hint="a judge's template must know the roles `principle`, `response_1` and `response_2`",
+            )
+        if len(tokenizer) > policy.model.config.vocab_size:
+            raise ArtifactError(
+                f"the tokenizer of judge model `{folder}` has {len(tokenizer)} tokens, the model "
+                f"{policy.model.config.vocab_size}",
+                hint="tokenizer and weights are not of the same model",
             )
         stops = _stop_ids(policy.model, tokenizer)
         if not stops:
@@ -124,6 +129,25 @@ class JudgeModel:
         stopped = ids[-1] in self._stop_ids
         text_length = len(ids) - stopped
         return Written(ids[:text_length], logprobs[:text_length], tokens=len(ids), stopped=stopped)
+
+
+def find_model(name: str) -> Path:
+    """The folder that ``name`` stands for. Raises ArtifactError when it holds no checkpoint."""
+    folder = Path(name)
+    if not folder.exists():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError) as error:
+            raise ArtifactError(
+                f"judge model `{name}` is neither a folder nor in the local hub cache",
+                hint="download it first (`hf download NAME`), or point `base_url` at an endpoint that serves it",
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"judge model `{folder}` has no `config.json`", hint="give a Hugging Face checkpoint")
+    return folder
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
