@@ -266,7 +266,8 @@ def _build(model: type[T], table: object, path: Path, where: str) -> T:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A misspelt key is the cause of the missing one beside it.
+        first = min(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
         *section, name = (str(part) for part in first["loc"]) if first["loc"] else ("",)
         place = " ".join(filter(None, (where, ".".join(section))))
         place = f" in `{place}`" if place else ""

@@ -26,19 +26,17 @@ class Applier:
         self.findings: list[Finding] = []
         self.removed: dict[str, Origin] = {}
         self._model = model
+        self._written: list[tuple[Override, Node]] = []
 
     def apply(self, overrides: Sequence[Override]) -> None:
         """Apply all; an override undone by a later one is an error too, for one of the two is a mistake."""
-        applied = []
         for override in overrides:
-            problem = self._one(override)
-            if problem is None:
-                applied.append(override)
-            else:
+            if (problem := self._one(override)) is not None:
                 self.findings.append(problem)
-        final = {str(node.origin) for _, node in walk(self.root)} | {str(origin) for origin in self.removed.values()}
-        for override in applied:
-            if str(override.origin) not in final:
+        final = {id(node) for _, node in walk(self.root)}
+        for override, value in self._written:
+            leaves = {id(node) for _, node in walk(value) if not (isinstance(node.value, dict) and node.value)}
+            if not leaves & final:
                 self.findings.append(
                     _problem(
                         override,
@@ -61,7 +59,11 @@ class Applier:
             return _problem(override, "already-set", f"`{override.key}` is set already", hint)
         if not exists and (problem := self._refuse_unknown(override, len(override.path))):
             return problem
-        return _put(parent, name, override)
+        value = copy.deepcopy(override.value)
+        problem = _put(parent, name, value, override)
+        if problem is None:
+            self._written.append((override, value))
+        return problem
 
     def _parent(self, override: Override) -> Node | Finding:
         """The section that holds the last name; sections that the model knows are created on the way."""
@@ -134,10 +136,8 @@ def _child(parent: Node, name: str) -> Node | None:
     return None
 
 
-def _put(parent: Node, name: str, override: Override) -> Finding | None:
-    assert override.value is not None
+def _put(parent: Node, name: str, value: Node, override: Override) -> Finding | None:
     old = _child(parent, name)
-    value = copy.deepcopy(override.value)
     if old is not None and {type(old.value), type(value.value)} == {dict, list}:
         message = f"`{override.key}` is {kind(old.value)} and cannot become {kind(value.value)}"
         return _problem(override, "wrong-type", message, f"delete it first: `~{override.key} +{override.key}=...`")

@@ -52,7 +52,8 @@ def interpolate(
             failed[key] = (text, finding)
     if failed:
         # What merely refers to a value that cannot be resolved would repeat its message.
-        return raw, [finding for text, finding in failed.values() if not failed.keys() & set(_TARGET.findall(text))]
+        causes = {key for key, (_, finding) in failed.items() if finding.name == "unresolved"}
+        return raw, [finding for text, finding in failed.values() if not causes & set(_TARGET.findall(text))]
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}, []
@@ -143,7 +144,8 @@ def _explain(error: OmegaConfBaseException, key: str, text: str, origin: Origin 
         hint = f"set it, or give a default: `${{oc.env:{variable[1]},value}}`"
         return _finding(key, f"`{key}` needs the environment variable `{variable[1]}`, which is not set", origin, hint)
     if "Recursive interpolation" in str(error):
-        return _finding(key, f"`{key}` refers to itself through `{text}`", origin, None)
+        message = f"`{key}` refers to itself through `{text}`"
+        return Finding("error", "circular-reference", message, key, origin)
     return _finding(key, f"`{key}` cannot be resolved from `{text}`: {str(cause).splitlines()[0]}", origin, None)
 
 

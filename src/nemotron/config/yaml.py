@@ -112,7 +112,14 @@ class _Reader:
         if id(node) not in self._flat:
             self._flat.add(id(node))
             self._flatten(node)
-        return {key.value: self.node(value) for key, value in node.value}
+        return {key.value: self._entry(key, value) for key, value in node.value}
+
+    def _entry(self, key: ScalarNode, value: Any) -> Node:
+        node = self.node(value)
+        # An indented section starts at its first child; a person looks for its name.
+        if not isinstance(value, ScalarNode) and not value.flow_style:
+            node.origin = self._at(key.start_mark)
+        return node
 
     def _flatten(self, node: MappingNode) -> None:
         own: dict[str, ScalarNode] = {}
