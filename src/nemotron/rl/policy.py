@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_logprobs
+from nemotron.rl.llama_logprobs import Filter, llama_logprobs
 from nemotron.rl.types import Group
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -40,6 +42,8 @@ class Policy:
         self.precision: Precision = precision
         self.dtype = DTYPES[precision]
         self.device: torch.device = next(model.parameters()).device
+        shape = shape_of(model)
+        self.fused = None if shape is None else FusedLlama(model, shape)
 
     @classmethod
     def load(cls, path: str | Path, *, precision: Precision = "float32", device: str = "auto") -> Policy:
@@ -92,6 +96,9 @@ class Policy:
         Returns:
             [N,T] float32 on ``device``, rows prompt-major, 0.0 beyond the end of a response.
         """
+        if self.fused is not None:
+            choose = Filter(temperature, top_k, top_p)
+            return llama_logprobs(self.fused, groups, choose, self.dtype)
         return generic_logprobs(self, groups, temperature=temperature, top_k=top_k, top_p=top_p)
 
 

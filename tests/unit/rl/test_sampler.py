@@ -148,7 +148,9 @@ def test_draw_at_the_ends_of_the_interval() -> None:
     assert torch.isfinite(logprobs).all()
 
 
-@pytest.mark.parametrize(("prompts", "message"), [([[1], []], "prompt 1 has no tokens"), ([[1] * 60], "exceeds")])
+@pytest.mark.parametrize(
+    ("prompts", "message"), [([[1], []], "prompt 1 has no tokens"), ([[1] * 60], "exceed the model")]
+)
 def test_prompts_that_cannot_be_continued(prompts: list[list[int]], message: str) -> None:
     with pytest.raises(DataError, match=message):
         generate(make_policy(), prompts, 1, SamplingParams(5, ()), seeds_for(len(prompts), 1))
