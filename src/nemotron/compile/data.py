@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.compile.job import NEMO_RL, Job, Rules
-from nemotron.config.resolvers import ASSETS
+from nemotron.config import resolvers
 from nemotron.data.rows import prompt_row
 from nemotron.errors import DataError, Finding, Origin
 
@@ -266,10 +266,10 @@ def prompt_files_exist(job: Job) -> Iterator[Finding]:
 @rules.rule("sample-data")
 def prompts_are_real(job: Job) -> Iterator[Finding]:
     """The shipped sample lets any config run, but a real model should not be trained on it."""
-    if Path(job.config.policy.model_name).is_relative_to(ASSETS):
+    if Path(job.config.policy.model_name).is_relative_to(resolvers.ASSETS):
         return
     for file in files(job):
-        if file.role == "train" and file.path.is_relative_to(ASSETS):
+        if file.role == "train" and file.path.is_relative_to(resolvers.ASSETS):
             yield job.warning(
                 file.key,
                 "no training prompts are set: the shipped sample of the tiny world is used",

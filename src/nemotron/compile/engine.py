@@ -135,8 +135,10 @@ def _wanted_features(job: Job) -> Iterator[tuple[str, str]]:
         ),
         ("data.use_multiple_dataloader", "several data loaders"): config.data.use_multiple_dataloader,
         ("data.custom_dataloader", "custom data loaders"): config.data.custom_dataloader,
-        ("data.train", "mix of several data sets"): isinstance(config.data.train, list),
-        ("data.validation", "mix of several data sets"): isinstance(config.data.validation, list),
+        ("data.default.data_path", "shared data path"): config.data.default and config.data.default.data_path,
+        ("data.train.repeat", "repetition of rows (epochs do the same)"): any(
+            (rows.repeat or 1) > 1 for rows in config.data.training_sets()
+        ),
     }
     yield from (place for place, on in checks.items() if on)
     sets: list[tuple[str, DatasetConfig | None]] = [("data.default", config.data.default)]
@@ -146,6 +148,17 @@ def _wanted_features(job: Job) -> Iterator[tuple[str, str]]:
         for name in ("prompt_file", "system_prompt_file"):
             if rows and getattr(rows, name):
                 yield f"{place}.{name}", "prompt templates for data sets"
+
+
+@rules.rule("no-optimizer", engines=EMBEDDED)
+def optimizer_is_named(job: Job) -> Iterator[Finding]:
+    """Megatron has its own optimizer section, the embedded engine uses the one of DTensor."""
+    if job.config.policy.optimizer is None:
+        yield job.error(
+            "policy.optimizer",
+            "the embedded engine needs `policy.optimizer`",
+            hint="for example `policy.optimizer={name: torch.optim.AdamW, kwargs: {lr: 1.0e-6}}`",
+        )
 
 
 @rules.rule("logger-not-in-embedded", engines=EMBEDDED)

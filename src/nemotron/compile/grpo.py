@@ -252,3 +252,24 @@ def scaling_covers_judge_scores(job: Job) -> Iterator[Finding]:
             f"{scaling.source_max:g} first",
             hint="set `grpo.reward_scaling.source_min=1` and `grpo.reward_scaling.source_max=5`",
         )
+
+
+@rules.rule("schedulers", number=19)
+def schedulers_form_a_sequence(job: Job) -> Iterator[Finding]:
+    """Several schedulers need, as last entry, the steps at which one hands over to the next."""
+    entries = job.config.policy.scheduler or []
+    key = "policy.scheduler"
+    named = [entry for entry in entries if entry.milestones is None]
+    if any(entry.milestones is not None for entry in entries[:-1]):
+        yield job.error(key, "`milestones` must be the last entry of `policy.scheduler`")
+    elif len(named) > 1:
+        milestones = entries[-1].milestones
+        if milestones is None or len(milestones) != len(named) - 1:
+            given = 0 if milestones is None else len(milestones)
+            yield job.error(
+                key,
+                f"{len(named)} schedulers in sequence need {len(named) - 1} milestones, {given} are given",
+                hint=f"end the list with `milestones: [...]` of {len(named) - 1} steps",
+            )
+    elif entries and not named:
+        yield job.error(key, "`policy.scheduler` has milestones but no scheduler")

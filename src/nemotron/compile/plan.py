@@ -74,6 +74,8 @@ class Plan:
     run_id: str
     """Name of the run folder if the job starts now."""
     runs_dir: Path
+    run_dir: str
+    """The run folder as it is written in ``resolved``, before it has a name."""
     resolved: Resolved
     config: JudgedGrpoConfig | None = None
     """The typed config; None when it has errors."""
@@ -107,13 +109,13 @@ class Plan:
 
     def job(self) -> dict[str, Any]:
         """What job.json holds: engine, fingerprint, and the config with this run's own paths and without secrets."""
-        here = self.resolved.in_run_dir(str(self.runs_dir.resolve() / self.run_id))
+        here = _moved(self.resolved.values, self.run_dir, str(self.runs_dir.resolve() / self.run_id))
         return {
             "engine": self.engine,
             "engine_reason": self.engine_reason,
             "fingerprint": self.fingerprint,
             "config_files": [str(path) for path in self.resolved.files],
-            "config": redact(here.values, self._secrets),
+            "config": redact(here, self._secrets),
         }
 
     def secrets(self) -> dict[str, str]:
@@ -146,6 +148,7 @@ def compile_job(
     model: type[M],
     *,
     runs_dir: Path,
+    run_dir: str | None = None,
     machine: Machine | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Plan:
@@ -153,9 +156,11 @@ def compile_job(
 
     Args:
         model: the step's config model; the rules need the sections of :class:`JudgedGrpoConfig`.
+        run_dir: the run folder with which ``resolved`` was loaded; ``RUN_ID`` below ``runs_dir`` unless given.
         machine, env: this machine and its environment unless given.
     """
     machine = machine or Machine.here()
+    run_dir = run_dir or str(runs_dir / "RUN_ID")
     typed, found = validate(resolved, model)
     config = typed if isinstance(typed, JudgedGrpoConfig) else None
     wanted = resolved.get("engine")
@@ -167,9 +172,10 @@ def compile_job(
         "config_name": name,
         "engine": choice.engine,
         "engine_reason": choice.reason,
-        "fingerprint": _fingerprint(resolved, secrets),
+        "fingerprint": _fingerprint(resolved, run_dir, secrets),
         "run_id": new_run_id(step.id, name),
         "runs_dir": runs_dir,
+        "run_dir": run_dir,
         "resolved": resolved,
         "config": config,
         "_secrets": secrets,
@@ -191,9 +197,18 @@ def compile_job(
     )
 
 
-def _fingerprint(resolved: Resolved, secrets: Mapping[str, str]) -> str:
+def _moved(value: Any, old: str, new: str) -> Any:
+    """A copy of the config with the paths of one run folder turned into those of another."""
+    if isinstance(value, dict):
+        return {key: _moved(child, old, new) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_moved(child, old, new) for child in value]
+    return value.replace(old, new) if isinstance(value, str) else value
+
+
+def _fingerprint(resolved: Resolved, run_dir: str, secrets: Mapping[str, str]) -> str:
     """Hash of the config with the run folder and secrets left out."""
-    values = redact(resolved.in_run_dir("RUN_DIR").values, secrets)
+    values = redact(_moved(resolved.values, run_dir, "RUN_DIR"), secrets)
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
