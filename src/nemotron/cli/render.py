@@ -61,11 +61,19 @@ def print_columns(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> No
 
 
 def print_rendered(renderable: RenderableType) -> None:
-    """A rich renderable on stdout; in a pipe nothing is wrapped or cut, since a pipe has no width."""
+    """A rich renderable on stdout; a pipe has no width, so there every line is as long as it needs to be."""
     from rich.console import Console
+    from rich.measure import Measurement
 
-    width = None if sys.stdout.isatty() else 1000
-    Console(highlight=False, markup=False, width=width, soft_wrap=width is not None).print(renderable)
+    console = Console(highlight=False, markup=False)
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    console.width = 10_000
+    console.width = max(80, Measurement.get(console, console.options, renderable).maximum)
+    with console.capture() as captured:
+        console.print(renderable)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_title(text: str) -> None:

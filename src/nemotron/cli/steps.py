@@ -152,15 +152,15 @@ def run_command(
     if ctx.obj.passthrough and plan.engine == "embedded":
         hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
         raise UsageError("the embedded engine takes no passthrough words", hint=hint)
+    if as_json:
+        _print_json(plan.to_json())
     if not plan.ok:
         raise CompileError(plan.findings)
-    print_findings(plan.findings)
     if (profile := run or batch) is not None:
         raise NotAvailableError(f"profiles are not available yet, so `{profile}` has no use", hint="drop `-r` or `-b`")
+    print_findings(plan.findings)
     if dry_run:
-        if as_json:
-            _print_json(plan.to_json())
-        else:
+        if not as_json:
             print_rendered(render_plan(plan))
         return
     from nemotron.engines.launch import launch
