@@ -126,7 +126,7 @@ def _sample(size: int) -> set[int]:
 
 def _look_at(path: Path, number: int, line: bytes, found: Survey) -> None:
     try:
-        row: Any = json.loads(line)
+        row: Any = json.loads(line.rstrip())
         if not isinstance(row, dict):
             found.faults.append(Fault(f"a row must be a JSON object, this is a {type(row).__name__}", number))
             return
@@ -184,9 +184,11 @@ def rows_can_be_used(job: Job) -> Iterator[Finding]:
         for fault in found.faults[:SHOWN_FAULTS]:
             origin = Origin(str(file.path), fault.line, fault.column)
             yield job.error(file.key, f"{file.role} data: {fault.message}", kind=DataError, origin=origin)
-        more = len(found.faults) - SHOWN_FAULTS
-        if more > 0:
-            yield job.error(file.key, f"{more} more rows of `{file.path}` cannot be used", kind=DataError)
+        rest = found.faults[SHOWN_FAULTS:]
+        if rest:
+            origin = Origin(str(file.path), rest[0].line)
+            message = f"{len(rest)} more rows of the {file.role} data cannot be used"
+            yield job.error(file.key, message, kind=DataError, origin=origin)
 
 
 @rules.rule("too-few-rows")

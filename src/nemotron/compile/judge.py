@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from nemotron.compile.job import Job, Rules
 from nemotron.compile.nemo_gym import MODEL, comparison, judge_model
+from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.errors import Finding
 
 rules = Rules("judge")
@@ -34,6 +35,17 @@ def endpoint_is_a_url(job: Job) -> Iterator[Finding]:
             hint=f"try `{model.base_url.rstrip('/')}/v1`",
         )
     yield job.note(key, f"the judge at `{model.base_url}` is asked when the run starts")
+
+
+@rules.rule("secret-elsewhere")
+def secrets_stay_in_their_place(job: Job) -> Iterator[Finding]:
+    """A run folder never holds a secret, so a key that contains one could not be read back from it."""
+    for key in elsewhere(job.resolved.values, secrets_in(job.config)):
+        yield job.error(
+            key,
+            f"`{key}` contains the judge's API key, which is never written to a run folder",
+            hint=f"give the API key in `{MODEL}.api_key` only",
+        )
 
 
 @rules.rule("judge-calls")

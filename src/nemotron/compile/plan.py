@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -76,8 +76,8 @@ class Plan:
     runs_dir: Path
     run_dir: str
     """The run folder as it is written in ``resolved``, before it has a name."""
-    resolved: Resolved
-    config: JudgedGrpoConfig | None = None
+    resolved: Resolved = field(repr=False)
+    config: JudgedGrpoConfig | None = field(default=None, repr=False)
     """The typed config; None when it has errors."""
     processes: tuple[Process, ...] = ()
     work: Work | None = None
@@ -187,14 +187,19 @@ def compile_job(
         results = [finding for rules in stage for rule in rules.members for finding in rule.run(job)]
         found += in_order(results, resolved)
     return Plan(
-        findings=tuple(found),
-        processes=processes(job),
+        findings=tuple(_clean(finding, secrets) for finding in found),
+        processes=tuple(replace(p, where=redact(p.where, secrets)) for p in processes(job)),
         work=work(job),
         memory=memory(job) if choice.engine == "embedded" else None,
         inputs=inputs(job),
         outputs=outputs(job),
         **plan,
     )
+
+
+def _clean(finding: Finding, secrets: Mapping[str, str]) -> Finding:
+    message, hint = redact([finding.message, finding.hint], secrets)
+    return replace(finding, message=message, hint=hint)
 
 
 def _moved(value: Any, old: str, new: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nemotron.config.schema.extras import JudgedGrpoConfig
@@ -18,9 +18,15 @@ def secrets_in(config: JudgedGrpoConfig | None) -> dict[str, str]:
     return {"judge_api_key": value} if value else {}
 
 
+def elsewhere(values: Any, secrets: Mapping[str, str]) -> list[str]:
+    """Dotted keys of texts that hold a secret although they are no place for one."""
+    places = {".".join(path) for path in SECRET_KEYS.values()}
+    return [key for key, text in _texts(values) if key not in places and any(s in text for s in _findable(secrets))]
+
+
 def redact(values: Any, secrets: Mapping[str, str]) -> Any:
-    """A copy without secrets: the keys of secrets and values that are one become null, text that holds one is cut."""
-    cleaned = _redact(values, tuple(secrets.values()))
+    """A copy without secrets: their own keys become null, and text that holds one loses it."""
+    cleaned = _redact(values, _findable(secrets))
     for path in SECRET_KEYS.values():
         at = cleaned
         for name in path[:-1]:
@@ -30,6 +36,11 @@ def redact(values: Any, secrets: Mapping[str, str]) -> Any:
     return cleaned
 
 
+def _findable(secrets: Mapping[str, str]) -> tuple[str, ...]:
+    """Secrets long enough not to be found in innocent text by chance."""
+    return tuple(secret for secret in secrets.values() if len(secret) >= 8)
+
+
 def _redact(value: Any, secrets: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
         return {key: _redact(child, secrets) for key, child in value.items()}
@@ -37,8 +48,13 @@ def _redact(value: Any, secrets: tuple[str, ...]) -> Any:
         return [_redact(child, secrets) for child in value]
     if isinstance(value, str):
         for secret in secrets:
-            if value == secret:
-                return None
-            # A short secret would also be found in innocent text, and cutting it there would break paths.
-            value = value.replace(secret, "[secret]") if len(secret) >= 8 else value
+            value = value.replace(secret, "[secret]")
     return value
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in items:
+        yield from _texts(child, f"{key}.{name}" if key else str(name))

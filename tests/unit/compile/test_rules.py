@@ -257,6 +257,7 @@ ELSEWHERE = {
     "nsys-variables",
     "output-folder",
     "sample-data",
+    "secret-elsewhere",
     "split-overlap",
     "tokenizer-files",
     "too-few-rows",
