@@ -94,6 +94,11 @@ class JudgeClient:
 
     def __init__(self, endpoint: Endpoint, config: JudgeConfig, *, explain: Explain | None = None) -> None:
         """``explain`` says why nothing comes back from the endpoint if that is known to be for good, else None."""
+        if endpoint.api_key is not None and not (endpoint.api_key.isascii() and endpoint.api_key.isprintable()):
+            raise JudgeError(
+                "`api_key` of the genrm block cannot be sent in an HTTP header",
+                hint="it has a line break or a character outside ASCII; copy the token again",
+            )
         self.endpoint = endpoint
         self._config = config
         self._explain = explain

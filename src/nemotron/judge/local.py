@@ -174,7 +174,7 @@ class LocalJudge:
                 )
             raise JudgeError(
                 f"the judge `{self._model}` could not be served (exit code {process.returncode}){self._tail()}",
-                hint="set `model` of the genrm block to the folder of a judge, or `base_url` to an endpoint that has it",
+                hint="set `model` of the genrm block to the folder of a judge, or `base_url` to an endpoint",
             )
         return Endpoint(f"http://127.0.0.1:{announced['port']}/v1", announced["model"], self._token)
 

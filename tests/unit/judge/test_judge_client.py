@@ -232,6 +232,13 @@ def test_probe_of_something_that_is_no_url(base_url: str) -> None:
         wait_ready(base_url, config=JudgeConfig(ready_timeout_s=0.2))
 
 
+@pytest.mark.parametrize("key", ["two\nlines", "schlüssel"])
+def test_a_token_that_no_header_can_carry(key: str) -> None:
+    with pytest.raises(JudgeError, match="cannot be sent") as caught:
+        JudgeClient(Endpoint("http://host/v1", "judge", key), QUICK)
+    assert key not in caught.value.message
+
+
 def test_probe_waits_for_a_late_endpoint_and_gives_up_in_time() -> None:
     started = time.monotonic()
     with pytest.raises(JudgeError, match=r"is not ready after 0\.5 s"):

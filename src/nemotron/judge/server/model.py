@@ -1,6 +1,6 @@
 """The judge model: chat messages to tokens, tokens to text.
 
-Only this module of the server touches torch, and only inside functions, so that ``nemotron.judge`` imports without it.
+torch is imported inside functions, so that ``nemotron.judge`` imports without it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nemotron.errors import ArtifactError
-from nemotron.judge.server.batching import Deliver, Job, Written
+from nemotron.judge.server.batching import Deliver, Job
 from nemotron.judge.server.protocol import ApiError
 
 if TYPE_CHECKING:
     from nemotron.rl.policy import Policy
-    from nemotron.rl.types import Group
 
 Dtype = Literal["auto", "float32", "float64", "bfloat16"]
 FLOAT64_PARAMETERS = 50_000_000
@@ -103,32 +102,9 @@ class JudgeModel:
 
     def write(self, jobs: Sequence[Job], deliver: Deliver) -> None:
         """Write a batch of jobs of one family (see ``Writer``)."""
-        from nemotron.rl.sampler import generate
-        from nemotron.rl.types import SamplingParams
+        from nemotron.judge.server.worker import decode
 
-        temperature, top_p = jobs[0].family
-        # A row's draws depend on its seed alone, so decoding on to the longest limit and cutting changes no text.
-        longest = max(job.max_tokens for job in jobs)
-        params = SamplingParams(longest, self._stop_ids, temperature=temperature, top_p=top_p)
-
-        def on_group(index: int, group: Group) -> None:
-            deliver(index, self._written(group, jobs[index].max_tokens))
-
-        generate(
-            self._policy,
-            [job.prompt_ids for job in jobs],
-            1,
-            params,
-            [[job.seed % 2**64] for job in jobs],
-            on_group=on_group,
-        )
-
-    def _written(self, group: Group, limit: int) -> Written:
-        completion = group.completions[0]
-        ids, logprobs = completion.token_ids[:limit], completion.logprobs[:limit]
-        stopped = ids[-1] in self._stop_ids
-        text_length = len(ids) - stopped
-        return Written(ids[:text_length], logprobs[:text_length], tokens=len(ids), stopped=stopped)
+        decode(self._policy, jobs, self._stop_ids, deliver)
 
 
 def find_model(name: str) -> Path:
