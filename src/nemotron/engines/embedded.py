@@ -6,7 +6,7 @@ One process trains and samples; the judge answers over HTTP, from a child proces
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -23,9 +23,9 @@ from nemotron.data.rows import PromptRow, read_prompts
 from nemotron.data.stream import PromptStream
 from nemotron.engines.launch import judge_model
 from nemotron.engines.recorder import RunRecorder
-from nemotron.errors import ConfigError, DataError, JudgeError
-from nemotron.judge.client import Endpoint
+from nemotron.errors import ConfigError, DataError
 from nemotron.judge.groups import JudgeSettings
+from nemotron.judge.local import RemoteJudge, RunningJudge
 from nemotron.judge.pool import JudgePool
 from nemotron.rewards import VERIFIERS
 from nemotron.rl.chat import Chat
@@ -45,18 +45,10 @@ HELDOUT_BATCH = 256
 """Held-out prompts answered at a time: large enough that a step of the sampler is all arithmetic."""
 
 
-def run_job(
-    run: RunFolder,
-    config: JudgedGrpoConfig,
-    endpoint: Callable[[], Endpoint],
-    explain_judge: Callable[[], str | None],
-    threads: ThreadPlan,
-) -> None:
+def run_job(run: RunFolder, config: JudgedGrpoConfig, judge: RunningJudge, threads: ThreadPlan) -> None:
     """Run the job of ``run`` from where it stands to its end: loop, held-out metric, report, summary.
 
-    Args:
-        endpoint: where the judge answers; called only when it is needed, since the judge may still be loading.
-        explain_judge: why the judge does not answer, when its own process knows.
+    ``judge`` may still be loading; one that somebody else runs is asked first, so that a wrong address costs no time.
 
     Raises:
         NemotronError: of every kind; what was finished before stays in the run folder.
@@ -70,31 +62,28 @@ def run_job(
     run.truncate_metrics(done or -1)
     run.truncate_samples(done or -1)
     total = config.grpo.max_num_steps
-    with LiveView(total, start_step=done) as view:
+    with ExitStack() as stack:
+        view = stack.enter_context(LiveView(total, start_step=done))
         recorder = RunRecorder(run, view, status.wall_s or 0.0)
         run.write_status(state="running", steps_total=total, steps_done=done, error=None, exit_code=None)
+        pool = parts.open_judge(stack, judge, recorder) if isinstance(judge, RemoteJudge) else None
         recorder.phase("loading policy")
         policy, reference = parts.load_models()
         heldout = HeldoutMetric(parts, config.eval.heldout) if config.eval.heldout else None
         if heldout and (not done or status.heldout_before is None):
             recorder.phase("held-out before")
             recorder.heldout("before", 0, heldout.measure(reference or policy))
-        recorder.phase("waiting for the judge")
-        with JudgePool(endpoint(), parts.judge_settings) as judge:
-            job = parts.grpo(policy, reference, judge, recorder)
-            progress = load_checkpoint(job, parts.checkpoint) if parts.checkpoint else Progress()
-            recorder.phase("training")
-            try:
-                progress = train(job, progress)
-            except JudgeError as error:
-                raise JudgeError(explain_judge() or error.message, hint=error.hint) from error
+        pool = pool or parts.open_judge(stack, judge, recorder)
+        job = parts.grpo(policy, reference, pool, recorder)
+        progress = load_checkpoint(job, parts.checkpoint) if parts.checkpoint else Progress()
+        recorder.phase("training")
+        progress = train(job, progress)
         if heldout:
             recorder.phase("held-out after")
             recorder.heldout("after", progress.step, heldout.measure(policy))
         recorder.phase("report")
         run.write_status(state="finished", phase=None, steps_done=progress.step, wall_s=recorder.wall_s)
         write_report(run)
-        run.write_status(wall_s=recorder.wall_s)
     print_summary(run)
 
 
@@ -151,6 +140,12 @@ class Parts:
         server = gym.genrm_compare_resources_server if gym else None
         compare = server.resources_servers.genrm_compare if server else GenrmCompareConfig()
         return JudgeSettings(compare, self.config.judge, judge_model(self.config).supports_principle_role)
+
+    def open_judge(self, stack: ExitStack, judge: RunningJudge, recorder: RunRecorder) -> JudgePool:
+        """Wait until the judge answers. Raises JudgeError when it does not in time, or serves other models."""
+        recorder.phase("waiting for the judge")
+        pool = JudgePool(judge.endpoint, self.judge_settings, explain=judge.explain)
+        return stack.enter_context(pool)
 
     def load_models(self) -> tuple[Policy, Policy | None]:
         """The policy, from the newest checkpoint if there is one, and the reference it must stay near.

@@ -13,8 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
+
 from nemotron.config.schema.judge import GenrmModelConfig
 from nemotron.errors import LimitError, NemotronError, NotAvailableError
+from nemotron.judge.local import running_judge
 from nemotron.manifest import config_model, find_step
 from nemotron.rl.threads import plan_threads, set_environment
 from nemotron.runs.folder import RunFolder, find_resumable
@@ -86,23 +89,15 @@ def _run_embedded(run: RunFolder, secrets: dict[str, str]) -> None:
     job = run.job()
     config = job_config(job)
     model = judge_model(config)
-    local = model.base_url is None
-    threads = plan_threads(local_judge=local)
+    if "judge_api_key" in secrets:
+        model = model.model_copy(update={"api_key": SecretStr(secrets["judge_api_key"])})
+    threads = plan_threads(local_judge=model.base_url is None)
     set_environment(threads.policy)
-    if local:
-        from nemotron.judge.local import LocalJudge
+    # The judge starts first: it loads its model on its own core while this process imports torch and loads the policy.
+    with running_judge(model, config.judge, log_path=run.logs / "judge.log") as judge:
+        from nemotron.engines.embedded import run_job
 
-        # Started first: it loads its model on its own core while this process imports torch and loads the policy.
-        with LocalJudge(model.model, config.judge, log_path=run.logs / "judge.log") as judge:
-            from nemotron.engines.embedded import run_job
-
-            run_job(run, config, lambda: judge.endpoint, judge.explain, threads)
-        return
-    from nemotron.engines.embedded import run_job
-    from nemotron.judge.client import Endpoint
-
-    endpoint = Endpoint(model.base_url or "", model.model, secrets.get("judge_api_key"))
-    run_job(run, config, lambda: endpoint, lambda: None, threads)
+        run_job(run, config, judge, threads)
 
 
 def job_config(job: dict[str, Any]) -> JudgedGrpoConfig:
