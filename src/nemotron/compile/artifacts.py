@@ -91,3 +91,17 @@ def tokens_have_embeddings(job: Job) -> Iterator[Finding]:
             f"the tokenizer has {tokenizer.tokens} tokens, the model's embedding only {model.vocabulary}",
             kind=ArtifactError,
         )
+
+
+@rules.rule("model-context")
+def sequence_fits_the_model(job: Job) -> Iterator[Finding]:
+    """Positions beyond those the model was trained with give nonsense, and vLLM refuses them."""
+    model = read_model(job.config.policy.model_name, job.machine)
+    positions = model.config.get("max_position_embeddings") if model else None
+    longest = job.config.policy.max_total_sequence_length
+    if isinstance(positions, int) and longest > positions:
+        yield job.error(
+            "policy.max_total_sequence_length",
+            f"`policy.max_total_sequence_length` {longest} is more than the {positions} positions of the model",
+            hint=f"set it to at most {positions}",
+        )

@@ -13,27 +13,63 @@ from nemotron.errors import Finding, NotAvailableError
 
 rules = Rules("engine")
 
-# What the embedded engine has no use for: it is one process that samples by itself and leaves no padding.
-NEMO_RL_SECTIONS = (
-    "cluster",
-    "data.num_workers",
-    "data_plane",
-    "logger.gpu_monitoring",
-    "logger.monitor_gpus",
-    "policy.dtensor_cfg",
-    "policy.dynamic_batching",
-    "policy.generation.backend",
-    "policy.generation.colocated",
-    "policy.generation.mcore_generation_config",
-    "policy.generation.vllm_cfg",
-    "policy.generation.vllm_kwargs",
-    "policy.generation_batch_size",
-    "policy.make_sequence_length_divisible_by",
-    "policy.megatron_cfg",
-    "policy.offload_optimizer_for_logprob",
-    "policy.refit_buffer_size_gb",
-    "policy.sequence_packing",
+# Sections and keys that the embedded engine reads; NeMo-RL reads the rest.
+EMBEDDED_READS = (
+    "checkpointing.checkpoint_dir",
+    "checkpointing.enabled",
+    "checkpointing.higher_is_better",
+    "checkpointing.keep_top_k",
+    "checkpointing.metric_name",
+    "checkpointing.save_period",
+    "data.shuffle",
+    "data.train.data_path",
+    "data.validation.data_path",
+    "engine",
+    "env.nemo_gym.genrm_compare_resources_server",
+    "env.nemo_gym.genrm_model",
+    "env.should_use_nemo_gym",
+    "eval",
+    "grpo",
+    "judge",
+    "limits",
+    "loss_fn",
+    "policy.generation.max_new_tokens",
+    "policy.generation.stop_token_ids",
+    "policy.generation.temperature",
+    "policy.generation.top_k",
+    "policy.generation.top_p",
+    "policy.logprob_batch_size",
+    "policy.max_grad_norm",
+    "policy.max_total_sequence_length",
+    "policy.model_name",
+    "policy.optimizer",
+    "policy.precision",
+    "policy.scheduler",
+    "policy.tokenizer",
+    "policy.train_global_batch_size",
+    "policy.train_micro_batch_size",
 )
+# Inside of what is read above.
+EMBEDDED_SKIPS = (
+    "grpo.calculate_advantages_on_gpu",
+    "grpo.invalid_tool_call_advantage",
+    "grpo.invalid_tool_call_strategy",
+    "grpo.malformed_thinking_advantage",
+    "grpo.penalize_invalid_tool_call",
+    "grpo.penalize_malformed_thinking",
+    "grpo.val_batch_size",
+)
+
+
+def _below(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def embedded_reads(key: str) -> bool:
+    """Whether the embedded engine looks at a key, or at something below it."""
+    if _below(key, EMBEDDED_SKIPS):
+        return False
+    return _below(key, EMBEDDED_READS) or any(read.startswith(f"{key}.") for read in EMBEDDED_READS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +171,12 @@ def _wanted_features(job: Job) -> Iterator[tuple[str, str]]:
         ),
         ("data.use_multiple_dataloader", "several data loaders"): config.data.use_multiple_dataloader,
         ("data.custom_dataloader", "custom data loaders"): config.data.custom_dataloader,
+        ("env.nemo_gym.is_trajectory_collection", "collection of rollouts without training"): config.env.nemo_gym
+        and config.env.nemo_gym.is_trajectory_collection,
+        ("grpo.invalid_tool_call_advantage", "penalty for tool calls"): grpo.invalid_tool_call_advantage is not None,
+        ("grpo.malformed_thinking_advantage", "penalty for malformed thinking"): (
+            grpo.malformed_thinking_advantage is not None
+        ),
         ("data.default.data_path", "shared data path"): config.data.default and config.data.default.data_path,
         ("data.train.repeat", "repetition of rows (epochs do the same)"): any(
             (rows.repeat or 1) > 1 for rows in config.data.training_sets()
@@ -206,23 +248,32 @@ def one_process_is_enough(job: Job) -> Iterator[Finding]:
 @rules.rule("override-without-effect", engines=EMBEDDED)
 def overrides_have_an_effect(job: Job) -> Iterator[Finding]:
     """A word on the command line that changes nothing is a misunderstanding."""
+    words: dict[int, list[str]] = {}
     for key, origin in job.resolved.origins.items():
-        if origin.argument is not None and any(key == s or key.startswith(f"{s}.") for s in NEMO_RL_SECTIONS):
+        if origin.argument is not None:
+            words.setdefault(origin.argument, []).append(key)
+    referred = str(job.resolved.raw)
+    for keys in words.values():
+        if not any(embedded_reads(key) or f"${{{key}}}" in referred for key in keys):
             yield job.error(
-                key,
-                f"`{key}` has no effect in the embedded engine",
-                origin=origin,
+                keys[0],
+                f"`{keys[0]}` has no effect in the embedded engine",
                 hint="leave it out, or run with `engine=nemo_rl`",
             )
 
 
 @rules.rule("nemo-rl-settings", engines=EMBEDDED)
-def unread_sections(job: Job) -> Iterator[Finding]:
+def unread_settings(job: Job) -> Iterator[Finding]:
     """One line for everything that only matters on a cluster."""
-    there = [name for name in NEMO_RL_SECTIONS if job.resolved.get(name) is not None]
-    if there:
+    sections = [
+        key
+        for key in ("cluster", "policy.megatron_cfg", "policy.dtensor_cfg", "policy.generation.vllm_cfg")
+        if job.resolved.get(key) is not None
+    ]
+    if sections:
         yield job.note(
             "engine",
-            f"{len(there)} settings and sections are read by NeMo-RL only, e.g. "
-            + ", ".join(f"`{name}`" for name in there if name.count(".") < 2)[:120].rsplit(",", 1)[0],
+            "settings of a cluster are for NeMo-RL and not read here: "
+            + ", ".join(f"`{key}`" for key in sections)
+            + " and others",
         )

@@ -74,7 +74,9 @@ def _steps(job: Job) -> int | None:
     if not surveys or any(found.problem for found in surveys):
         return None
     rows = sum(found.rows for found in surveys)
-    return min(grpo.max_num_steps, grpo.max_num_epochs * (rows // grpo.num_prompts_per_step))
+    return min(
+        grpo.max_num_steps, grpo.max_num_epochs * (rows // int(grpo.num_prompts_per_step * grpo.batch_multiplier))
+    )
 
 
 def memory(job: Job) -> Memory | None:

@@ -47,6 +47,17 @@ def skipped_reference_needs_no_kl(job: Job) -> Iterator[Finding]:
         )
 
 
+@rules.rule("limit-unmeasured")
+def kl_limit_is_measured(job: Job) -> Iterator[Finding]:
+    """The limit compares with the reference, so the reference must be computed."""
+    if job.config.grpo.skip_reference_policy_logprobs_calculation and job.config.limits.max_kl is not None:
+        yield job.error(
+            "limits.max_kl",
+            "`limits.max_kl` cannot be measured without log-probabilities of the reference",
+            hint="set `limits.max_kl=null`, or `grpo.skip_reference_policy_logprobs_calculation=false`",
+        )
+
+
 @rules.rule("advantage-estimator", number=45)
 def estimator_has_what_it_needs(job: Job) -> Iterator[Finding]:
     """``gdpo`` needs several rewards, ``opd`` needs teachers; the judge gives one reward."""
@@ -214,7 +225,7 @@ def kl_in_reward_is_used(job: Job) -> Iterator[Finding]:
         yield job.error(key, f"`{key}` needs previous log-probabilities, which `force_on_policy_ratio` skips")
 
 
-@rules.rule("validation-of-nothing")
+@rules.rule("validation-of-nothing", engines=NEMO_RL)
 def validation_covers_a_batch(job: Job) -> Iterator[Finding]:
     """Silent upstream: fewer samples than one validation batch give accuracy 0.0."""
     grpo = job.config.grpo

@@ -167,10 +167,10 @@ def open_blocks_hold_no_typos(job: Job) -> Iterator[Finding]:
         extra: dict[str, Any] = (section.model_extra or {}) if section else {}
         known = type(section).model_fields if section else {}
         for name in extra:
-            guess = (
-                closest(name, (n for n in known if n not in section.model_fields_set), cutoff=0.8) if section else None
-            )
+            guess = closest(name, known, cutoff=0.85)
             if guess:
                 yield job.warning(
-                    f"{key}.{name}", f"`{key}.{name}` is passed on to NeMo-Gym unread", hint=f"did you mean `{guess}`?"
+                    f"{key}.{name}",
+                    f"`{key}.{name}` is passed on to NeMo-Gym unread",
+                    hint=f"did you mean `{guess}`?",
                 )

@@ -37,7 +37,7 @@ def test_broken_rows_are_named_by_line_and_counted(compiled: Compile, world: Pat
     lines = ['{"prompt": ', good, "[1]", '{"text": "no prompt key"}', "\udcff", '{"prompt": 3}', *[good] * 100]
     (world / "own.jsonl").write_text("\n".join(lines), errors="surrogateescape")
     found = named(compiled("own.yaml"), "data-row")
-    assert [str(f.origin) for f in found] == ["own.jsonl:1:12", "own.jsonl:3", "own.jsonl:4", "own.jsonl:5"]
+    assert [str(f.origin) for f in found] == ["own.jsonl:1:11", "own.jsonl:3", "own.jsonl:4", "own.jsonl:5"]
     assert found[-1].message == "2 more rows of the train data cannot be used"
     assert {f.exit_code for f in found} == {5}
 
@@ -156,6 +156,12 @@ def test_tokenizer_larger_than_the_embedding(compiled: Compile, world: Path) -> 
     (finding,) = named(compiled("own.yaml", "policy.model_name=wide"), "vocabulary")
     assert "300 tokens" in finding.message
     assert finding.exit_code == 6
+
+
+def test_sequences_beyond_the_positions_of_the_model(compiled: Compile, world: Path) -> None:
+    write_model(world / "short", max_position_embeddings=1024)
+    (finding,) = named(compiled("own.yaml", "policy.model_name=short"), "model-context")
+    assert "1024 positions" in finding.message
 
 
 def test_memory(compiled: Compile) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from compile_world import LAPTOP, NODE, Compile, named
 
+from nemotron.compile.engine import EMBEDDED_READS, EMBEDDED_SKIPS, embedded_reads
 from nemotron.compile.plan import STAGES
+from nemotron.config.known import Place, look_up
+from nemotron.steps.rl.nemo_rl.rlhf.config import Config
 
 GEN = "policy.generation"
 VLLM = f"{GEN}.vllm_cfg"
@@ -59,6 +62,12 @@ ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("group-of-one", None, "error", ("grpo.num_generations_per_prompt=1", "policy.train_global_batch_size=64")),
     ("no-validation-data", 42, "error", ("data.validation=null",)),
     ("reference-kl-skipped", 44, "error", ("grpo.skip_reference_policy_logprobs_calculation=true",)),
+    (
+        "limit-unmeasured",
+        None,
+        "error",
+        ("grpo.skip_reference_policy_logprobs_calculation=true", "loss_fn.reference_policy_kl_penalty=0"),
+    ),
     ("advantage-estimator", 45, "error", ("grpo.adv_estimator.name=gdpo",)),
     ("advantage-estimator", 45, "error", ("grpo.adv_estimator.name=opd",)),
     ("estimator-settings-differ", None, "warning", ("grpo.adv_estimator.normalize_rewards=false",)),
@@ -190,7 +199,7 @@ ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("validation-groups", None, "error", ("data.validation.repeat=1",)),
     ("principle-role", None, "warning", (f"{COMPARE}.use_principle=true", f"{MODEL}.supports_principle_role=false")),
     ("dataset-kind", 71, "error", ("data.train.dataset_name=ResponseDataset",)),
-    ("likely-typo", None, "warning", (f"~{COMPARE}.answer_bonus", f"+{COMPARE}.answer_bonuss=0.5")),
+    ("likely-typo", None, "warning", (f"+{COMPARE}.answer_bonuss=0.5",)),
     ("save-period", None, "error", ("checkpointing.save_period=0",)),
     ("keep-top-k", None, "error", ("checkpointing.keep_top_k=0",)),
     ("checkpoint-metric", 79, "error", ("checkpointing.metric_name=val_reward",)),
@@ -238,6 +247,8 @@ ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("time-limit-not-in-embedded", None, "warning", ("checkpointing.checkpoint_must_save_by='00:03:30:00'",)),
     ("several-gpus", None, "warning", (f"{MEG}.tensor_model_parallel_size=2",)),
     ("override-without-effect", None, "error", ("cluster.num_nodes=2",)),
+    ("override-without-effect", None, "error", ("data.train.env_name=math",)),
+    ("override-without-effect", None, "error", ("grpo.val_batch_size=4",)),
     ("nemo-rl-settings", None, "note", ()),
     ("no-checkpoints", None, "warning", ("checkpointing.enabled=false",)),
     ("batch-not-divisible", 22, "error", ("policy.train_global_batch_size=500",)),
@@ -252,6 +263,7 @@ ELSEWHERE = {
     "disk-space",
     "engine-not-installed",
     "memory",
+    "model-context",
     "model-files",
     "no-data-path",
     "nsys-variables",
@@ -294,6 +306,20 @@ def test_on_a_laptop(
 ) -> None:
     plan = compiled("own.yaml", *overrides, machine=LAPTOP)
     assert [(f.severity, f.rule) for f in named(plan, name)][:1] == [(severity, number)], plan.findings
+
+
+def test_overrides_that_others_refer_to_have_an_effect(compiled: Compile) -> None:
+    plan = compiled("own.yaml", "+env.mine={rows: 4}", "policy.train_micro_batch_size=${env.mine.rows}")
+    assert plan.ok
+
+
+def test_what_the_embedded_engine_reads_exists() -> None:
+    for key in (*EMBEDDED_READS, *EMBEDDED_SKIPS):
+        assert look_up(Config, key.split(".")) is Place.KNOWN, key
+    assert embedded_reads("policy")
+    assert embedded_reads("grpo.seed")
+    assert not embedded_reads("policy.generation.vllm_cfg")
+    assert not embedded_reads("grpo.val_batch_size")
 
 
 def test_every_rule_has_a_test() -> None:

@@ -11,17 +11,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nemotron.config.known import Place, alternatives, look_up, model_fields
+from nemotron.config.resolvers import interpolate
+from nemotron.config.schema.master import GrpoMasterConfig
 from nemotron.steps.rl.nemo_rl.rlhf.config import Config
 
-KEYS: dict[str, tuple[str, bool]] = json.loads((Path(__file__).parent / "nemo_rl_grpo_v0.7.0.json").read_text())["keys"]
+# key -> [declared type, required, value in the exemplar if it has one]
+KEYS: dict[str, list[Any]] = json.loads((Path(__file__).parent / "nemo_rl_grpo_v0.7.0.json").read_text())["keys"]
 
 # Where our model asks for less than NeMo-RL's declaration, and why that is right.
 NOT_REQUIRED_BY_US = {
     "policy.generation.vllm_cfg": "only the vLLM backend has it; rule 31 asks for it then",
-    "policy.generation.vllm_cfg.skip_tokenizer_init": "NeMo-RL overwrites it at start-up; its own exemplars leave it out",
+    "policy.generation.vllm_cfg.skip_tokenizer_init": "NeMo-RL overwrites it at start-up, its exemplars omit it",
 }
-# Where we ask for more: our engine would otherwise have to guess.
-REQUIRED_BY_US: dict[str, str] = {}
 
 
 def field_of(key: str) -> FieldInfo | None:
@@ -53,7 +54,7 @@ def test_every_key_is_accepted(key: str) -> None:
 def test_required_keys_are_those_of_nemo_rl() -> None:
     ours = {key: field.is_required() for key in KEYS if (field := field_of(key)) is not None}
     differing = {key for key, required in ours.items() if required != KEYS[key][1]}
-    assert differing == set(NOT_REQUIRED_BY_US) | set(REQUIRED_BY_US)
+    assert differing == set(NOT_REQUIRED_BY_US)
 
 
 def test_only_true_pass_through_points_are_open() -> None:
@@ -79,7 +80,8 @@ def test_every_field_says_what_it_does() -> None:
             return
         seen.add(model)
         for name, field in model.model_fields.items():
-            if not field.description:
+            sections = [m for m in alternatives(field.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+            if not field.description and not any(section.__doc__ for section in sections):
                 silent.append(f"{model.__name__}.{name}")
             for member in alternatives(field.annotation):
                 for inner in (member, *getattr(member, "__args__", ())):
@@ -89,3 +91,21 @@ def test_every_field_says_what_it_does() -> None:
     visit(Config)
     assert len(seen) > 40
     assert silent == []
+
+
+def test_the_exemplar_of_nemo_rl_is_valid() -> None:
+    raw: dict[str, Any] = {}
+    for key, (_, _, *exemplar) in KEYS.items():
+        if exemplar:
+            at = raw
+            *sections, name = key.split(".")
+            for section in sections:
+                at = at.setdefault(section, {})
+            at[name] = exemplar[0]
+    values, findings = interpolate(raw, {}, run_dir="")
+    assert findings == []
+    config = GrpoMasterConfig.model_validate(values)
+    assert config.policy.dtensor is not None
+    assert config.policy.dtensor.v2
+    assert config.policy.megatron is None
+    assert config.policy.packing is not None
