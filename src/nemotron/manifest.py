@@ -243,7 +243,7 @@ def config_model(step: Step) -> type[BaseModel]:
 def _check(what: str, value: str | None, known: Iterable[str]) -> None:
     names = sorted(known)
     if value is not None and value not in names:
-        raise NotFoundError(f"there is no {what} `{value}`", hint=_guess(value, names) or f"there are {listed(names)}")
+        raise NotFoundError(f"there is no {what} `{value}`", hint=_guess(value, names) or f"known: {listed(names)}")
 
 
 def _guess(word: str, names: Iterable[str]) -> str | None:

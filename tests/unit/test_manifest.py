@@ -159,7 +159,7 @@ def test_filters_honour_is_a(tmp_path: Path) -> None:
     assert ids(produces="rows") == []
     for filters, hint in (
         ({"consumes": "promts"}, "did you mean `prompts`?"),
-        ({"category": "zz"}, "there are `rl`"),
+        ({"category": "zz"}, "known: `rl`"),
         ({"tag": "on"}, "did you mean `one`?"),
     ):
         with pytest.raises(NotFoundError) as caught:

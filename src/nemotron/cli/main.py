@@ -96,7 +96,7 @@ def _dispatch(words: tuple[str, ...]) -> int:
 
 def _usage_error(error: Any, words: tuple[str, ...]) -> UsageError:
     """typer's complaint in our words, with the place on the command line and a fix."""
-    command = error.ctx.command_path if getattr(error, "ctx", None) else "nemotron"
+    command = error.ctx.command_path if getattr(error, "ctx", None) else _command_path(words)
     default_hint = f"`{command} --help` shows the usage"
     if type(error).__name__ == "NoSuchOption":
         option = error.option_name
@@ -109,7 +109,20 @@ def _usage_error(error: Any, words: tuple[str, ...]) -> UsageError:
         guess = closest(name, names)
         hint = f"did you mean `{command} {guess}`?" if guess else f"there are {listed(names)}"
         return UsageError(f"unknown command `{name}`", hint=hint, origin=_at(name, words))
-    return UsageError(message[0].lower() + message[1:], hint=default_hint)
+    place = _at(option, words) if (option := getattr(error, "option_name", None)) else None
+    return UsageError(message[0].lower() + message[1:], hint=default_hint, origin=place)
+
+
+def _command_path(words: tuple[str, ...]) -> str:
+    """The command that ``words`` lead to; typer leaves it out of some complaints."""
+    command: Any = typer.main.get_command(app)
+    path = ["nemotron"]
+    for word in words:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        path.append(word)
+    return " ".join(path)
 
 
 def _option_hint(option: str, error: Any, words: tuple[str, ...]) -> str:

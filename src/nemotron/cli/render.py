@@ -27,7 +27,8 @@ def styled(text: str, style: str, stream: TextIO) -> str:
 def print_error(error: NemotronError, *, label: str = "error") -> None:
     """Print an error on stderr: message, place, source lines if it has any, hint; first its findings if it has any."""
     if isinstance(error, CompileError):
-        print_findings(error.findings)
+        # Once something is wrong, notes and warnings would only bury it.
+        print_findings(finding for finding in error.findings if finding.severity == "error")
     _say(label, error.message, error.origin, getattr(error, "snippet", None), error.hint)
 
 

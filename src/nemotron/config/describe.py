@@ -46,8 +46,9 @@ def parameters(model: type[BaseModel], config_dir: Path, name: str = "default") 
         node = values.get(key)
         source: Literal["yaml", "model", "none"] = "yaml" if node is not None else "none"
         default = plain(node) if node is not None and not (members and isinstance(node.value, dict)) else None
-        if node is None and not field.is_required() and field.default not in (None, ...) and not members:
-            source, default = "model", field.default
+        own = None if field.is_required() or members else field.get_default(call_default_factory=True)
+        if node is None and own is not None:
+            source, default = "model", own
         description = " ".join((field.description or "").replace("``", "`").split())
         rows.append(Parameter(key, type_text(field), default, source, description, bool(members)))
     return rows

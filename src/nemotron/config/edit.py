@@ -37,14 +37,8 @@ class Applier:
         for override, value in self._written:
             leaves = {id(node) for _, node in walk(value) if not (isinstance(node.value, dict) and node.value)}
             if not leaves & final:
-                self.findings.append(
-                    _problem(
-                        override,
-                        "no-effect",
-                        f"`{override.text}` has no effect: a later argument undoes it",
-                        "keep one",
-                    )
-                )
+                message = f"`{override.text}` has no effect: a later argument undoes it"
+                self.findings.append(_problem(override, "no-effect", message, "keep one of the two"))
 
     def _one(self, override: Override) -> Finding | None:
         parent = self._parent(override)
@@ -113,6 +107,9 @@ class Applier:
     def _unknown(self, override: Override, depth: int, *, adding: bool) -> Finding:
         key = ".".join(override.path[:depth])
         names = {dotted for dotted, _ in walk(self.root)} | known.keys(self._model)
+        if adding:
+            # The section takes any key, so only a misspelt neighbour is worth a guess.
+            names = {name for name in names if name.rpartition(".")[0] == key.rpartition(".")[0]}
         guess = known.nearest(key, names)
         hints = [f"did you mean `{guess}`?"] if guess else []
         if adding:
@@ -138,9 +135,11 @@ def _child(parent: Node, name: str) -> Node | None:
 
 def _put(parent: Node, name: str, value: Node, override: Override) -> Finding | None:
     old = _child(parent, name)
-    if old is not None and {type(old.value), type(value.value)} == {dict, list}:
+    if old is not None and _changes_kind(old.value, value.value):
         message = f"`{override.key}` is {kind(old.value)} and cannot become {kind(value.value)}"
-        return _problem(override, "wrong-type", message, f"delete it first: `~{override.key} +{override.key}=...`")
+        below = f"set keys below it, as in `{override.key}.NAME=...`, or "
+        hint = f"replace it whole: `~{override.key} '+{override.key}=...'`"
+        return _problem(override, "wrong-type", message, below + hint if isinstance(old.value, dict) else hint)
     if old is not None and isinstance(old.value, dict) and isinstance(value.value, dict):
         if not value.value:
             message = f"`{override.text}` has no effect: mappings merge, and this one is empty"
@@ -155,6 +154,15 @@ def _put(parent: Node, name: str, value: Node, override: Override) -> Finding | 
     else:
         return _bad_index(override, len(override.path), parent)
     return None
+
+
+def _changes_kind(old: object, new: object) -> bool:
+    """Whether a section or list would be lost to something else by a slip; null and interpolations are meant."""
+    if isinstance(old, list):
+        return isinstance(new, dict)
+    if isinstance(old, dict) and old:
+        return not (isinstance(new, dict) or new is None or (isinstance(new, str) and "${" in new))
+    return False
 
 
 def _bad_index(override: Override, depth: int, items: Node) -> Finding:

@@ -12,7 +12,7 @@ from nemotron.config import known
 from nemotron.config.layers import Resolved
 from nemotron.config.origins import kind, shown
 from nemotron.errors import Finding
-from nemotron.suggest import closest
+from nemotron.suggest import closest, listed
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -73,10 +73,13 @@ def _findings(error: ValidationError, resolved: Resolved, model: type[BaseModel]
     grouped: dict[str, list[ErrorDetails]] = defaultdict(list)
     for detail in error.errors(include_url=False):
         grouped[_key(detail, resolved.values)].append(detail)
+    missing = [key for key, rows in grouped.items() if rows[0]["type"] == "missing" and key not in resolved.origins]
     # Of a union of a scalar and a section, only the branch that the user went down is worth a message.
     deeper = {key for key in grouped if any(other.startswith(f"{key}.") for other in grouped)}
-    findings = []
+    findings = _missing(missing, resolved)
     for key, details in grouped.items():
+        if key in missing:
+            continue
         if key in deeper and all(d["type"] in _EXPECTED or d["type"] == "literal_error" for d in details):
             continue
         findings.append(_finding(key, details, resolved, model))
@@ -105,14 +108,26 @@ def _finding(key: str, details: list[ErrorDetails], resolved: Resolved, model: t
         hint = f"did you mean `{guess}`?" if guess else None
         return Finding("error", "unknown-key", f"unknown key `{key}`", key, origin, hint)
     if first["type"] == "missing":
-        if key in resolved.origins:
-            return Finding("error", "missing-key", f"`{key}` is required, and deleted here", key, origin)
-        hint = f"set `{key}=...`"
-        if len(resolved.files) == 1:
-            hint += ", or inherit the step's own config: `defaults: default`"
-        return Finding("error", "missing-key", f"the key `{key}` is missing", key, origin, hint)
+        return Finding("error", "missing-key", f"`{key}` is required, and deleted here", key, origin)
     name, message, hint = _wrong_value(key, details, secret=_is_secret(key, model))
     return Finding("error", name, f"`{key}`: {message}" if key else message, key, origin, hint)
+
+
+def _missing(keys: list[str], resolved: Resolved) -> list[Finding]:
+    """One finding per section that lacks keys."""
+    sections: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        sections[key.rpartition(".")[0]].append(key)
+    findings = []
+    for section, lacking in sections.items():
+        ways = [f"set {listed(f'{key}=...' for key in lacking)}"] if len(lacking) < 4 else []
+        if len(resolved.files) == 1:
+            ways.append("inherit the step's own config: `defaults: default`")
+        one = len(lacking) == 1
+        message = f"the key `{lacking[0]}` is missing" if one else f"{len(lacking)} keys are missing: {listed(lacking)}"
+        key, origin = lacking[0] if one else section or None, resolved.origin(lacking[0])
+        findings.append(Finding("error", "missing-key", message, key, origin, ", or ".join(ways) or None))
+    return findings
 
 
 def _is_secret(key: str, model: type[BaseModel]) -> bool:
@@ -123,7 +138,7 @@ def _is_secret(key: str, model: type[BaseModel]) -> bool:
 def _wrong_value(key: str, details: list[ErrorDetails], *, secret: bool) -> tuple[str, str, str | None]:
     """(error name, message, hint) for a value of the wrong type, out of range, or refused by a rule of the model."""
     value = details[0]["input"]
-    got = "a secret of another type" if secret else kind(value)
+    got = "a value that is not shown, since it is secret" if secret else kind(value)
     expected: list[str] = []
     for detail in details:
         error, context = detail["type"], detail.get("ctx", {})

@@ -144,8 +144,9 @@ def test_effects(tmp_path: Path, words: list[str], key: str, value: object) -> N
         ),
         ("train.scheduler.x=1", "unknown-key", "`x` is not a position in `train.scheduler`", "append"),
         ("+train.scheduler.5={name: x}", "unknown-key", "`5` is not a position in `train.scheduler`", "append"),
-        ("train=[1]", "wrong-type", "`train` is a mapping and cannot become a list", "delete it first"),
-        ("train.scheduler={a: 1}", "wrong-type", "`train.scheduler` is a list and cannot become a mapping", "delete"),
+        ("train=[1]", "wrong-type", "`train` is a mapping and cannot become a list", "set keys below it"),
+        ("train=3", "wrong-type", "`train` is a mapping and cannot become the integer `3`", "set keys below it"),
+        ("train.scheduler={a: 1}", "wrong-type", "`train.scheduler` is a list and cannot become a mapping", "replace it whole"),
         ("train={}", "no-effect", "`train={}` has no effect: mappings merge, and this one is empty", "`~train`"),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_good_config_has_no_findings(tmp_path: Path) -> None:
         ),
         ("train.scheduler=3", "wrong-type", "expected a list, got the integer `3`", None),
         ("name=3", "wrong-type", "expected a string, got the integer `3`", 'quote it: `"3"`'),
-        ("train=3", "wrong-type", "expected a mapping, got the integer `3`", None),
+        ("extra=3", "wrong-type", "expected a mapping, got the integer `3`", None),
         ("train.limit=null", "invalid-value", "null is not a value of this key; leave the key out instead", None),
         (
             "+clusters.a={enabled: yes, size: 1}",
