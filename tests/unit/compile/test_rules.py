@@ -318,6 +318,7 @@ def test_what_the_embedded_engine_reads_exists() -> None:
         assert look_up(Config, key.split(".")) is Place.KNOWN, key
     assert embedded_reads("policy")
     assert embedded_reads("grpo.seed")
+    assert embedded_reads("data.train.0.data_path")
     assert not embedded_reads("policy.generation.vllm_cfg")
     assert not embedded_reads("grpo.val_batch_size")
 
