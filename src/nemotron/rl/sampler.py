@@ -105,13 +105,13 @@ def draw(logits: Tensor, uniform: Tensor, params: SamplingParams) -> tuple[Tenso
         logits = logits / params.temperature
     if params.top_k is not None or params.top_p < 1:
         logits = filter_logits(logits, top_k=params.top_k, top_p=params.top_p)
-    logprobs = logits.log_softmax(-1)
-    cdf = logprobs.exp().cumsum(-1, dtype=torch.float64)
+    probs = logits.softmax(-1)
+    cdf = probs.cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1:]
     # Strictly below the total, so that the first entry above the target has a positive probability.
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cdf, target, right=True).squeeze(-1)
-    return tokens, _pick(logprobs, tokens)
+    return tokens, _pick(probs, tokens).log_()
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
