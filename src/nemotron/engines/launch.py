@@ -5,9 +5,10 @@ Nothing here imports torch before the thread environment is set: its libraries r
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,8 +22,10 @@ from nemotron.judge.local import running_judge
 from nemotron.manifest import config_model, find_step
 from nemotron.rl.threads import plan_threads, set_environment
 from nemotron.runs.folder import RunFolder, find_resumable
+from nemotron.runs.provenance import content_hash
 
 if TYPE_CHECKING:
+    from nemotron.compile.describe import FileRef
     from nemotron.compile.plan import Plan
     from nemotron.config.schema.extras import JudgedGrpoConfig
 
@@ -46,9 +49,8 @@ def launch(plan: Plan, *, runs_dir: Path, resume: bool) -> int:
     if run is None:
         if resume:
             print("nothing to resume, starting a new run", file=sys.stderr)
-        run = RunFolder.create(
-            runs_dir, step=plan.step, config_name=plan.config_name, job=plan.job(), run_id=plan.run_id
-        )
+        job = {**plan.job(), "inputs": fingerprints(plan.inputs)}
+        run = RunFolder.create(runs_dir, step=plan.step, config_name=plan.config_name, job=job, run_id=plan.run_id)
     return _attached(run, plan.secrets())
 
 
@@ -62,7 +64,9 @@ def resume(run_dir: Path) -> int:
     if run.state() == "finished":
         print(f"run {run.id} is finished already", file=sys.stderr)
         return 0
-    return _attached(run, {})
+    # job.json holds no secrets: on the way back they come from the environment, where default.yaml looks for them too.
+    key = os.environ.get("RL_REWARD_API_KEY")
+    return _attached(run, {"judge_api_key": key} if key else {})
 
 
 def _attached(run: RunFolder, secrets: dict[str, str]) -> int:
@@ -98,6 +102,15 @@ def _run_embedded(run: RunFolder, secrets: dict[str, str]) -> None:
         from nemotron.engines.embedded import run_job
 
         run_job(run, config, judge, threads)
+
+
+def fingerprints(inputs: Iterable[FileRef]) -> list[dict[str, str]]:
+    """Key, path and SHA-256 of every input that is a file or folder of this machine."""
+    return [
+        {"key": ref.key or ref.role, "path": ref.path, "sha256": content_hash(Path(ref.path))}
+        for ref in inputs
+        if Path(ref.path).exists()
+    ]
 
 
 def job_config(job: dict[str, Any]) -> JudgedGrpoConfig:
