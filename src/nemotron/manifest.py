@@ -240,6 +240,11 @@ def config_model(step: Step) -> type[BaseModel]:
     return model
 
 
+def step_code(step: Step) -> ModuleType:
+    """The step's step.py, with its functions ``preflight`` and ``run`` (``compile.plan.StepCode``). Imports no engine."""
+    return import_module(f"nemotron.steps.{step.id.replace('/', '.')}.step")
+
+
 def _check(what: str, value: str | None, known: Iterable[str]) -> None:
     names = sorted(known)
     if value is not None and value not in names:
