@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -241,7 +242,7 @@ def config_model(step: Step) -> type[BaseModel]:
 
 
 def step_code(step: Step) -> ModuleType:
-    """The step's step.py, with its functions ``preflight`` and ``run`` (``compile.plan.StepCode``). Imports no engine."""
+    """The step.py of a step: functions ``preflight`` and ``run`` (``compile.plan.StepCode``). Imports no engine."""
     return import_module(f"nemotron.steps.{step.id.replace('/', '.')}.step")
 
 

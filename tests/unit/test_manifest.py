@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemotron import manifest
-from nemotron.compile.plan import STAGES
+from nemotron.compile.judged_grpo import STAGES
 from nemotron.config.known import Place, look_up
 from nemotron.config.layers import read_layers
 from nemotron.errors import ConfigError, NotFoundError

@@ -13,7 +13,7 @@ import typer
 from nemotron import manifest
 from nemotron.cli.render import print_block, print_columns, print_error, print_findings, print_rendered, print_title
 from nemotron.errors import CompileError, NotAvailableError, Origin, UsageError
-from nemotron.manifest import config_model, find_step, load_catalog, select_steps
+from nemotron.manifest import config_model, find_step, load_catalog, select_steps, step_code
 from nemotron.suggest import closest
 
 if TYPE_CHECKING:
@@ -148,10 +148,11 @@ def run_command(
     model = config_model(found)
     # The run folder is named when it is made; until then its paths are written with this placeholder.
     resolved = load(found.config_dir, config, parsed, run_dir=str(runs_dir / "RUN_ID"), model=model)
-    plan = compile_job(found, resolved, model, runs_dir=runs_dir)
-    if ctx.obj.passthrough and plan.engine == "embedded":
+    code = step_code(found)
+    plan = compile_job(found, resolved, model, code, runs_dir=runs_dir)
+    if ctx.obj.passthrough and plan.engine in ("embedded", "local"):
         hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
-        raise UsageError("the embedded engine takes no passthrough words", hint=hint)
+        raise UsageError(f"the {plan.engine} engine takes no passthrough words", hint=hint)
     if as_json:
         _print_json(plan.to_json())
     if not plan.ok:
@@ -165,7 +166,7 @@ def run_command(
         return
     from nemotron.engines.launch import launch
 
-    raise typer.Exit(launch(plan, runs_dir=runs_dir, resume=resume))
+    raise typer.Exit(launch(plan, code, runs_dir=runs_dir, resume=resume))
 
 
 def _refuse_clashes(

@@ -21,7 +21,7 @@ from nemotron.config.schema.generation import GenerationConfig
 from nemotron.config.schema.judge import GenrmCompareConfig
 from nemotron.data.rows import PromptRow, read_prompts
 from nemotron.data.stream import PromptStream
-from nemotron.engines.launch import judge_model
+from nemotron.engines.embedded_process import judge_model
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import ConfigError, DataError
 from nemotron.judge.groups import JudgeSettings

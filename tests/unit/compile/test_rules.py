@@ -6,7 +6,7 @@ import pytest
 from compile_world import LAPTOP, NODE, Compile, named
 
 from nemotron.compile.engine import EMBEDDED_READS, EMBEDDED_SKIPS, embedded_reads
-from nemotron.compile.plan import STAGES
+from nemotron.compile.judged_grpo import STAGES
 from nemotron.config.known import Place, look_up
 from nemotron.steps.rl.nemo_rl.rlhf.config import Config
 
