@@ -254,7 +254,8 @@ class LlamaPass:
             prefix = None
             if not is_prompt:
                 prefix = self.prefixes[number][:, :, :, : batch.prefix].index_select(1, batch.prompts)
-            attended, saved = attention.forward(layer.qkv(normed).view(n, t, -1), prefix, rotary, mask, shape)
+            qkv = layer.qkv(normed).view(n, t, -1)
+            attended, saved = attention.forward(qkv, prefix, rotary, mask, shape, keep=self.keep)
             attended = attended.view(n * t, -1)
             if is_prompt:
                 self.prefixes[number][:, batch.prompts, :, :t] = saved.kv

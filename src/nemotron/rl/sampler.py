@@ -24,8 +24,9 @@ from nemotron.rl.types import Completion, Group, SamplingParams
 
 OnGroup = Callable[[int, Group], None]
 
-# Moving the cache costs about one step, so rows leave together once an eighth of the batch has finished.
+# Moving the cache costs about one step, so rows leave together: an eighth of the batch, and at least four.
 _LEAVE_SHARE = 8
+_LEAVE_ROWS = 4
 
 
 @torch.no_grad()
@@ -191,7 +192,7 @@ class _Run:
     def leave(self, decoder: Decoder, tokens: Tensor) -> Tensor:
         """Take finished rows out of the batch and the decoder when enough have gathered; the tokens that remain."""
         batch = len(self.batch)
-        if self.alive_rows > batch - max(1, batch // _LEAVE_SHARE):
+        if self.alive_rows > batch - max(_LEAVE_ROWS, batch // _LEAVE_SHARE):
             return tokens
         keep = [position for position, row in enumerate(self.batch) if not self.lengths[row]]
         index = torch.tensor(keep, device=tokens.device)
