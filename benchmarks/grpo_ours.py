@@ -12,7 +12,17 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from grpo_work import GENERATIONS, KL_PENALTY, LEARNING_RATE, NEW_TOKENS, PROMPTS, StepClock, prompts, reward
+from grpo_work import (
+    GENERATIONS,
+    KL_PENALTY,
+    LEARNING_RATE,
+    NEW_TOKENS,
+    PROMPT_TOKENS,
+    PROMPTS,
+    StepClock,
+    prompts,
+    reward,
+)
 from nemotron.rl.threads import apply_threads, set_environment
 
 
@@ -38,11 +48,14 @@ class Recorder:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """See ``nemotron.rl.loops.metrics.Recorder``."""
 
-    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Any], advantages: Any) -> None:
+    def samples(self, step: int, samples: Sequence[Any], advantages: Any = None) -> None:
         """See ``nemotron.rl.loops.metrics.Recorder``."""
         lengths = {(len(sample.prompt_ids), len(sample.completion.token_ids)) for sample in samples}
-        if lengths != {(33, NEW_TOKENS)} or len(samples) != PROMPTS * GENERATIONS:
+        if lengths != {(PROMPT_TOKENS, NEW_TOKENS)} or len(samples) != PROMPTS * GENERATIONS:
             raise SystemExit(f"not the agreed work: {lengths}, {len(samples)} samples")
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See ``nemotron.rl.loops.metrics.Recorder``."""
         self.phases.append({k.split("/")[-1]: v for k, v in metrics.items() if k.startswith("timing/")})
         self.clock.tick()
 
