@@ -29,7 +29,8 @@ STEPS = Path(__file__).parent / "steps"
 class _Table(BaseModel):
     """A TOML table: keys that are not known are errors, values keep their type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Built on first use: listing must start fast, and nested tables are built with the one that holds them.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class ArtifactType(_Table):
