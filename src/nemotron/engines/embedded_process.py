@@ -13,7 +13,6 @@ from pydantic import SecretStr
 from nemotron.config.schema.extras import JudgedGrpoConfig
 from nemotron.config.schema.judge import GenrmModelConfig
 from nemotron.errors import NotAvailableError
-from nemotron.judge.local import running_judge
 from nemotron.manifest import config_model, find_step
 from nemotron.rl.threads import plan_threads, set_environment
 from nemotron.runs.folder import RunFolder
@@ -25,8 +24,10 @@ def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
     Raises:
         NemotronError: of every kind.
     """
-    job = run.job()
-    config = job_config(job)
+    # The judge's client needs aiohttp, which an install that only proves configs does not have.
+    from nemotron.judge.local import running_judge
+
+    config = job_config(run.job())
     model = judge_model(config)
     if "judge_api_key" in secrets:
         model = model.model_copy(update={"api_key": SecretStr(secrets["judge_api_key"])})
