@@ -10,7 +10,7 @@ from training import Example
 from world import PRINCIPLES, SYSTEM, Mixture, Request, draw_answer, verdict, verdict_text
 
 GOOD = Mixture(0.97, 0.97, 0.95, {"curt": 0.95, "friendly": 0.95, "angry": 0.95}, 0.98)
-EVEN = Mixture(0.7, 0.55, 0.5, {"curt": 0.5, "friendly": 0.5, "angry": 0.5}, 0.95)
+EVEN = Mixture(0.5, 0.55, 0.5, {"curt": 0.5, "friendly": 0.5, "angry": 0.5}, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,11 @@ def _draw_response(rng: random.Random, request: Request, samples: list[str]) -> 
         text = rng.choice(samples)
     else:
         text = draw_answer(rng, request, rng.choice((GOOD, EVEN)))
-    return damage(rng, request, text) if rng.random() < 0.12 else text
+    return damage(rng, request, text) if text.strip() and rng.random() < 0.12 else text
 
 
 def damage(rng: random.Random, request: Request, text: str) -> str:
-    """Spoil an answer in one of the ways in which a policy that chases reward goes wrong."""
+    """Spoil a non-empty answer in one of the ways in which a policy that chases reward goes wrong."""
     words = text.split()
     kind = rng.choice(("repeat", "cut", "empty", "slot", "ramble", "shuffle", "courtesy", "drop"))
     at = rng.randrange(len(words))

@@ -1,6 +1,6 @@
 """Train the tiny world's policy: supervised, on a clerk who is mediocre on purpose.
 
-    python scripts/tiny_world/train_policy.py [--steps 1200] [--out src/nemotron/assets/tiny_world]
+    python scripts/tiny_world/train_policy.py [--steps 900] [--out src/nemotron/assets/tiny_world]
 
 Only slot-word pairs of the training split are seen. The first part of the training shows right answers only, so that
 copying the slots is learned while the signal is clean; then the mixture takes over, which is what reinforcement
@@ -38,7 +38,7 @@ def example(tokenizer: Any, request: Request, answer: str) -> Example:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--out", type=Path, default=ASSETS)
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
