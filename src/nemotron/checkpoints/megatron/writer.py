@@ -64,7 +64,7 @@ class _DataFile:
     def flush(self) -> None:
         """``torch.save`` asks for it; nothing is buffered here."""
 
-    def add(self, where: MetadataIndex, value: Tensor | None) -> int:
+    def add(self, where: MetadataIndex, value: Tensor | list[None]) -> int:
         """Append one record; returns its bytes."""
         self.write(bytes(-self._at % _ALIGNMENT))
         start = self._at
@@ -113,7 +113,7 @@ def write_iteration(
         for weight in weights(shape):
             tensors[weight.key] = _write_weight(data, weight, state, shape, dtype, progress)
         for key in extra_states(shape):
-            data.add(MetadataIndex(key), None)
+            data.add(MetadataIndex(key), [None])  # a list with one entry per shard is how an object is stored
             tensors[key] = BytesStorageMetadata()
     finally:
         data.close()
