@@ -114,6 +114,10 @@ class EngineError(NemotronError):
     exit_code = 9
 
 
+class LimitError(EngineError):
+    """A limit that the config sets was crossed; the run stopped after saving what it had."""
+
+
 class NotAvailableError(NemotronError):
     """Something that is not installed, or not available on this machine or yet."""
 

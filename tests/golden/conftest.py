@@ -5,8 +5,8 @@ A test takes part by naming the format it checks and asking for a case:
     @pytest.mark.golden("reward_scaling_shaping", part="scaling")
     def test_scaling(case: Case) -> None: ...
 
-It then runs once per entry of the list ``scaling`` in every file of that stem, each under its own id; with ``part=None``
-once per file. tests/golden/test_coverage.py names the files that no test checks.
+It then runs once per entry of the list ``scaling`` in every file of that stem, each under its own id; with
+``part=None`` once per file. tests/golden/test_coverage.py names the files that no test checks.
 """
 
 from __future__ import annotations

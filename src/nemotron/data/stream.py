@@ -41,14 +41,23 @@ class PromptStream:
             )
         self._order = self._permutation()
 
+    @property
+    def next_epoch(self) -> int:
+        """The pass over the data, from 0, that the next batch belongs to."""
+        return self.epoch + (self.index + self.batch_size > len(self.rows))
+
     def next_batch(self) -> list[PromptRow]:
         """The next ``batch_size`` rows."""
-        if self.index + self.batch_size > len(self.rows):
-            self.epoch, self.index = self.epoch + 1, 0
+        if self.next_epoch != self.epoch:
+            self.epoch, self.index = self.next_epoch, 0
             self._order = self._permutation()
         chosen = self._order[self.index : self.index + self.batch_size]
         self.index += self.batch_size
         return [self.rows[i] for i in chosen]
+
+    def upcoming(self, rows: int) -> list[PromptRow]:
+        """The next ``rows`` rows of this pass, without moving on; all that are left when there are fewer."""
+        return [self.rows[i] for i in self._order[self.index : self.index + rows]]
 
     def state_dict(self) -> StreamState:
         """What a checkpoint must keep."""

@@ -1,7 +1,7 @@
 """From sampled groups to the tensors a loss needs, and back.
 
-Legend: N rows (prompt-major), T longest response of the batch, S = T + 1. Column 0 stands for the last prompt token: losses
-shift their inputs by one (as NeMo-RL's do), so what belongs to response token t sits in column t + 1.
+Legend: N rows (prompt-major), T longest response of the batch, S = T + 1. Column 0 stands for the last prompt token:
+losses shift their inputs by one (as NeMo-RL's do), so what belongs to response token t sits in column t + 1.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ def response_tensors(groups: Sequence[Group]) -> ResponseTensors:
     )
 
 
-def with_first_column(values: Tensor, width: int) -> Tensor:
-    """[N,T'] per response token -> [N,width], shifted into columns 1.. and padded with 0.0."""
-    out = values.new_zeros(values.shape[0], width)
-    out[:, 1 : values.shape[1] + 1] = values
+def in_columns(rows: Sequence[Tensor], width: int) -> Tensor:
+    """Per-token values of each row ([L_i], response tokens) -> [N,width] in columns 1.., 0.0 elsewhere."""
+    out = torch.zeros(len(rows), width)
+    for i, values in enumerate(rows):
+        out[i, 1 : values.shape[0] + 1] = values
     return out
 
 

@@ -1,0 +1,166 @@
+"""The command `nemotron`. Small on purpose: heavy imports happen inside the commands that need them.
+
+`main` is the only place that turns an error into an exit code, and the only one that catches everything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from nemotron import __version__
+from nemotron.cli import runs, steps
+from nemotron.cli.render import print_error
+from nemotron.errors import CompileError, NemotronError, Origin, UsageError
+from nemotron.suggest import closest, listed
+
+# typer brings its own copy of click from 0.17 on; the class has no public name that old and new versions share.
+_ClickException: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(
+    help="Compile, prove and run LLM post-training steps, on a laptop or a cluster.",
+    context_settings=_HELP,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+app.add_typer(steps.app, name="steps", context_settings=_HELP)
+app.add_typer(runs.app, name="runs", context_settings=_HELP)
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """The words of the command line, for messages that point at one."""
+
+    words: tuple[str, ...]
+    """Everything after `nemotron` up to ``--``."""
+    passthrough: tuple[str, ...]
+    """Everything after ``--``."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"nemotron {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code. Messages go to stderr, data to stdout."""
+    words = tuple(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except NemotronError as error:
+        print_error(error)
+        return error.finding_exit_code if isinstance(error, CompileError) else error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe left, as `| head` does. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
+        _report_bug(error, words)
+        return 1
+    return code
+
+
+def _dispatch(words: tuple[str, ...]) -> int:
+    cut = words.index("--") if "--" in words else len(words)
+    invocation = Invocation(words[:cut], words[cut + 1 :])
+    try:
+        result = app(args=list(invocation.words), prog_name="nemotron", standalone_mode=False, obj=invocation)
+    except _ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.ctx.get_help(), file=sys.stderr)
+            return UsageError.exit_code
+        raise _usage_error(error, invocation.words) from None
+    return result if isinstance(result, int) else 0
+
+
+def _usage_error(error: Any, words: tuple[str, ...]) -> UsageError:
+    """typer's complaint in our words, with the place on the command line and a fix."""
+    command = error.ctx.command_path if getattr(error, "ctx", None) else _command_path(words)
+    default_hint = f"`{command} --help` shows the usage"
+    if type(error).__name__ == "NoSuchOption":
+        option = error.option_name
+        hint = _option_hint(option, error, words)
+        return UsageError(f"unknown option `{option}`", hint=hint, origin=_at(option, words))
+    message = error.format_message().rstrip(".").replace("'", "`").replace('"', "`")
+    if message.startswith("No such command"):
+        name = message.split("`")[1]
+        names = error.ctx.command.list_commands(error.ctx)
+        guess = closest(name, names)
+        hint = f"did you mean `{command} {guess}`?" if guess else f"there are {listed(names)}"
+        return UsageError(f"unknown command `{name}`", hint=hint, origin=_at(name, words))
+    place = _at(option, words) if (option := getattr(error, "option_name", None)) else None
+    return UsageError(message[0].lower() + message[1:], hint=default_hint, origin=place)
+
+
+def _command_path(words: tuple[str, ...]) -> str:
+    """The command that ``words`` lead to; typer leaves it out of some complaints."""
+    command: Any = typer.main.get_command(app)
+    path = ["nemotron"]
+    for word in words:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        path.append(word)
+    return " ".join(path)
+
+
+def _option_hint(option: str, error: Any, words: tuple[str, ...]) -> str:
+    word = next((word for word in words if word.partition("=")[0] == option), option)
+    if "." in option or "=" in word:
+        bare = word.lstrip("-")
+        if "." in option:
+            return f"overrides have no dashes: `{bare if '=' in bare else f'{bare}=...'}`"
+    own = [name for parameter in error.ctx.command.params for name in (*parameter.opts, *parameter.secondary_opts)]
+    if guess := closest(option, [name for name in own if name.startswith("--")]):
+        return f"did you mean `{guess}`?"
+    if option in steps.RUN_OPTIONS and error.ctx.command_path != "nemotron steps run":
+        return f"`{option}` belongs to `nemotron steps run`; write it after the step"
+    return f"`{error.ctx.command_path} --help` lists the options"
+
+
+def _at(word: str, words: tuple[str, ...]) -> Origin | None:
+    for position, candidate in enumerate(words, 1):
+        if candidate == word or candidate.startswith(f"{word}="):
+            return Origin("command line", argument=position)
+    return None
+
+
+def _report_bug(error: Exception, words: tuple[str, ...]) -> None:
+    """A short message and a file with the traceback, which NEMOTRON_TRACEBACK=1 prints at once."""
+    import tempfile
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get("NEMOTRON_TRACEBACK") == "1":
+        print(text, file=sys.stderr)
+    summary = f"error: unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    print(summary, file=sys.stderr)
+    # Values may be secrets; the keys are enough to find a bug.
+    command = " ".join(f"{word.partition('=')[0]}=..." if "=" in word else word for word in words)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="nemotron-crash-", suffix=".log", delete=False) as log:
+            log.write(f"nemotron {__version__}\nPython {sys.version}\ncommand: {command}\n\n{text}")
+        print(f"hint: this is a bug in nemotron; please report it with `{log.name}`", file=sys.stderr)
+    except OSError:
+        print("hint: this is a bug in nemotron; NEMOTRON_TRACEBACK=1 prints where", file=sys.stderr)

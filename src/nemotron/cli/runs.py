@@ -1,0 +1,112 @@
+"""``nemotron runs``: look at runs, rebuild a report, go on with a run that was cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nemotron.runs.folder import RunFolder
+
+app = typer.Typer(help="Look at runs, rebuild their reports, resume them.", no_args_is_help=True)
+
+RunsDir = Annotated[
+    Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
+]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="`last`, a run id, a unique beginning or end of one, or a run folder.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_command(as_json: AsJson = False, runs_dir: RunsDir = Path("runs")) -> None:
+    """List runs, the newest last."""
+    from nemotron.runs.folder import list_runs
+    from nemotron.runs.summary import summarise
+
+    summaries = [summarise(run) for run in list_runs(runs_dir)]
+    if as_json:
+        _print_json(summaries)
+    elif summaries:
+        _print_table(summaries)
+    else:
+        typer.echo(f"no runs in `{runs_dir}`", err=True)
+
+
+@app.command("show")
+def show_command(run: RunName, as_json: AsJson = False, runs_dir: RunsDir = Path("runs")) -> None:
+    """Show the summary of a run: KL drift, reward spread, length, held-out metric, paths."""
+    from rich.console import Console
+
+    from nemotron.runs.summary import print_summary, summarise
+
+    found = _find(runs_dir, run)
+    if as_json:
+        _print_json(summarise(found))
+    else:
+        print_summary(found, Console(highlight=False))
+
+
+@app.command("report")
+def report_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
+    """Rebuild the report.html of a run and print its path."""
+    from nemotron.runs.report import write_report
+    from nemotron.runs.summary import relative
+
+    typer.echo(relative(str(write_report(_find(runs_dir, run)))))
+
+
+@app.command("resume")
+def resume_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
+    """Go on with a run from its newest checkpoint, with the config it was started with."""
+    from nemotron.engines.launch import resume
+
+    raise typer.Exit(resume(_find(runs_dir, run).path))
+
+
+def _find(runs_dir: Path, name: str) -> RunFolder:
+    from nemotron.runs.folder import find_run
+
+    return find_run(runs_dir, name)
+
+
+def _print_json(value: Any) -> None:
+    from nemotron.runs.jsonl import to_json
+
+    typer.echo(to_json(value, indent=2).decode())
+
+
+def _print_table(summaries: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from nemotron.runs.summary import duration, percent, state_text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A pipe has no width: nothing may be cut off.
+        console = Console(highlight=False, width=500)
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("run", "status", "steps", "time", "KL", "length", "held-out", "reward"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("run", "status", "held-out") else "right")
+    for summary in summaries:
+        heldout = summary["heldout"]
+        table.add_row(
+            summary["id"],
+            Text(*state_text(summary["status"])),
+            f"{summary['steps']}/{summary['steps_total'] or '?'}",
+            duration(summary["wall_s"]),
+            _fixed(summary["kl"], 4),
+            _fixed(summary["response_length"], 1),
+            f"{percent(heldout['before'])} → {percent(heldout['after'])}",
+            _fixed(summary["reward"], 3),
+        )
+    console.print(table)
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,216 @@
+"""`nemotron steps`: list, show and run steps."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nemotron import manifest
+from nemotron.cli.render import print_block, print_columns, print_error, print_findings, print_rendered, print_title
+from nemotron.errors import CompileError, NotAvailableError, Origin, UsageError
+from nemotron.manifest import config_model, find_step, load_catalog, select_steps
+from nemotron.suggest import closest
+
+if TYPE_CHECKING:
+    from nemotron.config.describe import Parameter
+    from nemotron.config.overrides import Override
+
+app = typer.Typer(help="List, explain and run steps.", no_args_is_help=True, rich_markup_mode=None)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StepId = Annotated[str, typer.Argument(metavar="STEP", help="A step id, or a unique tail of one: `rlhf`.")]
+
+RUN_OPTIONS = (
+    *("-c", "--config", "-r", "--run", "-b", "--batch", "-d", "--dry-run"),
+    *("--json", "--force-squash", "--resume", "--runs-dir"),
+)
+"""Options of `steps run`, to recognise one that was written before the command."""
+
+
+@app.command("list")
+def list_command(
+    category: Annotated[str | None, typer.Option(help="Only steps of this category.")] = None,
+    consumes: Annotated[str | None, typer.Option(metavar="TYPE", help="Only steps that take this type.")] = None,
+    produces: Annotated[str | None, typer.Option(metavar="TYPE", help="Only steps that make this type.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only steps with this tag.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List steps. Type filters honour `is_a` of types.toml."""
+    catalog = load_catalog()
+    for problem in catalog.problems.values():
+        print_error(problem, label="warning")
+    found = select_steps(catalog, category=category, consumes=consumes, produces=produces, tag=tag)
+    if as_json:
+        _print_json([manifest.as_json(step) for step in found])
+    elif found:
+        rows = [(step.id, ", ".join(step.configs), step.title) for step in found]
+        print_columns(rows, header=("STEP", "CONFIGS", "WHAT IT DOES"))
+    else:
+        print("no step matches", file=sys.stderr)
+
+
+@app.command("show")
+def show_command(step: StepId, as_json: AsJson = False) -> None:
+    """Explain a step: artifacts, configs, every parameter, strategies, known errors."""
+    from nemotron.config.describe import parameters
+
+    found = find_step(step)
+    rows = parameters(config_model(found), found.config_dir)
+    if as_json:
+        advice = found.model_dump(mode="json", include={"strategies", "errors"})
+        _print_json({**manifest.as_json(found), **advice, "parameters": [_parameter_json(row) for row in rows]})
+        return
+    print(f"{found.id}: {found.title}")
+    print_block(found.description)
+    _print_artifacts("consumes", found.consumes)
+    _print_artifacts("produces", found.produces)
+    print_title("examples")
+    for name in found.configs:
+        print(f"  nemotron steps run {found.id}{'' if name == 'default' else f' -c {name}'}")
+    print(f"  nemotron steps run {found.id} -c {found.configs[-1]} --dry-run")
+    print_title("parameters (value in default.yaml)")
+    _print_parameters(rows)
+    print_title("strategies")
+    for strategy in found.strategies:
+        print_block(f"{strategy.when}: {strategy.then}")
+    print_title("errors")
+    for known_error in found.errors:
+        print_block(f"{known_error.name}: {known_error.recovery}")
+
+
+def _print_artifacts(title: str, artifacts: Sequence[manifest.Artifact]) -> None:
+    print_title(title)
+    for artifact in artifacts:
+        print(f"  {artifact.type}{'' if artifact.required else ' (optional)'}")
+        print_block(artifact.description, indent=4)
+        for key in artifact.bind:
+            print(f"    key: {key}")
+
+
+def _print_parameters(rows: Sequence[Parameter]) -> None:
+    for row in rows:
+        if row.section:
+            print(f"\n  {row.name}.*" + (f"  {row.description}" if row.description else ""))
+            continue
+        value = "not set" if row.source == "none" else json.dumps(row.default, ensure_ascii=False, default=str)
+        print(f"  {row.name} = {value}")
+        print_block(f"{row.type}. {row.description}", indent=6)
+
+
+def _parameter_json(row: Parameter) -> dict[str, Any]:
+    names = ("name", "type", "default", "source", "description", "section")
+    return {name: getattr(row, name) for name in names}
+
+
+ConfigName = Annotated[
+    str, typer.Option("-c", "--config", metavar="NAME|PATH", help="A config of the step, or a YAML file of your own.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides: a.b=v, +a.b=v, ++a.b=v, ~a.b")
+]
+Run = Annotated[str | None, typer.Option("-r", "--run", metavar="PROFILE", help="Run on a profile and stay attached.")]
+Batch = Annotated[str | None, typer.Option("-b", "--batch", metavar="PROFILE", help="Submit to a profile and return.")]
+DryRun = Annotated[bool, typer.Option("-d", "--dry-run", help="Compile, print the plan, write nothing.")]
+PlanAsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")]
+ForceSquash = Annotated[bool, typer.Option("--force-squash", help="With a profile: import its container image anew.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this config.")]
+RunsDir = Annotated[
+    Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
+]
+
+
+@app.command("run")
+def run_command(
+    ctx: typer.Context,
+    step: StepId,
+    overrides: Overrides = None,
+    config: ConfigName = "default",
+    run: Run = None,
+    batch: Batch = None,
+    dry_run: DryRun = False,
+    as_json: PlanAsJson = False,
+    force_squash: ForceSquash = False,
+    resume: Resume = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Compile the config of a step and run it. Words after `--` go to the step's own script."""
+    from nemotron.compile.plan import compile_job, render_plan
+    from nemotron.config.layers import load
+
+    found = find_step(step)
+    _refuse_clashes(run, batch, dry_run=dry_run, as_json=as_json, force_squash=force_squash, resume=resume)
+    parsed = _overrides(ctx.obj.words, overrides or [])
+    model = config_model(found)
+    # The run folder is named when it is made; until then its paths are written with this placeholder.
+    resolved = load(found.config_dir, config, parsed, run_dir=str(runs_dir / "RUN_ID"), model=model)
+    plan = compile_job(found, resolved, model, runs_dir=runs_dir)
+    if ctx.obj.passthrough and plan.engine == "embedded":
+        hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
+        raise UsageError("the embedded engine takes no passthrough words", hint=hint)
+    if as_json:
+        _print_json(plan.to_json())
+    if not plan.ok:
+        raise CompileError(plan.findings)
+    if (profile := run or batch) is not None:
+        raise NotAvailableError(f"profiles are not available yet, so `{profile}` has no use", hint="drop `-r` or `-b`")
+    print_findings(plan.findings)
+    if dry_run:
+        if not as_json:
+            print_rendered(render_plan(plan))
+        return
+    from nemotron.engines.launch import launch
+
+    raise typer.Exit(launch(plan, runs_dir=runs_dir, resume=resume))
+
+
+def _refuse_clashes(
+    run: str | None, batch: str | None, *, dry_run: bool, as_json: bool, force_squash: bool, resume: bool
+) -> None:
+    """Options that exclude each other, or would have no effect.
+
+    Raises:
+        UsageError: naming both options.
+    """
+    if run is not None and batch is not None:
+        raise UsageError(
+            "`-r` and `-b` exclude each other",
+            hint="`-r PROFILE` stays attached until the job ends, `-b PROFILE` returns at once",
+        )
+    if as_json and not dry_run:
+        raise UsageError("`--json` prints the plan, so it needs `--dry-run`")
+    if resume and dry_run:
+        raise UsageError("`--resume` has no effect on a dry run", hint="drop one of the two")
+    if force_squash and run is None and batch is None:
+        raise UsageError("`--force-squash` has no effect without a profile", hint="give one with `-r` or `-b`")
+
+
+def _overrides(words: Sequence[str], found: Sequence[str]) -> list[Override]:
+    """Parse override words with their positions; a word that is none gets a fix.
+
+    Raises:
+        UsageError: a bare word, or a malformed override.
+    """
+    from nemotron.config.overrides import is_override, parse_overrides
+
+    tokens, start = [], 0
+    for word in found:
+        start = words.index(word, start) + 1
+        tokens.append((start, word))
+        if not is_override(word):
+            guess = closest(f"--{word}", [name for name in RUN_OPTIONS if name.startswith("--")])
+            hint = "write `key=value`; words for the step's own script go after `--`"
+            raise UsageError(
+                f"`{word}` is not an override",
+                hint=f"did you mean `{guess}`?" if guess else hint,
+                origin=Origin("command line", argument=start),
+            )
+    return parse_overrides(tokens)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

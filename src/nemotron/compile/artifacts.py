@@ -1,0 +1,107 @@
+"""Models and tokenizers on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemotron.compile.job import Job, Rules
+from nemotron.compile.model_files import folder_of, is_path, read_model
+from nemotron.compile.nemo_gym import MODEL, judge_model
+from nemotron.errors import ArtifactError, Finding
+
+rules = Rules("artifacts")
+
+
+def models(job: Job) -> Iterator[tuple[str, str, str]]:
+    """(role, config key, name) of every model that the run loads itself."""
+    yield "policy", "policy.model_name", job.config.policy.model_name
+    judge = judge_model(job)
+    if judge and judge.base_url is None:
+        yield "judge", f"{MODEL}.model", judge.model
+
+
+@rules.rule("model-files")
+def models_are_complete(job: Job) -> Iterator[Finding]:
+    """A model folder has a config, weights and a tokenizer; a name that is no folder is one of the hub."""
+    for role, key, name in models(job):
+        if Path(name).expanduser().is_file():
+            yield job.error(key, f"the {role} model `{name}` is a file, not a folder", kind=ArtifactError)
+        elif folder_of(name, job.machine) is None:
+            yield from _absent(job, role, key, name)
+        else:
+            yield from _incomplete(job, role, key, name)
+
+
+def _absent(job: Job, role: str, key: str, name: str) -> Iterator[Finding]:
+    if is_path(name):
+        yield job.error(key, f"there is no {role} model folder `{name}`", kind=ArtifactError, hint=f"check `{key}`")
+    elif job.machine.offline:
+        yield job.error(
+            key,
+            f"the {role} model `{name}` is not on this machine and downloads are switched off",
+            kind=ArtifactError,
+            hint="unset `HF_HUB_OFFLINE`, or give a folder",
+        )
+    else:
+        yield job.note(key, f"the {role} model `{name}` is not on this machine and will be downloaded")
+
+
+def _incomplete(job: Job, role: str, key: str, name: str) -> Iterator[Finding]:
+    model = read_model(name, job.machine)
+    if model is None:
+        return
+    wanted = {
+        "a readable `config.json`": bool(model.config),
+        "weights (`*.safetensors`)": model.has_weights,
+    }
+    if role == "judge" or job.config.policy.tokenizer.name == name:
+        wanted["a tokenizer (`tokenizer.json`)"] = model.has_tokenizer
+    missing = [what for what, there in wanted.items() if not there]
+    if missing:
+        yield job.error(key, f"the {role} model `{name}` lacks {', '.join(missing)}", kind=ArtifactError)
+
+
+@rules.rule("tokenizer-files", number=77)
+def tokenizer_is_there(job: Job) -> Iterator[Finding]:
+    """A tokenizer of its own, and a template file."""
+    tokenizer = job.config.policy.tokenizer
+    key = "policy.tokenizer.name"
+    if tokenizer.name != job.config.policy.model_name:
+        model = read_model(tokenizer.name, job.machine)
+        if model is None and is_path(tokenizer.name):
+            yield job.error(key, f"there is no tokenizer folder `{tokenizer.name}`", kind=ArtifactError)
+        elif model is not None and not model.has_tokenizer:
+            yield job.error(key, f"`{tokenizer.name}` holds no tokenizer", kind=ArtifactError)
+    template = tokenizer.chat_template
+    if template and template.endswith(".jinja") and not Path(template).is_file():
+        yield job.error("policy.tokenizer.chat_template", f"there is no chat template file `{template}`")
+
+
+@rules.rule("vocabulary")
+def tokens_have_embeddings(job: Job) -> Iterator[Finding]:
+    """A token without a row in the embedding stops the first forward pass."""
+    model = read_model(job.config.policy.model_name, job.machine)
+    tokenizer = read_model(job.config.policy.tokenizer.name, job.machine)
+    if model is None or tokenizer is None or model.vocabulary is None or tokenizer.tokens is None:
+        return
+    if tokenizer.tokens > model.vocabulary:
+        yield job.error(
+            "policy.tokenizer.name",
+            f"the tokenizer has {tokenizer.tokens} tokens, the model's embedding only {model.vocabulary}",
+            kind=ArtifactError,
+        )
+
+
+@rules.rule("model-context")
+def sequence_fits_the_model(job: Job) -> Iterator[Finding]:
+    """Positions beyond those the model was trained with give nonsense, and vLLM refuses them."""
+    model = read_model(job.config.policy.model_name, job.machine)
+    positions = model.config.get("max_position_embeddings") if model else None
+    longest = job.config.policy.max_total_sequence_length
+    if isinstance(positions, int) and longest > positions:
+        yield job.error(
+            "policy.max_total_sequence_length",
+            f"`policy.max_total_sequence_length` {longest} is more than the {positions} positions of the model",
+            hint=f"set it to at most {positions}",
+        )

@@ -1,0 +1,89 @@
+"""Rules of checkpoints: when, which metric, how many, and whether they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemotron.compile.job import EMBEDDED, NEMO_RL, Job, Rules
+from nemotron.errors import ArtifactError, Finding
+from nemotron.suggest import closest
+
+rules = Rules("checkpointing")
+VALIDATION_METRICS = ("accuracy", "avg_length")
+
+
+@rules.rule("save-period")
+def period_is_positive(job: Job) -> Iterator[Finding]:
+    """Silent upstream until the first step has been computed: a division by zero."""
+    checkpointing = job.config.checkpointing
+    if checkpointing.enabled and checkpointing.save_period < 1:
+        yield job.error(
+            "checkpointing.save_period",
+            f"`checkpointing.save_period` must be at least 1, it is {checkpointing.save_period}",
+            hint="to write no checkpoints set `checkpointing.enabled=false`",
+        )
+
+
+@rules.rule("keep-top-k")
+def something_is_kept(job: Job) -> Iterator[Finding]:
+    """Silent upstream: 0 keeps nothing but the newest."""
+    kept = job.config.checkpointing.keep_top_k
+    if job.config.checkpointing.enabled and kept is not None and kept < 1:
+        yield job.error(
+            "checkpointing.keep_top_k",
+            f"`checkpointing.keep_top_k` {kept} would delete checkpoints as they are written",
+            hint="use null to keep all",
+        )
+
+
+@rules.rule("checkpoint-metric", number=79)
+def metric_exists(job: Job) -> Iterator[Finding]:
+    """Upstream stops at the first save when the prefix is wrong or the name does not exist."""
+    checkpointing, grpo = job.config.checkpointing, job.config.grpo
+    key, name = "checkpointing.metric_name", checkpointing.metric_name
+    if not checkpointing.enabled or name is None:
+        return
+    prefix, _, metric = name.partition(":")
+    if prefix not in ("val", "train") or not metric:
+        prefixed = f"val:{metric or name}"
+        yield job.error(key, f"`{key}` must begin with `val:` or `train:`, it is `{name}`", hint=f"try `{prefixed}`")
+        return
+    if prefix == "train":
+        return
+    if metric not in VALIDATION_METRICS and (guess := closest(metric, VALIDATION_METRICS, cutoff=0.7)):
+        yield job.error(key, f"validation has no metric `{metric}`", hint=f"did you mean `val:{guess}`?")
+    if grpo.val_period < 1:
+        yield job.error(key, f"`{name}` is never measured: `grpo.val_period` is 0", hint=f"set `{key}=null`")
+    elif checkpointing.save_period > 0 and checkpointing.save_period % grpo.val_period:
+        yield job.warning(
+            "checkpointing.save_period",
+            f"checkpoints every {checkpointing.save_period} steps do not coincide with validation every "
+            f"{grpo.val_period} steps, so some have no `{name}` and rank last",
+            hint=f"set `checkpointing.save_period` to a multiple of {grpo.val_period}",
+        )
+
+
+@rules.rule("pretrained-checkpoint", number=82, engines=NEMO_RL)
+def megatron_weights_are_there(job: Job) -> Iterator[Finding]:
+    """Megatron finds its iteration in a small file."""
+    places = (
+        ("checkpointing.pretrained_checkpoint", job.config.checkpointing.pretrained_checkpoint),
+        ("policy.pretrained_checkpoint", job.config.policy.pretrained_checkpoint),
+    )
+    for key, start in places:
+        if start and not (Path(start.path).expanduser() / "latest_checkpointed_iteration.txt").is_file():
+            yield job.error(
+                f"{key}.path",
+                f"`{start.path}` is no Megatron checkpoint: it has no `latest_checkpointed_iteration.txt`",
+                kind=ArtifactError,
+            )
+
+
+@rules.rule("no-checkpoints", engines=EMBEDDED)
+def result_is_saved(job: Job) -> Iterator[Finding]:
+    """A run without checkpoints leaves no model."""
+    if not job.config.checkpointing.enabled:
+        yield job.warning(
+            "checkpointing.enabled", "no checkpoint will be written: the trained weights are lost at the end"
+        )

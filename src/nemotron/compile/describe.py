@@ -1,0 +1,98 @@
+"""What runs where, and which files go in and come out: the readable part of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nemotron.compile import data
+from nemotron.compile.artifacts import models
+from nemotron.compile.job import Job
+from nemotron.compile.model_files import folder_of, read_model
+from nemotron.compile.nemo_gym import judge_model
+from nemotron.compile.output import folders
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of the run."""
+
+    role: str
+    """``policy``, ``judge`` or ``generation``."""
+    where: str
+    """What runs it, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """A file or folder that the run reads or writes."""
+
+    role: str
+    key: str | None
+    """The config key that names it."""
+    path: str
+    detail: str
+    """Size or kind, for people."""
+
+
+def processes(job: Job) -> tuple[Process, ...]:
+    """Every process with its place."""
+    return tuple(_processes(job))
+
+
+def _processes(job: Job) -> Iterator[Process]:
+    model = judge_model(job)
+    if job.engine == "embedded":
+        device = "on the GPU" if job.machine.has_cuda else "on the CPU"
+        yield Process("policy", f"this process: samples, scores and trains {device}")
+        if model and model.base_url is None:
+            yield Process("judge", "child process: serves the judge model on a free loopback port")
+    else:
+        cluster = job.config.cluster
+        backend = "Megatron" if job.config.policy.megatron else "DTensor"
+        yield Process(
+            "policy",
+            f"{job.training_gpus} of {cluster.num_nodes} x {cluster.gpus_per_node} GPUs: {backend}, "
+            f"{job.data_parallel} data-parallel ranks of {job.model_parallel} GPU(s)",
+        )
+        if job.generation:
+            colocated = job.generation.colocated is None or job.generation.colocated.enabled
+            yield Process(
+                "generation",
+                f"{job.generation.backend}, " + ("on the same GPUs" if colocated else "on GPUs of its own"),
+            )
+        if model and model.base_url is None:
+            yield Process("judge", "NeMo-Gym: starts the judge model with vLLM on further GPUs")
+    if model and model.base_url is not None:
+        yield Process("judge", f"endpoint {model.base_url}")
+
+
+def inputs(job: Job) -> tuple[FileRef, ...]:
+    """Models and data files."""
+    found = []
+    for role, key, name in models(job):
+        model = read_model(name, job.machine)
+        size = _count(model.parameters) + " parameters" if model and model.parameters else "size unknown"
+        detail = size if folder_of(name, job.machine) else "Hugging Face hub"
+        found.append(FileRef(f"{role} model", key, name, detail))
+    for file in data.files(job):
+        survey = data.survey(file.path)
+        found.append(FileRef(f"{file.role} data", file.key, str(file.path), survey.problem or f"{survey.rows} rows"))
+    return tuple(found)
+
+
+def outputs(job: Job) -> tuple[FileRef, ...]:
+    """The run folder and what lands elsewhere."""
+    period = job.config.checkpointing.save_period
+    found = []
+    for role, (key, path) in folders(job).items():
+        detail = f"every {period} steps" if key else "metrics.jsonl, samples.jsonl, report.html"
+        found.append(FileRef(role, key or None, str(path), detail))
+    return tuple(found)
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)

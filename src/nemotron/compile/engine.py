@@ -1,0 +1,279 @@
+"""Which engine runs the job, and what it cannot honour: a finding each, never silence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nemotron.compile.job import EMBEDDED, NEMO_RL, Engine, Job, Rules
+from nemotron.compile.machine import Machine
+from nemotron.config.schema.data import DatasetConfig
+from nemotron.config.schema.extras import EngineChoice
+from nemotron.errors import Finding, NotAvailableError
+
+rules = Rules("engine")
+
+# Sections and keys that the embedded engine reads; NeMo-RL reads the rest.
+EMBEDDED_READS = (
+    "checkpointing.checkpoint_dir",
+    "checkpointing.enabled",
+    "checkpointing.higher_is_better",
+    "checkpointing.keep_top_k",
+    "checkpointing.metric_name",
+    "checkpointing.save_period",
+    "data.shuffle",
+    "data.train.data_path",
+    "data.validation.data_path",
+    "engine",
+    "env.nemo_gym.genrm_compare_resources_server",
+    "env.nemo_gym.genrm_model",
+    "env.should_use_nemo_gym",
+    "eval",
+    "grpo",
+    "judge",
+    "limits",
+    "loss_fn",
+    "policy.generation.max_new_tokens",
+    "policy.generation.stop_token_ids",
+    "policy.generation.temperature",
+    "policy.generation.top_k",
+    "policy.generation.top_p",
+    "policy.logprob_batch_size",
+    "policy.max_grad_norm",
+    "policy.max_total_sequence_length",
+    "policy.model_name",
+    "policy.optimizer",
+    "policy.precision",
+    "policy.scheduler",
+    "policy.tokenizer",
+    "policy.train_global_batch_size",
+    "policy.train_micro_batch_size",
+)
+# Inside of what is read above.
+EMBEDDED_SKIPS = (
+    "grpo.calculate_advantages_on_gpu",
+    "grpo.invalid_tool_call_advantage",
+    "grpo.invalid_tool_call_strategy",
+    "grpo.malformed_thinking_advantage",
+    "grpo.penalize_invalid_tool_call",
+    "grpo.penalize_malformed_thinking",
+    "grpo.val_batch_size",
+)
+
+
+def _below(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def embedded_reads(key: str) -> bool:
+    """Whether the embedded engine looks at a key, or at something below it."""
+    if _below(key, EMBEDDED_SKIPS):
+        return False
+    return _below(key, EMBEDDED_READS) or any(read.startswith(f"{key}.") for read in EMBEDDED_READS)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An engine and why."""
+
+    engine: Engine
+    reason: str
+
+
+def choose(wanted: EngineChoice, machine: Machine) -> Choice:
+    """``auto`` takes NeMo-RL where it is installed beside a CUDA device, else the embedded engine."""
+    if wanted == "embedded":
+        return Choice("embedded", "the config asks for it")
+    if wanted == "nemo_rl":
+        return Choice("nemo_rl", "the config asks for it")
+    if not machine.has_nemo_rl:
+        return Choice("embedded", "NeMo-RL is not installed here")
+    if not machine.has_cuda:
+        return Choice("embedded", "NeMo-RL needs a CUDA device, none is visible")
+    if not machine.has_adapter:
+        return Choice("embedded", "this version of nemotron does not drive NeMo-RL yet")
+    return Choice("nemo_rl", "NeMo-RL is installed and a CUDA device is visible")
+
+
+@rules.rule("engine-not-installed", engines=EMBEDDED)
+def embedded_is_installed(job: Job) -> Iterator[Finding]:
+    """The engine's libraries are an extra of the package."""
+    missing = job.machine.missing
+    if missing:
+        noun = "module" if len(missing) == 1 else "modules"
+        yield job.error(
+            "engine",
+            f"the embedded engine needs the {noun} {', '.join(f'`{name}`' for name in missing)}",
+            hint="pip install 'nemotron[local]'",
+            kind=NotAvailableError,
+        )
+
+
+@rules.rule("engine-not-installed", engines=NEMO_RL)
+def nemo_rl_is_installed(job: Job) -> Iterator[Finding]:
+    """NeMo-RL comes with its container and needs a GPU."""
+    machine = job.machine
+    if not machine.has_adapter:
+        yield job.error(
+            "engine",
+            "this version of nemotron does not drive NeMo-RL yet",
+            hint="set `engine=embedded`",
+            kind=NotAvailableError,
+        )
+    elif not machine.has_nemo_rl:
+        yield job.error(
+            "engine",
+            "NeMo-RL is not installed here",
+            hint="run inside NeMo-RL's container, or set `engine=embedded`",
+            kind=NotAvailableError,
+        )
+    elif not machine.has_cuda:
+        yield job.error(
+            "engine",
+            "NeMo-RL needs a CUDA device, none is visible",
+            hint="set `engine=embedded`",
+            kind=NotAvailableError,
+        )
+
+
+@rules.rule("not-in-embedded", engines=EMBEDDED)
+def embedded_can_do_it(job: Job) -> Iterator[Finding]:
+    """Features whose absence would change the result."""
+    for key, what in _wanted_features(job):
+        yield job.error(key, f"the embedded engine has no {what}", hint=f"change `{key}`, or run with `engine=nemo_rl`")
+
+
+def _wanted_features(job: Job) -> Iterator[tuple[str, str]]:
+    """(key, feature) of everything that is switched on and that the embedded engine lacks."""
+    config, policy, grpo = job.config, job.config.policy, job.config.grpo
+    dtensor, megatron = policy.dtensor, policy.megatron
+    checks = {
+        ("grpo.async_grpo.enabled", "asynchronous GRPO"): grpo.async_grpo and grpo.async_grpo.enabled,
+        ("grpo.max_rollout_turns", "rollouts of several turns"): grpo.max_rollout_turns != 1,
+        ("grpo.adv_estimator.name", "teachers"): grpo.adv_estimator and grpo.adv_estimator.name == "opd",
+        ("policy.generation.stop_strings", "stop strings (stop tokens work)"): job.generation
+        and job.generation.stop_strings,
+        ("policy.draft.enabled", "draft model training"): policy.draft and policy.draft.enabled,
+        ("policy.router_replay.enabled", "router replay"): policy.router_replay and policy.router_replay.enabled,
+        ("policy.reward_model_cfg.enabled", "reward model training in this step"): policy.reward_model_cfg
+        and policy.reward_model_cfg.enabled,
+        ("policy.quant_cfg", "quantisation"): policy.quant_cfg,
+        ("policy.hf_config_overrides", "overrides of the model's `config.json`"): policy.hf_config_overrides,
+        ("policy.tokenizer.use_processor", "multimodal processors"): policy.tokenizer.use_processor,
+        ("policy.dtensor_cfg.lora_cfg.enabled", "LoRA"): dtensor and dtensor.lora_cfg and dtensor.lora_cfg.enabled,
+        ("policy.megatron_cfg.peft.enabled", "LoRA"): megatron and megatron.peft and megatron.peft.enabled,
+        ("policy.megatron_cfg.fp8_cfg.enabled", "FP8 training"): megatron
+        and megatron.fp8_cfg
+        and megatron.fp8_cfg.enabled,
+        ("policy.pretrained_checkpoint", "Megatron weights to start from"): policy.pretrained_checkpoint,
+        ("checkpointing.pretrained_checkpoint", "Megatron weights to start from"): (
+            config.checkpointing.pretrained_checkpoint
+        ),
+        ("data.use_multiple_dataloader", "several data loaders"): config.data.use_multiple_dataloader,
+        ("data.custom_dataloader", "custom data loaders"): config.data.custom_dataloader,
+        ("env.nemo_gym.is_trajectory_collection", "collection of rollouts without training"): config.env.nemo_gym
+        and config.env.nemo_gym.is_trajectory_collection,
+        ("grpo.invalid_tool_call_advantage", "penalty for tool calls"): grpo.invalid_tool_call_advantage is not None,
+        ("grpo.malformed_thinking_advantage", "penalty for malformed thinking"): (
+            grpo.malformed_thinking_advantage is not None
+        ),
+        ("data.default.data_path", "shared data path"): config.data.default and config.data.default.data_path,
+        ("data.train.repeat", "repetition of rows (epochs do the same)"): any(
+            (rows.repeat or 1) > 1 for rows in config.data.training_sets()
+        ),
+    }
+    yield from (place for place, on in checks.items() if on)
+    sets: list[tuple[str, DatasetConfig | None]] = [("data.default", config.data.default)]
+    sets += [("data.train", rows) for rows in config.data.training_sets()]
+    sets += [("data.validation", rows) for rows in config.data.validation_sets()]
+    for place, rows in sets:
+        for name in ("prompt_file", "system_prompt_file"):
+            if rows and getattr(rows, name):
+                yield f"{place}.{name}", "prompt templates for data sets"
+
+
+@rules.rule("no-optimizer", engines=EMBEDDED)
+def optimizer_is_named(job: Job) -> Iterator[Finding]:
+    """Megatron has its own optimizer section, the embedded engine uses the one of DTensor."""
+    if job.config.policy.optimizer is None:
+        yield job.error(
+            "policy.optimizer",
+            "the embedded engine needs `policy.optimizer`",
+            hint="for example `policy.optimizer={name: torch.optim.AdamW, kwargs: {lr: 1.0e-6}}`",
+        )
+
+
+@rules.rule("logger-not-in-embedded", engines=EMBEDDED)
+def loggers_exist(job: Job) -> Iterator[Finding]:
+    """Metrics go to the run folder in any case."""
+    logger = job.config.logger
+    for name in ("wandb", "tensorboard", "mlflow", "swanlab"):
+        if getattr(logger, f"{name}_enabled"):
+            yield job.warning(
+                f"logger.{name}_enabled",
+                f"the embedded engine does not log to {name} yet; metrics are in the run folder",
+            )
+
+
+@rules.rule("time-limit-not-in-embedded", engines=EMBEDDED)
+def time_limit_exists(job: Job) -> Iterator[Finding]:
+    """A run that is stopped from outside resumes from its last checkpoint."""
+    if job.config.checkpointing.checkpoint_must_save_by:
+        yield job.warning(
+            "checkpointing.checkpoint_must_save_by",
+            "the embedded engine does not stop by itself in time; it resumes from its last checkpoint",
+        )
+
+
+@rules.rule("several-gpus", engines=EMBEDDED)
+def one_process_is_enough(job: Job) -> Iterator[Finding]:
+    """Parallel sizes mean a model that does not fit one device."""
+    policy = job.config.policy
+    sizes = {}
+    if policy.megatron:
+        for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"):
+            sizes[f"policy.megatron_cfg.{name}"] = getattr(policy.megatron, name)
+    if policy.dtensor:
+        for name in ("tensor_parallel_size", "context_parallel_size"):
+            sizes[f"policy.dtensor_cfg.{name}"] = getattr(policy.dtensor, name)
+    above = [key for key, size in sizes.items() if size > 1]
+    if above:
+        yield job.warning(
+            above[0],
+            "the embedded engine runs in one process, parallel sizes have no effect: "
+            + ", ".join(f"`{key}`" for key in above),
+        )
+
+
+@rules.rule("override-without-effect", engines=EMBEDDED)
+def overrides_have_an_effect(job: Job) -> Iterator[Finding]:
+    """A word on the command line that changes nothing is a misunderstanding."""
+    words: dict[int, list[str]] = {}
+    for key, origin in job.resolved.origins.items():
+        if origin.argument is not None:
+            words.setdefault(origin.argument, []).append(key)
+    referred = str(job.resolved.raw)
+    for keys in words.values():
+        if not any(embedded_reads(key) or f"${{{key}}}" in referred for key in keys):
+            yield job.error(
+                keys[0],
+                f"`{keys[0]}` has no effect in the embedded engine",
+                hint="leave it out, or run with `engine=nemo_rl`",
+            )
+
+
+@rules.rule("nemo-rl-settings", engines=EMBEDDED)
+def unread_settings(job: Job) -> Iterator[Finding]:
+    """One line for everything that only matters on a cluster."""
+    sections = [
+        key
+        for key in ("cluster", "policy.megatron_cfg", "policy.dtensor_cfg", "policy.generation.vllm_cfg")
+        if job.resolved.get(key) is not None
+    ]
+    if sections:
+        yield job.note(
+            "engine",
+            "settings of a cluster are for NeMo-RL and not read here: "
+            + ", ".join(f"`{key}`" for key in sections)
+            + " and others",
+        )

@@ -1,0 +1,194 @@
+"""Rules of sampling and of the engines that sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nemotron.compile.job import NEMO_RL, Job, Rules
+from nemotron.errors import Finding
+
+rules = Rules("generation")
+VLLM = "policy.generation.vllm_cfg"
+
+
+@rules.rule("no-generation", number=30)
+def responses_are_generated(job: Job) -> Iterator[Finding]:
+    """GRPO learns from its own samples."""
+    if job.generation is None:
+        yield job.error("policy", "the section `policy.generation` is missing", hint="inherit it: `defaults: default`")
+
+
+@rules.rule("generation-backend", number=31, engines=NEMO_RL)
+def backend_has_its_section(job: Job) -> Iterator[Finding]:
+    """The backend is one that NeMo-RL has, and its settings are there."""
+    generation = job.generation
+    if generation is None:
+        return
+    key = "policy.generation.backend"
+    if generation.backend not in ("vllm", "megatron", "sglang"):
+        yield job.error(key, f"NeMo-RL has no generation backend `{generation.backend}`", hint="use `vllm`")
+    if generation.backend == "vllm" and generation.vllm_cfg is None:
+        yield job.error(key, f"the vLLM backend needs the section `{VLLM}`")
+    if generation.backend == "megatron" and generation.mcore_generation_config is None:
+        yield job.error(key, "the Megatron backend needs the section `policy.generation.mcore_generation_config`")
+
+
+@rules.rule("generation-world", number=32, engines=NEMO_RL)
+def generation_gpus_divide(job: Job) -> Iterator[Finding]:
+    """vLLM replicas fill the GPUs that generate."""
+    vllm, generation = job.vllm, job.generation
+    if vllm is None or generation is None:
+        return
+    cluster, colocated = job.config.cluster, generation.colocated
+    total = cluster.num_nodes * cluster.gpus_per_node
+    gpus = total if colocated is None or colocated.enabled else total - job.training_gpus
+    replica = vllm.tensor_parallel_size * vllm.pipeline_parallel_size
+    if gpus % replica:
+        yield job.error(
+            f"{VLLM}.tensor_parallel_size",
+            f"{gpus} GPUs that generate do not divide into vLLM replicas of {replica} (tensor x pipeline parallel)",
+        )
+
+
+@rules.rule("vllm-pipeline", number=33, engines=NEMO_RL)
+def pipeline_needs_async(job: Job) -> Iterator[Finding]:
+    """vLLM pipelines only in its asynchronous engine."""
+    if job.vllm and job.vllm.pipeline_parallel_size > 1 and not job.vllm.async_engine:
+        yield job.error(
+            f"{VLLM}.pipeline_parallel_size",
+            f"vLLM pipeline parallelism needs `{VLLM}.async_engine`",
+            hint=f"set `{VLLM}.async_engine=true`",
+        )
+
+
+@rules.rule("vllm-experts", number=34, engines=NEMO_RL)
+def expert_parallelism_fits(job: Job) -> Iterator[Finding]:
+    """Expert groups are whole tensor-parallel groups."""
+    if job.vllm is None:
+        return
+    expert, tensor = job.vllm.expert_parallel_size, job.vllm.tensor_parallel_size
+    key = f"{VLLM}.expert_parallel_size"
+    if expert == 1:
+        return
+    if expert % tensor:
+        yield job.error(key, f"`{key}` {expert} is not a multiple of the tensor-parallel size {tensor}")
+    elif expert > tensor and job.vllm.async_engine:
+        yield job.error(key, f"`{key}` above the tensor-parallel size does not work with the asynchronous engine")
+
+
+@rules.rule("top-k", number=35)
+def top_k_is_possible(job: Job) -> Iterator[Finding]:
+    """Null and -1 mean all tokens."""
+    top_k = job.generation.top_k if job.generation else None
+    if top_k is not None and top_k != -1 and top_k < 1:
+        yield job.error(
+            "policy.generation.top_k",
+            f"`policy.generation.top_k` {top_k} keeps no token",
+            hint="use null to sample from all tokens",
+        )
+
+
+@rules.rule("greedy-rollouts", number=55)
+def rollouts_differ(job: Job) -> Iterator[Finding]:
+    """At temperature 0 all responses of a group are equal, and their advantages 0."""
+    if job.generation and job.generation.temperature == 0:
+        yield job.error(
+            "policy.generation.temperature",
+            "at temperature 0 all responses to a prompt are the same, so there is nothing to learn from",
+            hint="set `policy.generation.temperature=1.0`",
+        )
+
+
+@rules.rule("vllm-fp8", number=36, engines=NEMO_RL)
+def fp8_generation_is_corrected(job: Job) -> Iterator[Finding]:
+    """FP8 samples come from a slightly different model than the one that is trained."""
+    vllm, policy = job.vllm, job.config.policy
+    if vllm is None:
+        return
+    if vllm.precision == "fp8" and not job.config.loss_fn.use_importance_sampling_correction:
+        yield job.error(
+            f"{VLLM}.precision",
+            "FP8 generation needs importance-sampling correction",
+            hint="set `loss_fn.use_importance_sampling_correction=true`",
+        )
+    key = f"{VLLM}.kv_cache_dtype"
+    if not vllm.kv_cache_dtype.startswith("fp8"):
+        return
+    asynchronous = job.config.grpo.async_grpo
+    clashes = {
+        f"`{VLLM}.precision=fp8`": vllm.precision != "fp8",
+        "training with Megatron": policy.megatron is None,
+        "synchronous rollouts": bool(asynchronous and asynchronous.enabled),
+        "pipeline-parallel size 1": bool(policy.megatron and policy.megatron.pipeline_model_parallel_size > 1),
+    }
+    missing = [need for need, lacking in clashes.items() if lacking]
+    if missing:
+        yield job.error(key, f"an FP8 KV cache needs {', '.join(missing)}")
+
+
+@rules.rule("vllm-metrics", number=37, engines=NEMO_RL)
+def metrics_logger_can_run(job: Job) -> Iterator[Finding]:
+    """vLLM's queue metrics come from the asynchronous engine."""
+    vllm = job.vllm
+    if vllm is None or not vllm.enable_vllm_metrics_logger:
+        return
+    if not vllm.async_engine:
+        yield job.error(f"{VLLM}.enable_vllm_metrics_logger", f"vLLM metrics need `{VLLM}.async_engine=true`")
+    if vllm.vllm_metrics_logger_interval is not None and vllm.vllm_metrics_logger_interval <= 0:
+        yield job.error(f"{VLLM}.vllm_metrics_logger_interval", "the interval of vLLM metrics must be above 0 s")
+
+
+@rules.rule("generation-gpus", number=39, engines=NEMO_RL)
+def separate_generation_has_gpus(job: Job) -> Iterator[Finding]:
+    """Generation on GPUs of its own must leave some for training."""
+    colocated = job.generation.colocated if job.generation else None
+    if colocated is None or colocated.enabled:
+        return
+    cluster, aside = job.config.cluster, colocated.resources
+    key = "policy.generation.colocated.resources"
+    if job.generation and job.generation.backend == "sglang":
+        yield job.error("policy.generation.backend", "SGLang generates on the training GPUs only")
+    if aside.gpus_per_node is None:
+        yield job.error(f"{key}.gpus_per_node", f"separate generation needs `{key}.gpus_per_node`")
+    elif cluster.num_nodes == 1 and aside.num_nodes not in (None, 1):
+        yield job.error(f"{key}.num_nodes", f"one node cannot give {aside.num_nodes} nodes to generation")
+    elif cluster.num_nodes > 1 and aside.num_nodes is None:
+        yield job.error(f"{key}.num_nodes", f"on several nodes separate generation needs `{key}.num_nodes`")
+    elif cluster.num_nodes > 1 and aside.gpus_per_node != cluster.gpus_per_node:
+        yield job.error(
+            f"{key}.gpus_per_node",
+            f"on several nodes generation takes whole nodes: `{key}.gpus_per_node` {aside.gpus_per_node} "
+            f"must be `cluster.gpus_per_node` {cluster.gpus_per_node}",
+        )
+    elif job.training_gpus < 1:
+        yield job.error(f"{key}.gpus_per_node", "generation takes every GPU, none is left for training")
+
+
+@rules.rule("response-too-long")
+def response_fits_the_sequence(job: Job) -> Iterator[Finding]:
+    """Silent upstream: a response cannot be longer than prompt and response together."""
+    generation, longest = job.generation, job.config.policy.max_total_sequence_length
+    if generation is None:
+        return
+    key = "policy.generation.max_new_tokens"
+    if generation.max_new_tokens > longest:
+        yield job.error(
+            key,
+            f"`{key}` {generation.max_new_tokens} is more than `policy.max_total_sequence_length` {longest}",
+            hint=f"set `{key}` below {longest}, or raise `policy.max_total_sequence_length`",
+        )
+    elif job.engine == "nemo_rl" and job.vllm and generation.max_new_tokens > job.vllm.max_model_len:
+        yield job.error(
+            key, f"`{key}` {generation.max_new_tokens} is more than `{VLLM}.max_model_len` {job.vllm.max_model_len}"
+        )
+
+
+@rules.rule("prompt-too-long")
+def prompt_fits_the_sequence(job: Job) -> Iterator[Finding]:
+    """Silent upstream: such prompts leave no room for a response."""
+    prompt, longest = job.config.data.max_input_seq_length, job.config.policy.max_total_sequence_length
+    if prompt is not None and prompt > longest:
+        yield job.error(
+            "data.max_input_seq_length",
+            f"`data.max_input_seq_length` {prompt} is more than `policy.max_total_sequence_length` {longest}",
+        )

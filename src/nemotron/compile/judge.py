@@ -1,0 +1,71 @@
+"""Rules of the judge that need no answer from it. It is asked for real when the run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from nemotron.compile.job import Job, Rules
+from nemotron.compile.nemo_gym import MODEL, comparison, judge_model
+from nemotron.compile.secrets import elsewhere, secrets_in
+from nemotron.errors import Finding
+
+rules = Rules("judge")
+
+
+@rules.rule("judge-endpoint")
+def endpoint_is_a_url(job: Job) -> Iterator[Finding]:
+    """An OpenAI-compatible endpoint up to ``/v1``."""
+    model = judge_model(job)
+    if model is None or model.base_url is None:
+        return
+    key = f"{MODEL}.base_url"
+    try:
+        url = urlsplit(model.base_url)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        host = None
+    if host is None or url.scheme not in ("http", "https"):
+        yield job.error(key, f"`{model.base_url}` is not an http address", hint="e.g. `http://localhost:8000/v1`")
+        return
+    if not url.path.rstrip("/").endswith("/v1"):
+        yield job.warning(
+            key,
+            f"`{model.base_url}` does not end in `/v1`, where OpenAI-compatible servers answer",
+            hint=f"try `{model.base_url.rstrip('/')}/v1`",
+        )
+    yield job.note(key, f"the judge at `{model.base_url}` is asked when the run starts")
+
+
+@rules.rule("secret-elsewhere")
+def secrets_stay_in_their_place(job: Job) -> Iterator[Finding]:
+    """A run folder never holds a secret, so a key that contains one could not be read back from it."""
+    for key in elsewhere(job.resolved.values, secrets_in(job.config)):
+        yield job.error(
+            key,
+            f"`{key}` contains the judge's API key, which is never written to a run folder",
+            hint=f"give the API key in `{MODEL}.api_key` only",
+        )
+
+
+@rules.rule("judge-calls")
+def judge_keeps_up(job: Job) -> Iterator[Finding]:
+    """All pairs grow with the square of the group."""
+    block, group = comparison(job), job.config.grpo.num_generations_per_prompt
+    if block is None or block.comparison_strategy != "all_pairs" or group < 9:
+        return
+    pairs = group * (group - 1) // 2
+    yield job.warning(
+        "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare.comparison_strategy",
+        f"`all_pairs` asks the judge {pairs} times per prompt, `circular` {group} times",
+    )
+
+
+def calls_per_step(job: Job) -> int:
+    """Judge requests of one step when every verdict can be read."""
+    block, grpo = comparison(job), job.config.grpo
+    group = grpo.num_generations_per_prompt
+    if block is None or group < 2:
+        return 0
+    pairs = group if block.comparison_strategy == "circular" else group * (group - 1) // 2
+    return pairs * block.num_judges_per_comparison * grpo.num_prompts_per_step

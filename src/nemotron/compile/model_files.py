@@ -1,0 +1,122 @@
+"""What a model folder says about itself, read without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nemotron.compile.machine import Machine
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Facts of a local model folder; None where its files do not say."""
+
+    folder: Path
+    config: dict[str, Any]
+    parameters: int | None
+    """Counted from the headers of the safetensors files."""
+    has_weights: bool
+    has_tokenizer: bool
+    heads: int | None
+    kv_heads: int | None
+    vocabulary: int | None
+    """Rows of the embedding."""
+    tokens: int | None
+    """One more than the highest token id of ``tokenizer.json``."""
+
+
+def is_path(name: str) -> bool:
+    """Whether a model name can only mean a folder: hub names have the form ``owner/name`` or ``name``."""
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.count(os.sep) > 1
+
+
+def folder_of(name: str, machine: Machine) -> Path | None:
+    """Where the files of a model are: a local folder, or its snapshot in the Hugging Face cache."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    snapshots = machine.hub_cache / f"models--{name.replace('/', '--')}" / "snapshots"
+    found = sorted(path.parent for path in snapshots.glob("*/config.json")) if not is_path(name) else []
+    return found[-1] if found else None
+
+
+def read_model(name: str, machine: Machine) -> ModelFiles | None:
+    """Facts of a model that is on this machine, else None."""
+    folder = folder_of(name, machine)
+    return _read(folder) if folder else None
+
+
+@lru_cache(maxsize=8)
+def _read(folder: Path) -> ModelFiles:
+    config = _json(folder / "config.json") or {}
+    heads = _integer(config.get("num_attention_heads"))
+    return ModelFiles(
+        folder=folder,
+        config=config,
+        parameters=_parameters(folder),
+        has_weights=any(next(folder.glob(pattern), None) for pattern in WEIGHTS),
+        has_tokenizer=any((folder / name).is_file() for name in TOKENIZER),
+        heads=heads,
+        kv_heads=_integer(config.get("num_key_value_heads")) or heads,
+        vocabulary=_integer(config.get("vocab_size")),
+        tokens=_tokens(folder),
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _tokens(folder: Path) -> int | None:
+    tokenizer = _json(folder / "tokenizer.json")
+    if tokenizer is None:
+        return None
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary or ())))
+    ids += [token.get("id") for token in tokenizer.get("added_tokens") or () if isinstance(token, dict)]
+    numbers = [number for number in ids if isinstance(number, int)]
+    return max(numbers) + 1 if numbers else None
+
+
+def _parameters(folder: Path) -> int | None:
+    """Sum over the tensors of all safetensors files; their header is 8 bytes of length and then JSON."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        header = _header(path)
+        if header is None:
+            return None
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                size = 1
+                for extent in tensor["shape"]:
+                    size *= extent
+                total += size
+    return total or None
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length)) if length < 100_000_000 else None
+    except (OSError, ValueError, struct.error):
+        return None
+    return header if isinstance(header, dict) else None

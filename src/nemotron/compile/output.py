@@ -1,0 +1,66 @@
+"""Rules of what the run writes. Nothing is written here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemotron.compile.job import Job, Rules
+from nemotron.compile.model_files import read_model
+from nemotron.errors import Finding, OutputError
+
+rules = Rules("output")
+
+
+def existing(path: Path) -> Path:
+    """The path itself, or its nearest parent that exists."""
+    path = path.expanduser().absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def folders(job: Job) -> dict[str, tuple[str, Path]]:
+    """What the run writes: purpose -> (config key, folder)."""
+    found = {"run folder": ("", job.runs_dir)}
+    if job.config.checkpointing.enabled:
+        found["checkpoints"] = ("checkpointing.checkpoint_dir", Path(job.config.checkpointing.checkpoint_dir))
+    return found
+
+
+@rules.rule("output-folder", number=80)
+def folders_can_be_written(job: Job) -> Iterator[Finding]:
+    """The nearest folder that exists must let us create the rest."""
+    seen: set[Path] = set()
+    for purpose, (key, path) in folders(job).items():
+        place = existing(path)
+        if place in seen:
+            continue
+        seen.add(place)
+        if not place.is_dir():
+            yield job.error(key, f"the {purpose} `{path}` cannot be made: `{place}` is not a folder", kind=OutputError)
+        elif not os.access(place, os.W_OK | os.X_OK):
+            yield job.error(
+                key,
+                f"the {purpose} `{path}` cannot be made: `{place}` is not writable",
+                kind=OutputError,
+                hint="choose another place with `--runs-dir`" if not key else f"set `{key}`",
+            )
+
+
+@rules.rule("disk-space")
+def checkpoints_fit(job: Job) -> Iterator[Finding]:
+    """Weights and two optimizer moments in float32, for every checkpoint that is kept at once."""
+    checkpointing = job.config.checkpointing
+    model = read_model(job.config.policy.model_name, job.machine)
+    if not checkpointing.enabled or model is None or model.parameters is None:
+        return
+    one = model.parameters * (12 if checkpointing.save_optimizer is not False else 4)
+    kept = (checkpointing.keep_top_k or 3) + 2
+    free = shutil.disk_usage(existing(Path(checkpointing.checkpoint_dir))).free
+    if one * kept > free:
+        yield job.warning(
+            "checkpointing.keep_top_k",
+            f"{kept} checkpoints of {one / 2**30:.1f} GiB need more than the {free / 2**30:.1f} GiB that are free",
+            hint="lower `checkpointing.keep_top_k`, or set `checkpointing.save_optimizer=false`",
+        )

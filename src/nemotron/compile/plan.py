@@ -1,0 +1,225 @@
+"""A compiled job: what will run, what was found, and the config that every process starts from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+from pydantic import BaseModel
+
+from nemotron.compile import (
+    artifacts,
+    batch,
+    checkpointing,
+    data,
+    engine,
+    generation,
+    grpo,
+    judge,
+    nemo_gym,
+    output,
+    parallelism,
+    resources,
+)
+from nemotron.compile.describe import FileRef, Process, inputs, outputs, processes
+from nemotron.compile.estimate import Memory, Work, memory, work
+from nemotron.compile.job import Engine, Job, Rules
+from nemotron.compile.machine import Machine
+from nemotron.compile.render import render_plan as render_plan
+from nemotron.compile.secrets import redact, secrets_in
+from nemotron.config.layers import Resolved
+from nemotron.config.schema.extras import JudgedGrpoConfig
+from nemotron.config.validate import in_order, validate
+from nemotron.errors import Finding
+from nemotron.runs.folder import new_run_id
+
+M = TypeVar("M", bound=BaseModel)
+
+STAGES: tuple[tuple[Rules, ...], ...] = (
+    (engine.rules,),
+    (batch.rules, grpo.rules, generation.rules, parallelism.rules, nemo_gym.rules, checkpointing.rules),
+    (output.rules, resources.rules),
+    (artifacts.rules,),
+    (data.rules,),
+    (judge.rules,),
+)
+"""The order of the preflight. All stages run; the first error in this order decides the exit code."""
+
+
+class StepLike(Protocol):
+    """The part of a manifest that a plan needs."""
+
+    @property
+    def id(self) -> str:
+        """Folder path of the step, e.g. ``rl/nemo_rl/rlhf``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The result of the preflight. ``ok`` says whether the job would start."""
+
+    step: str
+    config_name: str
+    engine: Engine
+    engine_reason: str
+    findings: tuple[Finding, ...]
+    """Errors, warnings and notes, in the order of the checks and there by origin."""
+    fingerprint: str
+    """SHA-256 of the config: two jobs with the same one are the same job, in whichever run folder."""
+    run_id: str
+    """Name of the run folder if the job starts now."""
+    runs_dir: Path
+    run_dir: str
+    """The run folder as it is written in ``resolved``, before it has a name."""
+    resolved: Resolved = field(repr=False)
+    config: JudgedGrpoConfig | None = field(default=None, repr=False)
+    """The typed config; None when it has errors."""
+    processes: tuple[Process, ...] = ()
+    work: Work | None = None
+    memory: Memory | None = None
+    """Embedded engine, and only when the policy's files are on this machine."""
+    inputs: tuple[FileRef, ...] = ()
+    outputs: tuple[FileRef, ...] = ()
+    _secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that stop the job."""
+        return tuple(f for f in self.findings if f.severity == "error")
+
+    @property
+    def ok(self) -> bool:
+        """Whether the job would start."""
+        return not self.errors
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the exit code of the first error."""
+        return self.errors[0].exit_code if self.errors else 0
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The resolved config without secrets, paths of the run folder written as ``RUN_ID``."""
+        return cast("dict[str, Any]", redact(self.resolved.values, self._secrets))
+
+    def job(self) -> dict[str, Any]:
+        """What job.json holds: engine, fingerprint, and the config with this run's own paths and without secrets."""
+        here = _moved(self.resolved.values, self.run_dir, str(self.runs_dir.resolve() / self.run_id))
+        return {
+            "engine": self.engine,
+            "engine_reason": self.engine_reason,
+            "fingerprint": self.fingerprint,
+            "config_files": [str(path) for path in self.resolved.files],
+            "config": redact(here, self._secrets),
+        }
+
+    def secrets(self) -> dict[str, str]:
+        """Secret values that the run needs and that are never written: ``judge_api_key``."""
+        return dict(self._secrets)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for machines."""
+        return {
+            "step": self.step,
+            "config_name": self.config_name,
+            "ok": self.ok,
+            "exit_code": self.exit_code,
+            "engine": {"name": self.engine, "reason": self.engine_reason},
+            "processes": [asdict(process) for process in self.processes],
+            "work": asdict(self.work) if self.work else None,
+            "memory_bytes": {**asdict(self.memory), "total": self.memory.total} if self.memory else None,
+            "inputs": [asdict(file) for file in self.inputs],
+            "outputs": [asdict(file) for file in self.outputs],
+            "findings": [_finding_json(finding) for finding in self.findings],
+            "fingerprint": self.fingerprint,
+            "config_files": [str(path) for path in self.resolved.files],
+            "config": self.values,
+        }
+
+
+def compile_job(
+    step: StepLike,
+    resolved: Resolved,
+    model: type[M],
+    *,
+    runs_dir: Path,
+    run_dir: str | None = None,
+    machine: Machine | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Plan:
+    """Decide everything about a job that can be decided before it starts. Writes nothing, opens no connection.
+
+    Args:
+        model: the step's config model; the rules need the sections of :class:`JudgedGrpoConfig`.
+        run_dir: the run folder with which ``resolved`` was loaded; ``RUN_ID`` below ``runs_dir`` unless given.
+        machine, env: this machine and its environment unless given.
+    """
+    machine = machine or Machine.here()
+    run_dir = run_dir or str(runs_dir / "RUN_ID")
+    typed, found = validate(resolved, model)
+    config = typed if isinstance(typed, JudgedGrpoConfig) else None
+    wanted = resolved.get("engine")
+    choice = engine.choose(wanted if wanted in ("embedded", "nemo_rl") else "auto", machine)
+    name = resolved.files[-1].stem if resolved.files else "config"
+    secrets = secrets_in(config)
+    plan: dict[str, Any] = {
+        "step": step.id,
+        "config_name": name,
+        "engine": choice.engine,
+        "engine_reason": choice.reason,
+        "fingerprint": _fingerprint(resolved, run_dir, secrets),
+        "run_id": new_run_id(step.id, name),
+        "runs_dir": runs_dir,
+        "run_dir": run_dir,
+        "resolved": resolved,
+        "config": config,
+        "_secrets": secrets,
+    }
+    if config is None:
+        return Plan(findings=tuple(found), **plan)
+    job = Job(config, resolved, choice.engine, machine, runs_dir, os.environ if env is None else env)
+    for stage in STAGES:
+        results = [finding for rules in stage for rule in rules.members for finding in rule.run(job)]
+        found += in_order(results, resolved)
+    return Plan(
+        findings=tuple(_clean(finding, secrets) for finding in found),
+        processes=tuple(replace(p, where=redact(p.where, secrets)) for p in processes(job)),
+        work=work(job),
+        memory=memory(job) if choice.engine == "embedded" else None,
+        inputs=inputs(job),
+        outputs=outputs(job),
+        **plan,
+    )
+
+
+def _clean(finding: Finding, secrets: Mapping[str, str]) -> Finding:
+    message, hint = redact([finding.message, finding.hint], secrets)
+    return replace(finding, message=message, hint=hint)
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """A copy of the config with the paths of one run folder turned into those of another."""
+    if isinstance(value, dict):
+        return {key: _moved(child, old, new) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_moved(child, old, new) for child in value]
+    return value.replace(old, new) if isinstance(value, str) else value
+
+
+def _fingerprint(resolved: Resolved, run_dir: str, secrets: Mapping[str, str]) -> str:
+    """Hash of the config with the run folder and secrets left out."""
+    values = redact(_moved(resolved.values, run_dir, "RUN_DIR"), secrets)
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _finding_json(finding: Finding) -> dict[str, Any]:
+    row = {key: value for key, value in asdict(finding).items() if value is not None}
+    if finding.origin:
+        row["origin"] = str(finding.origin)
+    return row

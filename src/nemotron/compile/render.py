@@ -1,0 +1,68 @@
+"""The plan for people: summary first, then the resolved config as YAML."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from nemotron.compile.plan import Plan
+
+
+def render_plan(plan: Plan) -> RenderableType:
+    """A rich renderable; long values are folded, never cut. Findings are counted, the command line prints them."""
+    from rich.console import Group
+    from rich.rule import Rule
+    from rich.syntax import Syntax
+    from rich.table import Table
+    from rich.text import Text
+
+    from nemotron.config.dump import dump_yaml
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _rows(plan):
+        table.add_row(name, Text(value))
+    config = Syntax(dump_yaml(plan.values).rstrip(), "yaml", background_color="default", word_wrap=True)
+    return Group(table, Text(), Rule("resolved config", align="left", characters="-"), config)
+
+
+def _rows(plan: Plan) -> list[tuple[str, str]]:
+    rows = [
+        ("job", f"{plan.step} -c {plan.config_name}"),
+        ("engine", f"{plan.engine} ({plan.engine_reason})"),
+        *((process.role, process.where) for process in plan.processes),
+    ]
+    if plan.work:
+        w = plan.work
+        steps = "?" if w.steps is None else f"{w.steps:,}"
+        updates = "1 optimizer step" if w.updates == 1 else f"{w.updates} optimizer steps"
+        rows += [
+            ("steps", f"{steps}, each {w.prompts} prompts x {w.generations} generations, {updates}"),
+            ("tokens", f"at most {w.tokens_per_step:,} per step"),
+            ("judge calls", f"{w.judge_calls:,} per step"),
+        ]
+    if plan.memory:
+        m = plan.memory
+        rows.append(
+            (
+                "memory",
+                f"about {_size(m.total)}: policy and optimizer {_size(m.policy)}, "
+                f"reference {_size(m.reference)}, judge {_size(m.judge)}, activations {_size(m.activations)}",
+            )
+        )
+    rows += [(f"in: {file.role}", f"{file.path} ({file.detail})") for file in plan.inputs]
+    rows += [(f"out: {file.role}", f"{file.path} ({file.detail})") for file in plan.outputs]
+    rows += [("findings", _counts(plan)), ("fingerprint", plan.fingerprint)]
+    return rows
+
+
+def _counts(plan: Plan) -> str:
+    counts = [(kind, sum(f.severity == kind for f in plan.findings)) for kind in ("error", "warning", "note")]
+    return ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for kind, n in counts if n) or "none"
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"

@@ -1,0 +1,23 @@
+"""Does the job fit this machine?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nemotron.compile.estimate import memory
+from nemotron.compile.job import EMBEDDED, Job, Rules
+from nemotron.errors import Finding
+
+rules = Rules("resources")
+
+
+@rules.rule("memory", engines=EMBEDDED)
+def job_fits_memory(job: Job) -> Iterator[Finding]:
+    """Only where the run will use main memory: a GPU's size is not known here."""
+    need, have = memory(job), job.machine.memory_bytes
+    if need and have and not job.machine.has_cuda and need.total > have:
+        yield job.warning(
+            "policy.model_name",
+            f"the job needs about {need.total / 2**30:.1f} GiB of memory, this machine has {have / 2**30:.1f} GiB",
+            hint="use a smaller model, or lower `policy.train_micro_batch_size` and `grpo.num_prompts_per_step`",
+        )

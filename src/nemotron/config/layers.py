@@ -1,0 +1,203 @@
+"""One resolution path for everyone: `defaults:` chain < the YAML named by `-c` < overrides, then interpolation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from nemotron.config.edit import Applier
+from nemotron.config.merge import merge_layer
+from nemotron.config.origins import Node, kind, plain, shown, walk
+from nemotron.config.overrides import Override
+from nemotron.config.resolvers import interpolate
+from nemotron.config.yaml import read_yaml
+from nemotron.errors import CompileError, ConfigError, Finding, NotFoundError, Origin
+from nemotron.suggest import closest, listed
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A config after layers, overrides and interpolation, with the origin of every value."""
+
+    values: dict[str, Any]
+    """Plain and interpolated."""
+    raw: dict[str, Any]
+    """Plain, before interpolation."""
+    origins: dict[str, Origin]
+    """Dotted key -> where its value was written; a deleted key maps to the word that deleted it."""
+    files: tuple[Path, ...]
+    """Every YAML file read, parents first."""
+    findings: tuple[Finding, ...] = ()
+    """What was wrong with the overrides; ``validate`` reports them together with its own."""
+
+    def origin(self, key: str) -> Origin | None:
+        """Where the value of ``key`` was written, or else its nearest section.
+
+        A value that only refers to another key, as `${policy.precision}` does, was written where that key was.
+        """
+        seen = {key}
+        while (target := self._refers_to(key)) is not None and target not in seen:
+            seen.add(target)
+            key = target
+        while key not in self.origins and key:
+            key = key.rpartition(".")[0]
+        return self.origins.get(key)
+
+    def _refers_to(self, key: str) -> str | None:
+        text = _descend(self.raw, key, None)
+        match = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
+        return match[1] if match and match[1] in self.origins else None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a dotted key (list positions count from 0), or ``default`` where there is none."""
+        return _descend(self.values, key, default)
+
+    def in_run_dir(self, run_dir: str) -> Resolved:
+        """The same config for another run folder: `${run_dir:}` is only known once the folder is made.
+
+        Raises:
+            CompileError: an interpolation cannot be resolved.
+        """
+        values, findings = interpolate(self.raw, self.origins, run_dir=run_dir)
+        if findings:
+            raise CompileError(findings)
+        return replace(self, values=values)
+
+
+def _descend(at: Any, key: str, default: Any) -> Any:
+    for name in key.split("."):
+        if isinstance(at, dict) and name in at:
+            at = at[name]
+        elif isinstance(at, list) and name.isdecimal() and int(name) < len(at):
+            at = at[int(name)]
+        else:
+            return default
+    return at
+
+
+def load(
+    config_dir: Path,
+    name_or_path: str,
+    overrides: Sequence[Override],
+    *,
+    run_dir: str,
+    model: type[BaseModel] | None = None,
+) -> Resolved:
+    """Load a config: ``name_or_path`` is a name in ``config_dir`` or a path (see :func:`find_config`).
+
+    ``model`` tells which keys an override may set although no YAML mentions them. Overrides that cannot work are kept
+    in ``Resolved.findings``.
+
+    Raises:
+        NotFoundError: no such config, or a `defaults` entry that does not exist.
+        ConfigError: broken YAML, a `defaults` cycle, a misplaced `_override_`.
+        CompileError: interpolations that cannot be resolved, with all findings so far.
+    """
+    root, files = read_layers(config_dir, name_or_path)
+    applier = Applier(root, model)
+    applier.apply(overrides)
+    origins = {**applier.removed, **{key: node.origin for key, node in walk(root)}}
+    raw = plain(root)
+    values, findings = interpolate(raw, origins, run_dir=run_dir)
+    if findings:
+        raise CompileError([*applier.findings, *findings])
+    return Resolved(values, raw, origins, files, tuple(applier.findings))
+
+
+def read_layers(config_dir: Path, name_or_path: str) -> tuple[Node, tuple[Path, ...]]:
+    """The `defaults:` chain merged with the file itself, before overrides and interpolation, and the files read.
+
+    Raises:
+        NotFoundError, ConfigError: as :func:`load`.
+    """
+    path = find_config(config_dir, name_or_path)
+    root = Node({}, Origin(shown(path)))
+    chain = _chain(path, config_dir, ())
+    for _, layer in chain:
+        merge_layer(root, layer)
+    return root, tuple(file for file, _ in chain)
+
+
+def config_names(config_dir: Path) -> list[str]:
+    """The names that ``-c`` takes for a step: default first, then in order."""
+    names = sorted(path.stem for path in config_dir.glob("*.yaml"))
+    return sorted(names, key=lambda name: name != "default")
+
+
+def find_config(config_dir: Path, name_or_path: str) -> Path:
+    """The file of ``-c``: a path when it holds a `/` or ends in `.yaml` or `.yml`, else a name in ``config_dir``.
+
+    Raises:
+        NotFoundError: there is no such file; for a name, the hint lists those there are.
+    """
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path).expanduser()
+        if not path.is_file():
+            what = "is a folder, not a config file" if path.is_dir() else "does not exist"
+            raise NotFoundError(f"the config file `{name_or_path}` {what}")
+        return path
+    path = config_dir / f"{name_or_path}.yaml"
+    if not name_or_path or not path.is_file():
+        names = config_names(config_dir)
+        guess = closest(name_or_path, names)
+        hint = f"did you mean `{guess}`? " if guess else ""
+        raise NotFoundError(
+            f"there is no config `{name_or_path}` for this step",
+            hint=f"{hint}Configs: {listed(names)}; a path to your own YAML works too",
+        )
+    return path
+
+
+def _chain(path: Path, config_dir: Path, above: tuple[Path, ...]) -> list[tuple[Path, Node]]:
+    """``path`` and its parents, depth first, parents before children."""
+    layer = read_yaml(path)
+    entries = layer.value.pop("defaults", None)
+    here = (*above, path.resolve())
+    chain = []
+    for entry in _entries(entries):
+        parent = _parent(entry, path, config_dir)
+        if parent.resolve() in here:
+            loop = [*here[here.index(parent.resolve()) :], parent.resolve()]
+            raise ConfigError(f"`defaults` go in a circle: {' -> '.join(p.name for p in loop)}", origin=entry.origin)
+        chain += _chain(parent, config_dir, here)
+    return [*chain, (path, layer)]
+
+
+def _entries(node: Node | None) -> list[Node]:
+    if node is None:
+        return []
+    entries: list[Node] = node.value if isinstance(node.value, list) else [node]
+    for entry in entries:
+        if not isinstance(entry.value, str) or not entry.value:
+            raise ConfigError(
+                f"`defaults` takes a path or a list of paths, not {kind(entry.value)}",
+                hint="write `defaults: default`, or `defaults: [base.yaml, other.yaml]`; there are no Hydra groups",
+                origin=entry.origin,
+            )
+    return entries
+
+
+def _parent(entry: Node, child: Path, config_dir: Path) -> Path:
+    """The file of a `defaults` entry: relative to the file that holds it; a bare name may also be the step's config."""
+    name = entry.value
+    beside = child.parent / Path(name).expanduser()
+    bare = "/" not in name and not name.endswith((".yaml", ".yml"))
+    candidates = [beside.with_name(f"{name}.yaml"), config_dir / f"{name}.yaml"] if bare else [beside]
+    for candidate in candidates:
+        # A file named like the step's own config means that one, not itself.
+        if candidate.is_file() and not (bare and candidate.resolve() == child.resolve() and child.parent != config_dir):
+            return candidate
+    if name == "_self_":
+        hint = "the file itself always comes last here; leave `_self_` out"
+    elif bare:
+        hint = f"the step has the configs {listed(config_names(config_dir))}"
+    else:
+        hint = f"paths in `defaults` are relative to the file: looked for `{shown(beside)}`"
+    raise NotFoundError(f"`defaults` names `{name}`, which does not exist", hint=hint, origin=entry.origin)

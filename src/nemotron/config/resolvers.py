@@ -1,0 +1,160 @@
+"""Interpolation through OmegaConf: `${key}`, `${oc.env:NAME,default}`, `${mul:a,b}` and our own resolvers.
+
+Runs after the overrides, so that everything that refers to an overridden key follows it.
+
+=========================  ============================================================================
+``${oc.env:NAME,default}``  an environment variable; ``oc.select`` and ``oc.decode`` are OmegaConf's too
+``${mul:a,b}``              product; ``${div:a,b}`` true division (always a float); ``${max:a,b}``
+``${asset:tiny_world/policy}``  a file shipped with the package
+``${run_dir:}``             the folder of this run
+``${artifact:NAME}``        reserved for the registry of artifacts
+=========================  ============================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from nemotron.config.known import nearest
+from nemotron.config.origins import kind
+from nemotron.errors import ConfigError, Finding, NemotronError, NotAvailableError, NotFoundError, Origin
+from nemotron.suggest import closest, listed
+
+ASSETS = Path(__file__).parent.parent / "assets"
+RESOLVERS = ("oc.env", "oc.select", "oc.decode", "mul", "div", "max", "asset", "run_dir", "artifact")
+_MISSING = "???"
+_TARGET = re.compile(r"\$\{([\w.]+)\}")
+
+
+def interpolate(
+    raw: dict[str, Any], origins: dict[str, Origin], *, run_dir: str
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Resolve every interpolation of ``raw``; the second result names all that cannot be resolved.
+
+    The values are complete only when there is no finding.
+    """
+    _register(run_dir)
+    texts = [(key, text, _nearest_origin(origins, key)) for key, text in _texts(raw)]
+    findings = [finding for finding in (_malformed(*text) for text in texts) if finding is not None]
+    if findings:
+        return raw, findings
+    config = OmegaConf.create(raw)
+    assert isinstance(config, DictConfig)
+    failed: dict[str, tuple[str, Finding]] = {}
+    for key, text, origin in texts:
+        if "${" in text and (finding := _try(config, key, text, origin, set(origins))) is not None:
+            failed[key] = (text, finding)
+    if failed:
+        # What merely refers to a value that cannot be resolved would repeat its message.
+        causes = {key for key, (_, finding) in failed.items() if finding.name == "unresolved"}
+        return raw, [finding for text, finding in failed.values() if not causes & set(_TARGET.findall(text))]
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}, []
+
+
+def _malformed(key: str, text: str, origin: Origin | None) -> Finding | None:
+    """What OmegaConf would refuse to even hold."""
+    if text == _MISSING:
+        message, hint = f"`{key}` has no default and must be given", f"add `{key}=...` to the command line"
+        return Finding("error", "missing-key", message, key, origin, hint)
+    try:
+        OmegaConf.create([text])
+    except GrammarParseError:
+        message = f"`{key}` holds a broken interpolation: `{text}`"
+        return _finding(key, message, origin, "write `${key}` or `${resolver:argument}`")
+    return None
+
+
+def _register(run_dir: str) -> None:
+    resolvers: dict[str, Callable[..., Any]] = {
+        "mul": lambda a, b: _number(a) * _number(b),
+        "div": lambda a, b: _number(a) / _number(b),
+        "max": lambda a, b: max(_number(a), _number(b)),
+        "asset": _asset,
+        "artifact": _artifact,
+        "run_dir": lambda *_: run_dir,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_resolver(name, resolver, replace=True, annotation_validation="off")
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{kind(value)} is not a number")
+    return value
+
+
+def _asset(name: str) -> str:
+    path = ASSETS / name
+    if not path.exists():
+        have = sorted(p.relative_to(ASSETS).as_posix() for p in ASSETS.glob("*/*") if not p.name.startswith("_"))
+        raise NotFoundError(f"there is no shipped asset `{name}`", hint=f"there is {listed(have)}" if have else None)
+    return str(path)
+
+
+def _artifact(name: str) -> str:
+    raise NotAvailableError(
+        f"the artifact registry is not available yet, so `{name}` cannot be looked up", hint="give a path instead"
+    )
+
+
+def _texts(value: Any, key: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, str):
+        return [(key, value)]
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for name, child in items for found in _texts(child, f"{key}.{name}" if key else str(name))]
+
+
+def _nearest_origin(origins: dict[str, Origin], key: str) -> Origin | None:
+    while key and key not in origins:
+        key = key.rpartition(".")[0]
+    return origins.get(key)
+
+
+def _try(config: DictConfig, key: str, text: str, origin: Origin | None, keys: set[str]) -> Finding | None:
+    """Resolve one value; a finding that names the key, the place and the variable if that fails."""
+    try:
+        OmegaConf.select(config, key, throw_on_resolution_failure=True)
+    except OmegaConfBaseException as error:
+        return _explain(error, key, text, origin, keys)
+    return None
+
+
+def _explain(error: OmegaConfBaseException, key: str, text: str, origin: Origin | None, keys: set[str]) -> Finding:
+    cause = _root_cause(error)
+    if isinstance(cause, NemotronError):
+        message = f"`{key}` cannot be resolved: {cause.message}"
+        return Finding("error", "unresolved", message, key, origin, cause.hint, exit_code=cause.exit_code)
+    if resolver := re.search(r"Unsupported interpolation type (\S+)", str(error)):
+        guess = closest(resolver[1], RESOLVERS)
+        hint: str | None = f"did you mean `{guess}`?" if guess else f"known are {listed(RESOLVERS)}"
+        return _finding(key, f"`{key}` uses the unknown resolver `{resolver[1]}`", origin, hint)
+    if target := re.search(r"Interpolation key '(.*)' not found", str(error)):
+        guess = nearest(target[1], keys)
+        hint = f"did you mean `{guess}`?" if guess else None
+        return _finding(key, f"`{key}` refers to `{target[1]}`, which does not exist", origin, hint)
+    if variable := re.search(r"Environment variable '(.*?)' not found", str(error)):
+        hint = f"set it, or give a default: `${{oc.env:{variable[1]},value}}`"
+        return _finding(key, f"`{key}` needs the environment variable `{variable[1]}`, which is not set", origin, hint)
+    if "Recursive interpolation" in str(error):
+        message = f"`{key}` refers to itself through `{text}`"
+        return Finding("error", "circular-reference", message, key, origin)
+    return _finding(key, f"`{key}` cannot be resolved from `{text}`: {str(cause).splitlines()[0]}", origin, None)
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """What a resolver raised, below OmegaConf's own wrappers."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return error
+
+
+def _finding(key: str, message: str, origin: Origin | None, hint: str | None) -> Finding:
+    return Finding("error", "unresolved", message, key, origin, hint)

@@ -1,0 +1,66 @@
+"""``env``: where rewards come from. Server blocks of NeMo-Gym are passed through, the judge's are typed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from nemotron.config.schema.base import Open
+from nemotron.config.schema.fields import Count, Name, Omittable, Port
+from nemotron.config.schema.judge import GenrmCompareServer, GenrmModelServer
+
+ServerBlock = dict[str, Any]
+
+
+class NemoGymConfig(Open):
+    """NeMo-Gym: which servers run and how they are set. Any further key must be a server block."""
+
+    __pydantic_extra__: dict[str, ServerBlock]
+
+    config_paths: Omittable[list[Name]] = None
+    """Config files of NeMo-Gym servers, relative to its repository."""
+    genrm_model: Omittable[GenrmModelServer] = None
+    """The judge model."""
+    genrm_compare_resources_server: Omittable[GenrmCompareServer] = None
+    """The comparison that turns the judge's verdicts into rewards."""
+    policy_model: Omittable[ServerBlock] = None
+    """The policy's own endpoint as NeMo-Gym sees it."""
+    rollout_max_attempts_to_avoid_lp_nan: Omittable[Count] = None
+    """Times a rollout with NaN log-probabilities is generated again."""
+    is_trajectory_collection: Omittable[bool] = None
+    """Only collect rollouts, then exit without training."""
+    port_range_low: Omittable[Port] = None
+    """First port for NeMo-Gym servers."""
+    port_range_high: Omittable[Port] = None
+    """Last port for them."""
+    skip_venv_if_present: Omittable[bool] = None
+    """Do not rebuild server environments that exist."""
+    use_absolute_ip: Omittable[bool] = None
+    """Give servers the node's IP address instead of its host name."""
+    uv_venv_dir: Omittable[Name] = None
+    """Folder that receives the server environments."""
+    default_host: Omittable[Name] = None
+    """Address that servers bind to."""
+
+
+class MathEnvConfig(Open):
+    """Rule-checked mathematics (the ``rlvr`` step)."""
+
+    num_workers: Omittable[Count] = None
+    """Processes that check answers."""
+    math_verify_impl: Omittable[Literal["hf_math_verify", "dapo_math_verify"]] = None
+    """Which checker compares answers."""
+
+
+class EnvConfig(Open):
+    """Environments by name. NeMo-RL takes any mapping; the RLHF step uses NeMo-Gym with a generative judge."""
+
+    __pydantic_extra__: dict[str, ServerBlock]
+
+    should_use_nemo_gym: Omittable[bool] = None
+    """Roll out and score through NeMo-Gym."""
+    should_log_nemo_gym_responses: Omittable[bool] = None
+    """Log full responses as tables."""
+    nemo_gym: Omittable[NemoGymConfig] = None
+    """NeMo-Gym settings."""
+    math: Omittable[MathEnvConfig] = None
+    """Rule-checked mathematics."""

@@ -1,0 +1,54 @@
+"""Sections of our own beside NeMo-RL's: the engine, the held-out metric and the limits of a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nemotron.config.schema.base import Strict
+from nemotron.config.schema.fields import Count, Name, Omittable, PositiveFloat, Probability
+from nemotron.config.schema.judge import JudgeConfig
+from nemotron.config.schema.master import GrpoMasterConfig
+
+EngineChoice = Literal["auto", "embedded", "nemo_rl"]
+
+
+class HeldoutConfig(Strict):
+    """Prompts with a programmatic answer check, which neither judge nor loss ever sees."""
+
+    data_path: Name
+    """JSONL file of the held-out prompts."""
+    verifier: Literal["tiny_world"]
+    """Program that checks an answer."""
+    max_samples: Count
+    """Prompts that are answered before and after training."""
+    max_new_tokens: Omittable[Count] = None
+    """Longest answer in tokens; left out means ``policy.generation.max_new_tokens``."""
+
+
+class EvalConfig(Strict):
+    """Measurements that are independent of the reward."""
+
+    heldout: HeldoutConfig | None
+    """Held-out metric; null measures none."""
+
+
+class LimitsConfig(Strict):
+    """Bounds whose crossing stops the run with an error."""
+
+    max_kl: PositiveFloat | None
+    """Largest mean per-token KL to the reference policy in nats; null sets no bound."""
+    max_missing_share: Probability
+    """Largest share of a step's judge comparisons that may stay without verdict after all retries."""
+
+
+class JudgedGrpoConfig(GrpoMasterConfig):
+    """GRPO whose rewards come from a generative judge: NeMo-RL's tree and our sections."""
+
+    engine: EngineChoice
+    """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""
+    judge: JudgeConfig
+    """How the judge is served and asked."""
+    eval: EvalConfig
+    """Measurements that are independent of the reward."""
+    limits: LimitsConfig
+    """Bounds whose crossing stops the run."""

@@ -1,0 +1,92 @@
+"""Types shared by the config models: bounded numbers, keys that may be left out, sections that may be off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from nemotron.config.schema.base import Open
+
+T = TypeVar("T")
+
+Count = Annotated[int, Field(ge=1)]
+"""A size: at least one."""
+NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
+"""A fraction of a whole, in (0, 1]."""
+Probability = Annotated[float, Field(ge=0, le=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Name = Annotated[str, Field(min_length=1)]
+"""A non-empty text."""
+
+
+def _refuse_null(value: object) -> object:
+    if value is None:
+        raise PydanticCustomError("null_not_allowed", "null is not a value of this key; leave the key out instead")
+    return value
+
+
+Omittable = Annotated[T | None, BeforeValidator(_refuse_null)]
+"""A key that NeMo-RL reads only when it is there: ``None`` means "not given", an explicit null is an error."""
+
+
+class Off(Open):
+    """A section that is switched off and whose other required keys were left out."""
+
+    enabled: Literal[False]
+    """Always false here."""
+
+
+def needs_keys_when_enabled(model: type[BaseModel]) -> WrapValidator:
+    """Validate a section with ``model``; with ``enabled: false`` its other keys may be missing.
+
+    Keys that are given are checked either way, so a typo in a switched-off section is still found. A plain union would
+    do, but it puts the name of the tried member into the location of every error.
+    """
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if isinstance(value, BaseModel):
+            return value
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            if not (isinstance(value, Mapping) and value.get("enabled") is False):
+                raise
+            real = [_again(line) for line in error.errors() if line["type"] != "missing"]
+            if real:
+                raise ValidationError.from_exception_data(model.__name__, real) from error
+            return Off.model_validate(value)
+
+    return WrapValidator(check)
+
+
+def one_or_many(model: type[BaseModel]) -> WrapValidator:
+    """Accept one mapping or a list of them, with error locations that are plain config keys."""
+
+    many = TypeAdapter(list[model])  # type: ignore[valid-type]
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        if isinstance(value, list):
+            return many.validate_python(value)
+        return value if isinstance(value, BaseModel) else model.model_validate(value)
+
+    return WrapValidator(check)
+
+
+def _again(line: Any) -> InitErrorDetails:
+    """An error of a nested validation in the form in which it can be raised once more, message unchanged."""
+    kind = PydanticCustomError(line["type"], line["msg"], line.get("ctx"))
+    return InitErrorDetails(type=kind, loc=line["loc"], input=line["input"])

@@ -1,0 +1,122 @@
+"""The judge's part of the config: our ``judge:`` section and NeMo-Gym's two genrm blocks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from nemotron.config.schema.base import Open, Strict
+
+DEFAULT_PRINCIPLE = (
+    "Prefer the response that is correct and helpful, answers what was asked, and is clear without needless words."
+)
+"""Used when ``use_principle`` is on and neither the row nor the config names one. Our wording; NeMo-Gym has its own."""
+
+
+class JudgeConfig(Strict):
+    """How the judge is asked and, where we serve it ourselves, how it is served."""
+
+    request_timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds one request may take in all, from connecting to the last byte."""
+    max_retries: int = Field(default=5, ge=0)
+    """Further tries of a request after a connection failure, a timeout, 429 or 5xx, with growing, jittered pauses."""
+    max_concurrent_requests: int = Field(default=64, ge=1)
+    """Requests in flight at once."""
+    ready_timeout_s: float = Field(default=180.0, gt=0)
+    """Seconds to wait until the judge answers its first probe (loading a model on a busy machine takes a while)."""
+    max_batch_size: int = Field(default=64, ge=1)
+    """Requests that our own server decodes together. No effect on an external endpoint."""
+    dtype: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
+    """Precision of our own server. ``auto``: float64 below 50M parameters, so that a verdict does not depend on which
+    requests shared its batch; float32 above. No effect on an external endpoint."""
+    threads: Literal["auto"] | int = "auto"
+    """CPU threads of our own server; ``auto`` is 1. No effect on an external endpoint."""
+
+
+class GenrmModelConfig(Open):
+    """``env.nemo_gym.genrm_model.responses_api_models.vllm_model``: which model judges, and where it answers."""
+
+    model: str
+    """Name the endpoint serves it under; without ``base_url``, the folder of a ``checkpoint_hf`` or a hub name."""
+    base_url: str | None = None
+    """OpenAI-compatible endpoint up to and including ``/v1``. None: we serve ``model`` ourselves on this machine."""
+    api_key: SecretStr | None = None
+    """Bearer token for the endpoint. Never written to a run folder."""
+    supports_principle_role: bool = True
+    """Whether the judge's chat template knows the role ``principle``; without it the principle is not sent."""
+
+
+class GenrmResponsesCreateParams(Open):
+    """Sampling of the judge's own text."""
+
+    max_output_tokens: int = Field(default=1024, ge=1)
+    """Tokens the judge may write for one verdict."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy: equal questions get equal verdicts."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus of the judge's sampling; no effect at temperature 0."""
+
+
+class GenrmCompareConfig(Open):
+    """``env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare``: pairs and reward."""
+
+    num_rollouts_per_prompt: int = Field(default=1, ge=1)
+    """Group size; has to equal ``grpo.num_generations_per_prompt``."""
+    genrm_responses_create_params: GenrmResponsesCreateParams = GenrmResponsesCreateParams()
+    """How the judge samples."""
+    comparison_strategy: Literal["circular", "all_pairs"] = "circular"
+    """``circular``: each response meets the next, N comparisons. ``all_pairs``: N(N-1)/2."""
+    num_judges_per_comparison: int = Field(default=1, ge=1)
+    """How often each pair is judged; verdicts are averaged."""
+    use_principle: bool = False
+    """Send a principle: the row's, else ``default_principle``."""
+    default_principle: str = DEFAULT_PRINCIPLE
+    """Principle for rows without one."""
+    aggregator_method: Literal["simple_tiebreaker"] = "simple_tiebreaker"
+    """Mean score per response; equal scores are parted by the ranking."""
+    reasoning_bonus: float = 0.0
+    """Added to the shortest non-empty reasoning if that response is among the top. Off at 0 or below."""
+    answer_bonus: float = 0.0
+    """Added to the shortest non-empty answer if that response is among the top. Off at 0 or below."""
+    top_percentile: float = Field(default=0.2, ge=0, le=1)
+    """Share of the group that counts as top for the bonuses; at least the best score."""
+    group_reasoning_length_penalty_coeff: float = 0.0
+    """Weight of shorter-than-the-group reasoning. Off at 0 or below."""
+    group_answer_length_penalty_coeff: float = 0.0
+    """Weight of shorter-than-the-group answers. Off at 0 or below."""
+    group_style_penalty_coeff: float = 0.0
+    """Weight of answers with less markup per character (headers, lists, bold, emoji) than the group. Off at 0."""
+    default_score: float = 3.0
+    """For a score that a verdict leaves out. A missing verdict is never scored."""
+    default_ranking: float = 3.5
+    """For a ranking that a verdict leaves out."""
+    genrm_parse_retries: int = Field(default=3, ge=0)
+    """How often an answer without a verdict is asked for again, each time with another seed."""
+    genrm_parse_retry_sleep_s: float = Field(default=0.2, ge=0)
+    """Seconds before asking again."""
+
+
+class GenrmModelTypes(Open):
+    """``genrm_model.responses_api_models``: the kinds of model server."""
+
+    vllm_model: GenrmModelConfig
+    """Any OpenAI-compatible endpoint."""
+
+
+class GenrmModelServer(Open):
+    """``env.nemo_gym.genrm_model``."""
+
+    responses_api_models: GenrmModelTypes
+
+
+class GenrmCompareTypes(Open):
+    """``genrm_compare_resources_server.resources_servers``."""
+
+    genrm_compare: GenrmCompareConfig = GenrmCompareConfig()
+
+
+class GenrmCompareServer(Open):
+    """``env.nemo_gym.genrm_compare_resources_server``."""
+
+    resources_servers: GenrmCompareTypes = GenrmCompareTypes()

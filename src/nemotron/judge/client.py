@@ -1,0 +1,304 @@
+"""Asks an OpenAI-compatible endpoint, and tells a slow judge from a dead one.
+
+What is worth a second try (no connection, timeout, 429, 5xx) is retried with growing, jittered pauses; what is not (a
+wrong token, an unknown model) stops the run at once. aiohttp, because httpx stalls at 64 concurrent requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import tenacity
+
+from nemotron.config.schema.judge import JudgeConfig
+from nemotron.errors import JudgeError
+from nemotron.judge.types import Message
+
+EXCERPT_CHARS = 300
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 8.0
+_LONGEST_RETRY_AFTER_S = 60.0
+_PROBE_PAUSE_S = 0.1
+# 408 and 425 ask for a second try by definition.
+_TRANSIENT_STATUS = frozenset({408, 425, 429})
+_TOO_LONG_MARKS = ("context_length_exceeded", "maximum context length", "max_model_len")
+
+
+Explain = Callable[[], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An OpenAI-compatible judge."""
+
+    base_url: str
+    """Up to and including ``/v1``."""
+    model: str
+    """The name it is served under."""
+    api_key: str | None = field(default=None, repr=False)
+    """Bearer token; never shown, not even in the repr."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the judge writes."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request."""
+
+    text: str | None
+    """None when no usable answer came."""
+    requests: int
+    """HTTP requests sent for it."""
+    failure: str | None = None
+    """Why there is none."""
+
+
+class _Transient(Exception):
+    """Worth another try. ``unreachable``: nothing at all came back."""
+
+    def __init__(self, reason: str, *, unreachable: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.unreachable = unreachable
+        self.retry_after_s = retry_after_s
+
+
+class _Unanswerable(Exception):
+    """This one request cannot be answered (it does not fit the context); the others can."""
+
+
+class JudgeClient:
+    """One HTTP session to the judge. Belongs to the event loop it was entered in.
+
+    Example::
+
+        async with JudgeClient(endpoint, JudgeConfig()) as client:
+            await client.wait_ready()
+            answer = await client.ask(messages, sampling, seed=1)
+    """
+
+    def __init__(self, endpoint: Endpoint, config: JudgeConfig, *, explain: Explain | None = None) -> None:
+        """``explain`` says why nothing comes back from the endpoint if that is known to be for good, else None."""
+        if endpoint.api_key is not None and not (endpoint.api_key.isascii() and endpoint.api_key.isprintable()):
+            raise JudgeError(
+                "`api_key` of the genrm block cannot be sent in an HTTP header",
+                hint="it has a line break or a character outside ASCII; copy the token again",
+            )
+        self.endpoint = endpoint
+        self._config = config
+        self._explain = explain
+        self._base = endpoint.base_url.rstrip("/")
+        self._slots = asyncio.Semaphore(config.max_concurrent_requests)
+        self._last_answer = time.monotonic()
+        self._broken: str | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        headers = {"Authorization": f"Bearer {self.endpoint.api_key}"} if self.endpoint.api_key else {}
+        self._session = aiohttp.ClientSession(
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=self._config.request_timeout_s),
+            # The semaphore is the bound; a second one in the connector would count waiting time as request time.
+            connector=aiohttp.TCPConnector(limit=0),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def wait_ready(self) -> None:
+        """Wait until the endpoint answers and serves the model.
+
+        Raises JudgeError when it does not answer within ``ready_timeout_s``, refuses the token, or serves other models.
+        """
+        deadline = time.monotonic() + self._config.ready_timeout_s
+        while True:
+            try:
+                status, body, _ = await self._exchange("GET", "/models")
+                if status < 500:
+                    break
+                reason = f"status {status}"
+            except _Transient as failure:
+                reason = failure.reason
+            if time.monotonic() >= deadline:
+                raise JudgeError(
+                    f"judge endpoint `{self._base}` is not ready after {self._config.ready_timeout_s:g} s ({reason})",
+                    hint="start it, or correct `base_url`; `judge.ready_timeout_s` is how long to wait",
+                )
+            await asyncio.sleep(_PROBE_PAUSE_S)
+        if status != 200:
+            raise self._refused(status, body)
+        served = _model_names(body)
+        if served is None:
+            raise JudgeError(
+                f"judge endpoint `{self._base}` is no OpenAI-compatible server: `GET /models` gave {_excerpt(body)}",
+                hint="`base_url` usually ends in `/v1`",
+            )
+        if self.endpoint.model not in served:
+            names = ", ".join(f"`{name}`" for name in served) or "no model at all"
+            raise JudgeError(
+                f"judge endpoint `{self._base}` does not serve `{self.endpoint.model}`",
+                hint=f"it serves {names}; set `model` of the genrm block to one of these",
+            )
+
+    async def ask(self, messages: Sequence[Message], sampling: Sampling, *, seed: int) -> Answer:
+        """One completion, retried as the config says. No usable answer after all tries is an Answer with ``failure``.
+
+        Raises JudgeError when retrying cannot help: the endpoint refuses (4xx other than 408, 425, 429), or it has
+        given no sign of life to any request for as long as this one has been trying.
+        """
+        body = {
+            "model": self.endpoint.model,
+            "messages": list(messages),
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": seed,
+        }
+        async with self._slots:
+            started = time.monotonic()
+            retrying = tenacity.AsyncRetrying(
+                retry=tenacity.retry_if_exception_type(_Transient),
+                stop=tenacity.stop_after_attempt(self._config.max_retries + 1),
+                wait=_pause,
+                reraise=True,
+            )
+            text: str | None = None
+            failure: str | None = None
+            try:
+                text = await retrying(self._complete, body)
+            except _Transient as error:
+                failure = error.reason
+                if error.unreachable and self._last_answer < started:
+                    # All pauses went by and nobody got any answer: it is down. Spare the others their own retries.
+                    self._broken = error.reason
+                    self._check_circuit()
+            except _Unanswerable as error:
+                failure = str(error)
+        return Answer(text, int(retrying.statistics["attempt_number"]), failure)
+
+    def _check_circuit(self) -> None:
+        if self._broken is not None:
+            raise JudgeError(
+                f"judge endpoint `{self._base}` does not answer ({self._broken})",
+                hint="see whether it still runs; `judge.max_retries` and `judge.request_timeout_s` say how long to try",
+            )
+
+    async def _complete(self, body: dict[str, Any]) -> str:
+        self._check_circuit()
+        status, raw, headers = await self._exchange("POST", "/chat/completions", body)
+        if status in _TRANSIENT_STATUS or status >= 500:
+            raise _Transient(f"status {status}: {_excerpt(raw)}", retry_after_s=_retry_after(headers))
+        if status == 400 and any(mark in raw for mark in _TOO_LONG_MARKS):
+            raise _Unanswerable("does not fit the judge's context")
+        if status != 200:
+            raise self._refused(status, raw)
+        content = _content(raw)
+        if content is None:
+            raise _Transient(f"not a chat completion: {_excerpt(raw)}")
+        return content
+
+    async def _exchange(self, method: str, path: str, body: object = None) -> tuple[int, str, Any]:
+        """Status, text and headers of one exchange. Raises _Transient when nothing came back."""
+        if self._session is None:
+            raise RuntimeError("JudgeClient is used outside of its `async with` block")
+        try:
+            async with self._session.request(method, self._base + path, json=body) as response:
+                text = await response.text(errors="replace")
+                self._last_answer = time.monotonic()
+                return response.status, text, response.headers
+        except TimeoutError as error:
+            raise _Transient(f"no answer within {self._config.request_timeout_s:g} s", unreachable=True) from error
+        except aiohttp.InvalidURL as error:
+            raise JudgeError(f"`{self._base}` is not a URL", hint="write it as `http://HOST:PORT/v1`") from error
+        except aiohttp.ClientError as error:
+            await self._give_up_if_explained()
+            raise _Transient(f"{type(error).__name__}: {error}", unreachable=True) from error
+
+    async def _give_up_if_explained(self) -> None:
+        if self._explain is None:
+            return
+        reason = await asyncio.to_thread(self._explain)
+        if reason is not None:
+            raise JudgeError(
+                reason, hint="its own words above say why; the run can be resumed from its last checkpoint"
+            )
+
+    def _refused(self, status: int, body: str) -> JudgeError:
+        hints = {
+            401: "set `api_key` of the genrm block to the token the endpoint expects",
+            403: "set `api_key` of the genrm block to a token that may use this model",
+            404: "check `base_url` (it usually ends in `/v1`) and `model` of the genrm block",
+        }
+        said = _excerpt(body)
+        if self.endpoint.api_key:
+            said = said.replace(self.endpoint.api_key, "[token]")
+        return JudgeError(
+            f"judge endpoint `{self._base}` refused the request with status {status}: {said}",
+            hint=hints.get(status, "the endpoint's answer above says why"),
+        )
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Seconds until the next try: what the endpoint asked for, else random up to a doubling bound."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(error, _Transient) and error.retry_after_s is not None:
+        return error.retry_after_s
+    return tenacity.wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_LONGEST_PAUSE_S)(state)
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds asked for by a Retry-After header (a number or an HTTP date), at most a minute; None without one."""
+    value = headers.get("Retry-After")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
+
+
+def _content(raw: str) -> str | None:
+    """The first choice's text; an empty text when the model said nothing; None when this is no chat completion."""
+    try:
+        message = json.loads(raw)["choices"][0]["message"]
+        content = message["content"]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    if content is None:
+        return ""
+    return content if isinstance(content, str) else None
+
+
+def _model_names(raw: str) -> list[str] | None:
+    try:
+        return [str(entry["id"]) for entry in json.loads(raw)["data"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _excerpt(text: str) -> str:
+    flat = " ".join(text.split())
+    return f"`{flat[:EXCERPT_CHARS]}{'...' if len(flat) > EXCERPT_CHARS else ''}`" if flat else "nothing"

@@ -1,0 +1,29 @@
+"""The chat that a generative reward model is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nemotron.judge.types import Message
+
+
+def judge_messages(
+    conversation: Sequence[Message],
+    response_1: str | None,
+    response_2: str | None,
+    *,
+    principle: str | None = None,
+    supports_principle_role: bool = True,
+) -> list[Message]:
+    """The conversation, then the roles ``principle``, ``response_1``, ``response_2``.
+
+    The principle is left out when it is empty or the judge's chat template does not know the role. How a verdict has to
+    look is said by the judge's chat template, not here. A response of None is left out: NeMo-Gym forwards what it has.
+    """
+    messages = list(conversation)
+    if principle and supports_principle_role:
+        messages.append(Message(role="principle", content=principle))
+    for role, answer in (("response_1", response_1), ("response_2", response_2)):
+        if answer is not None:
+            messages.append(Message(role=role, content=answer))
+    return messages

@@ -1,0 +1,123 @@
+"""From the judge's text to a verdict, by NeMo-Gym's rules.
+
+A fenced ```` ```json ```` block is searched first and its *first* valid object wins; without one, the *last* valid
+object of the whole text wins. Checked against ``parse`` of golden/genrm_compare.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+from nemotron.judge.types import Verdict
+
+_FENCE = "```"
+_FENCE_OPEN = re.compile("```json", re.IGNORECASE)
+_KEYS = ("score_1", "score_2", "ranking")
+
+
+def parse_verdict(
+    text: str, *, default_score: float, default_ranking: float, allow_non_finite: bool = False
+) -> Verdict | None:
+    """The verdict in ``text``, or None when there is none.
+
+    An object is a verdict when it is strict JSON and has at least one of ``score_1``, ``score_2``, ``ranking``, looked
+    up under ``overall`` when that is an object; keys that it lacks take the defaults. Numbers may be written as strings
+    or booleans. Values are not clamped.
+
+    ``allow_non_finite`` is NeMo-Gym 0.4.0's behaviour: NaN and Infinity pass. Without it (0.7.0) they make the object
+    invalid, because a NaN reward would silently poison the whole group.
+    """
+
+    def read(candidate: str) -> Verdict | None:
+        verdict = _read_object(candidate, default_score, default_ranking)
+        if verdict is None or allow_non_finite:
+            return verdict
+        finite = all(map(math.isfinite, (verdict.score_1, verdict.score_2, verdict.ranking)))
+        return verdict if finite else None
+
+    for block in _fenced_blocks(text):
+        for candidate in balanced_objects(block):
+            verdict = read(candidate)
+            if verdict is not None:
+                return verdict
+    for candidate in reversed(balanced_objects(text)):
+        verdict = read(candidate)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def _read_object(candidate: str, default_score: float, default_ranking: float) -> Verdict | None:
+    try:
+        value = json.loads(candidate)
+        overall = value.get("overall")
+        found = overall if isinstance(overall, dict) else value
+        if not any(key in found for key in _KEYS):
+            return None
+        return Verdict(
+            float(found.get("score_1", default_score)),
+            float(found.get("score_2", default_score)),
+            float(found.get("ranking", default_ranking)),
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        # Not JSON, a value that is no number, an integer too large for a float, nesting deeper than the reader goes.
+        return None
+
+
+def _fenced_blocks(text: str) -> list[str]:
+    """Contents of the closed ```` ```json ```` blocks, in order."""
+    blocks = []
+    position = 0
+    while (opening := _FENCE_OPEN.search(text, position)) is not None:
+        closing = text.find(_FENCE, opening.end())
+        if closing < 0:
+            break
+        blocks.append(text[opening.end() : closing])
+        position = closing + len(_FENCE)
+    return blocks
+
+
+def balanced_objects(text: str) -> list[str]:
+    """Every outermost balanced ``{...}``, left to right. Braces inside double quotes do not count.
+
+    A ``{`` that never closes is skipped and the search goes on behind it. Quotes are read from each ``{`` afresh, so an
+    odd quote before an object does not hide it. Linear in the length of the text (NeMo-Gym's scan is quadratic).
+    """
+    closing = _closing_braces(text)
+    objects = []
+    position = text.find("{")
+    while position >= 0:
+        end = closing[position + 1]
+        if end < 0:
+            position = text.find("{", position + 1)
+            continue
+        objects.append(text[position : end + 1])
+        position = text.find("{", end + 1)
+    return objects
+
+
+def _closing_braces(text: str) -> list[int]:
+    """For each index p: where the first unmatched ``}`` is when reading from p outside of quotes, or -1.
+
+    Read backwards. A reader is in one of three states (outside quotes, inside, just after a backslash inside), so three
+    answers per position hold every possible start; the two inside states only ever look one position ahead.
+    """
+    size = len(text)
+    outside = [-1] * (size + 1)
+    inside = escaped = -1
+    for p in range(size - 1, -1, -1):
+        char = text[p]
+        after = outside[p + 1]
+        if char == "}":
+            outside[p], inside, escaped = p, inside, inside
+        elif char == "{":
+            outside[p], escaped = (outside[after + 1] if after >= 0 else -1), inside
+        elif char == '"':
+            outside[p], inside, escaped = inside, after, inside
+        elif char == "\\":
+            outside[p], inside, escaped = after, escaped, inside
+        else:
+            outside[p], escaped = after, inside
+    return outside

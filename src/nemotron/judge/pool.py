@@ -1,0 +1,92 @@
+"""Judges groups in the background, while the loop goes on computing."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from nemotron.judge.client import Endpoint, Explain, JudgeClient
+from nemotron.judge.groups import JudgeSettings, judge_group
+from nemotron.judge.types import GroupRequest, GroupResult
+
+_CLOSE_TIMEOUT_S = 5.0
+T = TypeVar("T")
+
+
+class JudgePool:
+    """An event loop in a thread of its own with one client in it.
+
+    Entering waits until the endpoint is ready and serves the model (JudgeError otherwise). Leaving cancels what is
+    still being judged and returns at once.
+
+    Example::
+
+        with running_judge(model_config, judge_config) as judge:
+            with JudgePool(judge.endpoint, settings, explain=judge.explain) as pool:
+                futures = [pool.submit(group, seed=derive_seed(run_seed, step, g)) for g, group in enumerate(groups)]
+                ...  # log-probabilities meanwhile
+                results = [future.result() for future in futures]
+    """
+
+    def __init__(self, endpoint: Endpoint, settings: JudgeSettings, *, explain: Explain | None = None) -> None:
+        """``explain``: see ``JudgeClient``; a judge that ``running_judge`` gives has one."""
+        self._endpoint = endpoint
+        self._explain = explain
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="judge-client", daemon=True)
+        self._client: JudgeClient | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self._run(self._open()).result()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, request: GroupRequest, *, seed: int) -> concurrent.futures.Future[GroupResult]:
+        """Start judging a group. The future raises JudgeError when the judge refuses or does not answer.
+
+        ``seed`` should be derived from run seed, step and group (``derive_seed``), so that a resumed run asks the same.
+        """
+        if self._client is None:
+            raise RuntimeError("JudgePool.submit is called outside of its `with` block")
+        return self._run(judge_group(self._client, request, self._settings, seed=seed))
+
+    def close(self) -> None:
+        """Cancel everything in flight and stop the thread. May be called more than once."""
+        if self._loop.is_closed():
+            return
+        if self._thread.is_alive():
+            self._run(self._shut_down()).result(_CLOSE_TIMEOUT_S)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_CLOSE_TIMEOUT_S)
+        self._client = None
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _open(self) -> None:
+        self._client = JudgeClient(self._endpoint, self._settings.requests, explain=self._explain)
+        await self._client.__aenter__()
+        await self._client.wait_ready()
+
+    async def _shut_down(self) -> None:
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._client is not None:
+            await self._client.__aexit__(None, None, None)

@@ -1,0 +1,135 @@
+"""The judge model: chat messages to tokens, tokens to text.
+
+torch is imported inside functions, so that ``nemotron.judge`` imports without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nemotron.errors import ArtifactError
+from nemotron.judge.server.batching import Deliver, Job
+from nemotron.judge.server.protocol import ApiError
+
+if TYPE_CHECKING:
+    from nemotron.rl.policy import Policy
+
+Dtype = Literal["auto", "float32", "float64", "bfloat16"]
+FLOAT64_PARAMETERS = 50_000_000
+"""Below this size ``dtype: auto`` computes in float64."""
+
+
+class JudgeModel:
+    """A causal LM with its tokenizer, loaded from a Hugging Face folder.
+
+    Verdicts must not depend on which requests happened to share a batch, or a resumed run would not repeat itself. The
+    sums of a matrix product are ordered differently for different batch shapes, so results differ by rounding. In
+    float64 that is 1e-16 relative: far too little to change a greedy choice in practice. In float32 it is not, so
+    batches of a larger model may, rarely, change a verdict; ``dtype: float64`` is there for who wants to pay for it.
+    """
+
+    def __init__(self, policy: Policy, tokenizer: Any, stop_ids: Sequence[int]) -> None:
+        self._policy = policy
+        self._tokenizer = tokenizer
+        self._stop_ids = tuple(stop_ids)
+
+    @classmethod
+    def load(cls, name: str, *, dtype: Dtype, device: str, threads: int) -> JudgeModel:
+        """Read weights and tokenizer from a folder, or from the local cache of the hub; nothing is downloaded.
+
+        Raises ArtifactError when either is missing or broken, or the tokenizer has no chat template or no end token.
+        """
+        # Before the imports below take their seconds.
+        folder = find_model(name)
+        import torch
+        from transformers import AutoTokenizer
+
+        from nemotron.rl.policy import Policy
+
+        torch.set_num_threads(threads)
+        policy = Policy.load(folder, precision="bfloat16" if dtype == "bfloat16" else "float32", device=device)
+        if dtype == "float64" or (dtype == "auto" and policy.model.num_parameters() < FLOAT64_PARAMETERS):
+            policy = Policy(policy.model.double())
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).split("\n", 1)[0]
+            raise ArtifactError(f"judge model `{folder}` has no usable tokenizer: {reason}") from error
+        if tokenizer.chat_template is None:
+            raise ArtifactError(
+                f"the tokenizer of judge model `{folder}` has no chat template",
+                hint="a judge's template must know the roles `principle`, `response_1` and `response_2`",
+            )
+        if len(tokenizer) > policy.model.config.vocab_size:
+            raise ArtifactError(
+                f"the tokenizer of judge model `{folder}` has {len(tokenizer)} tokens, the model "
+                f"{policy.model.config.vocab_size}",
+                hint="tokenizer and weights are not of the same model",
+            )
+        stops = _stop_ids(policy.model, tokenizer)
+        if not stops:
+            raise ArtifactError(f"judge model `{folder}` has no end-of-sequence token", hint="set `eos_token`")
+        return cls(policy, tokenizer, stops)
+
+    @property
+    def context(self) -> int | None:
+        """Longest prompt plus answer in tokens; None when the model does not say."""
+        return self._policy.max_length
+
+    def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Prompt tokens of a chat. Raises ApiError (400) when the chat template refuses the messages."""
+        import jinja2
+
+        try:
+            ids: list[int] = self._tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except jinja2.TemplateError as error:
+            raise ApiError(400, f"the model's chat template refuses the messages: {error}", param="messages") from error
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of an answer without special tokens."""
+        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def token(self, token_id: int) -> str:
+        """The text of a single token."""
+        text: str = self._tokenizer.decode([token_id])
+        return text
+
+    def write(self, jobs: Sequence[Job], deliver: Deliver) -> None:
+        """Write a batch of jobs of one family (see ``Writer``)."""
+        from nemotron.judge.server.worker import decode
+
+        decode(self._policy, jobs, self._stop_ids, deliver)
+
+
+def find_model(name: str) -> Path:
+    """The folder that ``name`` stands for. Raises ArtifactError when it holds no checkpoint."""
+    folder = Path(name)
+    if not folder.exists():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError) as error:
+            raise ArtifactError(
+                f"judge model `{name}` is neither a folder nor in the local hub cache",
+                hint="download it first (`hf download NAME`), or point `base_url` at an endpoint that serves it",
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(f"judge model `{folder}` has no `config.json`", hint="give a Hugging Face checkpoint")
+    return folder
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """End tokens of the generation config and of the tokenizer."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    stops = [configured] if isinstance(configured, int) else list(configured or [])
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
+        stops.append(tokenizer.eos_token_id)
+    return stops

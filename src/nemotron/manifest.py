@@ -1,0 +1,289 @@
+"""step.toml and types.toml as typed values. Light on purpose: `steps list` and `--help` import this and little else.
+
+A step is a folder below ``nemotron/steps`` that holds a step.toml; its id is that folder's path and is written nowhere.
+Keys that are not known are errors, and one broken manifest does not hide the others.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nemotron.errors import ConfigError, NemotronError, NotFoundError, Origin
+from nemotron.suggest import closest, listed
+
+T = TypeVar("T", bound=BaseModel)
+
+STEPS = Path(__file__).parent / "steps"
+"""The folder of the shipped steps."""
+
+
+class _Table(BaseModel):
+    """A TOML table: keys that are not known are errors, values keep their type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ArtifactType(_Table):
+    """One table of types.toml; the table's name is the type's."""
+
+    description: str
+    on_disk: str
+    """What it looks like on disk, in a sentence."""
+    is_a: list[str] = []
+    """Types that it can stand in for without conversion."""
+    convert_to: dict[str, str] = {}
+    """Target type -> id of the step that converts."""
+
+
+class Artifact(_Table):
+    """One ``[[consumes]]`` or ``[[produces]]`` table: a typed input or output and the config keys that carry it."""
+
+    type: str
+    description: str
+    bind: list[str]
+    """Dotted config keys. Where there are several, each that is set carries one."""
+    required: bool = True
+
+
+class Strategy(_Table):
+    """Advice: when this holds, do that."""
+
+    when: str
+    then: str
+
+
+class KnownError(_Table):
+    """An error name as findings carry it, and how to recover."""
+
+    name: str
+    recovery: str
+
+
+class Resources(_Table):
+    """What the step asks of a cluster when the profile does not say otherwise."""
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+
+
+class Step(_Table):
+    """A step as its manifest describes it; ``id`` and ``folder`` come from the place of the file, not from its text."""
+
+    id: str
+    folder: Path
+    title: str
+    description: str
+    launch: Literal["ray", "python"]
+    """How its process starts on a cluster."""
+    tags: list[str] = []
+    image: str | None = None
+    resources: Resources = Resources()
+    consumes: list[Artifact] = []
+    produces: list[Artifact] = []
+    strategies: list[Strategy] = []
+    errors: list[KnownError] = []
+
+    @property
+    def category(self) -> str:
+        """The first folder of the id, e.g. ``rl``."""
+        return self.id.partition("/")[0]
+
+    @property
+    def config_dir(self) -> Path:
+        """The folder of the shipped configs."""
+        return self.folder / "config"
+
+    @property
+    def configs(self) -> list[str]:
+        """Names for ``-c``, the default first."""
+        names = sorted(path.stem for path in self.config_dir.glob("*.yaml"))
+        return sorted(names, key=lambda name: name != "default")
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Every step that could be read, and what was wrong with the others."""
+
+    steps: tuple[Step, ...]
+    problems: Mapping[str, NemotronError] = field(default_factory=dict)
+    """Id of a step whose manifest is broken -> the error."""
+
+
+def load_types(path: Path = STEPS / "types.toml") -> dict[str, ArtifactType]:
+    """Read types.toml.
+
+    Raises:
+        ConfigError: broken TOML, an unknown key, a type that names one which does not exist, or an `is_a` circle.
+    """
+    types = {name: _build(ArtifactType, table, path, f"[{name}]") for name, table in _read_toml(path).items()}
+    for name, artifact in types.items():
+        for other in (*artifact.is_a, *artifact.convert_to):
+            if other not in types:
+                raise _wrong(path, f"`{name}` names the type `{other}`, which does not exist", _guess(other, types))
+        if any(is_a(parent, name, types) for parent in artifact.is_a):
+            raise _wrong(path, f"`is_a` of `{name}` goes in a circle")
+    return types
+
+
+def is_a(name: str, other: str, types: Mapping[str, ArtifactType]) -> bool:
+    """Whether an artifact of type ``name`` can be used where ``other`` is asked for, without conversion."""
+    seen, todo = {name}, [name]
+    while todo:
+        new = {parent for parent in types[todo.pop()].is_a if parent in types} - seen
+        seen |= new
+        todo += new
+    return other in seen
+
+
+@cache
+def load_catalog(root: Path = STEPS) -> Catalog:
+    """Read every manifest below ``root``, in order of id."""
+    types = load_types(root / "types.toml")
+    steps, problems = [], {}
+    for path in sorted(root.rglob("step.toml")):
+        step_id = path.parent.relative_to(root).as_posix()
+        try:
+            steps.append(read_step(path, step_id, types))
+        except NemotronError as error:
+            problems[step_id] = error
+    return Catalog(tuple(steps), problems)
+
+
+def load_steps() -> list[Step]:
+    """The shipped steps, without those whose manifest is broken."""
+    return list(load_catalog().steps)
+
+
+def read_step(path: Path, step_id: str, types: Mapping[str, ArtifactType]) -> Step:
+    """Read one step.toml.
+
+    Raises:
+        ConfigError: broken TOML, an unknown or missing key, a value of the wrong type, an unknown artifact type.
+    """
+    table = _read_toml(path)
+    for name in ("id", "folder", "category"):
+        if name in table:
+            raise _wrong(path, f"`{name}` is not written here: it comes from the folder", "delete the line")
+    step = _build(Step, {**table, "id": step_id, "folder": path.parent}, path, "")
+    for artifact in (*step.consumes, *step.produces):
+        if artifact.type not in types:
+            raise _wrong(path, f"unknown artifact type `{artifact.type}`", _guess(artifact.type, types))
+    return step
+
+
+def find_step(name: str, catalog: Catalog | None = None) -> Step:
+    """The step whose id is ``name``, or whose id alone ends in ``/name``.
+
+    Raises:
+        NotFoundError: none or several match; the hint names candidates.
+        ConfigError: the manifest of that step is broken.
+    """
+    catalog = catalog or load_catalog()
+    steps = {step.id: step for step in catalog.steps}
+    ids = [*steps, *catalog.problems]
+    wanted = name.strip("/")
+    matches = [wanted] if wanted in ids else [step_id for step_id in ids if step_id.endswith(f"/{wanted}")]
+    if len(matches) == 1:
+        if matches[0] in catalog.problems:
+            raise catalog.problems[matches[0]]
+        return steps[matches[0]]
+    if matches:
+        raise NotFoundError(f"`{name}` could be several steps", hint=f"write one of {listed(sorted(matches))}")
+    tails = {step_id.rpartition("/")[2]: step_id for step_id in reversed(ids)}
+    tail_guess = closest(wanted.rpartition("/")[2], tails)
+    guess = closest(wanted, ids) or (tails[tail_guess] if tail_guess else None)
+    hint = f"did you mean `{guess}`? " if guess else ""
+    raise NotFoundError(f"there is no step `{name}`", hint=f"{hint}`nemotron steps list` shows them all")
+
+
+def select_steps(
+    catalog: Catalog,
+    *,
+    category: str | None = None,
+    consumes: str | None = None,
+    produces: str | None = None,
+    tag: str | None = None,
+    types: Mapping[str, ArtifactType] | None = None,
+) -> list[Step]:
+    """Steps that match every filter given. Types honour `is_a`: a step that takes a type takes its kinds as well.
+
+    Raises:
+        NotFoundError: a filter names a category, tag or type that does not exist.
+    """
+    types = load_types() if types is None else types
+    _check("category", category, {step.category for step in catalog.steps})
+    _check("tag", tag, {tag for step in catalog.steps for tag in step.tags})
+    _check("artifact type", consumes, types)
+    _check("artifact type", produces, types)
+    return [
+        step
+        for step in catalog.steps
+        if (category is None or step.category == category)
+        and (tag is None or tag in step.tags)
+        and (consumes is None or any(is_a(consumes, artifact.type, types) for artifact in step.consumes))
+        and (produces is None or any(is_a(artifact.type, produces, types) for artifact in step.produces))
+    ]
+
+
+def config_model(step: Step) -> type[BaseModel]:
+    """The pydantic model of a step: the class ``Config`` in its config.py. Never imports torch."""
+    module = import_module(f"nemotron.steps.{step.id.replace('/', '.')}.config")
+    model: type[BaseModel] = module.Config
+    return model
+
+
+def _check(what: str, value: str | None, known: Iterable[str]) -> None:
+    names = sorted(known)
+    if value is not None and value not in names:
+        raise NotFoundError(f"there is no {what} `{value}`", hint=_guess(value, names) or f"known: {listed(names)}")
+
+
+def _guess(word: str, names: Iterable[str]) -> str | None:
+    guess = closest(word, names)
+    return f"did you mean `{guess}`?" if guess else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise _wrong(path, f"broken TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise _wrong(path, f"not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise _wrong(path, f"it cannot be read: {error.strerror}") from None
+
+
+def _build(model: type[T], table: object, path: Path, where: str) -> T:
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        # A misspelt key is the cause of the missing one beside it.
+        first = min(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
+        *section, name = (str(part) for part in first["loc"]) if first["loc"] else ("",)
+        place = " ".join(filter(None, (where, ".".join(section))))
+        place = f" in `{place}`" if place else ""
+        if first["type"] == "extra_forbidden":
+            raise _wrong(path, f"unknown key `{name}`{place}", _guess(name, model.model_fields)) from None
+        if first["type"] == "missing":
+            raise _wrong(path, f"the key `{name}` is missing{place}") from None
+        message = first["msg"].replace("Input should", "should")
+        raise _wrong(path, f"`{name}`{place} {message[0].lower()}{message[1:]}") from None
+
+
+def _wrong(path: Path, message: str, hint: str | None = None) -> ConfigError:
+    return ConfigError(f"`{path.name}` of `{path.parent.name}`: {message}", hint=hint, origin=Origin(str(path)))
+
+
+def as_json(step: Step) -> dict[str, Any]:
+    """The object of `steps list --json`."""
+    listed_first = {"id": step.id, "title": step.title, "category": step.category, "configs": step.configs}
+    return {**listed_first, **step.model_dump(mode="json", exclude={"strategies", "errors"})}

@@ -1,0 +1,380 @@
+"""Response log-probabilities of Llama-like models, forward and backward by hand.
+
+Legend: P distinct prompts, N rows (responses), T longest response, D hidden size, V vocabulary; n sequences of t
+tokens in a batch.
+
+Order of work: the prompts run once and leave their keys and values; then the responses run in batches of similar
+length, each row over the keys and values of its prompt. The backward pass goes the other way and collects what all
+rows want from a prompt before the prompt's own backward. A response's last token is never fed, as nothing is asked
+after it.
+
+Batches hold about ``_BATCH_TOKENS`` tokens so that their activations stay in the processor's cache, and nothing is
+recorded by autograd inside: at 1M parameters the record-keeping and the page faults of large activations cost as much
+as the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nemotron.rl import attention
+from nemotron.rl.attention import Mask, Rotary
+from nemotron.rl.fused_llama import FusedLlama, Gradients, Layer, Linear, Weights, to_parameters
+from nemotron.rl.logprobs import token_logprobs
+from nemotron.rl.types import Group
+
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """How logits become a distribution (see ``nemotron.rl.logprobs.token_logprobs``)."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float
+
+    def __call__(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities [R] of ``tokens`` [R] under ``logits`` [R,V]."""
+        return token_logprobs(logits, tokens, temperature=self.temperature or 1.0, top_k=self.top_k, top_p=self.top_p)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences of similar length that run together, padded on the right."""
+
+    ids: Tensor
+    """[n,t]"""
+    prompts: Tensor
+    """[n] which prompt each sequence is (a batch of prompts) or continues (a batch of responses)"""
+    prefix_lengths: Tensor | None
+    """[n] tokens before each sequence, None where all have ``prefix`` of them"""
+    prefix: int
+    """longest prefix, 0 for prompts"""
+    asked: Tensor | None
+    """[R] positions in the flattened [n*t] whose next token is asked about; None: all"""
+    source: Tensor | None
+    """[R'] which of the R positions each asked token follows (a prompt's last is followed by several); None: one
+    each"""
+    tokens: Tensor
+    """[R'] the tokens asked about"""
+    places: Tensor
+    """[R'] where their log-probabilities belong in the flattened result [N*T]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All batches of a call."""
+
+    batches: list[Batch]
+    """those of prompts first"""
+    prompt_batches: int
+    prompt_lengths: list[int]
+    rows: int
+    width: int
+
+
+def make_plan(groups: Sequence[Group], device: torch.device) -> Plan:
+    """Cut ``groups`` into batches."""
+    budget = _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cuda"])
+    width = max(len(c.token_ids) for group in groups for c in group.completions)
+    numbers: dict[tuple[int, ...], int] = {}
+    rows: list[tuple[int, int, list[int]]] = []  # place, prompt, tokens
+    for group in groups:
+        prompt = numbers.setdefault(tuple(group.prompt_ids), len(numbers))
+        rows += [((len(rows) + i) * width, prompt, c.token_ids) for i, c in enumerate(group.completions)]
+    prompts = list(numbers)
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    followers: list[list[int]] = [[] for _ in prompts]
+    for index, (_, prompt, _) in enumerate(rows):
+        followers[prompt].append(index)
+    batches = []
+    for chosen in _cut([len(prompts[i]) for i in order], budget):
+        members = [order[i] for i in chosen]
+        batches.append(
+            _prompt_batch([list(prompts[i]) for i in members], members, [followers[i] for i in members], rows)
+        )
+    prompt_batches = len(batches)
+    longer = sorted((row for row in rows if len(row[2]) > 1), key=lambda row: -len(row[2]))
+    lengths = [len(prompt) for prompt in prompts]
+    runs = _cut([len(row[2]) - 1 for row in longer], budget)
+    batches += [_response_batch([longer[i] for i in run], lengths) for run in runs]
+    moved = [_to(batch, device) for batch in batches]
+    return Plan(moved, prompt_batches, lengths, len(rows), width)
+
+
+def _cut(lengths: list[int], budget: int) -> list[range]:
+    """Cut a falling list of lengths into runs of about ``budget`` tokens and at most a quarter of padding in any
+    row."""
+    runs, start = [], 0
+    for i, length in enumerate(lengths):
+        full = (i - start + 1) * lengths[start] > budget
+        # A run worth less than half a batch may pad more: a product of few rows costs as much as one of many.
+        uneven = length * 4 < lengths[start] * 3 and (i - start) * lengths[start] * 2 > budget
+        if i > start and (full or uneven):
+            runs.append(range(start, i))
+            start = i
+    if lengths:
+        runs.append(range(start, len(lengths)))
+    return runs
+
+
+def _prompt_batch(
+    prompts: list[list[int]], members: list[int], followers: list[list[int]], rows: list[tuple[int, int, list[int]]]
+) -> Batch:
+    t = len(prompts[0])
+    pairs = [(i, rows[index]) for i, followed in enumerate(followers) for index in followed]
+    return Batch(
+        ids=_padded(prompts, t),
+        prompts=torch.tensor(members),
+        prefix_lengths=None,
+        prefix=0,
+        asked=torch.tensor([i * t + len(prompt) - 1 for i, prompt in enumerate(prompts)]),
+        source=torch.tensor([i for i, _ in pairs]),
+        tokens=torch.tensor([row[2][0] for _, row in pairs]),
+        places=torch.tensor([row[0] for _, row in pairs]),
+    )
+
+
+def _response_batch(rows: list[tuple[int, int, list[int]]], prompt_lengths: list[int]) -> Batch:
+    fed = [tokens[:-1] for _, _, tokens in rows]
+    t = len(fed[0])
+    before = [prompt_lengths[prompt] for _, prompt, _ in rows]
+    even = all(len(tokens) == t for tokens in fed)
+    return Batch(
+        ids=_padded(fed, t),
+        prompts=torch.tensor([prompt for _, prompt, _ in rows]),
+        prefix_lengths=None if len(set(before)) == 1 else torch.tensor(before),
+        prefix=max(before),
+        asked=None if even else torch.tensor([i * t + j for i, tokens in enumerate(fed) for j in range(len(tokens))]),
+        source=None,
+        tokens=torch.tensor([token for _, _, tokens in rows for token in tokens[1:]]),
+        places=torch.tensor([place + j for place, _, tokens in rows for j in range(1, len(tokens))]),
+    )
+
+
+def _padded(sequences: list[list[int]], t: int) -> Tensor:
+    return torch.tensor([tokens + [0] * (t - len(tokens)) for tokens in sequences])
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    tensors = {f.name: v.to(device) for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
+    return replace(batch, **tensors)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class _LayerTrace:
+    """What the backward pass of one layer needs of the forward pass; token-wise tensors are [n*t, ...]."""
+
+    normed: Tensor
+    rstd: Tensor
+    attended: Tensor
+    saved: attention.Saved
+    mlp_normed: Tensor
+    mlp_rstd: Tensor
+    gate_up: Tensor
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What the backward pass of one batch needs."""
+
+    rotary: Rotary
+    layers: list[_LayerTrace]
+    normed: Tensor
+    """[R,D] the final hidden states that were asked"""
+    rstd: Tensor
+
+
+class LlamaPass:
+    """One forward pass over a plan, and its backward pass."""
+
+    def __init__(self, weights: Weights, plan: Plan, choose: Filter, *, keep: bool) -> None:
+        """``keep`` stores what ``backward`` needs."""
+        self.weights, self.plan, self.choose, self.keep = weights, plan, choose, keep
+        shape = weights.shape
+        # Keys and values of all prompts, one tensor per layer: [2,P,K,longest,d].
+        size = (2, len(plan.prompt_lengths), shape.kv_heads, max(plan.prompt_lengths), shape.head_dim)
+        device = weights.embedding.device
+        self.prefixes = [torch.zeros(size, dtype=weights.dtype, device=device) for _ in weights.layers]
+        self.traces: list[_Trace] = []
+
+    def forward(self) -> Tensor:
+        """Log-probabilities [N*T] float32, 0.0 where there is no token."""
+        result = torch.zeros(self.plan.rows * self.plan.width, device=self.weights.embedding.device)
+        for number, batch in enumerate(self.plan.batches):
+            hidden, trace = self._batch_forward(batch, is_prompt=number < self.plan.prompt_batches)
+            logits = self.weights.head(hidden)
+            if batch.source is not None:
+                logits = logits[batch.source]
+            result[batch.places] = self.choose(logits, batch.tokens)
+            if self.keep:
+                self.traces.append(trace)
+        return result
+
+    def _batch_forward(self, batch: Batch, *, is_prompt: bool) -> tuple[Tensor, _Trace]:
+        """Final normed hidden states [R,D] at the asked positions."""
+        weights, shape, dtype = self.weights, self.weights.shape, self.weights.dtype
+        n, t = batch.ids.shape
+        positions = torch.arange(t, device=batch.ids.device)
+        if batch.prefix_lengths is not None:
+            positions = positions + batch.prefix_lengths[:, None]
+        else:
+            positions = positions + batch.prefix
+        rotary = Rotary.at(weights.cos, weights.sin, positions, shape)
+        mask = Mask.of(t, batch.prefix_lengths, batch.prefix, dtype, batch.ids.device)
+        hidden = weights.embedding[batch.ids.flatten()]
+        traces: list[_LayerTrace] = []
+        for number, layer in enumerate(weights.layers):
+            normed, rstd = _norm(hidden, shape.eps, dtype)
+            prefix = None
+            if not is_prompt:
+                prefix = self.prefixes[number][:, :, :, : batch.prefix].index_select(1, batch.prompts)
+            attended, saved = attention.forward(layer.qkv(normed).view(n, t, -1), prefix, rotary, mask, shape)
+            attended = attended.view(n * t, -1)
+            if is_prompt:
+                self.prefixes[number][:, batch.prompts, :, :t] = saved.kv
+            hidden.add_(layer.out(attended))
+            mlp_normed, mlp_rstd = _norm(hidden, shape.eps, dtype)
+            gate_up = layer.gate_up(mlp_normed)
+            hidden.add_(layer.down(_gated(gate_up)))
+            if self.keep:
+                traces.append(_LayerTrace(normed, rstd, attended, saved, mlp_normed, mlp_rstd, gate_up))
+        if batch.asked is not None:
+            hidden = hidden[batch.asked]
+        normed, rstd = _norm(hidden, shape.eps, dtype)
+        return normed, _Trace(rotary, traces, normed, rstd)
+
+    def backward(self, grad: Tensor) -> Gradients:
+        """Gradients of the rearranged weights from that of the result [N*T]. Frees what was kept, batch by batch."""
+        grads = Gradients.zeros(self.weights)
+        # What the responses want from the prompts' keys and values.
+        wanted = [torch.zeros_like(prefix, dtype=torch.float32) for prefix in self.prefixes]
+        for number in reversed(range(len(self.plan.batches))):
+            batch, trace = self.plan.batches[number], self.traces.pop()
+            hidden_grad = self._head_backward(batch, trace, grad[batch.places], grads)
+            self._batch_backward(batch, trace, hidden_grad, grads, wanted, number < self.plan.prompt_batches)
+        return grads
+
+    def _head_backward(self, batch: Batch, trace: _Trace, grad: Tensor, grads: Gradients) -> Tensor:
+        """Gradient [n*t,D] float32 of the last layer's output. The logits are computed anew: keeping them costs more
+        memory than everything else together."""
+        head = self.weights.head
+        logits = head(trace.normed)
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            chosen = leaf if batch.source is None else leaf[batch.source]
+            (logits_grad,) = torch.autograd.grad(self.choose(chosen, batch.tokens), leaf, grad)
+        _accumulate(grads.head, logits_grad, trace.normed)
+        asked_grad = torch.zeros(trace.normed.shape, device=grad.device)
+        _norm_backward_(asked_grad, logits_grad @ head.weight, trace.normed, trace.rstd)
+        if batch.asked is None:
+            return asked_grad
+        hidden_grad = torch.zeros(batch.ids.numel(), asked_grad.shape[1], device=grad.device)
+        return hidden_grad.index_copy_(0, batch.asked, asked_grad)
+
+    def _batch_backward(
+        self, batch: Batch, trace: _Trace, hidden_grad: Tensor, grads: Gradients, wanted: list[Tensor], is_prompt: bool
+    ) -> None:
+        shape, dtype = self.weights.shape, self.weights.dtype
+        n, t = batch.ids.shape
+        while trace.layers:
+            kept = trace.layers.pop()
+            number = len(trace.layers)
+            layer, (qkv, out, gate_up, down) = self.weights.layers[number], grads.layers[number]
+            gate_up_grad = _mlp_backward(layer, down, kept.gate_up, hidden_grad.to(dtype))
+            normed_grad = _linear_backward(layer.gate_up, gate_up, kept.mlp_normed, gate_up_grad)
+            _norm_backward_(hidden_grad, normed_grad, kept.mlp_normed, kept.mlp_rstd)
+            attended_grad = _linear_backward(layer.out, out, kept.attended, hidden_grad.to(dtype))
+            more = wanted[number][:, batch.prompts, :, :t] if is_prompt else None
+            qkv_grad, prefix_grad = attention.backward(
+                attended_grad.view(n, t, -1), kept.saved, trace.rotary, shape, more
+            )
+            if not is_prompt:
+                wanted[number][:, :, :, : batch.prefix].index_add_(1, batch.prompts, prefix_grad.float())
+            normed_grad = _linear_backward(layer.qkv, qkv, kept.normed, qkv_grad.view(n * t, -1))
+            _norm_backward_(hidden_grad, normed_grad, kept.normed, kept.rstd)
+        grads.embedding.index_add_(0, batch.ids.flatten(), hidden_grad)
+
+
+def _norm(hidden: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """RMS norm without weight: [*,D] float32 -> ([*,D] in ``dtype``, 1/rms [*,1] float32)."""
+    rstd = hidden.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return torch.mul(hidden, rstd, out=torch.empty_like(hidden, dtype=dtype)), rstd
+
+
+def _norm_backward_(hidden_grad: Tensor, normed_grad: Tensor, normed: Tensor, rstd: Tensor) -> None:
+    """Add the norm's part to ``hidden_grad``: rstd * (g - y * mean(g * y)) for y = normed, g = its gradient."""
+    mean = (normed_grad * normed).sum(-1, keepdim=True, dtype=torch.float32).div_(normed.shape[-1])
+    hidden_grad.addcmul_(torch.addcmul(normed_grad, normed, mean.to(normed.dtype), value=-1), rstd)
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    gate, up = gate_up.chunk(2, -1)
+    return torch.nn.functional.silu(gate).mul_(up)
+
+
+def _mlp_backward(layer: Layer, down_grad: Linear, gate_up: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of the gate and up projections' result from that of the MLP's; adds to ``down_grad``."""
+    gate, up = gate_up.chunk(2, -1)
+    activated = torch.nn.functional.silu(gate)
+    inner_grad = _linear_backward(layer.down, down_grad, activated * up, grad)
+    result = torch.empty_like(gate_up)
+    gate_grad, up_grad = result.chunk(2, -1)
+    torch.mul(inner_grad, activated, out=up_grad)
+    torch.ops.aten.silu_backward(inner_grad.mul_(up), gate, grad_input=gate_grad)
+    return result
+
+
+def _linear_backward(linear: Linear, grads: Linear, x: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of ``x``; adds those of the weight and the bias to ``grads``."""
+    _accumulate(grads.weight, grad, x)
+    if grads.bias is not None:
+        grads.bias.add_(grad.sum(0, dtype=torch.float32))
+    return grad @ linear.weight
+
+
+def _accumulate(total: Tensor, grad: Tensor, x: Tensor) -> None:
+    """total += grad^T x, in float32."""
+    if grad.dtype == torch.float32:
+        total.addmm_(grad.t(), x)
+    else:
+        total.add_(grad.t() @ x)
+
+
+class _Logprobs(torch.autograd.Function):
+    """The pass as one node of the autograd graph, with the model's parameters as inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, fused: FusedLlama, run: LlamaPass, *parameters: Tensor) -> Tensor:
+        ctx.fused, ctx.run = fused, run
+        ctx.save_for_backward(*parameters)
+        return run.forward()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        _ = ctx.saved_tensors  # torch raises here when the weights have changed since, or on a second backward pass
+        return None, None, *to_parameters(ctx.fused, ctx.run.backward(grad))
+
+
+def llama_logprobs(fused: FusedLlama, groups: Sequence[Group], choose: Filter, dtype: torch.dtype) -> Tensor:
+    """``Policy.response_logprobs`` for a model that ``fused`` has rearranged; see there."""
+    weights = fused.weights(dtype)
+    plan = make_plan(groups, weights.embedding.device)
+    wants_grad = torch.is_grad_enabled() and any(p.requires_grad for p in fused.parameters)
+    with torch.no_grad():
+        run = LlamaPass(weights, plan, choose, keep=wants_grad)
+        if not wants_grad:
+            return run.forward().view(plan.rows, plan.width)
+    result: Tensor = _Logprobs.apply(fused, run, *fused.parameters)  # type: ignore[no-untyped-call]
+    return result.view(plan.rows, plan.width)

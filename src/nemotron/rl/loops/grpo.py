@@ -1,0 +1,269 @@
+"""GRPO, one story from top to bottom.
+
+Per step: sample G responses to each of P prompts, have each group judged, turn rewards into advantages within the
+group, take one clipped policy-gradient step per global batch, with a KL term that holds the policy near the reference.
+
+Differences from NeMo-RL v0.7.0's synchronous loop; the formulas are the same (tests/golden):
+
+1. Log-probs of the reference are computed while the judge works, so before dynamic sampling instead of after it.
+2. When one optimizer step uses the whole rollout batch, the log-probs before the update are those of the update's own
+   forward pass; NeMo-RL computes them twice.
+3. A response without reward (every comparison missing) is masked in baseline, advantage and loss. NeMo-RL has no such
+   notion: there a failed judge is a score.
+4. The data order and every random number follow from the seed and the step, so a resumed run repeats the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nemotron.checkpoints.store import CheckpointStore
+from nemotron.config.schema.extras import LimitsConfig
+from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
+from nemotron.data.rows import PromptRow
+from nemotron.data.stream import PromptStream
+from nemotron.errors import JudgeError, LimitError
+from nemotron.judge.groups import summarise
+from nemotron.judge.types import GroupResult
+from nemotron.rl.advantages import AdvantageInputs, clip_advantages, estimate_advantages, prompt_groups
+from nemotron.rl.batch import ResponseTensors, in_columns, response_tensors
+from nemotron.rl.chat import Chat
+from nemotron.rl.dynamic_sampling import DynamicSampler
+from nemotron.rl.logprobs import mask_out_neg_inf, mask_sequence_errors
+from nemotron.rl.loops.metrics import Recorder, kl_metrics, reward_metrics, rollout_metrics
+from nemotron.rl.optim import Optimization
+from nemotron.rl.policy import Policy
+from nemotron.rl.reward_transforms import filter_overlong
+from nemotron.rl.rollout import Judge, Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
+from nemotron.rl.saving import Progress, save_checkpoint
+from nemotron.rl.timing import Timings
+from nemotron.rl.types import SamplingParams
+from nemotron.rl.update import TrainBatch, update
+
+
+@dataclass(frozen=True)
+class Grpo:
+    """What the loop works with; ``engines/embedded.py`` builds it from the compiled job."""
+
+    config: GrpoConfig
+    loss: LossFnConfig
+    limits: LimitsConfig
+    sampling: SamplingParams
+    global_batch_size: int
+    micro_batch_size: int
+    logprob_batch_size: int
+    save_period: int | None
+    """``None``: no checkpoints."""
+    policy: Policy
+    reference: Policy | None
+    """``None`` when nothing needs a KL."""
+    optimization: Optimization
+    chat: Chat
+    judge: Judge
+    stream: PromptStream
+    validation: Sequence[PromptRow]
+    store: CheckpointStore
+    recorder: Recorder
+    config_yaml: str
+    """The resolved config, kept with every checkpoint."""
+
+    @property
+    def needs_previous(self) -> bool:
+        """Whether log-probs before the update need a pass of their own."""
+        rows = self.config.num_prompts_per_step * self.config.num_generations_per_prompt
+        several_updates = rows > self.global_batch_size
+        return several_updates or self.config.seq_logprob_error_threshold is not None or self.loss.use_kl_in_reward
+
+
+def train(job: Grpo, progress: Progress) -> Progress:
+    """Run the loop from ``progress`` until ``max_num_steps`` or ``max_num_epochs``; returns where it ended.
+
+    Raises:
+        EngineError: the loss or gradient is not finite.
+        LimitError: the KL crosses ``limits.max_kl``; metrics and a checkpoint are written before.
+        JudgeError: the judge is unreachable, or too many of its verdicts are missing.
+        OutputError: a metric or checkpoint cannot be written.
+    """
+    config = job.config
+    if config.val_at_start and progress.step == 0 and job.validation:
+        job.recorder.write(0, validate(job, 0))
+
+    while progress.step < config.max_num_steps and job.stream.next_epoch < config.max_num_epochs:
+        step = progress.step + 1
+        timings = Timings()
+
+        samples, results, gen_batches = collect(job, step, timings)
+        missing_share = summarise(results)["missing_share"]
+        if missing_share > job.limits.max_missing_share:
+            raise JudgeError(
+                f"{missing_share:.0%} of the judge's verdicts in step {step} are missing, the limit is "
+                f"{job.limits.max_missing_share:.0%}: {first_failure(results)}",
+                hint="look at the judge's answers in `samples.jsonl`, or raise `limits.max_missing_share`",
+            )
+
+        with timings.phase("advantage_calculation"):
+            batch, tensors, mask_metrics = make_batch(job, samples)
+
+        with timings.phase("policy_training"):
+            trained = update(
+                job.policy,
+                job.optimization,
+                batch,
+                job.loss,
+                job.sampling,
+                global_batch_size=job.global_batch_size,
+                micro_batch_size=job.micro_batch_size,
+            )
+
+        last = step == config.max_num_steps or job.stream.next_epoch >= config.max_num_epochs
+        validation = {}
+        if job.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
+            with timings.phase("validation"):
+                validation = validate(job, step)
+
+        progress = progress.after_step(job.stream.next_epoch, len(samples), trained["global_valid_toks"])
+        metrics = {
+            **{f"train/{name}": value for name, value in {**trained, **mask_metrics}.items()},
+            **reward_metrics(samples, batch, tensors),
+            **rollout_metrics(samples, gen_batches),
+            **kl_metrics(trained, batch),
+            **{f"judge/{name}": value for name, value in summarise(results).items()},
+            **validation,
+        }
+        over_limit = job.limits.max_kl is not None and metrics["train/kl_penalty"] > job.limits.max_kl
+        # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
+        job.recorder.step(step, {**metrics, **timings.metrics()}, samples, batch.advantages)
+        if job.save_period and (step % job.save_period == 0 or last or over_limit):
+            job.recorder.checkpoint(save_checkpoint(job, progress, metrics))
+        if over_limit:
+            raise LimitError(
+                f"the KL to the reference is {metrics['train/kl_penalty']:.3f} nats per token in step {step}, "
+                f"the limit is {job.limits.max_kl}",
+                hint="lower the learning rate or raise `loss_fn.reference_policy_kl_penalty` or `limits.max_kl`",
+            )
+    return progress
+
+
+def collect(job: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[GroupResult], int]:
+    """One training batch of judged samples; with dynamic sampling as many generation batches as it takes."""
+    config = job.config
+    rows = config.num_prompts_per_step * config.num_generations_per_prompt
+    sampler: DynamicSampler[Sample] = DynamicSampler(rows, config.dynamic_sampling_max_gen_batches)
+    results: list[GroupResult] = []
+    for gen_batch in range(config.dynamic_sampling_max_gen_batches + 2):
+        seed_parts = (config.seed, "train", step, gen_batch)
+        with timings.phase("generation"):
+            pending = start_rollout(
+                job.policy,
+                job.chat,
+                job.judge,
+                job.stream.next_batch(),
+                config.num_generations_per_prompt,
+                job.sampling,
+                seed_parts,
+            )
+        with timings.phase("policy_and_reference_logprobs"):
+            # The reference is unfiltered: the KL compares whole distributions (NeMo-RL 2.10).
+            unfiltered = SamplingParams(1, (), temperature=job.sampling.temperature)
+            reference = (
+                token_logprobs_of(job.reference, pending.groups, unfiltered, job.logprob_batch_size)
+                if job.reference
+                else None
+            )
+            previous = (
+                token_logprobs_of(job.policy, pending.groups, job.sampling, job.logprob_batch_size)
+                if job.needs_previous
+                else None
+            )
+        with timings.phase("reward_calculation"):
+            judged = pending.results()
+        results += judged
+        samples = finish_rollout(pending, judged, config, reference, previous)
+        if not config.use_dynamic_sampling:
+            return samples, results, 1
+        spread = torch.tensor([sample.std for sample in samples])
+        unshaped = torch.tensor([sample.unshaped for sample in samples])
+        selection = sampler.add(samples, spread, unshaped)
+        if selection.complete:
+            return list(selection.rows), results, selection.num_gen_batches
+    raise AssertionError("DynamicSampler.add raises before the loop ends")
+
+
+def make_batch(job: Grpo, samples: Sequence[Sample]) -> tuple[TrainBatch, ResponseTensors, dict[str, float]]:
+    """Masks and advantages of the samples; metrics of what was masked."""
+    config = job.config
+    groups = regroup(samples)
+    tensors = response_tensors(groups)
+    width = tensors.token_mask.shape[1]
+    token_mask = tensors.token_mask
+    sample_mask = torch.tensor([float(sample.judged is not None) for sample in samples])
+    if config.overlong_filtering:
+        sample_mask = filter_overlong(sample_mask, tensors.truncated)
+
+    reference = in_columns([s.reference for s in samples if s.reference is not None], width) if job.reference else None
+    previous = None
+    if job.needs_previous:
+        previous = in_columns([s.previous for s in samples if s.previous is not None], width)
+        previous, token_mask = mask_out_neg_inf(previous, token_mask)
+    rewards = torch.tensor([sample.reward for sample in samples])
+    metrics: dict[str, float] = {}
+    if previous is not None and config.seq_logprob_error_threshold is not None:
+        sample_mask, errors = mask_sequence_errors(
+            previous,
+            tensors.generation_logprobs,
+            token_mask,
+            sample_mask,
+            rewards,
+            threshold=config.seq_logprob_error_threshold,
+        )
+        metrics = {"num_masked_seqs_by_logprob_error": float(errors.num_masked_seqs)}
+
+    inputs = AdvantageInputs(
+        groups=prompt_groups([sample.prompt_ids for sample in samples]),
+        rewards=rewards,
+        mask=token_mask * sample_mask[:, None],
+        valid=torch.tensor([float(sample.judged is not None) for sample in samples]),
+        prev_logprobs=previous,
+        reference_policy_logprobs=reference,
+    )
+    advantages = estimate_advantages(inputs, config.estimator, job.loss)
+    advantages = clip_advantages(advantages, config.advantage_clip_low, config.advantage_clip_high)
+    batch = TrainBatch(
+        groups=groups,
+        token_mask=token_mask,
+        sample_mask=sample_mask,
+        advantages=advantages,
+        generation_logprobs=tensors.generation_logprobs,
+        prev_logprobs=previous,
+        reference_logprobs=reference,
+        rewards=rewards,
+    )
+    return batch, tensors, metrics
+
+
+def validate(job: Grpo, step: int) -> dict[str, float]:
+    """Mean reward and length on the validation prompts, sampled at the training temperature (as NeMo-RL)."""
+    config = job.config
+    generations = config.num_val_generations_per_prompt or config.num_generations_per_prompt
+    size = config.num_prompts_per_step
+    samples: list[Sample] = []
+    for start in range(0, len(job.validation), size):
+        part = job.validation[start : start + size]
+        seed_parts = (config.seed, "validation", start)
+        pending = start_rollout(job.policy, job.chat, job.judge, part, generations, job.sampling, seed_parts)
+        samples += finish_rollout(pending, pending.results(), config, None, None)
+    rewards = [sample.judged for sample in samples if sample.judged is not None]
+    lengths = [len(sample.completion.token_ids) for sample in samples]
+    return {
+        "validation/accuracy": sum(rewards) / max(len(rewards), 1),
+        "validation/avg_length": sum(lengths) / max(len(lengths), 1),
+    }
+
+
+def first_failure(results: Sequence[GroupResult]) -> str:
+    """What the judge said instead of the first missing verdict."""
+    failures = (c.failure for result in results for c in result.comparisons if c.verdict is None and c.failure)
+    return next(failures, "no answer")

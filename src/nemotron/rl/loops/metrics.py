@@ -1,0 +1,78 @@
+"""What a GRPO step reports: NeMo-RL's names, plus spread, KL per response, lengths and missing shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nemotron.rl.batch import ResponseTensors
+from nemotron.rl.kl import calculate_kl
+from nemotron.rl.losses import masked_mean
+from nemotron.rl.rollout import Sample
+from nemotron.rl.update import TrainBatch
+
+
+class Recorder(Protocol):
+    """Where the loop reports to."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep a metrics row."""
+
+    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Sample], advantages: Tensor) -> None:
+        """Keep the metrics and samples of a finished step and show them."""
+
+    def checkpoint(self, path: Path) -> None:
+        """Note the newest checkpoint."""
+
+
+def reward_metrics(samples: Sequence[Sample], batch: TrainBatch, tensors: ResponseTensors) -> dict[str, float]:
+    """Rewards as judged (missing ones left out), baselines' raw material, and advantages over valid rows."""
+    judged = torch.tensor([s.judged for s in samples if s.judged is not None] or [0.0])
+    lengths = torch.tensor([float(len(s.completion.token_ids)) for s in samples if s.judged is not None] or [0.0])
+    valid = batch.advantages[batch.sample_mask > 0, 0] if (batch.sample_mask > 0).any() else torch.zeros(1)
+    return {
+        "train/reward": float(judged.mean()),
+        "train/reward_std": float(judged.std(unbiased=False)),
+        "train/filtered_reward": float(batch.rewards.mean()),
+        "train/reward_length_correlation": _correlation(judged, lengths),
+        "train/advantages/mean": float(valid.mean()),
+        "train/advantages/max": float(valid.max()),
+        "train/advantages/min": float(valid.min()),
+        "train/truncation_rate": float(tensors.truncated.float().mean()),
+    }
+
+
+def rollout_metrics(samples: Sequence[Sample], gen_batches: int) -> dict[str, float]:
+    """Lengths in tokens, the share of responses without reward, and how many generation batches it took."""
+    lengths = [len(sample.completion.token_ids) for sample in samples]
+    prompts = [len(sample.prompt_ids) for sample in samples]
+    return {
+        "train/mean_gen_tokens_per_sample": sum(lengths) / len(lengths),
+        "train/max_gen_tokens_per_sample": float(max(lengths)),
+        "train/mean_prompt_length": sum(prompts) / len(prompts),
+        "train/total_num_tokens": float(sum(lengths) + sum(prompts)),
+        "train/missing_share": sum(sample.judged is None for sample in samples) / len(samples),
+        "train/dynamic_sampling_num_gen_batches": float(gen_batches),
+    }
+
+
+def kl_metrics(trained: Mapping[str, float], batch: TrainBatch) -> dict[str, float]:
+    """KL to the reference: per token (nats; the loss's own figure when it has a KL term) and summed over a response."""
+    if batch.reference_logprobs is None:
+        return {"train/kl_penalty": 0.0, "train/kl_sum_per_response": 0.0}
+    kl = calculate_kl(batch.generation_logprobs, batch.reference_logprobs)
+    mask = batch.token_mask * batch.sample_mask[:, None]
+    per_token = trained["kl_penalty"] or float(masked_mean(kl, mask))
+    rows = batch.sample_mask.sum().clamp(min=1)
+    return {"train/kl_penalty": per_token, "train/kl_sum_per_response": float((kl * mask).sum() / rows)}
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson; 0 where one of them does not vary."""
+    if a.numel() < 2 or a.std() == 0 or b.std() == 0:
+        return 0.0
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])

@@ -1,0 +1,146 @@
+"""A causal language model as GRPO needs it: log-probabilities of responses, each prompt computed once per group.
+
+Legend: N rows (prompt-major), T longest response in tokens, V vocabulary.
+
+The weights are float32 masters on one device. ``precision`` is that of the matrix products; log-probabilities are
+always computed in float32. Dropout is never active: the policy that is trained is the policy that was sampled.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.rl.fused_llama import FusedLlama, shape_of
+from nemotron.rl.generic import generic_logprobs
+from nemotron.rl.llama_logprobs import Filter, llama_logprobs
+from nemotron.rl.types import Group
+
+Precision = Literal["float32", "bfloat16", "float16"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Policy:
+    """A causal LM with float32 weights.
+
+    Example::
+
+        policy = Policy.load("checkpoints/step_10/policy/hf", precision="bfloat16", device="cpu")
+        logprobs = policy.response_logprobs(groups)   # [N,T], differentiable unless grad is off
+    """
+
+    def __init__(self, model: nn.Module, *, precision: Precision = "float32") -> None:
+        """Wrap a transformers causal LM whose weights are float32 already."""
+        self.model: Any = model.eval()
+        self.precision: Precision = precision
+        self.dtype = DTYPES[precision]
+        self.device: torch.device = next(model.parameters()).device
+        shape = shape_of(model)
+        self.fused = None if shape is None else FusedLlama(model, shape)
+
+    @classmethod
+    def load(cls, path: str | Path, *, precision: Precision = "float32", device: str = "auto") -> Policy:
+        """Read a Hugging Face checkpoint: a local folder, or a hub name that is cached or can be fetched.
+
+        Args:
+            precision: of the matrix products; the weights are float32 in any case.
+            device: ``cpu``, ``cuda``, or ``auto`` (CUDA when there is one).
+
+        Raises:
+            ArtifactError: missing, corrupt, incomplete, or not a causal LM.
+            NotAvailableError: ``cuda`` on a machine without.
+        """
+        return cls(_load_model(str(path)).to(resolve_device(device)), precision=precision)
+
+    def frozen_copy(self) -> Policy:
+        """A copy whose weights never change and want no gradient: the reference policy."""
+        model = copy.deepcopy(self.model).requires_grad_(False)
+        return Policy(model, precision=self.precision)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The weights an optimizer may change; tied ones once."""
+        return (p for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence the model was built for, in tokens; None when its config does not say."""
+        length = getattr(self.model.config, "max_position_embeddings", None)
+        return None if length is None else int(length)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context in which a plain forward of ``model`` computes in ``precision``."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def response_logprobs(
+        self, groups: Sequence[Group], *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
+    ) -> Tensor:
+        """Log-probability of every response token given what stands before it.
+
+        The prompt of a group is computed once and shared by its responses, with exact gradients. Where grad is
+        enabled the result is differentiable.
+
+        Args:
+            groups: each with at least one response; a prompt may occur in several groups.
+            temperature: divides the logits; 0 (greedy sampling) counts as 1.
+            top_k, top_p: the filters the responses were sampled with; a token outside them gets ``-inf``.
+
+        Returns:
+            [N,T] float32 on ``device``, rows prompt-major, 0.0 beyond the end of a response.
+        """
+        if self.fused is not None:
+            choose = Filter(temperature, top_k, top_p)
+            return llama_logprobs(self.fused, groups, choose, self.dtype)
+        return generic_logprobs(self, groups, temperature=temperature, top_k=top_k, top_p=top_p)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` | ``cpu`` | ``cuda`` -> a torch device; NotAvailableError when there is no such device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise NotAvailableError("no CUDA device is available", hint="use the device `cpu` or `auto`")
+    return torch.device(name)
+
+
+def _load_model(path: str) -> nn.Module:
+    """The causal LM at ``path`` in float32, every weight present."""
+    import transformers
+    from safetensors import SafetensorError
+
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ArtifactError(f"`{path}` has no `config.json`", hint="give the folder of a Hugging Face checkpoint")
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+        if folder.exists():
+            raise ArtifactError(
+                f"`{path}` cannot be read as a causal language model: {reason}",
+                hint="restore or re-export the checkpoint",
+            ) from error
+        raise ArtifactError(
+            f"`{path}` is neither a folder nor a model that can be fetched: {reason}",
+            hint="check `policy.model_name`, or download the model first when there is no network",
+        ) from error
+    model, report = loaded
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise ArtifactError(
+            f"`{path}` lacks weights the model needs: {', '.join(missing[:3])}" + (" ..." if len(missing) > 3 else ""),
+            hint="restore or re-export the checkpoint",
+        )
+    checked: nn.Module = model
+    return checked

@@ -1,0 +1,185 @@
+"""Rollouts: sample, have them judged while log-probs are computed, and make the batch the loss wants.
+
+Legend: P prompts, G samples per prompt, N rows (prompt-major), S = T + 1 columns (see ``batch.py``).
+
+What runs at the same time: a group goes to the judge as soon as its last response ends, so the judge works while other
+groups are still sampled and while reference log-probs are computed. Nothing the judge does changes what is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nemotron.config.schema.grpo import GrpoConfig
+from nemotron.data.rows import PromptRow
+from nemotron.judge.types import Comparison, GroupRequest, GroupResult, JudgedResponse
+from nemotron.rl.advantages import baseline_and_std, prompt_groups
+from nemotron.rl.batch import request_seed, response_tensors, rows_of
+from nemotron.rl.chat import Chat
+from nemotron.rl.policy import Policy
+from nemotron.rl.reward_transforms import scale_rewards, shape_rewards
+from nemotron.rl.sampler import generate
+from nemotron.rl.types import Completion, Group, SamplingParams, split_rows
+
+THINK_END = "</think>"
+
+
+class Judge(Protocol):
+    """Anything that turns a group into rewards in the background (``judge.pool.JudgePool``)."""
+
+    def submit(self, request: GroupRequest, *, seed: int) -> Future[GroupResult]:
+        """Start judging."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One response and everything known about it before training."""
+
+    source: PromptRow
+    prompt_ids: list[int]
+    completion: Completion
+    text: str
+    judged: float | None
+    """Reward as the judge gave it; ``None``: missing."""
+    unshaped: float
+    """After scaling; 0 when missing."""
+    reward: float
+    """After scaling and shaping; 0 when missing."""
+    std: float
+    """Spread of the unshaped rewards of its group; 0 when missing."""
+    verdicts: Sequence[Comparison]
+    """The comparisons in which it stood first."""
+    reference: Tensor | None = None
+    """[L] reference log-probs of its tokens."""
+    previous: Tensor | None = None
+    """[L] log-probs under the policy before the update."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Sampled groups whose rewards are on their way."""
+
+    sources: Sequence[PromptRow]
+    groups: list[Group]
+    texts: list[list[str]]
+    """[P][G]"""
+    futures: list[Future[GroupResult]]
+
+    def results(self) -> list[GroupResult]:
+        """Wait for the judge. Raises JudgeError when it cannot be reached."""
+        return [future.result() for future in self.futures]
+
+
+def start_rollout(
+    policy: Policy,
+    chat: Chat,
+    judge: Judge,
+    sources: Sequence[PromptRow],
+    generations: int,
+    sampling: SamplingParams,
+    seed_parts: tuple[int | str, ...],
+) -> Pending:
+    """Sample ``generations`` responses to each prompt and hand each group to the judge when it is complete."""
+    prompts = [chat.encode(source.messages) for source in sources]
+    texts: list[list[str]] = [[] for _ in sources]
+    futures: list[Future[GroupResult] | None] = [None] * len(prompts)
+
+    def on_group(index: int, group: Group) -> None:
+        texts[index] = [chat.decode(completion.token_ids) for completion in group.completions]
+        request = GroupRequest(
+            conversation=[{"role": m["role"], "content": m["content"]} for m in sources[index].messages],
+            responses=[judged_response(text) for text in texts[index]],
+            principle=sources[index].principle,
+        )
+        futures[index] = judge.submit(request, seed=request_seed(*seed_parts, index, "judge"))
+
+    seeds = [[request_seed(*seed_parts, p, g) for g in range(generations)] for p in range(len(prompts))]
+    groups = generate(policy, prompts, generations, sampling, seeds, on_group=on_group)
+    return Pending(sources, groups, texts, [future for future in futures if future is not None])
+
+
+def judged_response(text: str) -> JudgedResponse:
+    """Split off what a reasoning model thinks before it answers."""
+    reasoning, end, answer = text.partition(THINK_END)
+    if not end:
+        return JudgedResponse(reasoning="", answer=text)
+    return JudgedResponse(reasoning=reasoning.removeprefix("<think>").strip(), answer=answer.strip())
+
+
+def token_logprobs_of(policy: Policy, groups: Sequence[Group], sampling: SamplingParams, rows: int) -> list[Tensor]:
+    """Log-probs of each response's own tokens without gradient, ``rows`` responses at a time; N tensors [L_i]."""
+    found: list[Tensor] = []
+    with torch.no_grad():
+        for part in split_rows(groups, rows):
+            values = policy.response_logprobs(
+                part, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
+            ).cpu()
+            found += [row[: len(c.token_ids)] for row, c in zip(values, rows_of(part), strict=True)]
+    return found
+
+
+def finish_rollout(
+    pending: Pending,
+    results: Sequence[GroupResult],
+    config: GrpoConfig,
+    reference: Sequence[Tensor] | None,
+    previous: Sequence[Tensor] | None,
+) -> list[Sample]:
+    """Rewards scaled and shaped (missing ones masked), with the spread of each group. N samples, prompt-major."""
+    judged = [reward for result in results for reward in result.rewards]
+    valid = torch.tensor([reward is not None for reward in judged])
+    tensors = response_tensors(pending.groups)
+    raw = torch.tensor([0.0 if reward is None else reward for reward in judged])
+    unshaped = torch.where(valid, scale_rewards(raw, config.reward_scaling), 0.0)
+    shaped = shape_rewards(unshaped, tensors.lengths, tensors.truncated, config.reward_shaping)
+    shaped = torch.where(valid, shaped, 0.0)
+    completions = rows_of(pending.groups)
+    prompts = [group.prompt_ids for group in pending.groups for _ in group.completions]
+    sources = [source for source, group in zip(pending.sources, pending.groups, strict=True) for _ in group.completions]
+    _, std = baseline_and_std(
+        prompt_groups(prompts),
+        shaped,
+        leave_one_out=config.use_leave_one_out_baseline,
+        valid=valid.float(),
+        std_rewards=unshaped,
+    )
+    texts = [text for group in pending.texts for text in group]
+    verdicts = [
+        [comparison for comparison in result.comparisons if comparison.first == index]
+        for result in results
+        for index in range(len(result.rewards))
+    ]
+    return [
+        Sample(
+            source=sources[i],
+            prompt_ids=prompts[i],
+            completion=completions[i],
+            text=texts[i],
+            judged=judged[i],
+            unshaped=float(unshaped[i]),
+            reward=float(shaped[i]),
+            std=float(std[i]) if valid[i] else 0.0,
+            verdicts=verdicts[i],
+            reference=None if reference is None else reference[i],
+            previous=None if previous is None else previous[i],
+        )
+        for i in range(len(completions))
+    ]
+
+
+def regroup(samples: Sequence[Sample]) -> list[Group]:
+    """Neighbours with one prompt form a group again, so that its tokens are computed once in training."""
+    groups: list[Group] = []
+    for sample in samples:
+        if groups and groups[-1].prompt_ids == sample.prompt_ids:
+            groups[-1] = replace(groups[-1], completions=[*groups[-1].completions, sample.completion])
+        else:
+            groups.append(Group(sample.prompt_ids, [sample.completion]))
+    return groups

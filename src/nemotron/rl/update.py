@@ -1,0 +1,156 @@
+"""One call of the optimizer on a rollout batch: global batches, micro-batches, clipping, step.
+
+Legend: N rows of the rollout batch (prompt-major), S = T + 1 columns (see ``batch.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from nemotron.config.schema.grpo import LossFnConfig
+from nemotron.errors import EngineError
+from nemotron.rl.logprobs import mask_out_neg_inf
+from nemotron.rl.losses import LossBatch, clip_fraction, clipped_pg_loss, merge_metrics, prepend_column, valid_counts
+from nemotron.rl.optim import Optimization
+from nemotron.rl.policy import Policy
+from nemotron.rl.types import Group, SamplingParams, split_rows
+
+_NOT_FINITE_HINT = "lower the learning rate or use `policy.precision=float32`; the last checkpoint is unharmed"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    """What a rollout batch brings to training."""
+
+    groups: list[Group]
+    token_mask: Tensor
+    """[N,S]"""
+    sample_mask: Tensor
+    """[N] 0.0 removes a row: overlong, missing judgement, log-prob error."""
+    advantages: Tensor
+    """[N,S]"""
+    generation_logprobs: Tensor
+    """[N,S]"""
+    prev_logprobs: Tensor | None
+    """[N,S]; ``None`` when one optimizer step uses the whole batch: the current log-probs are then the old ones."""
+    reference_logprobs: Tensor | None
+    """[N,S]; ``None`` without a KL term."""
+    rewards: Tensor
+    """[N]"""
+
+    def rows(self, start: int, stop: int) -> TrainBatch:
+        """Rows ``start:stop`` of every tensor; groups are cut to match."""
+        cut = {
+            f.name: value[start:stop] if isinstance(value, Tensor) else value
+            for f in fields(self)
+            if (value := getattr(self, f.name)) is not None
+        }
+        return replace(self, **{**cut, "groups": _cut_groups(self.groups, start, stop)})
+
+
+def update(
+    policy: Policy,
+    optimization: Optimization,
+    batch: TrainBatch,
+    loss_config: LossFnConfig,
+    sampling: SamplingParams,
+    *,
+    global_batch_size: int,
+    micro_batch_size: int,
+) -> dict[str, float]:
+    """Train on ``batch`` once: an optimizer step per global batch of rows, the scheduler once (NeMo-RL's DTensor path).
+
+    Returns NeMo-RL's loss metrics, ``grad_norm`` and ``lr`` of the call.
+
+    Raises:
+        EngineError: the loss or the gradient is not finite; the weights are as before the step.
+    """
+    total = batch.sample_mask.shape[0]
+    reports: list[dict[str, float]] = []
+    grad_norm = 0.0
+    for start in range(0, total, global_batch_size):
+        part = batch.rows(start, min(start + global_batch_size, total))
+        reports.append(_accumulate(policy, part, loss_config, sampling, micro_batch_size))
+        grad_norm = optimization.clip_and_step()
+        if not math.isfinite(grad_norm):
+            raise EngineError("the gradient is not finite", hint=_NOT_FINITE_HINT)
+    lr = optimization.learning_rate
+    optimization.step_scheduler()
+    return {**_mean_reports(reports), "grad_norm": grad_norm, "lr": lr}
+
+
+def _accumulate(
+    policy: Policy, batch: TrainBatch, loss_config: LossFnConfig, sampling: SamplingParams, micro_batch_size: int
+) -> dict[str, float]:
+    """Gradients of one global batch: micro-batch losses share the global normalisers, so they sum to the batch loss."""
+    valid_rows, valid_tokens = valid_counts(batch.token_mask, batch.sample_mask)
+    reports: list[dict[str, float]] = []
+    first = 0
+    for groups in split_rows(batch.groups, micro_batch_size):
+        rows = sum(len(group.completions) for group in groups)
+        part = batch.rows(first, first + rows)
+        first += rows
+        logprobs, inputs = _forward(policy, groups, part, loss_config, sampling)
+        loss, metrics = clipped_pg_loss(
+            logprobs, inputs, loss_config, global_valid_seqs=valid_rows, global_valid_toks=valid_tokens
+        )
+        if not torch.isfinite(loss):
+            raise EngineError("the loss is not finite", hint=_NOT_FINITE_HINT)
+        loss.backward()  # type: ignore[no-untyped-call]
+        clipped = clip_fraction(logprobs, inputs, loss_config, global_valid_toks=valid_tokens)
+        reports.append({**metrics, "clip_fraction": clipped})
+    return {**merge_metrics(reports), "global_valid_seqs": valid_rows, "global_valid_toks": valid_tokens}
+
+
+def _forward(
+    policy: Policy, groups: list[Group], part: TrainBatch, loss_config: LossFnConfig, sampling: SamplingParams
+) -> tuple[Tensor, LossBatch]:
+    """Log-probs [n,T'] with gradients, and the inputs of the loss cut to the longest response: [n,T'+1]."""
+    temperature = sampling.temperature
+    filtered = sampling.top_k is not None or sampling.top_p < 1.0
+    logprobs = policy.response_logprobs(groups, temperature=temperature, top_k=sampling.top_k, top_p=sampling.top_p)
+    width = logprobs.shape[1] + 1
+    token_mask = part.token_mask[:, :width]
+    unfiltered = None
+    if filtered:
+        logprobs, kept = mask_out_neg_inf(logprobs, token_mask[:, 1:])
+        token_mask = prepend_column(kept)
+        if loss_config.reference_policy_kl_penalty:
+            # The KL compares whole distributions, so its log-probs are those before top-k and top-p.
+            unfiltered = policy.response_logprobs(groups, temperature=temperature)
+    previous = prepend_column(logprobs.detach()) if part.prev_logprobs is None else part.prev_logprobs[:, :width]
+    reference = part.reference_logprobs
+    return logprobs, LossBatch(
+        token_mask=token_mask,
+        sample_mask=part.sample_mask,
+        advantages=part.advantages[:, :width],
+        prev_logprobs=previous,
+        generation_logprobs=part.generation_logprobs[:, :width],
+        reference_policy_logprobs=None if reference is None else reference[:, :width],
+        curr_logprobs_unfiltered=unfiltered,
+        rewards=part.rewards,
+    )
+
+
+def _cut_groups(groups: Sequence[Group], start: int, stop: int) -> list[Group]:
+    """The groups of rows ``start:stop``."""
+    kept: list[Group] = []
+    first = 0
+    for group in groups:
+        size = len(group.completions)
+        inside = group.completions[max(start - first, 0) : max(stop - first, 0)]
+        if inside:
+            kept.append(Group(group.prompt_ids, inside))
+        first += size
+    return kept
+
+
+def _mean_reports(reports: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Over global batches: sums become means, extremes stay."""
+    merged = merge_metrics(reports)
+    return {name: value if name.endswith(("_min", "_max")) else value / len(reports) for name, value in merged.items()}

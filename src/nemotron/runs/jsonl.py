@@ -1,0 +1,115 @@
+"""JSON lines that grow while a run lives, and survive ``kill -9`` and a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic_core
+
+from nemotron.errors import DataError, Origin
+from nemotron.runs.atomic import output_errors, write_all, write_atomic
+
+Row = dict[str, Any]
+
+
+def to_json(value: Any, *, indent: int | None = None) -> bytes:
+    """JSON that every reader accepts: NaN and infinities become ``null``; paths and dataclasses are understood."""
+    return pydantic_core.to_json(value, inf_nan_mode="null", indent=indent)
+
+
+class JsonLines:
+    """One ``.jsonl`` file with one writer and any number of readers.
+
+    Every ``append`` is one write that reaches the operating system before it returns, so a killed process loses at
+    most the line it was writing. Such a torn last line is skipped by :meth:`read` and removed by the next write.
+
+    Example: ``JsonLines(path).append([{"step": 1, "train/reward": 0.5}])``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._tail_is_whole = False
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append all rows or, when the disk refuses, none of them.
+
+        Raises:
+            OutputError: the file cannot be written; it then ends where it ended before.
+        """
+        content = b"".join(to_json(dict(row)) + b"\n" for row in rows)
+        with output_errors(self.path):
+            if not self._tail_is_whole:
+                self._drop_torn_tail()
+                self._tail_is_whole = True
+            with open(self.path, "ab", buffering=0) as file:
+                end = os.fstat(file.fileno()).st_size
+                try:
+                    write_all(file.fileno(), content)
+                except BaseException:
+                    os.ftruncate(file.fileno(), end)
+                    raise
+
+    def read(self) -> Iterator[Row]:
+        """Yield the rows in file order; a missing file has none.
+
+        Raises:
+            DataError: a line other than the last is not a JSON object.
+        """
+        for _, row in self._lines():
+            yield row
+
+    def keep(self, wanted: Callable[[Row], bool]) -> None:
+        """Rewrite the file with only the ``wanted`` rows, atomically. A missing file stays missing.
+
+        Raises:
+            DataError: a line other than the last is not a JSON object.
+            OutputError: the new file cannot be written; the old one is untouched.
+        """
+        if self.path.exists():
+            write_atomic(self.path, b"".join(line for line, row in self._lines() if wanted(row)))
+            self._tail_is_whole = True
+
+    def _lines(self) -> Iterator[tuple[bytes, Row]]:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            broken: DataError | None = None
+            for number, line in enumerate(file, start=1):
+                if broken is not None:
+                    raise broken
+                row = _parse(line)
+                if row is None:
+                    # Forgiven only if no line follows: then it is the one a killed process was writing.
+                    broken = DataError(
+                        "this line is not a JSON object",
+                        hint="repair or delete the line; only the last line may be incomplete",
+                        origin=Origin(str(self.path), line=number),
+                    )
+                    continue
+                yield line, row
+
+    def _drop_torn_tail(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end == 0:
+                return
+            file.seek(end - 1)
+            if file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _parse(line: bytes) -> Row | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

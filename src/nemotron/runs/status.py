@@ -1,0 +1,65 @@
+"""What ``status.json`` holds: the one small file that says how a run is doing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict
+
+State = Literal["starting", "running", "finished", "failed", "stopped", "interrupted"]
+"""``starting``: the folder exists, the loop has not begun. ``running``: in the loop or evaluating. ``finished``: all
+steps done. ``failed``: an error ended it. ``stopped``: a limit of the config ended it. ``interrupted``: Ctrl-C or
+SIGTERM ended it."""
+
+ReportedState = State | Literal["killed"]
+"""``killed`` is never written: it is what a reader sees when a starting or running run has no live process."""
+
+ENDED: frozenset[State] = frozenset({"finished", "failed", "stopped", "interrupted"})
+
+
+class StatusFields(TypedDict, total=False):
+    """What the engine may set with ``RunFolder.write_status``; a field not named keeps its value."""
+
+    state: State
+    phase: str | None
+    steps_done: int
+    steps_total: int | None
+    wall_s: float | None
+    heldout_before: dict[str, float] | None
+    heldout_after: dict[str, float] | None
+    checkpoint: str | None
+    error: str | None
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The content of ``status.json``."""
+
+    state: State
+    pid: int
+    """The process that wrote this."""
+    started_at: str
+    """ISO 8601, UTC; when the run was created."""
+    updated_at: str
+    finished_at: str | None = None
+    """When it reached a final state; back to null when it is resumed."""
+    phase: str | None = None
+    """What it does right now in a few words, e.g. ``loading policy``."""
+    steps_done: int = 0
+    steps_total: int | None = None
+    wall_s: float | None = None
+    """Seconds at work, all attempts of a resumed run together."""
+    heldout_before: dict[str, float] | None = None
+    """Share of held-out answers (0 to 1) with each property before training; ``fully_right`` is the headline."""
+    heldout_after: dict[str, float] | None = None
+    checkpoint: str | None = None
+    """Newest complete checkpoint, relative to the run folder when it lies in there."""
+    error: str | None = None
+    """The message of the error that ended it."""
+    exit_code: int | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Status:
+        """Build from a parsed ``status.json``; fields of later versions are ignored."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})

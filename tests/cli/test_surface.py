@@ -1,0 +1,221 @@
+"""What the command line offers, what it costs, and how it behaves on pipes and terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from cli_process import environment, nemotron
+
+from nemotron.cli import steps
+from nemotron.cli.main import app
+
+SURFACE = {
+    "nemotron": ["--version"],
+    "nemotron runs list": ["--json", "--runs-dir"],
+    "nemotron runs report": ["--runs-dir", "RUN"],
+    "nemotron runs resume": ["--runs-dir", "RUN"],
+    "nemotron runs show": ["--json", "--runs-dir", "RUN"],
+    "nemotron steps list": ["--category", "--consumes", "--json", "--produces", "--tag"],
+    "nemotron steps run": [
+        *("--batch", "--config", "--dry-run", "--force-squash", "--json", "--resume", "--run", "--runs-dir"),
+        *("-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
+    ],
+    "nemotron steps show": ["--json", "STEP"],
+}
+
+
+def surface(command: Any, path: str) -> dict[str, list[str]]:
+    names = [
+        name if name.startswith("-") else parameter.metavar
+        for parameter in command.params
+        for name in parameter.opts
+        if name not in ("-h", "--help")
+    ]
+    found = {path: sorted(names)} if names else {}
+    for name, sub in getattr(command, "commands", {}).items():
+        found |= surface(sub, f"{path} {name}")
+    return found
+
+
+def test_the_command_line_is_what_we_promised() -> None:
+    """A new option is a promise: add it here and to the reference page with intent."""
+    assert surface(typer.main.get_command(app), "nemotron") == SURFACE
+
+
+def test_every_run_option_is_recognised_when_misplaced() -> None:
+    options = [name for name in SURFACE["nemotron steps run"] if name.startswith("-")]
+    assert sorted(steps.RUN_OPTIONS) == options
+
+
+HEAVY = {"torch", "transformers", "ray", "nemo_run", "numpy", "aiohttp"}
+
+
+@pytest.mark.parametrize(
+    ("words", "banned"),
+    [
+        (["--help"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
+        (["steps", "--help"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
+        (["steps", "list"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
+        (["steps", "list", "--json"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
+        (["steps", "show", "rlhf"], HEAVY),
+        (["steps", "run", "rlhf", "-c", "tiny", "--dry-run"], HEAVY),
+        (["runs", "list"], HEAVY),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_light_commands_import_nothing_heavy(tmp_path: Path, words: list[str], banned: set[str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "nemotron", *words],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("import time:")]
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+    assert "nemotron" in modules
+    assert not modules & banned
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["-h"], ["steps", "run", "-h"], ["steps", "list", "--help"], ["--version"]]
+)
+def test_help_goes_to_stdout(tmp_path: Path, words: list[str]) -> None:
+    result = nemotron(*words, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "nemotron" in result.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["steps"], ["runs"]])
+def test_no_command_shows_the_help_as_an_error(tmp_path: Path, words: list[str]) -> None:
+    result = nemotron(*words, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Commands:" in result.stderr
+
+
+def test_list_json(tmp_path: Path) -> None:
+    steps = json.loads(nemotron("steps", "list", "--json", "--consumes", "prompt_jsonl", cwd=tmp_path).stdout)
+    step = next(step for step in steps if step["id"] == "rl/nemo_rl/rlhf")
+    assert step["category"] == "rl"
+    assert step["configs"][0] == "default"
+    assert {"checkpoint_hf", "prompt_jsonl"} <= {artifact["type"] for artifact in step["consumes"]}
+    assert all(artifact["bind"] for artifact in step["consumes"])
+
+
+def test_show_json_has_every_parameter_with_its_meaning(tmp_path: Path) -> None:
+    step = json.loads(nemotron("steps", "show", "rlhf", "--json", cwd=tmp_path).stdout)
+    rows = {row["name"]: row for row in step["parameters"]}
+    steps_key = rows["grpo.num_generations_per_prompt"]
+    assert (steps_key["default"], steps_key["type"], steps_key["source"]) == (8, "integer >= 1", "yaml")
+    judge = rows["env.nemo_gym.genrm_model.responses_api_models.vllm_model.model"]
+    assert judge["default"] == "${oc.env:RL_REWARD_MODEL,meta-llama/Llama-3.2-1B-Instruct}"
+    assert [name for name, row in rows.items() if not row["description"] and not row["section"]] == []
+    assert step["strategies"]
+    assert step["errors"]
+
+
+def test_show_for_people(tmp_path: Path) -> None:
+    result = nemotron("steps", "show", "rlhf", cwd=tmp_path)
+    assert result.returncode == 0
+    for part in (
+        "consumes",
+        "produces",
+        "examples",
+        "parameters",
+        "strategies",
+        "errors",
+        "grpo.num_prompts_per_step =",
+    ):
+        assert part in result.stdout
+
+
+def test_a_closed_pipe_is_no_crash(tmp_path: Path) -> None:
+    """As `nemotron steps show rlhf | head -1` does."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nemotron", "steps", "show", "rlhf"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(60) == 1
+    assert said == b""
+
+
+def on_a_terminal(words: list[str], cwd: Path, **extra: str) -> str:
+    """Output of a command whose stdout and stderr are a terminal."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nemotron", *words],
+        cwd=cwd,
+        env=environment(TERM="xterm", **extra),
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    chunks = []
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # Linux reports the end of a terminal as an error
+            break
+        if not chunk:
+            break
+        chunks.append(chunk)
+    process.wait(60)
+    os.close(master)
+    return b"".join(chunks).decode()
+
+
+@pytest.mark.parametrize("words", [["steps", "list"], ["steps", "run", "rlhff"]])
+def test_colour_only_where_it_is_wanted(tmp_path: Path, words: list[str]) -> None:
+    assert "\033[" in on_a_terminal(words, tmp_path)
+    assert "\033[" not in on_a_terminal(words, tmp_path, NO_COLOR="1")
+    result = nemotron(*words, cwd=tmp_path)
+    assert "\033[" not in result.stdout + result.stderr
+
+
+def test_dry_run_on_a_terminal_without_colour(tmp_path: Path) -> None:
+    """NO_COLOR rules out colours, not bold; the plan must be readable either way."""
+    text = on_a_terminal(["steps", "run", "rlhf", "-c", "tiny", "--dry-run"], tmp_path, NO_COLOR="1")
+    assert "tokens" in text
+    assert "\033[3" not in text
+
+
+def test_a_bug_is_short_and_leaves_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nemotron.cli import main as cli
+
+    def broken(words: tuple[str, ...]) -> int:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(cli, "_dispatch", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert cli.main(["steps", "run", "rlhf", "a.api_key=secret"]) == 1
+    said = capsys.readouterr().err
+    (log,) = tmp_path.glob("nemotron-crash-*.log")
+    assert said == (
+        "error: unexpected ZeroDivisionError: division by zero\n"
+        f"hint: this is a bug in nemotron; please report it with `{log}`\n"
+    )
+    assert "Traceback" in log.read_text()
+    assert "secret" not in log.read_text()
+    monkeypatch.setenv("NEMOTRON_TRACEBACK", "1")
+    cli.main(["steps"])
+    assert "Traceback" in capsys.readouterr().err

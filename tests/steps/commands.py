@@ -1,0 +1,88 @@
+"""Run the real command in a process of its own and wait for what its run folder shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STEP = "rl/nemo_rl/rlhf"
+SHORT = (
+    "grpo.max_num_steps=6",
+    "checkpointing.save_period=2",
+    "checkpointing.keep_top_k=null",
+    "eval.heldout.max_samples=16",
+)
+"""Enough steps for three checkpoints, few enough for a test."""
+TIMEOUT_S = 240
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def command(runs_dir: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "nemotron", "steps", "run", STEP, "-c", "tiny", "--runs-dir", str(runs_dir), *words]
+
+
+def run(runs_dir: Path, *words: str, env: dict[str, str] | None = None) -> Result:
+    """`steps run rl/nemo_rl/rlhf -c tiny` to its end."""
+    return run_command(command(runs_dir, *words), env=env)
+
+
+def run_command(argv: list[str], env: dict[str, str] | None = None) -> Result:
+    done = subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def kill_when(argv: list[str], moment: Callable[[], bool], *, signum: int = signal.SIGKILL) -> int:
+    """Start the command, send ``signum`` as soon as ``moment`` is true, return its exit code (minus the signal)."""
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not moment():
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signum)
+    return process.wait(TIMEOUT_S)
+
+
+def only_run(runs_dir: Path) -> Path:
+    """The one run folder in ``runs_dir``."""
+    [folder] = [entry for entry in runs_dir.iterdir() if not entry.name.startswith(".")]
+    return folder
+
+
+def steps_logged(runs_dir: Path) -> int:
+    """Training steps that the run's metrics hold so far."""
+    found = list(runs_dir.glob("*/metrics.jsonl"))
+    return found[0].read_bytes().count(b'"train/reward"') if found else 0
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path, step: int = 6) -> bytes:
+    """The weight file of a checkpoint, byte by byte."""
+    return (folder / "checkpoints" / f"step_{step}" / "policy" / "weights" / "hf" / "model.safetensors").read_bytes()

@@ -1,0 +1,80 @@
+"""kill -9 at any moment, then `--resume`: the same bits as a run that nobody killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import SHORT, command, kill_when, metrics, only_run, run, run_command, steps_logged, weights
+
+pytestmark = pytest.mark.timeout(900)
+
+Moment = Callable[[Path], bool]
+
+MOMENTS: dict[str, Moment] = {
+    "before the run folder exists": lambda runs: True,
+    "while the models load": lambda runs: any(runs.glob("2*/status.json")),
+    "before the first checkpoint": lambda runs: steps_logged(runs) == 1,
+    "while a checkpoint is written": lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
+    "between two checkpoints": lambda runs: steps_logged(runs) == 5,
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("whole")
+    result = run(runs, *SHORT)
+    assert result.code == 0, result.stderr
+    return only_run(runs)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
+    argv = command(tmp_path, *SHORT)
+    assert kill_when(argv, lambda: MOMENTS[moment](tmp_path)) == -signal.SIGKILL
+    resumed = run_command([*argv, "--resume"])
+    assert resumed.code == 0, resumed.stderr
+    folder = only_run(tmp_path)
+    assert weights(folder) == weights(uninterrupted)
+    whole = [row["train/loss"] for row in metrics(uninterrupted) if "train/loss" in row]
+    assert [row["train/loss"] for row in metrics(folder) if "train/loss" in row] == whole
+    assert not list(folder.glob("checkpoints/*tmp*"))
+    wanted, found = (sorted((path / "samples.jsonl").read_text().splitlines()) for path in (uninterrupted, folder))
+    assert found == wanted
+
+
+def test_the_judge_ends_with_the_run_that_started_it(tmp_path: Path) -> None:
+    kill_when(command(tmp_path, *SHORT), lambda: steps_logged(tmp_path) == 1)
+    assert _gone(str(tmp_path), within_s=20)
+
+
+def test_terminate_leaves_a_truthful_status_and_runs_resume_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
+    argv = command(tmp_path, *SHORT)
+    assert kill_when(argv, lambda: steps_logged(tmp_path) == 3, signum=signal.SIGTERM) == 130
+    folder = only_run(tmp_path)
+    assert '"interrupted"' in (folder / "status.json").read_text()
+    resumed = run_command([*argv[:3], "runs", "resume", "last", "--runs-dir", str(tmp_path)])
+    assert resumed.code == 0, resumed.stderr
+    assert weights(folder) == weights(uninterrupted)
+
+
+def _gone(text: str, *, within_s: float) -> bool:
+    """Whether no judge server is left whose log file lies below ``text``."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not any(_holds_open(pid, text) for pid in os.listdir("/proc") if pid.isdecimal()):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _holds_open(pid: str, text: str) -> bool:
+    try:
+        links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:  # it ended while we looked, or belongs to another user
+        return False
+    return any(text in link for link in links)

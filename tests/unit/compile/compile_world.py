@@ -1,0 +1,86 @@
+"""Parts of a small world to compile against: model folders, data files, a laptop and a cluster node."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nemotron.compile.machine import Machine
+from nemotron.compile.plan import Plan
+from nemotron.errors import Finding
+from nemotron.steps.rl.nemo_rl.rlhf import config as rlhf
+
+CONFIGS = Path(rlhf.__file__).parent / "config"
+LAPTOP = Machine(
+    has_nemo_rl=False,
+    has_adapter=False,
+    has_cuda=False,
+    missing=(),
+    memory_bytes=8 * 2**30,
+    hub_cache=Path("/nonexistent"),
+    offline=False,
+)
+NODE = replace(LAPTOP, has_nemo_rl=True, has_adapter=True, has_cuda=True)
+
+OWN = """\
+defaults: default
+policy:
+  model_name: model
+data:
+  train:
+    data_path: own.jsonl
+  validation:
+    data_path: val.jsonl
+env:
+  nemo_gym:
+    genrm_model:
+      responses_api_models:
+        vllm_model:
+          model: model
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    id: str = "rl/nemo_rl/rlhf"
+
+
+def row(text: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "responses_create_params": {"input": [{"role": "user", "content": text}]},
+        "agent_ref": {"type": "responses_api_agents", "name": "genrm_simple_agent"},
+        **fields,
+    }
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def write_model(folder: Path, *, vocabulary: int = 256, tokens: int = 256, **config: Any) -> Path:
+    """A model folder with real headers and no numbers worth loading."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llama", "vocab_size": vocabulary, **shape, **config})
+    )
+    vocab = {f"t{i}": i for i in range(tokens)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab}, "added_tokens": []}))
+    header = json.dumps(
+        {"w": {"dtype": "F16", "shape": [vocabulary, 64], "data_offsets": [0, vocabulary * 128]}}
+    ).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    return folder
+
+
+Compile = Callable[..., Plan]
+
+
+def named(plan: Plan, name: str) -> list[Finding]:
+    return [finding for finding in plan.findings if finding.name == name]

@@ -1,0 +1,61 @@
+"""Fixtures of the compile tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+import pytest
+from compile_world import CONFIGS, LAPTOP, OWN, Compile, Step, row, write_model, write_rows
+
+from nemotron.compile.machine import Machine
+from nemotron.compile.plan import Plan, compile_job
+from nemotron.config import layers, resolvers, yaml
+from nemotron.config.layers import load
+from nemotron.config.overrides import parse_overrides
+from nemotron.steps.rl.nemo_rl.rlhf import config as rlhf
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for the shipped assets, and ``own.yaml``: default.yaml with a local model and prompts of one's own."""
+    assets = tmp_path / "assets"
+    write_model(assets / "tiny_world" / "policy")
+    write_model(assets / "tiny_world" / "judge")
+    for name, count in (("train", 400), ("validation", 40), ("heldout", 40)):
+        write_rows(assets / f"tiny_world/data/{name}.jsonl", [row(f"{name} {i}") for i in range(count)])
+    write_rows(tmp_path / "own.jsonl", [row(f"own {i}") for i in range(200)])
+    write_rows(tmp_path / "val.jsonl", [row(f"val {i}") for i in range(20)])
+    write_model(tmp_path / "model")
+    (tmp_path / "own.yaml").write_text(OWN)
+    monkeypatch.setattr(resolvers, "ASSETS", assets)
+    for name in ("RL_POLICY_MODEL", "RL_REWARD_MODEL", "RL_TRAIN_DATA", "RL_VALIDATION_DATA", "RL_REWARD_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def parse_shipped_configs_once() -> Iterator[None]:
+    """Reading default.yaml takes most of a compile; every test gets a copy of one reading."""
+    read = cache(yaml.read_yaml)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "read_yaml", lambda p: deepcopy(read(p)) if p.parent == CONFIGS else yaml.read_yaml(p))
+        yield
+
+
+@pytest.fixture
+def compiled(world: Path) -> Compile:
+    """Compile a shipped config with overrides on a machine: ``compiled("own.yaml", "grpo.seed=1")``."""
+
+    def build(
+        name: str, *overrides: str, machine: Machine = LAPTOP, env: dict[str, str] | None = None, runs_dir: str = "runs"
+    ) -> Plan:
+        words = parse_overrides(list(enumerate(overrides, start=5)))
+        resolved = load(CONFIGS, name, words, run_dir=f"{runs_dir}/RUN_ID", model=rlhf.Config)
+        environment = {"TORCH_CUDA_ARCH_LIST": "9.0"} if env is None else env
+        return compile_job(Step(), resolved, rlhf.Config, runs_dir=Path(runs_dir), machine=machine, env=environment)
+
+    return build

@@ -1,0 +1,238 @@
+"""Rules that look at files, folders, the environment and the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from compile_world import LAPTOP, NODE, Compile, named, row, write_model, write_rows
+
+JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
+
+
+def test_missing_data_file(compiled: Compile) -> None:
+    plan = compiled("own.yaml", "data.train.data_path=nowhere.jsonl")
+    (finding,) = named(plan, "data-file")
+    assert (finding.exit_code, str(finding.origin)) == (5, "command line, argument 5")
+    assert "nowhere.jsonl" in finding.message
+    assert plan.exit_code == 5
+    assert not named(plan, "too-few-rows")
+
+
+def test_empty_data_file(compiled: Compile, world: Path) -> None:
+    (world / "own.jsonl").write_text("\n\n")
+    assert [f.message for f in named(compiled("own.yaml"), "data-file")] == ["the train data `own.jsonl` is empty"]
+
+
+def test_a_folder_is_no_data_file(compiled: Compile, world: Path) -> None:
+    (finding,) = named(compiled("own.yaml", f"data.train.data_path={world}"), "data-file")
+    assert "cannot be read" in finding.message
+
+
+def test_broken_rows_are_named_by_line_and_counted(compiled: Compile, world: Path) -> None:
+    good = json.dumps(row("fine"))
+    lines = ['{"prompt": ', good, "[1]", '{"text": "no prompt key"}', "\udcff", '{"prompt": 3}', *[good] * 100]
+    (world / "own.jsonl").write_text("\n".join(lines), errors="surrogateescape")
+    found = named(compiled("own.yaml"), "data-row")
+    assert [str(f.origin) for f in found] == ["own.jsonl:1:11", "own.jsonl:3", "own.jsonl:4", "own.jsonl:5"]
+    assert found[-1].message == "2 more rows of the train data cannot be used"
+    assert {f.exit_code for f in found} == {5}
+
+
+def test_a_dataset_smaller_than_a_batch(compiled: Compile, world: Path) -> None:
+    write_rows(world / "own.jsonl", [row(str(i)) for i in range(63)])
+    plan = compiled("own.yaml")
+    (finding,) = named(plan, "too-few-rows")
+    assert finding.message == ("63 training rows are fewer than one batch of 64 prompts: the run would make no step")
+    assert plan.exit_code == 5
+    write_rows(world / "own.jsonl", [row(str(i)) for i in range(64)])
+    assert compiled("own.yaml").ok
+
+
+def test_the_three_row_forms(compiled: Compile, world: Path) -> None:
+    rows = [{"prompt": f"a {i}"} for i in range(30)]
+    rows += [{"messages": [{"role": "user", "content": f"b {i}"}]} for i in range(30)]  # type: ignore[dict-item]
+    write_rows(world / "own.jsonl", [*rows, *[row(f"c {i}") for i in range(30)]])
+    assert compiled("own.yaml").ok
+
+
+def test_split_overlap_is_counted(compiled: Compile, world: Path) -> None:
+    write_rows(world / "val.jsonl", [row("own 1"), row("own 2"), row("new")])
+    (finding,) = named(compiled("own.yaml"), "split-overlap")
+    assert (finding.severity, finding.message) == ("warning", "2 of 3 validation prompts are also trained on")
+
+
+def test_large_files_are_counted_and_sampled(compiled: Compile, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemotron.compile import data
+
+    monkeypatch.setattr(data, "READ_ALL_BYTES", 1000)
+    monkeypatch.setattr(data, "FIRST_ROWS", 10)
+    path = write_rows(world / "big.jsonl", [row("x" * 3000 + str(i)) for i in range(1500)])
+    found = data.survey(path)
+    assert found.rows == 1500
+    assert 10 < found.read < 1500
+    assert not found.complete
+    plan = compiled("own.yaml", f"data.train.data_path={path}")
+    assert plan.work is not None
+    assert plan.work.steps == 1500 // 64
+
+
+def test_rows_without_agent_matter_to_nemo_gym_only(compiled: Compile, world: Path) -> None:
+    write_rows(world / "own.jsonl", [row("first"), *[{"prompt": str(i)} for i in range(99)]])
+    assert compiled("own.yaml").ok
+    (finding,) = named(compiled("own.yaml", "engine=nemo_rl", machine=NODE), "agent-ref")
+    assert finding.message.startswith("99 of 100 train rows")
+    assert str(finding.origin) == "own.jsonl:2"
+
+
+def test_no_data_path(compiled: Compile) -> None:
+    (finding,) = named(compiled("own.yaml", "~data.train.data_path"), "no-data-path")
+    assert finding.exit_code == 5
+
+
+def test_the_sample_is_fine_for_tiny_and_a_warning_for_a_real_model(compiled: Compile) -> None:
+    assert not named(compiled("tiny"), "sample-data")
+    (finding,) = named(compiled("default"), "sample-data")
+    assert finding.severity == "warning"
+
+
+def test_model_folder_that_does_not_exist(compiled: Compile) -> None:
+    plan = compiled("own.yaml", "policy.model_name=/no/such/model")
+    assert {f.exit_code for f in named(plan, "model-files")} == {6}
+    assert plan.exit_code == 6
+
+
+def test_hub_names_are_notes_unless_downloads_are_off(compiled: Compile) -> None:
+    (finding,) = named(compiled("own.yaml", "policy.model_name=owner/name"), "model-files")
+    assert finding.severity == "note"
+    offline = compiled("own.yaml", "policy.model_name=owner/name", machine=replace(LAPTOP, offline=True))
+    assert [f.severity for f in named(offline, "model-files")] == ["error"]
+
+
+def test_a_cached_hub_model_is_found(compiled: Compile, world: Path) -> None:
+    write_model(world / "hub/models--owner--name/snapshots/abc")
+    plan = compiled("own.yaml", "policy.model_name=owner/name", machine=replace(LAPTOP, hub_cache=world / "hub"))
+    assert not named(plan, "model-files")
+    assert plan.memory is not None
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_incomplete_model_folders(compiled: Compile, world: Path, missing: str) -> None:
+    write_model(world / "other")
+    (world / "other" / missing).unlink()
+    (finding,) = named(compiled("own.yaml", "policy.model_name=other"), "model-files")
+    assert finding.exit_code == 6
+    assert "lacks" in finding.message
+
+
+def test_a_model_that_is_a_file(compiled: Compile) -> None:
+    (finding,) = named(compiled("own.yaml", "policy.model_name=own.yaml"), "model-files")
+    assert "is a file" in finding.message
+
+
+def test_judge_folder_is_checked_unless_an_endpoint_is_given(compiled: Compile) -> None:
+    missing = f"{JUDGE}.model=/no/such/judge"
+    assert [f.key for f in named(compiled("own.yaml", missing), "model-files")] == [f"{JUDGE}.model"]
+    plan = compiled("own.yaml", missing, f"{JUDGE}.base_url='http://localhost:9/v1'")
+    assert plan.ok
+    assert [p.where for p in plan.processes if p.role == "judge"] == ["endpoint http://localhost:9/v1"]
+
+
+def test_tokenizer_elsewhere(compiled: Compile, world: Path) -> None:
+    (finding,) = named(compiled("own.yaml", "policy.tokenizer.name=./nowhere"), "tokenizer-files")
+    assert finding.exit_code == 6
+    (world / "bare").mkdir()
+    (finding,) = named(compiled("own.yaml", "policy.tokenizer.name=bare"), "tokenizer-files")
+    assert "holds no tokenizer" in finding.message
+    (finding,) = named(compiled("own.yaml", "policy.tokenizer.chat_template=no.jinja"), "tokenizer-files")
+    assert "no.jinja" in finding.message
+
+
+def test_tokenizer_larger_than_the_embedding(compiled: Compile, world: Path) -> None:
+    write_model(world / "wide", vocabulary=256, tokens=300)
+    (finding,) = named(compiled("own.yaml", "policy.model_name=wide"), "vocabulary")
+    assert "300 tokens" in finding.message
+    assert finding.exit_code == 6
+
+
+def test_sequences_beyond_the_positions_of_the_model(compiled: Compile, world: Path) -> None:
+    write_model(world / "short", max_position_embeddings=1024)
+    (finding,) = named(compiled("own.yaml", "policy.model_name=short"), "model-context")
+    assert "1024 positions" in finding.message
+
+
+def test_memory(compiled: Compile) -> None:
+    small = replace(LAPTOP, memory_bytes=2**20)
+    assert [f.severity for f in named(compiled("own.yaml", machine=small), "memory")] == ["warning"]
+    assert not named(compiled("own.yaml", machine=replace(small, has_cuda=True)), "memory")
+
+
+def test_disk_space(compiled: Compile, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemotron.compile import output
+
+    usage = output.shutil.disk_usage(world)
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    assert [f.severity for f in named(compiled("own.yaml"), "disk-space")] == ["warning"]
+
+
+def test_output_folder_below_a_file(compiled: Compile, world: Path) -> None:
+    (world / "taken").write_text("")
+    plan = compiled("own.yaml", runs_dir="taken/runs")
+    assert plan.exit_code == 8
+    assert "is not a folder" in named(plan, "output-folder")[0].message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_output_folder_without_permission(compiled: Compile, world: Path) -> None:
+    (world / "closed").mkdir(mode=0o500)
+    assert compiled("own.yaml", runs_dir="closed/runs").exit_code == 8
+
+
+def test_nothing_is_written(compiled: Compile, world: Path) -> None:
+    before = sorted(world.rglob("*"))
+    compiled("own.yaml").job()
+    assert sorted(world.rglob("*")) == before
+
+
+def test_environment_of_a_cluster_job(compiled: Compile) -> None:
+    def names(**env: str) -> list[str]:
+        return [f.name for f in compiled("own.yaml", "engine=nemo_rl", machine=NODE, env=env).findings]
+
+    arch = {"TORCH_CUDA_ARCH_LIST": "9.0"}
+    assert names() == ["cuda-arch-list"]
+    assert names(**arch) == []
+    assert names(**arch, NRL_NSYS_WORKER_PATTERNS="*") == ["nsys-variables"]
+    assert names(**arch, NRL_NSYS_WORKER_PATTERNS="*", NRL_NSYS_PROFILE_STEP_RANGE="3") == ["nsys-variables"]
+    assert names(**arch, NRL_NSYS_WORKER_PATTERNS="*", NRL_NSYS_PROFILE_STEP_RANGE="3:5") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "reason"),
+    [
+        ({}, "nemo_rl", "NeMo-RL is installed"),
+        ({"has_cuda": False}, "embedded", "none is visible"),
+        ({"has_nemo_rl": False}, "embedded", "not installed"),
+        ({"has_adapter": False}, "embedded", "does not drive NeMo-RL yet"),
+    ],
+)
+def test_auto_engine(compiled: Compile, changes: dict[str, bool], engine: str, reason: str) -> None:
+    plan = compiled("own.yaml", machine=replace(NODE, **changes))
+    assert plan.engine == engine
+    assert reason in plan.engine_reason
+    assert plan.ok
+
+
+@pytest.mark.parametrize("lacking", ["has_cuda", "has_nemo_rl", "has_adapter"])
+def test_forced_nemo_rl_that_is_not_there(compiled: Compile, lacking: str) -> None:
+    plan = compiled("own.yaml", "engine=nemo_rl", machine=replace(NODE, **{lacking: False}))
+    assert (plan.exit_code, plan.engine) == (10, "nemo_rl")
+
+
+def test_embedded_without_its_libraries(compiled: Compile) -> None:
+    plan = compiled("own.yaml", machine=replace(LAPTOP, missing=("torch", "transformers")))
+    assert plan.exit_code == 10
+    (finding,) = named(plan, "engine-not-installed")
+    assert finding.hint == "pip install 'nemotron[local]'"

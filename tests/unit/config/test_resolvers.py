@@ -1,0 +1,108 @@
+"""Interpolation: the resolvers, and errors that name key, place and variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from config_sample import resolve, write
+
+from nemotron.config import resolvers
+from nemotron.config.layers import load
+from nemotron.errors import CompileError, Origin
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("${mul:3,4}", 12),
+        ("${mul:${train.max_num_steps},2}", 20),
+        ("${mul:0.5,4}", 2.0),
+        ("${div:4,2}", 2.0),
+        ("${max:3,${train.max_num_steps}}", 10),
+        ("${oc.env:SAMPLE_VARIABLE}", "found"),
+        ("${oc.env:NOT_SET_ANYWHERE,none}", "none"),
+        ("${oc.decode:${oc.env:SAMPLE_NUMBER}}", 7),
+        ("${oc.select:not.there,5}", 5),
+        ("${run_dir:}/logs", "runs/one/logs"),
+        ("${train.scheduler.1.name}", "b"),
+        ("${server}", {"url": None}),
+    ],
+)
+def test_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, value: object) -> None:
+    monkeypatch.setenv("SAMPLE_VARIABLE", "found")
+    monkeypatch.setenv("SAMPLE_NUMBER", "7")
+    found = resolve(tmp_path, [f"+extra.x={text}"]).get("extra.x")
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_overrides_come_before_interpolation(tmp_path: Path) -> None:
+    write(tmp_path, "a: 1\nb: ${a}\nc: {d: '${mul:${b},10}'}\n")
+    from nemotron.config.overrides import parse_overrides
+
+    resolved = load(tmp_path, "default", parse_overrides([(1, "a=5")]), run_dir="r")
+    assert resolved.values == {"a": 5, "b": 5, "c": {"d": 50}}
+    assert resolved.raw["b"] == "${a}"
+
+
+def test_assets_are_paths_into_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolvers, "ASSETS", tmp_path / "assets")
+    (tmp_path / "assets" / "world").mkdir(parents=True)
+    (tmp_path / "assets" / "world" / "data.jsonl").touch()
+    found = resolve(tmp_path / "c", ["name=${asset:world/data.jsonl}"])
+    assert found.values["name"] == str(tmp_path / "assets" / "world" / "data.jsonl")
+    with pytest.raises(CompileError) as caught:
+        resolve(tmp_path / "c", ["name=${asset:world/dat.jsonl}"])
+    (finding,) = caught.value.findings
+    assert "there is no shipped asset `world/dat.jsonl`" in finding.message
+    assert finding.hint == "there is `world/data.jsonl`"
+    assert finding.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "${oc.env:NOT_SET_ANYWHERE}",
+            "`name` needs the environment variable `NOT_SET_ANYWHERE`, which is not set",
+            "set it, or give a default: `${oc.env:NOT_SET_ANYWHERE,value}`",
+        ),
+        (
+            "${train.max_num_step}",
+            "`name` refers to `train.max_num_step`, which does not exist",
+            "max_num_steps`?",
+        ),
+        ("${asset:a}${", "`name` holds a broken interpolation: `${asset:a}${`", "write `${key}` or"),
+        ("${artefact:x}", "`name` uses the unknown resolver `artefact`", "did you mean `artifact`?"),
+        ("${zzzz:x}", "`name` uses the unknown resolver `zzzz`", "known are `oc.env`"),
+        ("${name}", "`name` refers to itself through `${name}`", None),
+        ("${div:1,0}", "`name` cannot be resolved from `${div:1,0}`: division by zero", None),
+        ("${mul:a,2}", "`name` cannot be resolved: the string `a` is not a number", None),
+        ("???", "`name` has no default and must be given", "add `name=...` to the command line"),
+    ],
+)
+def test_what_cannot_be_resolved(tmp_path: Path, text: str, message: str, hint: str | None) -> None:
+    with pytest.raises(CompileError) as caught:
+        resolve(tmp_path, [f"name='{text}'"])
+    (finding,) = caught.value.findings
+    assert finding.message == message
+    assert (finding.key, finding.origin) == ("name", Origin("command line", argument=5))
+    assert finding.hint is None if hint is None else hint in (finding.hint or "")
+
+
+def test_artifacts_are_reserved(tmp_path: Path) -> None:
+    with pytest.raises(CompileError) as caught:
+        resolve(tmp_path, ["name=${artifact:policy}"])
+    assert caught.value.finding_exit_code == 10
+
+
+def test_all_are_reported_at_once_without_those_that_only_follow(tmp_path: Path) -> None:
+    words = ["name=${oc.env:NOT_SET_ANYWHERE}", "+extra.a=${name}", "+extra.b=${nmae}", "train.sed=1"]
+    with pytest.raises(CompileError) as caught:
+        resolve(tmp_path, words)
+    assert [(f.name, f.key) for f in caught.value.findings] == [
+        ("unknown-key", "train.sed"),
+        ("unresolved", "name"),
+        ("unresolved", "extra.b"),
+    ]

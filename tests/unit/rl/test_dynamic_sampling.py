@@ -1,0 +1,56 @@
+"""Filling a training batch with responses that differ."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nemotron.errors import EngineError
+from nemotron.rl.dynamic_sampling import DynamicSampler
+
+
+def _std(*values: float) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+def test_full_batch_at_once() -> None:
+    got = DynamicSampler[str](2, 3).add(["a", "b"], _std(1, 1), torch.tensor([0.0, 1.0]))
+    assert (got.complete, got.rows, got.num_discarded, got.num_gen_batches) == (True, ("a", "b"), 0, 1)
+
+
+def test_survivors_are_kept_across_batches_and_the_surplus_is_discarded() -> None:
+    sampler = DynamicSampler[str](3, 3)
+    first = sampler.add(["a", "b"], _std(0, 1), torch.tensor([5.0, 1.0]))
+    assert (first.complete, first.rows, first.num_discarded) == (False, ("b",), None)
+    second = sampler.add(["c", "d", "e"], _std(1, 1, 1), torch.tensor([2.0, 3.0, 4.0]))
+    assert (second.complete, second.rows, second.num_discarded) == (True, ("b", "c", "d"), 1)
+    assert second.rewards == (5.0, 1.0, 2.0)
+
+
+def test_batches_without_survivors_are_not_in_the_reported_rewards() -> None:
+    sampler = DynamicSampler[str](1, 3)
+    nothing = sampler.add(["a"], _std(0), torch.tensor([9.0]))
+    assert (nothing.rows, nothing.rewards) == ((), (9.0,))
+    assert sampler.add(["b"], _std(1), torch.tensor([2.0])).rewards == (2.0,)
+
+
+def test_starts_afresh_after_a_full_batch() -> None:
+    sampler = DynamicSampler[str](1, 3)
+    sampler.add(["a", "b"], _std(1, 1), torch.tensor([1.0, 2.0]))
+    again = sampler.add(["c"], _std(1), torch.tensor([3.0]))
+    assert (again.rows, again.num_gen_batches) == (("c",), 1)
+
+
+def test_gives_up_after_more_than_the_allowed_batches() -> None:
+    sampler = DynamicSampler[str](2, 2)
+    for _ in range(2):
+        assert not sampler.add(["a"], _std(0), torch.tensor([0.0])).complete
+    with pytest.raises(EngineError, match="0 of 2 responses") as caught:
+        sampler.add(["a"], _std(0), torch.tensor([0.0]))
+    assert "dynamic_sampling_max_gen_batches" in (caught.value.hint or "")
+
+
+def test_the_last_allowed_batch_may_still_fill_up() -> None:
+    sampler = DynamicSampler[str](1, 1)
+    sampler.add(["a"], _std(0), torch.tensor([0.0]))
+    assert sampler.add(["b"], _std(1), torch.tensor([0.0])).complete

@@ -1,0 +1,256 @@
+"""The loop with a small real policy and a judge that counts letters: it learns, stops at limits, and repeats itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_policy import tiny_chat, tiny_policy
+
+from nemotron.checkpoints.store import CheckpointStore, read_info
+from nemotron.config.schema.extras import LimitsConfig
+from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
+from nemotron.data.rows import PromptRow
+from nemotron.data.stream import PromptStream
+from nemotron.errors import EngineError, JudgeError, LimitError
+from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
+from nemotron.rl.loops.grpo import Grpo, train
+from nemotron.rl.optim import Optimization
+from nemotron.rl.policy import Policy
+from nemotron.rl.saving import HF_WEIGHTS, Progress, load_checkpoint
+from nemotron.rl.types import SamplingParams
+
+ROWS = [PromptRow(f"rows:{i}", [{"role": "user", "content": word}], None, {}) for i, word in enumerate("abcdefgh")]
+GRPO = {
+    "num_prompts_per_step": 2,
+    "num_generations_per_prompt": 4,
+    "max_num_steps": 4,
+    "max_num_epochs": 100,
+    "max_rollout_turns": 1,
+    "normalize_rewards": True,
+    "use_leave_one_out_baseline": True,
+    "use_dynamic_sampling": False,
+    "reward_scaling": {"enabled": False},
+    "reward_shaping": {"enabled": False},
+    "seq_logprob_error_threshold": None,
+    "seed": 1,
+    "val_period": 0,
+    "val_at_start": False,
+    "val_at_end": False,
+    "max_val_samples": None,
+    "val_batch_size": None,
+}
+
+
+class LetterJudge:
+    """Rewards the share of the letter z; a verdict is missing for responses of odd number when ``broken``."""
+
+    def __init__(self, broken: float = 0.0, constant: bool = False) -> None:
+        self.broken, self.constant = broken, constant
+
+    def submit(self, request: GroupRequest, *, seed: int) -> Future[GroupResult]:
+        rewards: list[float | None] = []
+        comparisons = []
+        for i, response in enumerate(request.responses):
+            missing = i < self.broken * len(request.responses)
+            score = 0.0 if self.constant else response.answer.count("z") / max(len(response.answer), 1)
+            rewards.append(None if missing else score)
+            verdict = None if missing else Verdict(score, 0.0, 1.0)
+            comparisons.append(Comparison(i, 0, 0, verdict, 1, failure="garbage" if missing else None))
+        future: Future[GroupResult] = Future()
+        future.set_result(GroupResult(rewards, comparisons))
+        return future
+
+
+class Log:
+    """A recorder that remembers."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.checkpoints: list[Path] = []
+        self.samples: list[Any] = []
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.rows.append({"step": step, **metrics})
+
+    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Any], advantages: torch.Tensor) -> None:
+        self.write(step, metrics)
+        self.samples += samples
+
+    def checkpoint(self, path: Path) -> None:
+        self.checkpoints.append(path)
+
+
+def job(
+    folder: Path, *, judge: LetterJudge | None = None, policy: Policy | None = None, lr: float = 0.02, **changes: Any
+) -> Grpo:
+    limits = {"max_kl": None, "max_missing_share": 0.5, **changes.pop("limits", {})}
+    loss = LossFnConfig(**{"reference_policy_kl_penalty": 0.01, **changes.pop("loss", {})})
+    config = GrpoConfig(**{**GRPO, **changes})
+    start = tiny_policy(scale=2.0)
+    policy = policy or start
+    rows = int(config.num_prompts_per_step * config.batch_multiplier)
+    optimizer = {"name": "torch.optim.Adam", "kwargs": {"lr": lr}}
+    return Grpo(
+        config=config,
+        loss=loss,
+        limits=LimitsConfig(**limits),
+        sampling=SamplingParams(max_new_tokens=8, stop_token_ids=(0,)),
+        global_batch_size=config.num_prompts_per_step * config.num_generations_per_prompt,
+        micro_batch_size=8,
+        logprob_batch_size=8,
+        save_period=2,
+        policy=policy,
+        reference=start.frozen_copy(),
+        optimization=Optimization.build(policy.parameters(), optimizer=optimizer),
+        chat=tiny_chat(),
+        judge=judge or LetterJudge(),
+        stream=PromptStream(ROWS, rows, config.seed, True),
+        validation=ROWS[:3],
+        store=CheckpointStore(folder, None, None, True),
+        recorder=Log(),
+        config_yaml="a: 1\n",
+    )
+
+
+def log_of(done: Grpo) -> Log:
+    assert isinstance(done.recorder, Log)
+    return done.recorder
+
+
+def weights(policy: Policy) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
+
+
+def test_the_reward_rises(tmp_path: Path) -> None:
+    work = job(tmp_path, max_num_steps=25, num_generations_per_prompt=8)
+    train(work, Progress())
+    rewards = [row["train/reward"] for row in log_of(work).rows]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = job(tmp_path / "whole")
+    end = train(whole, Progress())
+    first = job(tmp_path / "parts", max_num_steps=2)
+    train(first, Progress())
+    checkpoint = tmp_path / "parts" / "step_2"
+    second = job(tmp_path / "parts", policy=Policy.load(checkpoint / HF_WEIGHTS))
+    torch.manual_seed(99)  # a new process has another random state
+    assert train(second, load_checkpoint(second, checkpoint)) == end
+    assert torch.equal(weights(whole.policy), weights(second.policy))
+    assert log_of(whole).rows[2]["train/loss"] == log_of(second).rows[0]["train/loss"]
+
+
+def test_checkpoint_has_nemo_rls_layout(tmp_path: Path) -> None:
+    work = job(tmp_path, max_num_steps=3)
+    train(work, Progress())
+    assert log_of(work).checkpoints == [tmp_path / "step_2", tmp_path / "step_3"]
+    names = {str(path.relative_to(tmp_path / "step_3")) for path in (tmp_path / "step_3").rglob("*") if path.is_file()}
+    assert {
+        "training_info.json",
+        "config.yaml",
+        "train_dataloader.pt",
+        "policy/optimizer/optimizer.pt",
+        "policy/weights/hf/model.safetensors",
+        "policy/tokenizer/tokenizer.json",
+    } <= names
+    info = read_info(tmp_path / "step_3")
+    assert info["total_steps"] == 3
+    assert info["consumed_samples"] == 24
+    assert "train:reward" in info
+
+
+def test_an_epoch_ends_the_run(tmp_path: Path) -> None:
+    work = job(tmp_path, max_num_epochs=1, max_num_steps=100)
+    assert train(work, Progress()).step == len(ROWS) // 2
+
+
+def test_missing_rewards_are_masked_and_counted(tmp_path: Path) -> None:
+    work = job(tmp_path, judge=LetterJudge(broken=0.25), max_num_steps=1)
+    train(work, Progress())
+    [row] = log_of(work).rows
+    assert row["train/missing_share"] == 0.25
+    assert row["train/num_valid_samples"] == 6
+    assert [sample.judged is None for sample in log_of(work).samples] == [True, False, False, False] * 2
+
+
+def test_too_many_missing_rewards_stop_the_run(tmp_path: Path) -> None:
+    work = job(tmp_path, judge=LetterJudge(broken=0.75))
+    with pytest.raises(JudgeError, match=r"75% of the judge's verdicts in step 1 are missing.*garbage"):
+        train(work, Progress())
+
+
+def test_crossing_the_kl_limit_saves_and_stops(tmp_path: Path) -> None:
+    work = job(tmp_path, limits={"max_kl": 1e-6}, lr=0.05)
+    with pytest.raises(LimitError, match="in step 2"):
+        train(work, Progress())
+    assert log_of(work).checkpoints == [tmp_path / "step_2"]
+    assert len(log_of(work).rows) == 2
+
+
+def test_equal_rewards_leave_the_weights_to_the_kl_alone(tmp_path: Path) -> None:
+    work = job(tmp_path, judge=LetterJudge(constant=True), loss={"reference_policy_kl_penalty": 0.0})
+    before = weights(work.policy)
+    train(work, Progress())
+    assert torch.equal(before, weights(work.policy))
+
+
+def test_dynamic_sampling_gives_up_when_nothing_differs(tmp_path: Path) -> None:
+    work = job(
+        tmp_path, judge=LetterJudge(constant=True), use_dynamic_sampling=True, dynamic_sampling_max_gen_batches=2
+    )
+    with pytest.raises(EngineError, match="dynamic sampling"):
+        train(work, Progress())
+
+
+def test_dynamic_sampling_trains_on_full_batches_of_differing_groups(tmp_path: Path) -> None:
+    work = job(tmp_path, use_dynamic_sampling=True, dynamic_sampling_max_gen_batches=20, max_num_steps=3)
+    train(work, Progress())
+    log = log_of(work)
+    assert len(log.samples) == 3 * 8
+    assert all(sample.std > 0 for sample in log.samples)
+    assert max(row["train/dynamic_sampling_num_gen_batches"] for row in log.rows) >= 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adv_estimator": {"name": "reinforce_plus_plus"}, "loss": {"use_kl_in_reward": True}},
+        {"overlong_filtering": True},
+        {"seq_logprob_error_threshold": 2.0},
+        {"reward_scaling": {"enabled": True, "target_min": -1.0}},
+        {"loss": {"sequence_level_importance_ratios": True, "token_level_loss": False}},
+        {"loss": {"use_cispo": True}},
+        {"loss": {"force_on_policy_ratio": True}},
+    ],
+)
+def test_variants_run_and_change_the_weights(tmp_path: Path, changes: dict[str, Any]) -> None:
+    work = job(tmp_path, max_num_steps=2, **changes)
+    before = weights(work.policy)
+    train(work, Progress())
+    after = weights(work.policy)
+    assert torch.isfinite(after).all()
+    assert not torch.equal(before, after)
+
+
+def test_top_k_and_top_p_train_on_the_filtered_distribution(tmp_path: Path) -> None:
+    work = job(tmp_path, max_num_steps=2)
+    filtered = SamplingParams(max_new_tokens=8, stop_token_ids=(0,), temperature=0.8, top_k=5, top_p=0.9)
+    work = replace(work, sampling=filtered)
+    train(work, Progress())
+    for row in log_of(work).rows:
+        assert row["train/token_mult_prob_error"] == pytest.approx(1.0, abs=1e-3)
+        assert row["train/kl_penalty"] >= 0
+
+
+def test_validation_runs_when_asked(tmp_path: Path) -> None:
+    work = job(tmp_path, max_num_steps=4, val_period=2, val_at_start=True)
+    train(work, Progress())
+    steps = [row["step"] for row in log_of(work).rows if "validation/accuracy" in row]
+    assert steps == [0, 2, 4]

@@ -1,0 +1,196 @@
+"""response_logprobs against the plain full-sequence forward of transformers: values and gradients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.rl.policy import Policy
+from nemotron.rl.types import Completion, Group
+
+VOCAB = 97
+SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 4, "max_position_embeddings": 64}
+
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama-tied-gqa": LlamaConfig(**SIZES, **HEADS, num_key_value_heads=2, tie_word_embeddings=True),
+    "llama-untied": LlamaConfig(**SIZES, **HEADS, num_key_value_heads=4, tie_word_embeddings=False),
+    "llama-wide-heads-bias": LlamaConfig(
+        **SIZES, **HEADS, num_key_value_heads=1, head_dim=16, attention_bias=True, mlp_bias=True
+    ),
+    "llama-rope-scaled": LlamaConfig(
+        **SIZES,
+        **HEADS,
+        num_key_value_heads=2,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    ),
+    "mistral": MistralConfig(**SIZES, **HEADS, num_key_value_heads=2, sliding_window=None),
+    "mistral-sliding": MistralConfig(**SIZES, **HEADS, num_key_value_heads=2, sliding_window=5),
+    "qwen2": Qwen2Config(**SIZES, **HEADS, num_key_value_heads=2),
+    "qwen3": Qwen3Config(**SIZES, **HEADS, num_key_value_heads=2, head_dim=8),
+    "gpt2": GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+}
+
+
+def make_policy(name: str, **kwargs: str) -> Policy:
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name])
+    for (
+        parameter
+    ) in model.parameters():  # the library's initial values are too small and too regular to tell layers apart
+        torch.nn.init.normal_(parameter, std=0.2)
+    return Policy(model.float(), **kwargs)  # type: ignore[arg-type]
+
+
+def make_groups(lengths: list[tuple[int, list[int]]], seed: int = 0) -> list[Group]:
+    """Groups of random tokens: (prompt length, response lengths)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(1, VOCAB, (count,), generator=generator).tolist()
+
+    return [Group(ids(p), [Completion(ids(r), [0.0] * r, False) for r in responses]) for p, responses in lengths]
+
+
+RAGGED = [(7, [3, 9, 1]), (2, [5]), (7, [12, 12, 4, 8]), (1, [1, 6]), (11, [1])]
+EVEN = [(6, [5, 5, 5]), (6, [5, 5, 5])]
+
+
+def reference_logprobs(policy: Policy, groups: list[Group], temperature: float = 1.0) -> torch.Tensor:
+    """Row by row: the whole sequence through the model of transformers, no cache, no sharing."""
+    rows = [(g.prompt_ids, c.token_ids) for g in groups for c in g.completions]
+    width = max(len(response) for _, response in rows)
+    out = []
+    for prompt, response in rows:
+        logits = policy.model(input_ids=torch.tensor([prompt + response]), use_cache=False).logits[0]
+        logprobs = (logits.float() / temperature).log_softmax(-1)[len(prompt) - 1 : -1]
+        picked = logprobs.gather(-1, torch.tensor(response)[:, None]).squeeze(-1)
+        out.append(torch.nn.functional.pad(picked, (0, width - len(response))))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("shape", [RAGGED, EVEN], ids=["ragged", "even"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_values_and_gradients_equal_the_plain_forward(name: str, shape: list[tuple[int, list[int]]]) -> None:
+    policy, groups = make_policy(name), make_groups(shape)
+    expected = reference_logprobs(policy, groups, temperature=0.7)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    expected_grads = torch.autograd.grad((expected * weights).sum(), list(policy.parameters()))
+    got = policy.response_logprobs(groups, temperature=0.7)
+    got_grads = torch.autograd.grad((got * weights).sum(), list(policy.parameters()))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert got.dtype == torch.float32
+    for (key, _), a, b in zip(policy.model.named_parameters(), got_grads, expected_grads, strict=True):
+        scale = float(b.abs().max().clamp_min(1.0))
+        torch.testing.assert_close(a / scale, b / scale, atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            policy.response_logprobs(groups, temperature=0.7), got.detach(), atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["llama-tied-gqa", "gpt2"])
+def test_half_precision_stays_near_float32(name: str, precision: str) -> None:
+    policy, groups = make_policy(name, precision=precision), make_groups(RAGGED)
+    got = policy.response_logprobs(groups)
+    expected = reference_logprobs(policy, groups)
+    assert got.dtype == torch.float32
+    assert (got - expected).abs().max() < (0.25 if precision == "bfloat16" else 0.05)
+    (got.sum() / 50).backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in policy.parameters())
+    grads = torch.cat([p.grad.flatten() for p in policy.parameters()])
+    exact = torch.autograd.grad(expected.sum() / 50, list(policy.parameters()))
+    assert torch.cosine_similarity(grads, torch.cat([g.flatten() for g in exact]), dim=0) > 0.99
+
+
+def test_padding_is_zero() -> None:
+    groups = make_groups(RAGGED)
+    got = make_policy("llama-untied").response_logprobs(groups)
+    lengths = torch.tensor([len(c.token_ids) for g in groups for c in g.completions])
+    assert (got[torch.arange(got.shape[1]) >= lengths[:, None]] == 0).all()
+    assert (got[torch.arange(got.shape[1]) < lengths[:, None]] < 0).all()
+
+
+def test_prompt_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, groups = make_policy("gpt2"), make_groups([(20, [4] * 8)])
+    seen = []
+    policy.model.transformer.register_forward_hook(lambda *call: seen.append(call[2].last_hidden_state[..., 0].numel()))
+    policy.response_logprobs(groups)
+    assert sum(seen) == 20 + 8 * 3  # the last response token is never fed: nothing is asked after it
+
+
+def test_frozen_copy_does_not_follow(tmp_path: Path) -> None:
+    policy, groups = make_policy("llama-tied-gqa"), make_groups(EVEN)
+    reference = policy.frozen_copy()
+    before = reference.response_logprobs(groups)
+    assert not before.requires_grad
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    policy.response_logprobs(groups).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(reference.response_logprobs(groups), before, atol=0, rtol=0)
+    with torch.no_grad():
+        after = policy.response_logprobs(groups)
+        torch.testing.assert_close(after, reference_logprobs(policy, groups), atol=1e-5, rtol=1e-5)
+    assert (after - before).abs().max() > 1e-3
+
+
+def test_load_round_trip(tmp_path: Path) -> None:
+    policy, groups = make_policy("llama-untied"), make_groups(EVEN)
+    policy.model.save_pretrained(tmp_path / "m")
+    loaded = Policy.load(tmp_path / "m", precision="float32", device="cpu")
+    torch.testing.assert_close(loaded.response_logprobs(groups), policy.response_logprobs(groups), atol=0, rtol=0)
+    assert loaded.max_length == 64
+
+
+def test_load_errors(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="neither a folder nor a model"):
+        Policy.load(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtifactError, match=r"has no `config.json`"):
+        Policy.load(tmp_path / "empty")
+    policy = make_policy("llama-untied")
+    policy.model.save_pretrained(tmp_path / "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        Policy.load(tmp_path / "m")
+    weights.write_bytes(data)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(ArtifactError, match="lacks weights"):
+        Policy.load(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "model_type": "no_such_type"}))
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        Policy.load(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text("{")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        Policy.load(tmp_path / "m")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_asked_for_in_vain(tmp_path: Path) -> None:
+    make_policy("gpt2").model.save_pretrained(tmp_path / "m")
+    with pytest.raises(NotAvailableError, match="no CUDA device"):
+        Policy.load(tmp_path / "m", device="cuda")

@@ -1,0 +1,77 @@
+"""Thread counts: affinity, cgroup quota, the judge's share, and no torch before it is asked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemotron.rl import threads
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine of 8 cores whose control group is a folder of the test."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "_CGROUP", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "1600000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    ],
+)
+def test_usable_cores(machine: Path, files: dict[str, str], cores: int) -> None:
+    for name, text in files.items():
+        (machine / name).parent.mkdir(exist_ok=True)
+        (machine / name).write_text(text)
+    assert threads.usable_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("cores", "local", "policy", "judge"),
+    [(1, True, 1, 1), (2, True, 1, 1), (2, False, 2, 0), (8, True, 6, 2), (16, False, 16, 0)],
+)
+def test_plan(cores: int, local: bool, policy: int, judge: int) -> None:
+    assert threads.plan_threads(local_judge=local, cores=cores) == threads.ThreadPlan(cores, policy, judge)
+
+
+def test_user_decides() -> None:
+    assert threads.plan_threads(local_judge=True, requested=5, cores=4).policy == 5
+
+
+def test_environment_keeps_what_the_user_set() -> None:
+    environ = {"OMP_NUM_THREADS": "7", "PATH": "x"}
+    threads.set_environment(2, environ)
+    assert environ["OMP_NUM_THREADS"] == "7"
+    assert environ["MKL_NUM_THREADS"] == "2"
+    assert environ["GOMP_SPINCOUNT"] == "1000"
+
+
+def test_importing_and_planning_load_no_torch() -> None:
+    code = (
+        "import sys; from nemotron.rl import threads; threads.plan_threads(local_judge=True);"
+        "threads.set_environment(1); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_apply() -> None:
+    before = torch.get_num_threads()
+    try:
+        threads.apply_threads(3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

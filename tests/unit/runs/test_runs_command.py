@@ -1,0 +1,80 @@
+"""`nemotron runs`: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_records import MakeRun, fill
+from typer.testing import CliRunner
+
+from nemotron.cli.runs import app
+from nemotron.errors import NotFoundError
+from nemotron.runs import lock
+
+
+@pytest.fixture
+def runs_dir(make_run: MakeRun, tmp_path: Path) -> Path:
+    """Two runs, the newer one killed at step 2."""
+    fill(make_run(run_id="20250101-000000-rlhf-tiny-aaaa"))
+    killed = make_run(run_id="20250102-000000-rlhf-tiny-bbbb")
+    killed.write_status(state="running", steps_total=40)
+    killed.append_metrics({"step": 2, "train/kl_penalty": 0.01})
+    lock.release(killed.path)
+    return tmp_path / "runs"
+
+
+def invoke(*arguments: str, runs_dir: Path) -> tuple[str, str]:
+    result = CliRunner().invoke(app, [*arguments], env={"NEMOTRON_RUNS_DIR": str(runs_dir)}, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout, result.stderr
+
+
+def test_list(runs_dir: Path) -> None:
+    out, err = invoke("list", runs_dir=runs_dir)
+    assert [" ".join(line.split()) for line in out.splitlines()[1:]] == [
+        "20250101-000000-rlhf-tiny-aaaa finished 6/6 3.0 s 0.0600 26.0 25.0% → 75.0% 3.400",
+        "20250102-000000-rlhf-tiny-bbbb killed 2/40 – 0.0100 – – → – –",
+    ]
+    assert err == ""
+
+
+def test_list_json_and_empty(runs_dir: Path, tmp_path: Path) -> None:
+    out, _ = invoke("list", "--json", runs_dir=runs_dir)
+    assert [(run["id"][-4:], run["status"]) for run in json.loads(out)] == [("aaaa", "finished"), ("bbbb", "killed")]
+    out, err = invoke("list", runs_dir=tmp_path / "none")
+    assert (out, "no runs in" in err) == ("", True)
+    assert json.loads(invoke("list", "--json", runs_dir=tmp_path / "none")[0]) == []
+
+
+def test_show(runs_dir: Path) -> None:
+    summary = json.loads(invoke("show", "aaaa", "--json", runs_dir=runs_dir)[0])
+    asked = ("id", "step", "status", "wall_s", "heldout", "kl", "reward", "checkpoint", "report")
+    assert set(asked) <= set(summary)
+    assert summary["heldout"]["delta"] == 0.5
+    out, err = invoke("show", "last", runs_dir=runs_dir)
+    assert out.startswith("20250102-000000-rlhf-tiny-bbbb  killed  2 of 40 steps")
+    assert err == ""
+
+
+def test_report_prints_its_path(runs_dir: Path) -> None:
+    out, _ = invoke("report", "aaaa", runs_dir=runs_dir)
+    assert Path(out.strip()).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_unknown_run(runs_dir: Path) -> None:
+    with pytest.raises(NotFoundError, match="no run `zzzz`"):
+        invoke("show", "zzzz", runs_dir=runs_dir)
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys, nemotron.cli.runs\n"
+        "heavy = {'torch', 'transformers', 'plotly', 'jinja2', 'pydantic_core', 'rich.live', 'rich.progress'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
