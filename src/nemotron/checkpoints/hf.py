@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint folder: its config, its safetensors files, its tokenizer (torch-free but for the weights)."""
+"""A Hugging Face checkpoint folder: its config, safetensors files and tokenizer (torch-free but for the weights)."""
 
 from __future__ import annotations
 
@@ -138,9 +138,7 @@ def _opened(path: Path, framework: str) -> Any:
     try:
         return safe_open(path, framework=framework)
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(
-            f"`{path}` is corrupt or cut short: {error}", hint="copy the checkpoint again"
-        ) from error
+        raise ArtifactError(f"`{path}` is corrupt or cut short: {error}", hint="copy the checkpoint again") from error
 
 
 class HfWeights(Mapping[str, "Tensor"]):
@@ -168,6 +166,22 @@ class HfWeights(Mapping[str, "Tensor"]):
 def tokenizer_files(folder: Path) -> list[Path]:
     """Tokenizer files of a folder that are there."""
     return [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+
+
+def largest_token(path: Path) -> int:
+    """The largest token id of a ``tokenizer.json``; -1 when it names none.
+
+    Raises:
+        ArtifactError: not readable.
+    """
+    try:
+        content = json.loads(path.read_text())
+        vocab = content["model"].get("vocab", {})
+        ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
+        ids += [token["id"] for token in content.get("added_tokens", [])]
+        return max(ids, default=-1)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"`{path}` is not a readable tokenizer", hint="copy the tokenizer again") from error
 
 
 def is_hf(folder: Path) -> bool:

@@ -73,7 +73,7 @@ def write_megatron(
 ) -> Path:
     """Write weights as a Megatron root at ``target`` (``iter_0000000`` and its trackers); returns the iteration folder.
 
-    ``model_state`` has Hugging Face names; ``dtype`` casts it, without it every weight stays as it is. ``extra_files`` go
+    ``model_state`` has Hugging Face names; ``dtype`` casts it, without it weights stay as they are. ``extra_files`` go
     beside ``config.json`` into the sidecar folder that :func:`load_policy_weights` reads back.
 
     Raises:
@@ -81,7 +81,7 @@ def write_megatron(
         OutputError: the target exists or cannot be written; it is then untouched.
     """
     shape = families.from_hf(hf_config, "the model's config")
-    _check_vocabulary(tokenizer_dir, shape.vocab)
+    check_vocabulary(tokenizer_dir, shape.vocab)
     with published(target, overwrite=overwrite) as temporary:
         write_root(temporary, model_state, hf_config, tokenizer_dir, dtype, hf_model_id, extra_files, progress)
     return target / layout.iteration_name(0)
@@ -116,30 +116,18 @@ def write_root(
     (root / layout.TRACKER).write_text("0")
 
 
-def _check_vocabulary(tokenizer_dir: Path | None, rows: int) -> None:
-    """A tokenizer must not name tokens that the embedding does not have."""
+def check_vocabulary(tokenizer_dir: Path | None, rows: int) -> None:
+    """A tokenizer must not name tokens that the embedding does not have.
+
+    Raises:
+        ArtifactError: it does.
+    """
     path = tokenizer_dir / "tokenizer.json" if tokenizer_dir else None
     if path is None or not path.is_file():
         return
-    largest = largest_token(path)
+    largest = hf.largest_token(path)
     if largest >= rows:
         raise ArtifactError(
             f"`{path}` has a token with id {largest}, but the model's vocabulary has {rows} rows",
             hint="the tokenizer belongs to another model",
         )
-
-
-def largest_token(path: Path) -> int:
-    """The largest token id of a ``tokenizer.json``; -1 when it names none.
-
-    Raises:
-        ArtifactError: not readable.
-    """
-    try:
-        content = json.loads(path.read_text())
-        vocab = content["model"].get("vocab", {})
-        ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
-        ids += [token["id"] for token in content.get("added_tokens", [])]
-        return max(ids, default=-1)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"`{path}` is not a readable tokenizer", hint="copy the tokenizer again") from error

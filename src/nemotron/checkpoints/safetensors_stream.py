@@ -45,7 +45,7 @@ def write_model(
     max_file_bytes: int,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write ``planned`` tensors of ``weights`` as one file, or as numbered files with an index where one would be too large.
+    """Write ``planned`` tensors of ``weights`` as one file, or as numbered files with an index.
 
     Raises:
         OSError: the disk does not take them.
@@ -54,7 +54,7 @@ def write_model(
     if len(files) == 1:
         _write_file(folder / SINGLE, files[0], weights, progress)
         return
-    place = {}
+    place: dict[str, str] = {}
     for number, part in enumerate(files, start=1):
         name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         _write_file(folder / name, part, weights, progress)
@@ -95,7 +95,7 @@ def _write_file(
         flushed = file.tell()
         for one in planned:
             tensor = weights[one.name].to(one.dtype).contiguous()
-            _write_all(file, memoryview(tensor.view(-1).view(torch.uint8).numpy()))
+            _write_all(file, tensor.view(-1).view(torch.uint8).numpy().data)
             if progress:
                 progress(one.nbytes)
             if file.tell() - flushed >= _FLUSH_EVERY and hasattr(os, "posix_fadvise"):

@@ -1,9 +1,9 @@
 """The real Megatron-Core on CPU, run in its own venv: load a checkpoint strictly into a GPTModel, or save one.
 
-    python gpt.py logits CHECKPOINT HF_FOLDER            prints {"difference": largest absolute difference of the logits}
+    python gpt.py logits CHECKPOINT HF_FOLDER            prints {"difference": largest difference of the logits}
     python gpt.py save CHECKPOINT HF_FOLDER OUT TP PP OPTIMIZER      load, then save it again from TP x PP processes
 
-Megatron-Core 0.16.1 wants a GPU in five places; the stand-ins for them are all here and none touches weights or formats.
+Megatron-Core 0.16.1 wants a GPU in five places; the stand-ins are all here, none touches weights or formats.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ def start(rank: int, world: int, port: int, tp: int, pp: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    import megatron.core.models.gpt
     from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)

@@ -145,7 +145,9 @@ def _refuse_foreign(index: Index, folder: Path) -> None:
             if mark in key or key.startswith(mark):
                 raise refuse(what, f"`{folder}` (`{key}`)")
         if stored.dtype.startswith(("float8", "uint8", "int8")):
-            raise refuse(f"weights stored as `{stored.dtype}` (fp8 or another quantisation) are", f"`{folder}` (`{key}`)")
+            raise refuse(
+                f"weights stored as `{stored.dtype}` (fp8 or another quantisation) are", f"`{folder}` (`{key}`)"
+            )
 
 
 def _model(folder: Path, given: Mapping[str, Any] | None) -> tuple[ModelShape, dict[str, Any]]:
@@ -239,6 +241,6 @@ def _check_shape(checkpoint: Checkpoint, weight: Weight, stored: Stored) -> None
             hint="the config or tokenizer belongs to another model",
         )
     raise ArtifactError(
-        f"`{checkpoint.folder}`: `{stored.key}` has shape {list(stored.shape)}, the model's config means {list(wanted)}",
+        f"`{checkpoint.folder}`: `{stored.key}` has shape {list(stored.shape)}, the config means {list(wanted)}",
         hint="the config belongs to another model",
     )

@@ -1,4 +1,4 @@
-"""Read weights out of a Megatron-Core ``torch_dist`` checkpoint: memory-mapped, one tensor at a time, no process group."""
+"""Read weights out of a Megatron-Core ``torch_dist`` checkpoint: memory-mapped, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -159,9 +159,7 @@ class MegatronWeights(Mapping[str, Tensor]):
 
 def _overlap(chunk: Chunk, box: Box) -> Box | None:
     starts = tuple(max(a, b) for a, b in zip(chunk.offsets, box[0], strict=True))
-    ends = (
-        min(a + n, b + m) for a, n, b, m in zip(chunk.offsets, chunk.sizes, box[0], box[1], strict=True)
-    )
+    ends = (min(a + n, b + m) for a, n, b, m in zip(chunk.offsets, chunk.sizes, box[0], box[1], strict=True))
     sizes = tuple(end - start for start, end in zip(starts, ends, strict=True))
     return (starts, sizes) if all(n > 0 for n in sizes) else None
 
@@ -169,7 +167,7 @@ def _overlap(chunk: Chunk, box: Box) -> Box | None:
 def open_weights(path: Path, hf_config: Mapping[str, Any] | None = None) -> MegatronWeights:
     """Open the checkpoint at ``path``: an iteration folder, a root, or a NeMo-RL ``step_N``.
 
-    ``hf_config`` describes the model where the checkpoint does not (no ``run_config.yaml``), and must agree where it does.
+    ``hf_config`` describes the model where the checkpoint does not, and must agree where it does.
 
     Raises:
         ArtifactError: missing, corrupt, hostile, or of a kind that does not convert.

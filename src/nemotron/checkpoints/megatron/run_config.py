@@ -1,4 +1,4 @@
-"""``run_config.yaml``: the Megatron-Bridge description of a model. Read as plain YAML; ``_target_`` is never followed."""
+"""``run_config.yaml``: Megatron-Bridge's description of a model. Read as plain YAML; ``_target_`` is never followed."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ArtifactError(f"`{path}` cannot be read as YAML", hint="copy the checkpoint again") from error
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-        raise ArtifactError(f"`{path}` has no `model` section", hint="it is written by Megatron-Bridge beside the weights")
+        raise ArtifactError(
+            f"`{path}` has no `model` section", hint="it is written by Megatron-Bridge beside the weights"
+        )
     return config
 
 

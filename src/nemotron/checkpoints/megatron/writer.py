@@ -1,7 +1,7 @@
 """Write weights as a Megatron-Core ``torch_dist`` checkpoint, one tensor at a time.
 
-The layout is that of Megatron-Core up to 0.18 (``common.pt``), which every later version reads too. The same input gives
-the same bytes: no path, time or random name goes into a file.
+The layout is that of Megatron-Core up to 0.18 (``common.pt``), which every later version reads too. The same input
+gives the same bytes: no path, time or random name goes into a file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class _DataFile:
         self.write(bytes(-self._at % _ALIGNMENT))
         start = self._at
         try:
-            torch.save(value, self)
+            torch.save(value, cast(IO[bytes], self))
         except (RuntimeError, OSError) as error:
             raise self._failure or error from None
         self.places[where] = _StorageInfo(_DATA_FILE, start, self._at - start)
@@ -99,7 +99,7 @@ def write_iteration(
     """Write the iteration folder ``folder`` from Hugging Face weights.
 
     Only one layer's query, key and value are ever copied; everything else goes from where it lies to the file.
-    ``dtype`` casts the weights; without it they stay as they are. ``metadata.json`` comes last: it makes the folder valid.
+    ``dtype`` casts the weights; without it they stay as they are. ``metadata.json`` comes last: it makes it valid.
 
     Raises:
         ArtifactError: a weight is missing, surplus, or has another shape than ``shape`` says.
@@ -135,7 +135,9 @@ def check_state(state: Mapping[str, Tensor], shape: ModelShape) -> None:
     Raises:
         ArtifactError: a weight is missing or surplus.
     """
-    wanted = {name.format(i=i) for w in weights(shape) for name in w.hf for i in range(shape.layers if w.layered else 1)}
+    wanted = {
+        name.format(i=i) for w in weights(shape) for name in w.hf for i in range(shape.layers if w.layered else 1)
+    }
     # A tied output layer may be listed once more, and old Llama exports carry the rotary frequencies.
     ignored = {"lm_head.weight"} if shape.tied else set()
     surplus = sorted(n for n in set(state) - wanted - ignored if not n.endswith("rotary_emb.inv_freq"))
