@@ -1,7 +1,7 @@
 """The real Megatron-Core on CPU, run in its own venv: load a checkpoint strictly into a GPTModel, or save one.
 
-    python gpt.py logits CHECKPOINT HF_FOLDER            prints {"difference": largest difference of the logits}
-    python gpt.py save CHECKPOINT HF_FOLDER OUT TP PP OPTIMIZER      load, then save it again from TP x PP processes
+    python gpt.py logits CHECKPOINT HF_FOLDER       prints {"difference": largest difference of logits, "spread": largest}
+    python gpt.py save CHECKPOINT HF_FOLDER OUT TP PP optimizer|plain|per-layer [DP]       load, then save from all ranks
 
 Megatron-Core 0.16.1 wants a GPU in five places; the stand-ins are all here, none touches weights or formats.
 """
@@ -121,7 +121,7 @@ def load(model, checkpoint: str) -> None:
     model.load_state_dict(state["model"], strict=True)
 
 
-def logits(checkpoint: str, hf_folder: str, port: int) -> float:
+def logits(checkpoint: str, hf_folder: str, port: int) -> dict[str, float]:
     """Largest absolute difference between the logits of the GPTModel and of the Hugging Face model."""
     from transformers import AutoModelForCausalLM
 
@@ -139,10 +139,10 @@ def logits(checkpoint: str, hf_folder: str, port: int) -> float:
     with torch.no_grad():
         ours = model(tokens, torch.arange(48).expand(2, -1), mask)[..., : hf["vocab_size"]]
         theirs = reference(tokens).logits
-    return float((ours - theirs).abs().max())
+    return {"difference": float((ours - theirs).abs().max()), "spread": float(theirs.abs().max())}
 
 
-def optimizer_state(model, tp: int) -> dict:
+def optimizer_state(model) -> dict:
     """Adam's moments after one step, as Megatron's distributed optimizer shards them over its ranks."""
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
     from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
@@ -160,20 +160,27 @@ def optimizer_state(model, tp: int) -> dict:
         return optimizer.sharded_state_dict(model.sharded_state_dict(), metadata=metadata)
 
 
-def save(rank: int, checkpoint: str, hf_folder: str, out: str, tp: int, pp: int, port: int, optimizer: bool) -> None:
+def save(rank: int, checkpoint: str, hf_folder: str, out: str, tp: int, pp: int, what: str, dp: int, port: int) -> None:
     """Load into this rank's part of the model and save it with all ranks."""
-    start(rank, tp * pp, port, tp, pp)
-    from megatron.core import dist_checkpointing
+    start(rank, tp * pp * dp, port, tp, pp)
+    from megatron.core import dist_checkpointing, parallel_state
+    from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+    from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
     model = build(json.loads(Path(hf_folder, "config.json").read_text()), tp, pp)
     load(model, checkpoint)
-    state = {"model": model.sharded_state_dict(), "iteration": 7, "checkpoint_version": 3.0}
-    if optimizer:
-        state["optimizer"] = optimizer_state(model, tp)
+    metadata = {"non_homogeneous_layers": True} if what == "per-layer" else None
+    state = {"model": model.sharded_state_dict(metadata=metadata), "iteration": 7, "checkpoint_version": 3.0}
+    if what == "optimizer":
+        state["optimizer"] = optimizer_state(model)
     if rank == 0:
         Path(out).mkdir(parents=True)
     dist.barrier()
-    dist_checkpointing.save(state, out)
+    strategy = TorchDistSaveShardedStrategy("torch_dist", 1)
+    if dp > 1:
+        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        strategy = FullyParallelSaveStrategyWrapper(strategy, group, do_cache_distribution=False)
+    dist_checkpointing.save(state, out, strategy)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -187,8 +194,7 @@ def free_port() -> int:
 if __name__ == "__main__":
     command, checkpoint, hf_folder, *rest = sys.argv[1:]
     if command == "logits":
-        print(json.dumps({"difference": logits(checkpoint, hf_folder, free_port())}))
+        print(json.dumps(logits(checkpoint, hf_folder, free_port())))
     else:
-        out, tp, pp, optimizer = rest[0], int(rest[1]), int(rest[2]), rest[3] == "optimizer"
-        arguments = (checkpoint, hf_folder, out, tp, pp, free_port(), optimizer)
-        mp.spawn(save, args=arguments, nprocs=tp * pp)
+        out, tp, pp, what, dp = rest[0], int(rest[1]), int(rest[2]), rest[3], int([*rest, 1][4])
+        mp.spawn(save, args=(checkpoint, hf_folder, out, tp, pp, what, dp, free_port()), nprocs=tp * pp * dp)

@@ -72,9 +72,7 @@ def refused(megatron: Path, tmp_path: Path, hf_model: Path | None = None) -> str
         ({"model_type": "qwen2"}, "lacks"),
     ],
 )
-def test_models_that_do_not_convert(
-    source: Path, tmp_path: Path, changes: dict[str, object], words: str
-) -> None:
+def test_models_that_do_not_convert(source: Path, tmp_path: Path, changes: dict[str, object], words: str) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in source.iterdir():
@@ -248,9 +246,9 @@ def test_a_run_config_of_an_adapter_or_of_nothing(megatron: Path, tmp_path: Path
 def test_another_model_than_the_one_given(megatron: Path, tmp_path: Path) -> None:
     tied = make(tmp_path / "tied", "llama-tied")
     assert "`tied` False against True" in refused(megatron, tmp_path, tied)
-    qwen = make(tmp_path / "qwen3", "qwen3")
+    qwen = make(tmp_path / "qwen2", "qwen2")
     (megatron / "run_config.yaml").unlink()
-    assert "which a qwen3 model has" in refused(megatron, tmp_path, qwen)
+    assert "which a qwen2 model has" in refused(megatron, tmp_path, qwen)
     assert "an output layer of its own" in refused(megatron, tmp_path, tied)
 
 
