@@ -1,8 +1,11 @@
 """The real Megatron-Core on CPU, run in its own venv: load a checkpoint strictly into a GPTModel, or save one.
 
-    python gpt.py logits CHECKPOINT HF_FOLDER       prints {"difference": largest difference of logits, "spread": largest}
-    python gpt.py save CHECKPOINT HF_FOLDER OUT TP PP optimizer|plain|per-layer [DP]       load, then save from all ranks
+    python gpt.py JOB.json
 
+    {"command": "logits", "models": [{"checkpoint": ..., "hf": ...}]}      prints a list of {"difference", "spread"}
+    {"command": "save", "tp": 2, "pp": 1, "dp": 1, "what": "optimizer", "models": [{"checkpoint", "hf", "out"}]}
+
+`save` loads each checkpoint on tp x pp x dp processes and saves it again; `what` is plain, optimizer or per-layer.
 Megatron-Core 0.16.1 wants a GPU in five places; the stand-ins are all here, none touches weights or formats.
 """
 
@@ -121,25 +124,28 @@ def load(model, checkpoint: str) -> None:
     model.load_state_dict(state["model"], strict=True)
 
 
-def logits(checkpoint: str, hf_folder: str, port: int) -> dict[str, float]:
-    """Largest absolute difference between the logits of the GPTModel and of the Hugging Face model."""
+def logits(models: list[dict]) -> list[dict[str, float]]:
+    """Per model: largest absolute difference between the logits of GPTModel and Hugging Face, and the largest logit."""
     from transformers import AutoModelForCausalLM
 
-    start(0, 1, port, 1, 1)
-    hf = json.loads(Path(hf_folder, "config.json").read_text())
-    model = build(hf, 1, 1).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(float("nan"))  # so that a weight that is not loaded shows
-    load(model, checkpoint)
-    reference = AutoModelForCausalLM.from_pretrained(hf_folder, dtype=torch.float32).eval()
-    torch.manual_seed(0)
-    tokens = torch.randint(0, hf["vocab_size"], (2, 48))
-    mask = torch.ones(1, 1, 48, 48).tril() < 0.5
-    with torch.no_grad():
-        ours = model(tokens, torch.arange(48).expand(2, -1), mask)[..., : hf["vocab_size"]]
-        theirs = reference(tokens).logits
-    return {"difference": float((ours - theirs).abs().max()), "spread": float(theirs.abs().max())}
+    start(0, 1, free_port(), 1, 1)
+    results = []
+    for job in models:
+        hf = json.loads(Path(job["hf"], "config.json").read_text())
+        model = build(hf, 1, 1).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(float("nan"))  # so that a weight that is not loaded shows
+        load(model, job["checkpoint"])
+        reference = AutoModelForCausalLM.from_pretrained(job["hf"], dtype=torch.float32).eval()
+        torch.manual_seed(0)
+        tokens = torch.randint(0, hf["vocab_size"], (2, 48))
+        mask = torch.ones(1, 1, 48, 48).tril() < 0.5
+        with torch.no_grad():
+            ours = model(tokens, torch.arange(48).expand(2, -1), mask)[..., : hf["vocab_size"]]
+            theirs = reference(tokens).logits
+        results.append({"difference": float((ours - theirs).abs().max()), "spread": float(theirs.abs().max())})
+    return results
 
 
 def optimizer_state(model) -> dict:
@@ -160,28 +166,31 @@ def optimizer_state(model) -> dict:
         return optimizer.sharded_state_dict(model.sharded_state_dict(), metadata=metadata)
 
 
-def save(rank: int, checkpoint: str, hf_folder: str, out: str, tp: int, pp: int, what: str, dp: int, port: int) -> None:
-    """Load into this rank's part of the model and save it with all ranks."""
+def save(rank: int, job: dict, port: int) -> None:
+    """Load into this rank's part of each model and save it with all ranks."""
+    tp, pp, dp, what = job["tp"], job["pp"], job["dp"], job["what"]
     start(rank, tp * pp * dp, port, tp, pp)
     from megatron.core import dist_checkpointing, parallel_state
     from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
     from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
-    model = build(json.loads(Path(hf_folder, "config.json").read_text()), tp, pp)
-    load(model, checkpoint)
-    metadata = {"non_homogeneous_layers": True} if what == "per-layer" else None
-    state = {"model": model.sharded_state_dict(metadata=metadata), "iteration": 7, "checkpoint_version": 3.0}
-    if what == "optimizer":
-        state["optimizer"] = optimizer_state(model)
-    if rank == 0:
-        Path(out).mkdir(parents=True)
-    dist.barrier()
-    strategy = TorchDistSaveShardedStrategy("torch_dist", 1)
-    if dp > 1:
-        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        strategy = FullyParallelSaveStrategyWrapper(strategy, group, do_cache_distribution=False)
-    dist_checkpointing.save(state, out, strategy)
-    dist.barrier()
+    for one in job["models"]:
+        with OnCpu():
+            model = build(json.loads(Path(one["hf"], "config.json").read_text()), tp, pp)
+        load(model, one["checkpoint"])
+        metadata = {"non_homogeneous_layers": True} if what == "per-layer" else None
+        state = {"model": model.sharded_state_dict(metadata=metadata), "iteration": 7, "checkpoint_version": 3.0}
+        if what == "optimizer":
+            state["optimizer"] = optimizer_state(model)
+        if rank == 0:
+            Path(one["out"]).mkdir(parents=True)
+        dist.barrier()
+        strategy = TorchDistSaveShardedStrategy("torch_dist", 1)
+        if dp > 1:
+            group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+            strategy = FullyParallelSaveStrategyWrapper(strategy, group, do_cache_distribution=False)
+        dist_checkpointing.save(state, one["out"], strategy)
+        dist.barrier()
     dist.destroy_process_group()
 
 
@@ -192,9 +201,8 @@ def free_port() -> int:
 
 
 if __name__ == "__main__":
-    command, checkpoint, hf_folder, *rest = sys.argv[1:]
-    if command == "logits":
-        print(json.dumps(logits(checkpoint, hf_folder, free_port())))
+    job = json.loads(Path(sys.argv[1]).read_text())
+    if job["command"] == "logits":
+        print(json.dumps(logits(job["models"])))
     else:
-        out, tp, pp, what, dp = rest[0], int(rest[1]), int(rest[2]), rest[3], int([*rest, 1][4])
-        mp.spawn(save, args=(checkpoint, hf_folder, out, tp, pp, what, dp, free_port()), nprocs=tp * pp * dp)
+        mp.spawn(save, args=(job, free_port()), nprocs=job["tp"] * job["pp"] * job["dp"])
