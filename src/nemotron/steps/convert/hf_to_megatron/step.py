@@ -15,7 +15,7 @@ STEP = "convert/hf_to_megatron"
 
 
 def check(config: Config) -> None:
-    """What can be known before torch is loaded: the model is there, converts, and the target is free.
+    """What can be known before torch is loaded: the model is there, whole by its headers, and converts.
 
     Raises:
         ArtifactError: as the conversion would.
