@@ -9,21 +9,21 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "checkpoints"))
 
-from families_zoo import make  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
+from families_zoo import make
+from transformers import AutoModelForCausalLM
 
-from nemotron.artifacts.fingerprint import fingerprint  # noqa: E402
-from nemotron.artifacts.inspect import inspect  # noqa: E402
-from nemotron.artifacts.verify import verify  # noqa: E402
-from nemotron.config.layers import load  # noqa: E402
-from nemotron.config.overrides import parse_overrides  # noqa: E402
-from nemotron.config.validate import validate  # noqa: E402
-from nemotron.errors import ArtifactError  # noqa: E402
-from nemotron.manifest import config_model, find_step  # noqa: E402
-from nemotron.steps.convert.hf_to_megatron import step as there  # noqa: E402
-from nemotron.steps.convert.hf_to_megatron.config import Config as ThereConfig  # noqa: E402
-from nemotron.steps.convert.megatron_to_hf import step as back  # noqa: E402
-from nemotron.steps.convert.megatron_to_hf.config import Config as BackConfig  # noqa: E402
+from nemotron.artifacts.fingerprint import fingerprint
+from nemotron.artifacts.inspect import inspect
+from nemotron.artifacts.verify import verify
+from nemotron.config.layers import load
+from nemotron.config.overrides import parse_overrides
+from nemotron.config.validate import validate
+from nemotron.errors import ArtifactError
+from nemotron.manifest import config_model, find_step
+from nemotron.steps.convert.hf_to_megatron import step as there
+from nemotron.steps.convert.hf_to_megatron.config import Config as ThereConfig
+from nemotron.steps.convert.megatron_to_hf import step as back
+from nemotron.steps.convert.megatron_to_hf.config import Config as BackConfig
 
 COMMON = {"dtype": "auto", "verify": "weights", "overwrite": False}
 

@@ -35,16 +35,17 @@ def published(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     temporary = target.parent / f".{target.name}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if not overwrite and _occupied(target):
+            raise OutputError(f"`{target}` exists already", hint="choose another folder, or set `overwrite: true`")
         with _alone(temporary, target):
-            if not overwrite and _occupied(target):
-                raise OutputError(f"`{target}` exists already", hint="choose another folder, or set `overwrite: true`")
             try:
                 _clear(temporary)
                 yield temporary
                 sync_tree(temporary)
                 _rename(temporary, target)
-            finally:
+            except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
+                raise
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise OutputError(f"cannot write `{target}`: {reason}", hint=_HINTS.get(error.errno or 0)) from error

@@ -162,7 +162,7 @@ def test_verify_finds_weights_that_do_not_fit(copy: Path) -> None:
     weights = load_file(file)
     del weights["model.norm.weight"]
     save_file(weights, file)
-    with pytest.raises(ArtifactError, match="`model.norm.weight` is missing"):
+    with pytest.raises(ArtifactError, match=r"`model\.norm\.weight` is missing"):
         verify(copy / "hf")
 
 
