@@ -113,7 +113,8 @@ def bench(folder: Path, size: str, verify: bool) -> None:
     make_model(hf, size)
     nbytes = sum(path.stat().st_size for path in hf.glob("*.safetensors"))
     written, read = disk(folder, max(nbytes, 256 * 2**20))
-    print(f"{size}: {nbytes / 1e6:.0f} MB of weights; disk writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s")
+    rates = f"disk writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s"
+    print(f"{size}: {nbytes / 1e6:.0f} MB of weights; {rates}")
     for direction, source, target in (("hf_to_megatron", hf, megatron), ("megatron_to_hf", megatron, back)):
         command = [sys.executable, __file__, "--child", direction, str(source), str(target), *["--verify"] * verify]
         began = time.perf_counter()

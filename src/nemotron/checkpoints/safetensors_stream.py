@@ -7,20 +7,18 @@ widest dtype to the narrowest, by name within a dtype.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO
 
 import torch
 from torch import Tensor
 
 from nemotron.checkpoints.hf import INDEX, SINGLE
+from nemotron.checkpoints.stream import StreamedFile
 
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
-_FLUSH_EVERY = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +88,13 @@ def _write_file(
         at += one.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb", buffering=0) as file:
-        _write_all(file, len(text).to_bytes(8, "little") + text)
-        flushed = file.tell()
+    file = StreamedFile(path)
+    try:
+        file.write(len(text).to_bytes(8, "little") + text)
         for one in planned:
             tensor = weights[one.name].to(one.dtype).contiguous()
-            _write_all(file, tensor.view(-1).view(torch.uint8).numpy().data)
+            file.write(tensor.view(-1).view(torch.uint8).numpy().data)
             if progress:
                 progress(one.nbytes)
-            if file.tell() - flushed >= _FLUSH_EVERY and hasattr(os, "posix_fadvise"):
-                # Starts the disk on what is written, so that it does not all wait for the sync at the end.
-                os.posix_fadvise(file.fileno(), flushed, file.tell() - flushed, os.POSIX_FADV_DONTNEED)
-                flushed = file.tell()
-
-
-def _write_all(file: IO[bytes], content: memoryview | bytes) -> None:
-    rest = memoryview(content)
-    while rest:
-        rest = rest[file.write(rest) :]
+    finally:
+        file.close()

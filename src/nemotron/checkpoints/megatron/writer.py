@@ -7,7 +7,6 @@ gives the same bytes: no path, time or random name goes into a file.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,11 +28,11 @@ from nemotron.checkpoints.megatron import layout, run_config
 from nemotron.checkpoints.megatron.families import ModelShape
 from nemotron.checkpoints.megatron.index import METADATA
 from nemotron.checkpoints.megatron.names import Weight, extra_states, weights
+from nemotron.checkpoints.stream import StreamedFile
 from nemotron.errors import ArtifactError
 
 _DATA_FILE = "__0_0.distcp"
 _ALIGNMENT = 64
-_FLUSH_EVERY = 64 * 2**20
 Progress = Callable[[int], None]
 """Called with the number of bytes just written."""
 
@@ -42,49 +41,33 @@ class _DataFile:
     """The one data file: ``torch.save`` records one after the other, and where each of them lies."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
-        self._at = 0
-        self._flushed = 0
+        self._file = StreamedFile(path)
         self._failure: OSError | None = None
         self.places: dict[MetadataIndex, _StorageInfo] = {}
+        self.close = self._file.close
 
     def write(self, content: memoryview | bytes) -> int:
         """What ``torch.save`` calls. Its C++ side turns an ``OSError`` into something else, so it is kept."""
-        rest = memoryview(content).cast("B")
-        size = len(rest)
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            return self._file.write(content)
         except OSError as error:
             self._failure = error
             raise
-        self._at += size
-        return size
 
     def flush(self) -> None:
         """``torch.save`` asks for it; nothing is buffered here."""
 
     def add(self, where: MetadataIndex, value: Tensor | list[None]) -> int:
         """Append one record; returns its bytes."""
-        self.write(bytes(-self._at % _ALIGNMENT))
-        start = self._at
+        self.write(bytes(-self._file.size % _ALIGNMENT))
+        start = self._file.size
         try:
             torch.save(value, cast(IO[bytes], self))
         except (RuntimeError, OSError) as error:
             raise self._failure or error from None
-        self.places[where] = _StorageInfo(_DATA_FILE, start, self._at - start)
-        self._start_writeback()
-        return self._at - start
-
-    def _start_writeback(self) -> None:
-        """Keep the disk busy while the next tensors are prepared, instead of waiting for it at the end."""
-        if self._at - self._flushed >= _FLUSH_EVERY and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), self._flushed, self._at - self._flushed, os.POSIX_FADV_DONTNEED)
-            self._flushed = self._at
-
-    def close(self) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        length = self._file.size - start
+        self.places[where] = _StorageInfo(_DATA_FILE, start, length)
+        return length
 
 
 def write_iteration(
