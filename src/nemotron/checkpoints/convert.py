@@ -19,7 +19,7 @@ from nemotron.checkpoints.megatron.families import ModelShape
 from nemotron.checkpoints.megatron.names import hf_parts
 from nemotron.checkpoints.megatron.reader import MegatronWeights, open_weights
 from nemotron.checkpoints.megatron.writer import check_state
-from nemotron.checkpoints.policy import check_vocabulary, write_root
+from nemotron.checkpoints.policy import check_vocabulary, copy_weights, write_root
 from nemotron.checkpoints.publish import published
 from nemotron.checkpoints.safetensors_stream import Planned, write_model
 from nemotron.errors import ArtifactError
@@ -229,9 +229,9 @@ def _logits(
     rest = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
     make: Any = AutoModelForCausalLM.from_config
     model = make(AutoConfig.for_model(config["model_type"], **rest), dtype=torch.float32)
+    copy_weights(model, weights)
+    if cast:
+        model.to(cast).to(torch.float32)  # as the weights were rounded on their way
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            weight = weights[name]
-            parameter.copy_(weight.to(cast) if cast else weight)
         logits: Tensor = model.eval()(tokens).logits
     return logits

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families, layout
@@ -28,7 +29,7 @@ class PolicyWeights:
 
         policy = load_policy_weights(Path("step_40"))
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**policy.hf_config))
-        model.load_state_dict(policy.state, strict=False)   # strict but for a tied `lm_head.weight`
+        policy.copy_into(model)
     """
 
     kind: Literal["checkpoint_hf", "checkpoint_megatron"]
@@ -40,6 +41,29 @@ class PolicyWeights:
     """Weights under their Hugging Face names, each read from disk when it is asked for. Do not write to them."""
     tokenizer: Path | None
     """Folder with the tokenizer, where the checkpoint has one."""
+
+    def copy_into(self, module: nn.Module) -> None:
+        """Copy every weight into ``module``, one at a time, cast to its parameters' dtype and device.
+
+        Raises:
+            ArtifactError: a parameter has no weight, or one of another shape.
+        """
+        copy_weights(module, self.state)
+
+
+def copy_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """As :meth:`PolicyWeights.copy_into`, from any mapping; a tied output layer needs no weight of its own."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name not in weights:
+                raise ArtifactError(f"the checkpoint has no weight `{name}`", hint="it belongs to another model")
+            weight = weights[name]
+            if weight.shape != parameter.shape:
+                raise ArtifactError(
+                    f"`{name}` has shape {list(weight.shape)}, the model wants {list(parameter.shape)}",
+                    hint="the checkpoint belongs to another model",
+                )
+            parameter.copy_(weight)
 
 
 def load_policy_weights(path: Path, *, hf_config: Mapping[str, Any] | None = None) -> PolicyWeights:
@@ -98,8 +122,6 @@ def write_root(
     progress: Progress | None,
 ) -> None:
     """Fill the folder ``root``; the caller publishes it. Arguments and errors as :func:`write_megatron`."""
-    import torch
-
     shape = families.from_hf(hf_config, "the model's config")
     iteration = root / layout.iteration_name(0)
     write_iteration(model_state, shape, iteration, dtype=dtype, hf_model_id=hf_model_id, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from nemotron.checkpoints.hf import HfWeights
 from nemotron.checkpoints.megatron import run_config
 from nemotron.checkpoints.megatron.families import from_hf, to_hf
 from nemotron.checkpoints.policy import load_policy_weights, write_megatron
+from nemotron.errors import ArtifactError
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -104,9 +106,35 @@ def test_policy_from_every_place_that_names_a_checkpoint(tmp_path: Path) -> None
         assert policy.hf_config == original.hf_config
         assert policy.tokenizer == written / "tokenizer"
         assert all(torch.equal(policy.state[name], original.state[name]) for name in original.state)
-    model = AutoModelForCausalLM.from_pretrained(source)
-    incompatible = model.load_state_dict(dict(policy.state), strict=True)
-    assert not incompatible.missing_keys
+    model = AutoModelForCausalLM.from_pretrained(make(tmp_path / "other", "llama", seed=1))
+    policy.copy_into(model)
+    assert all(torch.equal(original.state[name], parameter) for name, parameter in model.named_parameters())
+    (written / "tokenizer").rename(step / "policy" / "tokenizer")  # where NeMo-RL keeps it
+    assert load_policy_weights(step).tokenizer == step / "policy" / "tokenizer"
+
+
+def test_another_shape_is_not_copied(tmp_path: Path) -> None:
+    policy = load_policy_weights(make(tmp_path / "hf", "llama-mha"))
+    model = AutoModelForCausalLM.from_pretrained(make(tmp_path / "other", "llama"))
+    with pytest.raises(ArtifactError, match="k_proj"):
+        policy.copy_into(model)
+
+
+def test_the_layout_of_newer_writers(tmp_path: Path) -> None:
+    """Megatron-Core 0.19 keeps common state as a byte object instead of common.pt."""
+    source = make(tmp_path / "hf", "qwen2-tied")
+    hf_to_megatron(source, tmp_path / "megatron")
+    iteration = tmp_path / "megatron" / "iter_0000000"
+    (iteration / "common.pt").unlink()
+    (iteration / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
+    root = pickle.loads((iteration / ".metadata").read_bytes())  # our own file, just written
+    state = next(key for key in root.state_dict_metadata if "_extra_state" in key)
+    where = next(where for where in root.storage_data if where.fqn == state)
+    root.state_dict_metadata["common_state/shard_0_1"] = root.state_dict_metadata[state]
+    root.storage_data[type(where)("common_state/shard_0_1")] = root.storage_data[where]
+    (iteration / ".metadata").write_bytes(pickle.dumps(root))
+    megatron_to_hf(iteration, tmp_path / "back")
+    assert files_of(tmp_path / "back") == files_of(source)
 
 
 def test_live_parameters_and_views_are_written(tmp_path: Path) -> None:
