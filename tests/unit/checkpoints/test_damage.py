@@ -70,7 +70,8 @@ sys.path.insert(0, {str(benchmarks)!r})
 import megatron_checkpoint as bench
 from nemotron.checkpoints import convert
 for layers in (4, 32):
-    bench.SIZES["x"] = {{"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": layers, "vocab_size": 999}}
+    sizes = {{"hidden_size": 512, "intermediate_size": 1024, "vocab_size": 1024}}
+    bench.SIZES["x"] = {{**sizes, "num_hidden_layers": layers}}
     folder = Path({str(tmp_path)!r}) / str(layers)
     bench.make_model(folder / "hf", "x")
     for step, run in (("hf", convert.hf_to_megatron), ("megatron", convert.megatron_to_hf)):

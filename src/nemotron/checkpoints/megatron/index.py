@@ -66,7 +66,14 @@ def read_index(folder: Path) -> Index:
             f"`{folder}` is not a whole Megatron-Core checkpoint: no readable `.metadata`",
             hint="if it was being written when the job was killed, use an earlier one",
         ) from error
-    root = loads(content, path)
+    try:
+        return _index(folder, path, loads(content, path))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # A pickle can be whole and still hold anything in place of what belongs there.
+        raise _unreadable(path, f"it is not what Megatron-Core writes ({error})") from error
+
+
+def _index(folder: Path, path: Path, root: Any) -> Index:
     if not isinstance(root, Inert):
         raise _unreadable(path, "it holds no checkpoint metadata")
     places = _places(root.field("storage_data"), path)

@@ -66,7 +66,7 @@ def _broken(path: Path, reason: str) -> ArtifactError:
 def _archive(buffer: memoryview, path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(_Window(buffer))
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise _broken(path, "a tensor record is not what `torch.save` writes") from error
 
 
@@ -78,7 +78,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
     try:
         return archive.read(info)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise _broken(path, str(error)) from error
 
 
