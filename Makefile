@@ -19,8 +19,9 @@ $(READY): pyproject.toml
 tiny: $(READY)
 	$(BIN)/nemotron steps run rl/nemo_rl/rlhf -c tiny
 
+# One worker per core; tests of a module stay together, as they share what is costly to make.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 lint: $(READY)
 	$(BIN)/ruff check

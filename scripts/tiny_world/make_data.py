@@ -69,7 +69,7 @@ def main() -> None:
         print(f"{path}: {len(rows)} rows")
     tokenizer = tiny_tokenizer.train(corpus())
     for model in ("policy", "judge"):
-        tokenizer.save_pretrained(out / model)
+        tiny_tokenizer.save(tokenizer, out / model)
     print(f"tokenizer: {len(tokenizer)} tokens")
 
 

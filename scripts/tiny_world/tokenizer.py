@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -49,10 +51,20 @@ def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=bpe,
         pad_token=PAD,
         eos_token=END,
-        additional_special_tokens=SPECIAL[2:],
         clean_up_tokenization_spaces=False,
         model_max_length=512,
         padding_side="left",
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the tokenizer with a config that older transformers (and so vLLM) read as well."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    # Release 5 notes how the tokenizer was loaded, and names a class that release 4 does not have.
+    config = {key: value for key, value in config.items() if key not in ("is_local", "local_files_only", "backend")}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -10,8 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizer as tiny_tokenizer
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+# One thread, whatever the environment says: two threads on a busy machine wait for each other most of the time, and the
+# order of sums must not depend on it.
+torch.set_num_threads(1)
 
 ASSETS = Path(__file__).resolve().parents[2] / "src/nemotron/assets/tiny_world"
 
@@ -157,7 +162,7 @@ def save(model: LlamaForCausalLM, tokenizer: Any, folder: Path) -> None:
     half.load_state_dict(model.state_dict())
     half.generation_config = model.generation_config
     half.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tiny_tokenizer.save(tokenizer, folder)
 
 
 def load(folder: Path) -> tuple[LlamaForCausalLM, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,7 +29,8 @@ STEPS = Path(__file__).parent / "steps"
 class _Table(BaseModel):
     """A TOML table: keys that are not known are errors, values keep their type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Built on first use: listing must start fast, and nested tables are built with the one that holds them.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class ArtifactType(_Table):
@@ -238,6 +240,11 @@ def config_model(step: Step) -> type[BaseModel]:
     module = import_module(f"nemotron.steps.{step.id.replace('/', '.')}.config")
     model: type[BaseModel] = module.Config
     return model
+
+
+def step_code(step: Step) -> ModuleType:
+    """The step.py of a step: functions ``preflight`` and ``run`` (``compile.plan.StepCode``). Imports no engine."""
+    return import_module(f"nemotron.steps.{step.id.replace('/', '.')}.step")
 
 
 def _check(what: str, value: str | None, known: Iterable[str]) -> None:

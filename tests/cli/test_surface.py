@@ -219,3 +219,30 @@ def test_a_bug_is_short_and_leaves_a_log(
     monkeypatch.setenv("NEMOTRON_TRACEBACK", "1")
     cli.main(["steps"])
     assert "Traceback" in capsys.readouterr().err
+
+
+ENGINE_LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "aiohttp", "tenacity", "jinja2", "plotly")
+
+
+def test_an_install_without_the_engine_can_do_everything_but_run(tmp_path: Path) -> None:
+    """Without the extra `local` the dry run still proves the config, and says what to install."""
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({ENGINE_LIBRARIES}))\n"
+        "from nemotron.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+
+    def without_engine(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-c", program, *words]
+        return subprocess.run(
+            argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    for words in (["steps", "list"], ["steps", "show", "rlhf"], ["runs", "list"]):
+        assert without_engine(*words).returncode == 0
+    result = without_engine("steps", "run", "rlhf", "-c", "tiny", "--dry-run")
+    assert result.returncode == 10, result.stderr
+    assert result.stderr.startswith("error: the embedded engine needs the modules `torch`")
+    assert "nemotron[local]" in result.stderr
+    assert without_engine("steps", "run", "rlhf", "-c", "tiny", "--dry-run", "grpo.sed=1").returncode == 3

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemotron import manifest
+from nemotron.compile.judged_grpo import STAGES
 from nemotron.config.known import Place, look_up
 from nemotron.config.layers import read_layers
 from nemotron.errors import ConfigError, NotFoundError
@@ -189,3 +190,14 @@ def test_shipped_steps_have_a_readme_and_a_default_and_a_tiny_config(step: manif
     assert {"default", "tiny"} <= set(step.configs)
     for name in step.configs:
         read_layers(step.config_dir, name)
+
+
+CONFIG_ERRORS = {"unknown-key", "missing-key", "wrong-type", "out-of-range", "invalid-value", "unresolved", "no-effect"}
+
+
+@pytest.mark.parametrize("step", SHIPPED.steps, ids=lambda step: step.id)
+def test_documented_errors_are_raised_somewhere(step: manifest.Step) -> None:
+    checked = {rule.name for stage in STAGES for rules in stage for rule in rules.members}
+    names = [error.name for error in step.errors]
+    assert set(names) <= checked | CONFIG_ERRORS
+    assert len(names) == len(set(names))

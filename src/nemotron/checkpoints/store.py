@@ -83,6 +83,9 @@ class CheckpointStore:
             _sync_tree(temporary)
             self._publish(temporary, final)
             self._prune()
+        except OutputError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise OutputError(

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemotron import manifest
 from nemotron.cli.render import print_block, print_columns, print_error, print_findings, print_rendered, print_title
 from nemotron.errors import CompileError, NotAvailableError, Origin, UsageError
-from nemotron.manifest import config_model, find_step, load_catalog, select_steps
 from nemotron.suggest import closest
 
 if TYPE_CHECKING:
     from nemotron.config.describe import Parameter
     from nemotron.config.overrides import Override
+    from nemotron.manifest import Artifact
 
 app = typer.Typer(help="List, explain and run steps.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -41,12 +40,15 @@ def list_command(
     as_json: AsJson = False,
 ) -> None:
     """List steps. Type filters honour `is_a` of types.toml."""
+    from nemotron.manifest import as_json as step_json
+    from nemotron.manifest import load_catalog, select_steps
+
     catalog = load_catalog()
     for problem in catalog.problems.values():
         print_error(problem, label="warning")
     found = select_steps(catalog, category=category, consumes=consumes, produces=produces, tag=tag)
     if as_json:
-        _print_json([manifest.as_json(step) for step in found])
+        _print_json([step_json(step) for step in found])
     elif found:
         rows = [(step.id, ", ".join(step.configs), step.title) for step in found]
         print_columns(rows, header=("STEP", "CONFIGS", "WHAT IT DOES"))
@@ -58,12 +60,14 @@ def list_command(
 def show_command(step: StepId, as_json: AsJson = False) -> None:
     """Explain a step: artifacts, configs, every parameter, strategies, known errors."""
     from nemotron.config.describe import parameters
+    from nemotron.manifest import as_json as step_json
+    from nemotron.manifest import config_model, find_step
 
     found = find_step(step)
     rows = parameters(config_model(found), found.config_dir)
     if as_json:
         advice = found.model_dump(mode="json", include={"strategies", "errors"})
-        _print_json({**manifest.as_json(found), **advice, "parameters": [_parameter_json(row) for row in rows]})
+        _print_json({**step_json(found), **advice, "parameters": [_parameter_json(row) for row in rows]})
         return
     print(f"{found.id}: {found.title}")
     print_block(found.description)
@@ -83,7 +87,7 @@ def show_command(step: StepId, as_json: AsJson = False) -> None:
         print_block(f"{known_error.name}: {known_error.recovery}")
 
 
-def _print_artifacts(title: str, artifacts: Sequence[manifest.Artifact]) -> None:
+def _print_artifacts(title: str, artifacts: Sequence[Artifact]) -> None:
     print_title(title)
     for artifact in artifacts:
         print(f"  {artifact.type}{'' if artifact.required else ' (optional)'}")
@@ -141,6 +145,7 @@ def run_command(
     """Compile the config of a step and run it. Words after `--` go to the step's own script."""
     from nemotron.compile.plan import compile_job, render_plan
     from nemotron.config.layers import load
+    from nemotron.manifest import config_model, find_step, step_code
 
     found = find_step(step)
     _refuse_clashes(run, batch, dry_run=dry_run, as_json=as_json, force_squash=force_squash, resume=resume)
@@ -148,10 +153,11 @@ def run_command(
     model = config_model(found)
     # The run folder is named when it is made; until then its paths are written with this placeholder.
     resolved = load(found.config_dir, config, parsed, run_dir=str(runs_dir / "RUN_ID"), model=model)
-    plan = compile_job(found, resolved, model, runs_dir=runs_dir)
-    if ctx.obj.passthrough and plan.engine == "embedded":
+    code = step_code(found)
+    plan = compile_job(found, resolved, model, code, runs_dir=runs_dir)
+    if ctx.obj.passthrough and plan.engine in ("embedded", "local"):
         hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
-        raise UsageError("the embedded engine takes no passthrough words", hint=hint)
+        raise UsageError(f"the {plan.engine} engine takes no passthrough words", hint=hint)
     if as_json:
         _print_json(plan.to_json())
     if not plan.ok:
@@ -165,7 +171,7 @@ def run_command(
         return
     from nemotron.engines.launch import launch
 
-    raise typer.Exit(launch(plan, runs_dir=runs_dir, resume=resume))
+    raise typer.Exit(launch(plan, code, runs_dir=runs_dir, resume=resume))
 
 
 def _refuse_clashes(

@@ -67,6 +67,7 @@ def _below(key: str, sections: tuple[str, ...]) -> bool:
 
 def embedded_reads(key: str) -> bool:
     """Whether the embedded engine looks at a key, or at something below it."""
+    key = ".".join(name for name in key.split(".") if not name.isdecimal())
     if _below(key, EMBEDDED_SKIPS):
         return False
     return _below(key, EMBEDDED_READS) or any(read.startswith(f"{key}.") for read in EMBEDDED_READS)

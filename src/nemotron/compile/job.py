@@ -121,8 +121,8 @@ class Job:
         kind: type[NemotronError],
         origin: Origin | None,
     ) -> Finding:
-        place = origin or self.resolved.origin(key)
-        return Finding(severity, "", message, key, place, hint, exit_code=kind.exit_code)
+        place = origin or (self.resolved.origin(key) if key else None)
+        return Finding(severity, "", message, key or None, place, hint, exit_code=kind.exit_code)
 
 
 @dataclass(frozen=True)

@@ -8,47 +8,56 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
-from nemotron.compile import (
-    artifacts,
-    batch,
-    checkpointing,
-    data,
-    engine,
-    generation,
-    grpo,
-    judge,
-    nemo_gym,
-    output,
-    parallelism,
-    resources,
-)
-from nemotron.compile.describe import FileRef, Process, inputs, outputs, processes
-from nemotron.compile.estimate import Memory, Work, memory, work
-from nemotron.compile.job import Engine, Job, Rules
+from nemotron.compile.describe import FileRef, Process
+from nemotron.compile.estimate import Memory, Work
 from nemotron.compile.machine import Machine
 from nemotron.compile.render import render_plan as render_plan
-from nemotron.compile.secrets import redact, secrets_in
+from nemotron.compile.secrets import redact
 from nemotron.config.layers import Resolved
-from nemotron.config.schema.extras import JudgedGrpoConfig
-from nemotron.config.validate import in_order, validate
+from nemotron.config.validate import validate
 from nemotron.errors import Finding
-from nemotron.runs.folder import new_run_id
+from nemotron.runs.folder import RunFolder, new_run_id
 
-M = TypeVar("M", bound=BaseModel)
 
-STAGES: tuple[tuple[Rules, ...], ...] = (
-    (engine.rules,),
-    (batch.rules, grpo.rules, generation.rules, parallelism.rules, nemo_gym.rules, checkpointing.rules),
-    (output.rules, resources.rules),
-    (artifacts.rules,),
-    (data.rules,),
-    (judge.rules,),
-)
-"""The order of the preflight. All stages run; the first error in this order decides the exit code."""
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What a step says about one typed config: what is wrong with it, and what would run."""
+
+    engine: str
+    """``embedded``, ``nemo_rl``, or ``local`` for a step that is plain Python in this process."""
+    engine_reason: str
+    findings: tuple[Finding, ...] = ()
+    processes: tuple[Process, ...] = ()
+    inputs: tuple[FileRef, ...] = ()
+    outputs: tuple[FileRef, ...] = ()
+    work: Work | None = None
+    memory: Memory | None = None
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Values that must never be written, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a job would run."""
+
+    machine: Machine
+    env: Mapping[str, str]
+    """Environment variables of the command."""
+    runs_dir: Path
+
+
+class StepCode(Protocol):
+    """What ``steps/<id>/step.py`` provides. Importing it imports no engine."""
+
+    def preflight(self, config: Any, resolved: Resolved, where: Surroundings) -> Preflight:
+        """Check a config of the step's own model. Writes nothing, opens no connection."""
+
+    def run(self, run: RunFolder, secrets: Mapping[str, str]) -> None:
+        """Do the job of ``run`` from where it stands to its end. Raises NemotronError."""
 
 
 class StepLike(Protocol):
@@ -65,7 +74,8 @@ class Plan:
 
     step: str
     config_name: str
-    engine: Engine
+    engine: str
+    """``embedded``, ``nemo_rl`` or ``local``; empty when the config has errors that hide it."""
     engine_reason: str
     findings: tuple[Finding, ...]
     """Errors, warnings and notes, in the order of the checks and there by origin."""
@@ -77,7 +87,7 @@ class Plan:
     run_dir: str
     """The run folder as it is written in ``resolved``, before it has a name."""
     resolved: Resolved = field(repr=False)
-    config: JudgedGrpoConfig | None = field(default=None, repr=False)
+    config: BaseModel | None = field(default=None, repr=False)
     """The typed config; None when it has errors."""
     processes: tuple[Process, ...] = ()
     work: Work | None = None
@@ -145,7 +155,8 @@ class Plan:
 def compile_job(
     step: StepLike,
     resolved: Resolved,
-    model: type[M],
+    model: type[BaseModel],
+    code: StepCode,
     *,
     runs_dir: Path,
     run_dir: str | None = None,
@@ -155,45 +166,35 @@ def compile_job(
     """Decide everything about a job that can be decided before it starts. Writes nothing, opens no connection.
 
     Args:
-        model: the step's config model; the rules need the sections of :class:`JudgedGrpoConfig`.
+        model: the step's config model.
+        code: the step's own checks.
         run_dir: the run folder with which ``resolved`` was loaded; ``RUN_ID`` below ``runs_dir`` unless given.
         machine, env: this machine and its environment unless given.
     """
-    machine = machine or Machine.here()
     run_dir = run_dir or str(runs_dir / "RUN_ID")
-    typed, found = validate(resolved, model)
-    config = typed if isinstance(typed, JudgedGrpoConfig) else None
-    wanted = resolved.get("engine")
-    choice = engine.choose(wanted if wanted in ("embedded", "nemo_rl") else "auto", machine)
+    config, found = validate(resolved, model)
+    where = Surroundings(machine or Machine.here(), os.environ if env is None else env, runs_dir)
+    result = Preflight(engine="", engine_reason="") if config is None else code.preflight(config, resolved, where)
+    secrets = result.secrets
     name = resolved.files[-1].stem if resolved.files else "config"
-    secrets = secrets_in(config)
-    plan: dict[str, Any] = {
-        "step": step.id,
-        "config_name": name,
-        "engine": choice.engine,
-        "engine_reason": choice.reason,
-        "fingerprint": _fingerprint(resolved, run_dir, secrets),
-        "run_id": new_run_id(step.id, name),
-        "runs_dir": runs_dir,
-        "run_dir": run_dir,
-        "resolved": resolved,
-        "config": config,
-        "_secrets": secrets,
-    }
-    if config is None:
-        return Plan(findings=tuple(found), **plan)
-    job = Job(config, resolved, choice.engine, machine, runs_dir, os.environ if env is None else env)
-    for stage in STAGES:
-        results = [finding for rules in stage for rule in rules.members for finding in rule.run(job)]
-        found += in_order(results, resolved)
     return Plan(
-        findings=tuple(_clean(finding, secrets) for finding in found),
-        processes=tuple(replace(p, where=redact(p.where, secrets)) for p in processes(job)),
-        work=work(job),
-        memory=memory(job) if choice.engine == "embedded" else None,
-        inputs=inputs(job),
-        outputs=outputs(job),
-        **plan,
+        step=step.id,
+        config_name=name,
+        engine=result.engine,
+        engine_reason=result.engine_reason,
+        findings=tuple(_clean(finding, secrets) for finding in (*found, *result.findings)),
+        fingerprint=_fingerprint(resolved, run_dir, secrets),
+        run_id=new_run_id(step.id, name),
+        runs_dir=runs_dir,
+        run_dir=run_dir,
+        resolved=resolved,
+        config=config,
+        processes=tuple(replace(p, where=redact(p.where, secrets)) for p in result.processes),
+        work=result.work,
+        memory=result.memory,
+        inputs=result.inputs,
+        outputs=result.outputs,
+        _secrets=secrets,
     )
 
 

@@ -14,7 +14,6 @@ def render_plan(plan: Plan) -> RenderableType:
     """A rich renderable; long values are folded, never cut. Findings are counted, the command line prints them."""
     from rich.console import Group
     from rich.rule import Rule
-    from rich.syntax import Syntax
     from rich.table import Table
     from rich.text import Text
 
@@ -25,7 +24,7 @@ def render_plan(plan: Plan) -> RenderableType:
     table.add_column(overflow="fold")
     for name, value in _rows(plan):
         table.add_row(name, Text(value))
-    config = Syntax(dump_yaml(plan.values).rstrip(), "yaml", background_color="default", word_wrap=True)
+    config = Text(dump_yaml(plan.values).rstrip(), overflow="fold")
     return Group(table, Text(), Rule("resolved config", align="left", characters="-"), config)
 
 

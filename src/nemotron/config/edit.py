@@ -37,7 +37,7 @@ class Applier:
         for override, value in self._written:
             leaves = {id(node) for _, node in walk(value) if not (isinstance(node.value, dict) and node.value)}
             if not leaves & final:
-                message = f"`{override.text}` has no effect: a later argument undoes it"
+                message = f"`{self._text(override)}` has no effect: a later argument undoes it"
                 self.findings.append(_problem(override, "no-effect", message, "keep one of the two"))
 
     def _one(self, override: Override) -> Finding | None:
@@ -49,7 +49,7 @@ class Applier:
             return self._delete(override, parent, name)
         exists = _child(parent, name) is not None
         if override.operation == "add" and exists:
-            hint = f"to change it, write `{override.text[1:]}`"
+            hint = f"to change it, write `{self._text(override)[1:]}`"
             return _problem(override, "already-set", f"`{override.key}` is set already", hint)
         if not exists and (problem := self._refuse_unknown(override, len(override.path))):
             return problem
@@ -87,6 +87,9 @@ class Applier:
 
     def _delete(self, override: Override, parent: Node, name: str) -> Finding | None:
         if _child(parent, name) is None:
+            if known.look_up(self._model, override.path) is known.Place.KNOWN:
+                message = f"`{override.key}` is not set, so there is nothing to delete"
+                return _problem(override, "no-effect", message, None)
             return self._unknown(override, len(override.path), adding=False)
         if isinstance(parent.value, list):
             del parent.value[int(name)]
@@ -113,8 +116,13 @@ class Applier:
         guess = known.nearest(key, names)
         hints = [f"did you mean `{guess}`?"] if guess else []
         if adding:
-            hints.append(f"to add a new key here, write `+{override.text}`")
+            hints.append(f"to add a new key here, write `+{self._text(override)}`")
         return _problem(override, "unknown-key", f"unknown key `{key}`", "; ".join(hints) or None)
+
+    def _text(self, override: Override) -> str:
+        """The word as typed, unless its value is a secret."""
+        secret = known.is_secret(self._model, override.key)
+        return f"{override.text.partition('=')[0]}=..." if secret else override.text
 
     def _at(self, path: Sequence[str]) -> object:
         at: Node | None = self.root
@@ -142,7 +150,7 @@ def _put(parent: Node, name: str, value: Node, override: Override) -> Finding | 
         return _problem(override, "wrong-type", message, below + hint if isinstance(old.value, dict) else hint)
     if old is not None and isinstance(old.value, dict) and isinstance(value.value, dict):
         if not value.value:
-            message = f"`{override.text}` has no effect: mappings merge, and this one is empty"
+            message = f"`{override.key}` gets an empty mapping, which has no effect: mappings merge"
             return _problem(override, "no-effect", message, f"to delete the section, write `~{override.key}`")
         merge(old, value)
     elif isinstance(parent.value, dict):

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from nemotron.config.schema.fields import Off
@@ -97,9 +97,10 @@ def keys(model: type[BaseModel] | None) -> set[str]:
     return set() if model is None else set(fields(model))
 
 
-def field_at(model: type[BaseModel], key: str) -> FieldInfo | None:
-    """The declared field of a dotted key, if there is one."""
-    return fields(model).get(key)
+def is_secret(model: type[BaseModel] | None, key: str) -> bool:
+    """Whether the value of ``key`` must not be shown."""
+    field = None if model is None else fields(model).get(key)
+    return field is not None and SecretStr in alternatives(field.annotation)
 
 
 def nearest(key: str, names: Iterable[str]) -> str | None:

@@ -73,21 +73,17 @@ def _parse(text: str, origin: Origin) -> Override:
     if not all(_SEGMENT.fullmatch(segment) for segment in path):
         hint = "write names joined by dots; list positions too, as in `policy.scheduler.0.name=x`"
         raise UsageError(f"`{key}` in `{text}` is not a config key", hint=hint, origin=origin)
-    return Override(
-        _OPERATIONS[prefix], path, None if value is None else _value(text, key, value, origin), origin, text
-    )
+    return Override(_OPERATIONS[prefix], path, None if value is None else _value(key, value, origin), origin, text)
 
 
-def _value(text: str, key: str, value: str, origin: Origin) -> Node:
+def _value(key: str, value: str, origin: Origin) -> Node:
     try:
         node = parse_yaml(value, origin, flow_only=True)
     except YamlError as error:
-        message = f"the value in `{text}` is not YAML: {error.message.removeprefix('broken YAML: ')}"
-        raise UsageError(
-            message, hint=f"to give a string, quote it for YAML: `'{key}=\"...\"'`", origin=origin
-        ) from None
+        message = f"the value of `{key}` is not YAML: {error.message.removeprefix('broken YAML: ')}"
+        hint = f"to give a string, quote it for YAML: `'{key}=\"...\"'`"
+        raise UsageError(message, hint=hint, origin=origin) from None
     if node is None:
-        raise UsageError(
-            f"`{text}` has no value", hint=f"write `{key}=null`, or `'{key}=\"\"'` for an empty string", origin=origin
-        )
+        hint = f"write `{key}=null`, or `'{key}=\"\"'` for an empty string"
+        raise UsageError(f"`{key}=` has no value", hint=hint, origin=origin)
     return node

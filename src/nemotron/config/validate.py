@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from nemotron.config import known
@@ -109,7 +109,7 @@ def _finding(key: str, details: list[ErrorDetails], resolved: Resolved, model: t
         return Finding("error", "unknown-key", f"unknown key `{key}`", key, origin, hint)
     if first["type"] == "missing":
         return Finding("error", "missing-key", f"`{key}` is required, and deleted here", key, origin)
-    name, message, hint = _wrong_value(key, details, secret=_is_secret(key, model))
+    name, message, hint = _wrong_value(key, details, secret=known.is_secret(model, key))
     return Finding("error", name, f"`{key}`: {message}" if key else message, key, origin, hint)
 
 
@@ -125,14 +125,10 @@ def _missing(keys: list[str], resolved: Resolved) -> list[Finding]:
             ways.append("inherit the step's own config: `defaults: default`")
         one = len(lacking) == 1
         message = f"the key `{lacking[0]}` is missing" if one else f"{len(lacking)} keys are missing: {listed(lacking)}"
-        key, origin = lacking[0] if one else section or None, resolved.origin(lacking[0])
-        findings.append(Finding("error", "missing-key", message, key, origin, ", or ".join(ways) or None))
+        where = lacking[0] if one else section or None
+        origin = resolved.origin(lacking[0])
+        findings.append(Finding("error", "missing-key", message, where, origin, ", or ".join(ways) or None))
     return findings
-
-
-def _is_secret(key: str, model: type[BaseModel]) -> bool:
-    field = known.field_at(model, key)
-    return field is not None and SecretStr in known.alternatives(field.annotation)
 
 
 def _wrong_value(key: str, details: list[ErrorDetails], *, secret: bool) -> tuple[str, str, str | None]:

@@ -21,7 +21,7 @@ from nemotron.config.schema.generation import GenerationConfig
 from nemotron.config.schema.judge import GenrmCompareConfig
 from nemotron.data.rows import PromptRow, read_prompts
 from nemotron.data.stream import PromptStream
-from nemotron.engines.launch import judge_model
+from nemotron.engines.embedded_process import judge_model
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import ConfigError, DataError
 from nemotron.judge.groups import JudgeSettings
@@ -69,12 +69,13 @@ def run_job(run: RunFolder, config: JudgedGrpoConfig, judge: RunningJudge, threa
         pool = parts.open_judge(stack, judge, recorder) if isinstance(judge, RemoteJudge) else None
         recorder.phase("loading policy")
         policy, reference = parts.load_models()
+        optimization, stream = parts.optimization(policy), parts.stream()
         heldout = HeldoutMetric(parts, config.eval.heldout) if config.eval.heldout else None
         if heldout and (not done or status.heldout_before is None):
             recorder.phase("held-out before")
             recorder.heldout("before", 0, heldout.measure(reference or policy))
         pool = pool or parts.open_judge(stack, judge, recorder)
-        job = parts.grpo(policy, reference, pool, recorder)
+        job = parts.grpo(policy, reference, optimization, stream, pool, recorder)
         progress = load_checkpoint(job, parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
         progress = train(job, progress)
@@ -163,17 +164,21 @@ class Parts:
             return start, reference
         return Policy.load(self.checkpoint / HF_WEIGHTS, precision=_precision(settings.precision)), reference
 
-    def grpo(self, policy: Policy, reference: Policy | None, judge: JudgePool, recorder: RunRecorder) -> Grpo:
-        """Everything the loop needs.
-
-        Raises:
-            ConfigError: optimizer or scheduler cannot be built. DataError: rows are missing, broken or too long.
-        """
-        config = self.config
-        optimizer = config.policy.optimizer
-        if optimizer is None:
+    def optimization(self, policy: Policy) -> Optimization:
+        """Optimizer and schedule. Raises ConfigError when they cannot be built."""
+        settings = self.config.policy
+        if settings.optimizer is None:
             raise ConfigError("the embedded engine needs `policy.optimizer`", hint="for example `torch.optim.AdamW`")
-        scheduler = config.policy.scheduler
+        return Optimization.build(
+            policy.parameters(),
+            optimizer=settings.optimizer.model_dump(),
+            scheduler=[entry.model_dump(exclude_none=True) for entry in settings.scheduler or []] or None,
+            max_grad_norm=settings.max_grad_norm,
+        )
+
+    def stream(self) -> PromptStream:
+        """The training prompts in their order. Raises DataError when rows are missing, broken, too few or too long."""
+        config = self.config
         grpo = config.grpo
         stream = PromptStream(
             self._rows(config.data.training_sets()),
@@ -182,8 +187,21 @@ class Parts:
             shuffle=config.data.shuffle,
         )
         self._check_lengths(stream)
+        return stream
+
+    def grpo(
+        self,
+        policy: Policy,
+        reference: Policy | None,
+        optimization: Optimization,
+        stream: PromptStream,
+        judge: JudgePool,
+        recorder: RunRecorder,
+    ) -> Grpo:
+        """Everything the loop needs."""
+        config = self.config
         return Grpo(
-            config=grpo,
+            config=config.grpo,
             loss=config.loss_fn,
             limits=config.limits,
             sampling=self.sampling,
@@ -193,12 +211,7 @@ class Parts:
             save_period=config.checkpointing.save_period if config.checkpointing.enabled else None,
             policy=policy,
             reference=reference,
-            optimization=Optimization.build(
-                policy.parameters(),
-                optimizer=optimizer.model_dump(),
-                scheduler=[entry.model_dump(exclude_none=True) for entry in scheduler] if scheduler else None,
-                max_grad_norm=config.policy.max_grad_norm,
-            ),
+            optimization=optimization,
             chat=self.chat,
             judge=judge,
             stream=stream,

@@ -41,11 +41,14 @@ class RunRecorder:
         """Keep a metrics row."""
         self._run.append_metrics({"step": step, "wall_s": self.wall_s, **metrics})
 
-    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Sample], advantages: Tensor) -> None:
-        """Keep metrics and samples of a finished step and show them."""
+    def samples(self, step: int, samples: Sequence[Sample], advantages: Tensor | None = None) -> None:
+        """Keep the samples of a step; ``advantages`` is [N,S]."""
+        first = [None] * len(samples) if advantages is None else advantages[:, 0].tolist()
+        self._run.append_samples(_sample_row(step, s, a) for s, a in zip(samples, first, strict=True))
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep the metrics of a finished step and show them."""
         self.write(step, metrics)
-        rows = [_sample_row(step, s, float(a)) for s, a in zip(samples, advantages[:, 0], strict=True)]
-        self._run.append_samples(rows)
         self._view.step({"step": step, **metrics})
 
     def checkpoint(self, path: Path) -> None:
@@ -64,7 +67,7 @@ class RunRecorder:
         self.write(step, {f"heldout/{name}": share for name, share in result.shares.items()})
 
 
-def _sample_row(step: int, sample: Sample, advantage: float) -> dict[str, Any]:
+def _sample_row(step: int, sample: Sample, advantage: float | None) -> dict[str, Any]:
     return {
         "step": step,
         "phase": "train",

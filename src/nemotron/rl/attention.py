@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from nemotron.rl.fused_llama import Shape
 
@@ -75,12 +76,15 @@ class Saved:
     """[n*K, r*t, L]"""
 
 
-def forward(qkv: Tensor, prefix: Tensor | None, rotary: Rotary, mask: Mask, shape: Shape) -> tuple[Tensor, Saved]:
+def forward(
+    qkv: Tensor, prefix: Tensor | None, rotary: Rotary, mask: Mask, shape: Shape, *, keep: bool = True
+) -> tuple[Tensor, Saved]:
     """Attend.
 
     Args:
         qkv: [n,t,(H+2K)*d] in the row order of ``FusedLlama``, queries scaled already.
         prefix: [2,n,K,p,d] keys (turned) and values of the prefixes, or None.
+        keep: whether ``backward`` will follow.
 
     Returns:
         [n,t,H*d] and what ``backward`` needs; ``saved.kv[..., p:, :]`` are the new keys and values.
@@ -99,6 +103,10 @@ def forward(qkv: Tensor, prefix: Tensor | None, rotary: Rotary, mask: Mask, shap
     kv = kv.view(2, n, kv_heads, p + t, shape.head_dim)
     if prefix is not None:
         kv[:, :, :, :p].copy_(prefix)
+    if prefix is None and not keep:  # long prompts of a sampler: here torch's kernel is as fast, and keeps no scores
+        by_head = q.view(n, heads, t, shape.head_dim)
+        out = scaled_dot_product_attention(by_head, kv[0], kv[1], is_causal=True, scale=1.0, enable_gqa=True)
+        return out.transpose(1, 2).reshape(n, t, heads * shape.head_dim), Saved(q, kv, q.new_empty(0))
     keys, values = kv.view(2, n * kv_heads, p + t, shape.head_dim)
     scores = torch.bmm(q, keys.transpose(1, 2))
     by_row = scores.view(n, kv_heads, rep, t, p + t)

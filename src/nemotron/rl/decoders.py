@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nemotron.rl.llama_decoder import LlamaDecoder
 from nemotron.rl.policy import Policy
 
 
@@ -27,6 +28,8 @@ class Decoder(Protocol):
 
 def decoder_for(policy: Policy, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int) -> Decoder:
     """The fastest decoder that can run the policy's model."""
+    if policy.fused is not None:
+        return LlamaDecoder(policy.fused.weights(policy.dtype), prompts, n, max_new_tokens)
     return HfDecoder(policy, prompts, n)
 
 

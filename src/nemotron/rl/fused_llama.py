@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 _CLASSES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 # Rotary embeddings whose frequencies do not depend on the length of the sequence.
@@ -110,6 +111,20 @@ def shape_of(model: Any) -> Shape | None:
     return Shape(len(model.model.layers), config.hidden_size, heads, kv_heads, attention.head_dim, config.rms_norm_eps)
 
 
+class _OptimizerSteps:
+    """Counts the steps of every optimizer. torch's fused optimizers change weights without a trace in ``_version``."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        register_optimizer_step_post_hook(self._count)
+
+    def _count(self, *call: Any) -> None:
+        self.taken += 1
+
+
+_steps = _OptimizerSteps()
+
+
 class FusedLlama:
     """Keeps the rearranged weights of a model and renews them after the model's own have changed."""
 
@@ -128,7 +143,8 @@ class FusedLlama:
     @torch.no_grad()
     def weights(self, dtype: torch.dtype) -> Weights:
         """The rearranged weights in ``dtype``, up to date."""
-        state = tuple((p._version, p.data_ptr()) for p in self.parameters)
+        trained = any(p.requires_grad for p in self.parameters)
+        state = (_steps.taken if trained else 0, *((p._version, p.data_ptr()) for p in self.parameters))
         if dtype in self._kept and self._kept[dtype][0] == state:
             return self._kept[dtype][1]
         body = self.model.model

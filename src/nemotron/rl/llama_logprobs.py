@@ -82,7 +82,7 @@ class Plan:
 
 def make_plan(groups: Sequence[Group], device: torch.device) -> Plan:
     """Cut ``groups`` into batches."""
-    budget = _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cuda"])
+    budget = _budget(device)
     width = max(len(c.token_ids) for group in groups for c in group.completions)
     numbers: dict[tuple[int, ...], int] = {}
     rows: list[tuple[int, int, list[int]]] = []  # place, prompt, tokens
@@ -107,6 +107,21 @@ def make_plan(groups: Sequence[Group], device: torch.device) -> Plan:
     batches += [_response_batch([longer[i] for i in run], lengths) for run in runs]
     moved = [_to(batch, device) for batch in batches]
     return Plan(moved, prompt_batches, lengths, len(rows), width)
+
+
+def prompt_plan(prompts: Sequence[Sequence[int]], device: torch.device) -> Plan:
+    """Only the prompts, each row's next token unasked: what a sampler computes before its first step."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    lengths = [len(prompt) for prompt in prompts]
+    batches = []
+    for chosen in _cut([lengths[i] for i in order], _budget(device)):
+        members = [order[i] for i in chosen]
+        batches.append(_to(_prompt_batch([list(prompts[i]) for i in members], members, [], []), device))
+    return Plan(batches, len(batches), lengths, 0, 0)
+
+
+def _budget(device: torch.device) -> int:
+    return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cuda"])
 
 
 def _cut(lengths: list[int], budget: int) -> list[range]:
@@ -197,9 +212,10 @@ class _Trace:
 class LlamaPass:
     """One forward pass over a plan, and its backward pass."""
 
-    def __init__(self, weights: Weights, plan: Plan, choose: Filter, *, keep: bool) -> None:
-        """``keep`` stores what ``backward`` needs."""
-        self.weights, self.plan, self.choose, self.keep = weights, plan, choose, keep
+    def __init__(self, weights: Weights, plan: Plan, *, keep: bool, choose: Filter | None = None) -> None:
+        """``keep`` stores what ``backward`` needs; ``choose`` turns logits into a distribution."""
+        self.weights, self.plan, self.keep = weights, plan, keep
+        self.choose = choose or Filter(1.0, None, 1.0)
         shape = weights.shape
         # Keys and values of all prompts, one tensor per layer: [2,P,K,longest,d].
         size = (2, len(plan.prompt_lengths), shape.kv_heads, max(plan.prompt_lengths), shape.head_dim)
@@ -211,7 +227,7 @@ class LlamaPass:
         """Log-probabilities [N*T] float32, 0.0 where there is no token."""
         result = torch.zeros(self.plan.rows * self.plan.width, device=self.weights.embedding.device)
         for number, batch in enumerate(self.plan.batches):
-            hidden, trace = self._batch_forward(batch, is_prompt=number < self.plan.prompt_batches)
+            hidden, trace = self.hidden(batch, is_prompt=number < self.plan.prompt_batches)
             logits = self.weights.head(hidden)
             if batch.source is not None:
                 logits = logits[batch.source]
@@ -220,8 +236,8 @@ class LlamaPass:
                 self.traces.append(trace)
         return result
 
-    def _batch_forward(self, batch: Batch, *, is_prompt: bool) -> tuple[Tensor, _Trace]:
-        """Final normed hidden states [R,D] at the asked positions."""
+    def hidden(self, batch: Batch, *, is_prompt: bool) -> tuple[Tensor, _Trace]:
+        """Final normed hidden states [R,D] at the asked positions; a batch of prompts fills ``prefixes``."""
         weights, shape, dtype = self.weights, self.weights.shape, self.weights.dtype
         n, t = batch.ids.shape
         positions = torch.arange(t, device=batch.ids.device)
@@ -238,7 +254,8 @@ class LlamaPass:
             prefix = None
             if not is_prompt:
                 prefix = self.prefixes[number][:, :, :, : batch.prefix].index_select(1, batch.prompts)
-            attended, saved = attention.forward(layer.qkv(normed).view(n, t, -1), prefix, rotary, mask, shape)
+            qkv = layer.qkv(normed).view(n, t, -1)
+            attended, saved = attention.forward(qkv, prefix, rotary, mask, shape, keep=self.keep)
             attended = attended.view(n * t, -1)
             if is_prompt:
                 self.prefixes[number][:, batch.prompts, :, :t] = saved.kv
@@ -373,7 +390,7 @@ def llama_logprobs(fused: FusedLlama, groups: Sequence[Group], choose: Filter, d
     plan = make_plan(groups, weights.embedding.device)
     wants_grad = torch.is_grad_enabled() and any(p.requires_grad for p in fused.parameters)
     with torch.no_grad():
-        run = LlamaPass(weights, plan, choose, keep=wants_grad)
+        run = LlamaPass(weights, plan, keep=wants_grad, choose=choose)
         if not wants_grad:
             return run.forward().view(plan.rows, plan.width)
     result: Tensor = _Logprobs.apply(fused, run, *fused.parameters)  # type: ignore[no-untyped-call]

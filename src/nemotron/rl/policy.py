@@ -26,6 +26,9 @@ from nemotron.rl.types import Group
 Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+# Longer sequences go through torch's attention, which does not keep the scores.
+_LONGEST_WRITTEN_OUT = 1024
+
 
 class Policy:
     """A causal LM with float32 weights.
@@ -96,7 +99,8 @@ class Policy:
         Returns:
             [N,T] float32 on ``device``, rows prompt-major, 0.0 beyond the end of a response.
         """
-        if self.fused is not None:
+        longest = max(len(g.prompt_ids) + len(c.token_ids) for g in groups for c in g.completions)
+        if self.fused is not None and longest <= min(_LONGEST_WRITTEN_OUT, self.max_length or longest):
             choose = Filter(temperature, top_k, top_p)
             return llama_logprobs(self.fused, groups, choose, self.dtype)
         return generic_logprobs(self, groups, temperature=temperature, top_k=top_k, top_p=top_p)

@@ -24,8 +24,9 @@ from nemotron.rl.types import Completion, Group, SamplingParams
 
 OnGroup = Callable[[int, Group], None]
 
-# Moving the cache costs about one step, so rows leave together once an eighth of the batch has finished.
+# Moving the cache costs about one step, so rows leave together: an eighth of the batch, and at least four.
 _LEAVE_SHARE = 8
+_LEAVE_ROWS = 4
 
 
 @torch.no_grad()
@@ -105,13 +106,13 @@ def draw(logits: Tensor, uniform: Tensor, params: SamplingParams) -> tuple[Tenso
         logits = logits / params.temperature
     if params.top_k is not None or params.top_p < 1:
         logits = filter_logits(logits, top_k=params.top_k, top_p=params.top_p)
-    logprobs = logits.log_softmax(-1)
-    cdf = logprobs.exp().cumsum(-1, dtype=torch.float64)
+    probs = logits.softmax(-1)
+    cdf = probs.cumsum(-1, dtype=torch.float64)
     total = cdf[:, -1:]
     # Strictly below the total, so that the first entry above the target has a positive probability.
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cdf, target, right=True).squeeze(-1)
-    return tokens, _pick(logprobs, tokens)
+    return tokens, _pick(probs, tokens).log_()
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ class _Run:
     def leave(self, decoder: Decoder, tokens: Tensor) -> Tensor:
         """Take finished rows out of the batch and the decoder when enough have gathered; the tokens that remain."""
         batch = len(self.batch)
-        if self.alive_rows > batch - max(1, batch // _LEAVE_SHARE):
+        if self.alive_rows > batch - max(_LEAVE_ROWS, batch // _LEAVE_SHARE):
             return tokens
         keep = [position for position, row in enumerate(self.batch) if not self.lengths[row]]
         index = torch.tensor(keep, device=tokens.device)

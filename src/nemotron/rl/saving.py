@@ -73,7 +73,11 @@ def save_checkpoint(job: Grpo, progress: Progress, metrics: Mapping[str, float])
                 torch.save(state, folder / name)
         except (RuntimeError, SafetensorError) as error:
             # The writers of torch and safetensors do not raise OSError when the disk is full.
-            raise OutputError(f"cannot write `{folder}`: {error}", hint="free disk space, then `--resume`") from error
+            reason = str(error).splitlines()[0]
+            raise OutputError(
+                f"cannot write checkpoint of step {progress.step}: {reason}",
+                hint="free disk space, then go on with `--resume` from the checkpoint before",
+            ) from error
         (folder / "config.yaml").write_text(job.config_yaml)
 
     return job.store.save(progress.step, {**asdict(progress), **_monitored(metrics)}, write)

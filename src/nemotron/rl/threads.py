@@ -1,25 +1,26 @@
 """Thread counts are chosen here, not left to chance. Nothing in this module imports torch before it is asked to act
 on it.
 
-Measured with GNU OpenMP (libgomp, which torch's Linux wheels carry) on two cores, the linear layers of a decode step
-of a 1M-parameter model, batch 128, milliseconds a step; "busy" means one other process uses a core fully:
+Measured on two cores with GNU OpenMP (libgomp, which torch's Linux wheels carry): the linear layers of a decode step
+of a 1M-parameter model, batch 128, milliseconds a step, three runs each. "alone" is the fastest twentieth of the
+steps, "in company" the range of means while other processes kept both cores busy:
 
-=============================  =====  =====
-setting                        quiet  busy
-=============================  =====  =====
-1 thread                        2.5    2.5
-2 threads, library default      1.6   7-26
-2 threads, GOMP_SPINCOUNT=1e4   1.6    20
-2 threads, GOMP_SPINCOUNT=1e3   1.55   4.0
-2 threads, GOMP_SPINCOUNT=0     2.95   3.5
-2 threads, OMP_WAIT_POLICY=
-PASSIVE                         2.65   3.05
-=============================  =====  =====
+==================================  ==========  ==========
+setting                                  alone  in company
+==================================  ==========  ==========
+1 thread                                   2.4        8-10
+2 threads, library default                 1.4      90-270
+2 threads, GOMP_SPINCOUNT=30000            1.4      25-110
+2 threads, GOMP_SPINCOUNT=10000            1.4       40-55
+2 threads, GOMP_SPINCOUNT=3000             1.4       14-19
+2 threads, GOMP_SPINCOUNT=1000      1.5 or 3.9        8-15
+2 threads, GOMP_SPINCOUNT=0                2.8        6-13
+==================================  ==========  ==========
 
-By default a thread that waits at a barrier spins for milliseconds, and when it spins on the core that its partner
-needs, every one of the hundreds of barriers of a step costs a time slice of the scheduler (8 ms here). A thousand
-spins (some microseconds) are enough to catch the partner when both run, and cheap when they do not: full speed alone,
-no collapse in company.
+OMP_WAIT_POLICY=PASSIVE is the same as a count of 0. By default a thread that waits at a barrier spins for
+milliseconds, and when it spins on the core that its partner needs, each of the hundreds of barriers of a step costs a
+time slice of the scheduler. Three thousand spins are just enough to meet a partner that runs, and soon over when it
+does not.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def thread_environment(threads: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        "GOMP_SPINCOUNT": "1000",
+        "GOMP_SPINCOUNT": "3000",
         "KMP_BLOCKTIME": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,12 +45,20 @@ class TrainBatch:
 
     def rows(self, start: int, stop: int) -> TrainBatch:
         """Rows ``start:stop`` of every tensor; groups are cut to match."""
-        cut = {
-            f.name: value[start:stop] if isinstance(value, Tensor) else value
-            for f in fields(self)
-            if (value := getattr(self, f.name)) is not None
-        }
-        return replace(self, **{**cut, "groups": _cut_groups(self.groups, start, stop)})
+
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor[start:stop]
+
+        return TrainBatch(
+            groups=_cut_groups(self.groups, start, stop),
+            token_mask=cut(self.token_mask),
+            sample_mask=cut(self.sample_mask),
+            advantages=cut(self.advantages),
+            generation_logprobs=cut(self.generation_logprobs),
+            prev_logprobs=None if self.prev_logprobs is None else cut(self.prev_logprobs),
+            reference_logprobs=None if self.reference_logprobs is None else cut(self.reference_logprobs),
+            rewards=cut(self.rewards),
+        )
 
 
 def update(

@@ -253,12 +253,11 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
     raise NotFoundError(f"no run `{name}` in `{runs_dir}`", hint=hint)
 
 
-def find_resumable(runs_dir: Path, step: str, fingerprint: str) -> RunFolder | None:
-    """The newest run of this step and config that neither finished nor is alive; what ``--resume`` goes on with."""
+def newest_of_job(runs_dir: Path, step: str, fingerprint: str) -> RunFolder | None:
+    """The newest run of this step and config that no process works on; what ``--resume`` looks at."""
     for run in reversed(list_runs(runs_dir)):
         job = run.job()
-        same = job.get("step") == step and job.get("fingerprint") == fingerprint
-        if same and run.state() != "finished" and not run.is_live():
+        if job.get("step") == step and job.get("fingerprint") == fingerprint and not run.is_live():
             return run
     return None
 

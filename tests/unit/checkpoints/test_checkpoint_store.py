@@ -68,13 +68,14 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["step_1"]
 
 
-def test_a_failed_save_touches_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OutputError("No space left")])
+def test_a_failed_save_touches_nothing(tmp_path: Path, error: Exception) -> None:
     target = store(tmp_path)
     save(target, 1)
 
     def disk_full(folder: Path) -> None:
         fill(folder)
-        raise OSError(28, "No space left on device")
+        raise error
 
     with pytest.raises(OutputError, match="No space left"):
         target.save(2, {}, disk_full)

@@ -16,6 +16,7 @@ from nemotron.config import layers, resolvers, yaml
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.steps.rl.nemo_rl.rlhf import config as rlhf
+from nemotron.steps.rl.nemo_rl.rlhf import step
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def compiled(world: Path) -> Compile:
         words = parse_overrides(list(enumerate(overrides, start=5)))
         resolved = load(CONFIGS, name, words, run_dir=f"{runs_dir}/RUN_ID", model=rlhf.Config)
         environment = {"TORCH_CUDA_ARCH_LIST": "9.0"} if env is None else env
-        return compile_job(Step(), resolved, rlhf.Config, runs_dir=Path(runs_dir), machine=machine, env=environment)
+        folder = Path(runs_dir)
+        return compile_job(Step(), resolved, rlhf.Config, step, runs_dir=folder, machine=machine, env=environment)
 
     return build

@@ -182,7 +182,9 @@ def test_output_folder_below_a_file(compiled: Compile, world: Path) -> None:
     (world / "taken").write_text("")
     plan = compiled("own.yaml", runs_dir="taken/runs")
     assert plan.exit_code == 8
-    assert "is not a folder" in named(plan, "output-folder")[0].message
+    (finding,) = named(plan, "output-folder")
+    assert "is not a folder" in finding.message
+    assert (finding.key, finding.origin) == (None, None)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -6,7 +6,7 @@ import pytest
 from compile_world import LAPTOP, NODE, Compile, named
 
 from nemotron.compile.engine import EMBEDDED_READS, EMBEDDED_SKIPS, embedded_reads
-from nemotron.compile.plan import STAGES
+from nemotron.compile.judged_grpo import STAGES
 from nemotron.config.known import Place, look_up
 from nemotron.steps.rl.nemo_rl.rlhf.config import Config
 
@@ -318,6 +318,7 @@ def test_what_the_embedded_engine_reads_exists() -> None:
         assert look_up(Config, key.split(".")) is Place.KNOWN, key
     assert embedded_reads("policy")
     assert embedded_reads("grpo.seed")
+    assert embedded_reads("data.train.0.data_path")
     assert not embedded_reads("policy.generation.vllm_cfg")
     assert not embedded_reads("grpo.val_batch_size")
 

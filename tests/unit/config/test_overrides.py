@@ -65,9 +65,9 @@ def test_deletion_has_no_value() -> None:
         ("+++a=1", "`+a` in `+++a=1` is not a config key", "names joined by dots"),
         ("~a=1", "`~a=1` deletes and sets at once", "write `~a`"),
         ("a=", "`a=` has no value", "write `a=null`"),
-        ("a=# note", "`a=# note` has no value", "write `a=null`"),
-        ("a=[1,2", "the value in `a=[1,2` is not YAML", "quote it for YAML"),
-        ("a=@x", "the value in `a=@x` is not YAML", "quote it for YAML"),
+        ("a=# note", "`a=` has no value", "write `a=null`"),
+        ("a=[1,2", "the value of `a` is not YAML", "quote it for YAML"),
+        ("a=@x", "the value of `a` is not YAML", "quote it for YAML"),
         ("a=x: y", "a mapping or list on the command line needs braces or brackets", "quote it for YAML"),
         ("a=- 1", "a mapping or list on the command line needs braces or brackets", "quote it for YAML"),
         ("a={b: 1, b: 2}", "duplicate key `b`", "quote it for YAML"),
@@ -133,7 +133,7 @@ def test_effects(tmp_path: Path, words: list[str], key: str, value: object) -> N
         ("+clusters.a.enabld=true", "unknown-key", "unknown key `clusters.a.enabld`", None),
         ("+name=x", "already-set", "`name` is set already", "to change it, write `name=x`"),
         ("~nam", "unknown-key", "unknown key `nam`", "did you mean `name`?"),
-        ("~train.seed", "unknown-key", "unknown key `train.seed`", None),
+        ("~train.seed", "no-effect", "`train.seed` is not set, so there is nothing to delete", None),
         ("~gone.deep", "unknown-key", "unknown key `gone.deep`", None),
         ("name.x=1", "not-a-section", "`name.x` cannot be set: `name` is the string `sample`", None),
         (
@@ -146,8 +146,12 @@ def test_effects(tmp_path: Path, words: list[str], key: str, value: object) -> N
         ("+train.scheduler.5={name: x}", "unknown-key", "`5` is not a position in `train.scheduler`", "append"),
         ("train=[1]", "wrong-type", "`train` is a mapping and cannot become a list", "set keys below it"),
         ("train=3", "wrong-type", "`train` is a mapping and cannot become the integer `3`", "set keys below it"),
-        ("train.scheduler={a: 1}", "wrong-type", "`train.scheduler` is a list and cannot become a mapping", "replace it whole"),
-        ("train={}", "no-effect", "`train={}` has no effect: mappings merge, and this one is empty", "`~train`"),
+        (
+            "train.scheduler={a: 1}",
+            "wrong-type",
+            "`train.scheduler` is a list and cannot become a mapping", "replace",
+        ),
+        ("train={}", "no-effect", "`train` gets an empty mapping, which has no effect", "`~train`"),
     ],
 )
 def test_what_cannot_work_is_a_finding(tmp_path: Path, word: str, name: str, message: str, hint: str | None) -> None:
@@ -165,6 +169,12 @@ def test_undone_overrides_are_named_with_their_own_argument(tmp_path: Path) -> N
         ("`train.seed=1`", "command line, argument 5"),
         ("`+extra.a=1`", "command line, argument 7"),
     ]
+
+
+def test_secrets_are_not_repeated(tmp_path: Path) -> None:
+    resolved = resolve(tmp_path, ["server.api_key=hush", "server.api_key=hushhush", "+server.url=x"])
+    assert [finding.key for finding in resolved.findings] == ["server.url", "server.api_key"]
+    assert "hush" not in str(resolved.findings)
 
 
 def test_a_misspelt_override_does_not_hide_the_next(tmp_path: Path) -> None:

@@ -73,14 +73,16 @@ class Log:
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self.checkpoints: list[Path] = []
-        self.samples: list[Any] = []
+        self.kept: list[Any] = []
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self.rows.append({"step": step, **metrics})
 
-    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Any], advantages: torch.Tensor) -> None:
+    def samples(self, step: int, samples: Sequence[Any], advantages: torch.Tensor | None = None) -> None:
+        self.kept += samples
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
         self.write(step, metrics)
-        self.samples += samples
 
     def checkpoint(self, path: Path) -> None:
         self.checkpoints.append(path)
@@ -177,7 +179,7 @@ def test_missing_rewards_are_masked_and_counted(tmp_path: Path) -> None:
     [row] = log_of(work).rows
     assert row["train/missing_share"] == 0.25
     assert row["train/num_valid_samples"] == 6
-    assert [sample.judged is None for sample in log_of(work).samples] == [True, False, False, False] * 2
+    assert [sample.judged is None for sample in log_of(work).kept] == [True, False, False, False] * 2
 
 
 def test_too_many_missing_rewards_stop_the_run(tmp_path: Path) -> None:
@@ -213,8 +215,8 @@ def test_dynamic_sampling_trains_on_full_batches_of_differing_groups(tmp_path: P
     work = job(tmp_path, use_dynamic_sampling=True, dynamic_sampling_max_gen_batches=20, max_num_steps=3)
     train(work, Progress())
     log = log_of(work)
-    assert len(log.samples) == 3 * 8
-    assert all(sample.std > 0 for sample in log.samples)
+    assert len(log.kept) == 3 * 8
+    assert all(sample.std > 0 for sample in log.kept)
     assert max(row["train/dynamic_sampling_num_gen_batches"] for row in log.rows) >= 1
 
 

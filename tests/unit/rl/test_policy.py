@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.rl import llama_logprobs
 from nemotron.rl.policy import Policy
 from nemotron.rl.types import Completion, Group
 
@@ -122,6 +123,67 @@ def test_half_precision_stays_near_float32(name: str, precision: str) -> None:
     grads = torch.cat([p.grad.flatten() for p in policy.parameters()])
     exact = torch.autograd.grad(expected.sum() / 50, list(policy.parameters()))
     assert torch.cosine_similarity(grads, torch.cat([g.flatten() for g in exact]), dim=0) > 0.99
+
+
+def test_long_sequences_take_the_other_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, groups = make_policy("llama-tied-gqa"), make_groups(RAGGED)
+    short = policy.response_logprobs(groups)
+    monkeypatch.setattr("nemotron.rl.policy._LONGEST_WRITTEN_OUT", 10)
+    monkeypatch.setattr("nemotron.rl.policy.llama_logprobs", None)  # a call would fail
+    torch.testing.assert_close(policy.response_logprobs(groups), short, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 40])
+def test_the_cut_into_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+    policy, groups = make_policy("llama-tied-gqa"), make_groups([*RAGGED, (5, [40, 39, 2, 2, 2]), (1, [30])])
+    expected = reference_logprobs(policy, groups)
+    expected_grads = torch.autograd.grad(expected.sum(), list(policy.parameters()))
+    monkeypatch.setitem(llama_logprobs._BATCH_TOKENS, "cpu", budget)
+    got = policy.response_logprobs(groups)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    for a, b in zip(torch.autograd.grad(got.sum(), list(policy.parameters())), expected_grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max().clamp_min(1.0)), rtol=1e-4)
+
+
+def test_a_prompt_that_occurs_twice_is_computed_once() -> None:
+    policy, (first, second) = make_policy("llama-untied"), make_groups([(4, [3, 2]), (4, [5])])
+    again = Group(first.prompt_ids, second.completions)
+    got = policy.response_logprobs([first, second, again])
+    torch.testing.assert_close(got, reference_logprobs(policy, [first, second, again]), atol=1e-5, rtol=1e-5)
+    assert len(llama_logprobs.make_plan([first, second, again], torch.device("cpu")).prompt_lengths) == 2
+
+
+def test_filters_match_the_full_distribution() -> None:
+    policy, groups = make_policy("llama-tied-gqa"), make_groups(EVEN)
+    got = policy.response_logprobs(groups, temperature=0.5, top_k=30, top_p=0.9)
+    with torch.no_grad():
+        plain = policy.response_logprobs(groups, temperature=0.5)
+    kept = torch.isfinite(got)
+    assert kept.any()
+    assert not kept.all()
+    assert (got[kept] > plain[kept]).all()
+    got[kept].sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in policy.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"foreach": True}, {"fused": True}])
+def test_an_optimizer_step_renews_the_rearranged_weights(kwargs: dict[str, bool]) -> None:
+    policy, groups = make_policy("llama-tied-gqa"), make_groups(EVEN)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.05, **kwargs)
+    policy.response_logprobs(groups).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        expected = reference_logprobs(policy, groups)
+        torch.testing.assert_close(policy.response_logprobs(groups), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_changed_between_the_passes_are_noticed() -> None:
+    policy, groups = make_policy("llama-tied-gqa"), make_groups(EVEN)
+    got = policy.response_logprobs(groups)
+    with torch.no_grad():
+        policy.model.model.norm.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        got.sum().backward()
 
 
 def test_padding_is_zero() -> None:

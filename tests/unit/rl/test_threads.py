@@ -57,7 +57,7 @@ def test_environment_keeps_what_the_user_set() -> None:
     threads.set_environment(2, environ)
     assert environ["OMP_NUM_THREADS"] == "7"
     assert environ["MKL_NUM_THREADS"] == "2"
-    assert environ["GOMP_SPINCOUNT"] == "1000"
+    assert environ["GOMP_SPINCOUNT"] == "3000"
 
 
 def test_importing_and_planning_load_no_torch() -> None:

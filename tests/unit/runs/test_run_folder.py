@@ -15,7 +15,7 @@ from run_records import MakeRun, fill
 
 from nemotron.errors import ArtifactError, NotFoundError, OutputError
 from nemotron.runs import lock
-from nemotron.runs.folder import RunFolder, find_resumable, find_run, list_runs, new_run_id
+from nemotron.runs.folder import RunFolder, find_run, list_runs, new_run_id, newest_of_job
 
 STEP = "rl/nemo_rl/rlhf"
 
@@ -144,7 +144,7 @@ def test_a_run_belongs_to_one_live_process(other_process: tuple[subprocess.Popen
     run = RunFolder.open(path)
     assert run.is_live()
     assert run.state() == "running"
-    assert find_resumable(path.parent, STEP, "abc") is None
+    assert newest_of_job(path.parent, STEP, "abc") is None
     with pytest.raises(OutputError, match=rf"is in use by process {process.pid} on "), run.lock():
         pass
 
@@ -158,7 +158,7 @@ def test_a_killed_run_is_reported_and_can_be_taken_over(other_process: tuple[sub
     assert run.status().state == "running"
     assert run.state() == "killed"
     (path / ".status.json.0123abcd.tmp").write_text('{"state": "ru')
-    found = find_resumable(path.parent, STEP, "abc")
+    found = newest_of_job(path.parent, STEP, "abc")
     assert found is not None
     assert found.path == path
     with found.lock():
@@ -176,20 +176,20 @@ def test_one_process_may_open_its_run_twice(make_run: MakeRun) -> None:
     assert not run.is_live()
 
 
-def test_find_resumable_takes_the_newest_unfinished_of_the_same_job(make_run: MakeRun, tmp_path: Path) -> None:
+def test_newest_of_job_takes_the_newest_of_the_same_step_and_config(make_run: MakeRun, tmp_path: Path) -> None:
     made = {}
     for day, (name, fingerprint, state) in enumerate(
-        [("old", "a", "failed"), ("new", "a", "interrupted"), ("done", "a", "finished"), ("other", "b", "failed")]
+        [("done", "a", "finished"), ("old", "a", "failed"), ("new", "a", "interrupted"), ("other", "b", "failed")]
     ):
         run = make_run(run_id=f"2025010{day}-000000-{name}", fingerprint=fingerprint)
         run.write_status(state=state)
         lock.release(run.path)
         made[name] = run
-    found = find_resumable(tmp_path / "runs", STEP, "a")
+    found = newest_of_job(tmp_path / "runs", STEP, "a")
     assert found is not None
     assert found.id == made["new"].id
-    assert find_resumable(tmp_path / "runs", "rl/other", "a") is None
-    assert find_resumable(tmp_path / "nowhere", STEP, "a") is None
+    assert newest_of_job(tmp_path / "runs", "rl/other", "a") is None
+    assert newest_of_job(tmp_path / "nowhere", STEP, "a") is None
 
 
 def test_list_is_by_age_and_skips_what_is_not_a_run(make_run: MakeRun, tmp_path: Path) -> None:

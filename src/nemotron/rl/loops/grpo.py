@@ -98,10 +98,11 @@ def train(job: Grpo, progress: Progress) -> Progress:
         samples, results, gen_batches = collect(job, step, timings)
         missing_share = summarise(results)["missing_share"]
         if missing_share > job.limits.max_missing_share:
+            job.recorder.samples(step, samples)
             raise JudgeError(
                 f"{missing_share:.0%} of the judge's verdicts in step {step} are missing, the limit is "
                 f"{job.limits.max_missing_share:.0%}: {first_failure(results)}",
-                hint="look at the judge's answers in `samples.jsonl`, or raise `limits.max_missing_share`",
+                hint="`samples.jsonl` of the run has what failed; `limits.max_missing_share` is the limit",
             )
 
         with timings.phase("advantage_calculation"):
@@ -135,7 +136,8 @@ def train(job: Grpo, progress: Progress) -> Progress:
         }
         over_limit = job.limits.max_kl is not None and metrics["train/kl_penalty"] > job.limits.max_kl
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
-        job.recorder.step(step, {**metrics, **timings.metrics()}, samples, batch.advantages)
+        job.recorder.samples(step, samples, batch.advantages)
+        job.recorder.step(step, {**metrics, **timings.metrics()})
         if job.save_period and (step % job.save_period == 0 or last or over_limit):
             job.recorder.checkpoint(save_checkpoint(job, progress, metrics))
         if over_limit:

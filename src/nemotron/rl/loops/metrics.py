@@ -22,8 +22,11 @@ class Recorder(Protocol):
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a metrics row."""
 
-    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Sample], advantages: Tensor) -> None:
-        """Keep the metrics and samples of a finished step and show them."""
+    def samples(self, step: int, samples: Sequence[Sample], advantages: Tensor | None = None) -> None:
+        """Keep the samples of a step; ``advantages`` is [N,S]."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep the metrics of a finished step and show them."""
 
     def checkpoint(self, path: Path) -> None:
         """Note the newest checkpoint."""

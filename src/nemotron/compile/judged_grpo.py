@@ -1,0 +1,58 @@
+"""The preflight of GRPO with a generative judge: every family of rules, in order."""
+
+from __future__ import annotations
+
+from nemotron.compile import (
+    artifacts,
+    batch,
+    checkpointing,
+    data,
+    engine,
+    generation,
+    grpo,
+    judge,
+    nemo_gym,
+    output,
+    parallelism,
+    resources,
+)
+from nemotron.compile.describe import inputs, outputs, processes
+from nemotron.compile.estimate import memory, work
+from nemotron.compile.job import Job, Rules
+from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.secrets import secrets_in
+from nemotron.config.layers import Resolved
+from nemotron.config.schema.extras import JudgedGrpoConfig
+from nemotron.config.validate import in_order
+from nemotron.errors import Finding
+
+STAGES: tuple[tuple[Rules, ...], ...] = (
+    (engine.rules,),
+    (batch.rules, grpo.rules, generation.rules, parallelism.rules, nemo_gym.rules, checkpointing.rules),
+    (output.rules, resources.rules),
+    (artifacts.rules,),
+    (data.rules,),
+    (judge.rules,),
+)
+"""The order of the preflight. All stages run; the first error in this order decides the exit code."""
+
+
+def preflight(config: JudgedGrpoConfig, resolved: Resolved, where: Surroundings) -> Preflight:
+    """Choose the engine, run every rule, and describe what would run."""
+    choice = engine.choose(config.engine, where.machine)
+    job = Job(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
+    findings: list[Finding] = []
+    for stage in STAGES:
+        results = [finding for rules in stage for rule in rules.members for finding in rule.run(job)]
+        findings += in_order(results, resolved)
+    return Preflight(
+        engine=choice.engine,
+        engine_reason=choice.reason,
+        findings=tuple(findings),
+        processes=processes(job),
+        inputs=inputs(job),
+        outputs=outputs(job),
+        work=work(job),
+        memory=memory(job) if choice.engine == "embedded" else None,
+        secrets=secrets_in(config),
+    )

@@ -1,0 +1,158 @@
+"""Continue a batch token by token with a Llama-like model.
+
+Legend: P prompts still in use, n rows per prompt, A rows in the batch, K key/value heads, r query heads per key/value
+head, d head size, p positions of the longest prompt, s tokens fed since the prompts, V vocabulary.
+
+A prompt's keys and values are kept once, whatever the number of rows that continue it, and all its rows are
+multiplied with them in one product. At 128 rows of a 1M-parameter model, reading keys and values is what a step waits
+for, not arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from nemotron.rl.attention import Rotary
+from nemotron.rl.fused_llama import Shape, Weights
+from nemotron.rl.llama_logprobs import LlamaPass, prompt_plan
+
+
+class LlamaDecoder:
+    """See ``nemotron.rl.decoders.Decoder``."""
+
+    def __init__(self, weights: Weights, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int) -> None:
+        """``n`` rows for each of ``prompts``."""
+        self.weights, self.prompts = weights, prompts
+        device, shape = weights.embedding.device, weights.shape
+        self.fed = 0
+        # Products with a single query row gain nothing from bfloat16 on CPU.
+        self.dtype = torch.float32 if device.type == "cpu" else weights.dtype
+        size = (2, len(prompts) * n, shape.kv_heads, max_new_tokens, shape.head_dim)
+        self.caches = [torch.empty(size, dtype=self.dtype, device=device) for _ in weights.layers]
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        self.ragged = bool((lengths != lengths[0]).any())
+        self.lengths = lengths.repeat_interleave(n)
+        prompt = torch.arange(len(prompts), device=device).repeat_interleave(n)
+        self.grid = PromptGrid(prompt, lengths, self.dtype, shape)
+        self.prefixes: list[Tensor] = []
+
+    def prefill(self) -> Tensor:
+        """See Decoder."""
+        weights = self.weights
+        plan = prompt_plan(self.prompts, weights.embedding.device)
+        run = LlamaPass(weights, plan, keep=False)
+        logits = torch.empty(len(self.prompts), len(weights.head.weight), device=weights.embedding.device)
+        for batch in plan.batches:
+            logits[batch.prompts] = weights.head(run.hidden(batch, is_prompt=True)[0]).float()
+        self.prefixes = [prefix.to(self.dtype) for prefix in run.prefixes]
+        return logits.index_select(0, self.grid.prompt)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """See Decoder."""
+        weights, shape = self.weights, self.weights.shape
+        positions = (self.lengths + self.fed)[:, None] if self.ragged else self.lengths[:1] + self.fed
+        rotary = Rotary.at(weights.cos, weights.sin, positions, shape)
+        hidden = weights.embedding.index_select(0, tokens)
+        for layer, cache, prefix in zip(weights.layers, self.caches, self.prefixes, strict=True):
+            qkv = layer.qkv(_norm(hidden, shape.eps, weights.dtype))
+            hidden.add_(layer.out(self._attend(qkv, cache, prefix, rotary).to(weights.dtype)))
+            gate, up = layer.gate_up(_norm(hidden, shape.eps, weights.dtype)).chunk(2, -1)
+            hidden.add_(layer.down(silu(gate).mul_(up)))
+        self.fed += 1
+        return weights.head(_norm(hidden, shape.eps, weights.dtype)).float()
+
+    def _attend(self, qkv: Tensor, cache: Tensor, prefix: Tensor, rotary: Rotary) -> Tensor:
+        """[A,(H+2K)*d] -> [A,H*d]; stores the new keys and values."""
+        shape, now = self.weights.shape, self.fed
+        rows, heads, kv_heads, half = len(qkv), shape.heads, shape.kv_heads, shape.half
+        x = qkv.float().view(rows, 1, 2, shape.all_heads, half)
+        rotary.turn_(x, shape)
+        x = x.squeeze(1)
+        new = x[:, :, heads:].view(rows, 2, 2, kv_heads, half).permute(2, 0, 3, 1, 4)
+        cache[:, :, :, now].view(2, rows, kv_heads, 2, half).copy_(new)
+        q = x[:, :, :heads].view(rows, 2, kv_heads, heads // kv_heads, half).permute(0, 2, 3, 1, 4)
+        q = q.reshape(rows * kv_heads, heads // kv_heads, shape.head_dim).to(cache.dtype)
+        keys, values = cache.view(2, rows * kv_heads, -1, shape.head_dim)[:, :, : now + 1]
+        far = self.grid.scores(q, prefix[0])
+        probs = torch.softmax(torch.cat([far, torch.bmm(q, keys.transpose(1, 2))], -1), -1)
+        p = far.shape[-1]
+        mixed = torch.baddbmm(self.grid.mix(probs[..., :p], prefix[1]), probs[..., p:], values)
+        return mixed.view(rows, heads * shape.head_dim)
+
+    def keep(self, index: Tensor) -> None:
+        """See Decoder."""
+        for number, cache in enumerate(self.caches):
+            kept = cache.new_empty(2, len(index), *cache.shape[2:])
+            kept[:, :, :, : self.fed] = cache[:, :, :, : self.fed].index_select(1, index)
+            self.caches[number] = kept
+        self.lengths = self.lengths[index]
+        used, prompt = torch.unique(self.grid.prompt[index], return_inverse=True)
+        if len(used) < len(self.prefixes[0][0]):
+            self.prefixes = [prefix.index_select(1, used) for prefix in self.prefixes]
+        self.grid = PromptGrid(prompt, self.grid.prompt_lengths[used], self.dtype, self.weights.shape)
+
+
+class PromptGrid:
+    """Which row continues which prompt, as a grid [P,G] with room for the prompt that has the most rows.
+
+    Rows of a prompt stand together in the batch, prompts in order, so a full grid is the batch itself and nothing is
+    moved.
+    """
+
+    def __init__(self, prompt: Tensor, prompt_lengths: Tensor, dtype: torch.dtype, shape: Shape) -> None:
+        """``prompt`` [A] increasing, every prompt used; ``prompt_lengths`` [P]."""
+        self.prompt, self.prompt_lengths = prompt, prompt_lengths
+        self.kv_heads, self.rep, self.head_dim = shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim
+        counts = torch.bincount(prompt, minlength=len(prompt_lengths))
+        self.prompts, self.room = len(prompt_lengths), int(counts.max())
+        self.slot: Tensor | None = None  # row -> place in the flattened grid
+        self.row: Tensor | None = None  # place -> row, any row where the place is empty
+        if self.prompts * self.room != len(prompt):
+            first = counts.cumsum(0) - counts
+            self.slot = prompt * self.room + torch.arange(len(prompt), device=prompt.device) - first[prompt]
+            self.row = torch.zeros(self.prompts * self.room, dtype=torch.int64, device=prompt.device)
+            self.row[self.slot] = torch.arange(len(prompt), device=prompt.device)
+        self.hole: Tensor | None = None
+        longest = int(prompt_lengths.max())
+        if bool((prompt_lengths != longest).any()):
+            unseen = torch.arange(longest, device=prompt.device) >= prompt_lengths[:, None]
+            hole = torch.zeros(unseen.shape, dtype=dtype, device=prompt.device).masked_fill_(unseen, float("-inf"))
+            self.hole = hole.repeat_interleave(self.kv_heads, 0)[:, None]
+        self.longest = longest
+
+    def scores(self, q: Tensor, keys: Tensor) -> Tensor:
+        """q [A*K,r,d] and the prompts' keys [P,K,>=p,d] -> [A*K,r,p], -inf behind the end of a prompt."""
+        keys = keys[:, :, : self.longest].flatten(0, 1).transpose(1, 2)
+        gathered = self._gather(q)
+        found = torch.bmm(gathered, keys) if self.hole is None else torch.baddbmm(self.hole, gathered, keys)
+        return self._scatter(found)
+
+    def mix(self, probs: Tensor, values: Tensor) -> Tensor:
+        """probs [A*K,r,p] and the prompts' values [P,K,>=p,d] -> [A*K,r,d]."""
+        return self._scatter(torch.bmm(self._gather(probs), values[:, :, : self.longest].flatten(0, 1)))
+
+    def _gather(self, x: Tensor) -> Tensor:
+        """[A*K,r,c] -> [P*K,G*r,c]."""
+        width = x.shape[-1]
+        x = x.view(-1, self.kv_heads, self.rep, width)
+        if self.row is not None:
+            x = x[self.row]
+        x = x.view(self.prompts, self.room, self.kv_heads, self.rep, width).transpose(1, 2)
+        return x.reshape(self.prompts * self.kv_heads, self.room * self.rep, width)
+
+    def _scatter(self, x: Tensor) -> Tensor:
+        """[P*K,G*r,c] -> [A*K,r,c]."""
+        width = x.shape[-1]
+        x = x.view(self.prompts, self.kv_heads, self.room, self.rep, width).transpose(1, 2)
+        x = x.reshape(-1, self.kv_heads, self.rep, width)
+        return (x if self.slot is None else x[self.slot]).reshape(-1, self.rep, width)
+
+
+def _norm(hidden: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """RMS norm without weight, in ``dtype``."""
+    rstd = hidden.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return torch.mul(hidden, rstd, out=torch.empty_like(hidden, dtype=dtype))
