@@ -22,7 +22,15 @@ LAYERS = [
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 # Only these may import torch when they are imported themselves; others do it inside a function, when asked to work.
 TORCH_PACKAGES = {"rl"}
-TORCH_MODULES = {"engines/embedded.py", "judge/server/worker.py"}
+TORCH_MODULES = {
+    "engines/embedded.py",
+    "judge/server/worker.py",
+    "checkpoints/convert.py",
+    "checkpoints/policy.py",
+    "checkpoints/safetensors_stream.py",
+    "checkpoints/megatron/reader.py",
+    "checkpoints/megatron/writer.py",
+}
 HEAVY = {"torch", "transformers", "ray", "nemo_run"}
 
 

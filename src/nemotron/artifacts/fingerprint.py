@@ -1,0 +1,60 @@
+"""A hash of an artifact's content. The order of files, times, owners and our own record beside them do not count.
+
+* Checkpoints: the relative name and SHA-256 of every file that belongs to the model. A Megatron root, its iteration
+  folder and the NeMo-RL ``step_N`` around it have the same fingerprint.
+* Data and results: the SHA-256 of every file, whatever it is called: renaming or reordering shards changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from nemotron.artifacts.kinds import Kind, jsonl_files, recognise, result_files
+from nemotron.artifacts.record import RECORD
+from nemotron.checkpoints import hf
+from nemotron.checkpoints.megatron import layout
+from nemotron.errors import ArtifactError
+
+_HF_FILES = (hf.CONFIG, "generation_config.json", hf.INDEX)
+
+
+def fingerprint(path: Path, kind: Kind | None = None, *, progress: Callable[[int], None] | None = None) -> str:
+    """``sha256:`` and 64 hex digits.
+
+    Raises:
+        ArtifactError: nothing known at ``path``, or a file of it cannot be read.
+    """
+    kind = kind or recognise(path)
+    root, files, named = _content(path, kind)
+    lines = []
+    for file in files:
+        digest = _digest(file, progress)
+        lines.append(f"{file.relative_to(root).as_posix()} {digest}" if named else digest)
+    return "sha256:" + hashlib.sha256("\n".join([kind, *sorted(lines)]).encode()).hexdigest()
+
+
+def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:
+    """Folder, files that count, and whether their names do."""
+    if kind == "training_jsonl":
+        return path, jsonl_files(path), False
+    if kind == "eval_results":
+        return path, result_files(path), False
+    if kind == "checkpoint_hf":
+        extra = [path / name for name in _HF_FILES if (path / name).is_file()]
+        return path, [*extra, *hf.weight_files(path), *hf.tokenizer_files(path)], True
+    folder = layout.resolve(path)
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != RECORD]
+    return folder, files, True
+
+
+def _digest(file: Path, progress: Callable[[int], None] | None) -> str:
+    try:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            if progress:
+                progress(opened.tell())
+    except OSError as error:
+        raise ArtifactError(f"`{file}` cannot be read: {(error.strerror or str(error)).lower()}") from error
+    return digest

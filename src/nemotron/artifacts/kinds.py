@@ -1,0 +1,67 @@
+"""Which artifact type a path is, judged by what lies there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from nemotron.checkpoints import hf
+from nemotron.checkpoints.megatron import layout
+from nemotron.errors import ArtifactError
+
+Kind = Literal["checkpoint_hf", "checkpoint_megatron", "training_jsonl", "eval_results"]
+
+
+def recognise(path: Path) -> Kind:
+    """The type of the artifact at ``path``.
+
+    Raises:
+        ArtifactError: nothing is there, or nothing that is known.
+    """
+    if not path.exists():
+        raise ArtifactError(f"there is nothing at `{path}`", hint="check the path")
+    if path.is_file():
+        if path.suffix == ".jsonl":
+            return "training_jsonl"
+        if path.suffix == ".json" and _scores(path):
+            return "eval_results"
+    elif hf.is_hf(path):
+        return "checkpoint_hf"
+    elif layout.find_iteration(path) is not None:
+        return "checkpoint_megatron"
+    elif jsonl_files(path):
+        return "training_jsonl"
+    elif result_files(path):
+        return "eval_results"
+    raise ArtifactError(
+        f"`{path}` is no artifact of a known type",
+        hint="known are Hugging Face and Megatron checkpoints, JSONL data, and JSON files with `results` or `metrics`",
+    )
+
+
+def jsonl_files(path: Path) -> list[Path]:
+    """The JSONL files of a data set: the file itself, or all below a folder, in order of name."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*.jsonl") if not _hidden(file, path))
+
+
+def result_files(path: Path) -> list[Path]:
+    """The JSON files with scores: the file itself, or those below a folder, in order of name."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*.json") if not _hidden(file, path) and _scores(file))
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
+def _scores(path: Path) -> bool:
+    """A JSON object with a mapping of results: the shape that evaluation harnesses write."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False  # not results, whatever else it is
+    return isinstance(content, dict) and any(isinstance(content.get(key), dict) for key in ("results", "metrics"))

@@ -1,0 +1,191 @@
+"""A Hugging Face checkpoint folder: its config, safetensors files and tokenizer (torch-free but for the weights)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemotron.errors import ArtifactError, NotAvailableError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+"""Everything that may make up a tokenizer, in any model family."""
+
+_DTYPES = {
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors header says of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model.
+
+    Raises:
+        ArtifactError: missing or not a JSON object.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"`{folder}` is not a Hugging Face checkpoint: no readable `{CONFIG}`",
+            hint="name a folder with `config.json` and safetensors files",
+        ) from error
+    if not isinstance(config, dict):
+        raise ArtifactError(f"`{path}` does not hold an object")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, as its index lists them.
+
+    Raises:
+        ArtifactError: there are none, one is missing, or the weights are pickles or an adapter.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise ArtifactError(
+            f"`{folder}` is an adapter (PEFT, LoRA), not a model",
+            hint="merge it into its base model with `peft` first",
+        )
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ArtifactError(f"`{index}` cannot be read", hint="copy the checkpoint again") from error
+    else:
+        names = [SINGLE]
+    files = [folder / str(name) for name in names]
+    for file in files:
+        if file.parent != folder:
+            raise ArtifactError(f"`{index}` points out of its folder, to `{file}`")
+        if not file.is_file():
+            pickled = any(folder.glob("pytorch_model*.bin"))
+            raise ArtifactError(
+                f"`{file}` is missing" + ("; the weights are pickles (`pytorch_model.bin`)" if pickled else ""),
+                hint="convert them to safetensors" if pickled else "copy the checkpoint again, with every file",
+            )
+    return files
+
+
+def headers(folder: Path) -> dict[str, Header]:
+    """All tensors of a checkpoint by name, from the headers alone; the files' lengths are checked against them.
+
+    Raises:
+        ArtifactError: a file is missing, cut short or not safetensors.
+    """
+    found: dict[str, Header] = {}
+    for path in weight_files(folder):
+        # numpy only names the flavour of tensors; none is made here.
+        with _opened(path, "numpy") as opened:
+            for name in opened.keys():  # noqa: SIM118  (not a mapping)
+                part = opened.get_slice(name)
+                dtype = str(part.get_dtype())
+                found[name] = Header(_DTYPES.get(dtype, dtype.lower()), tuple(part.get_shape()), path)
+    return found
+
+
+def _opened(path: Path, framework: str) -> Any:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise NotAvailableError(
+            "reading checkpoints needs `safetensors`, which is not installed", hint="pip install 'nemotron[local]'"
+        ) from error
+    try:
+        return safe_open(path, framework=framework)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"`{path}` is corrupt or cut short: {error}", hint="copy the checkpoint again") from error
+
+
+class HfWeights(Mapping[str, "Tensor"]):
+    """The weights of a Hugging Face folder, memory-mapped and read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.headers = headers(folder)
+        self._open: dict[Path, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.headers)
+
+    def __len__(self) -> int:
+        return len(self.headers)
+
+    def __getitem__(self, name: str) -> Tensor:
+        path = self.headers[name].file
+        if path not in self._open:
+            self._open[path] = _opened(path, "pt")
+        tensor: Tensor = self._open[path].get_tensor(name)
+        return tensor
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Tokenizer files of a folder that are there."""
+    return [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+
+
+def largest_token(path: Path) -> int:
+    """The largest token id of a ``tokenizer.json``; -1 when it names none.
+
+    Raises:
+        ArtifactError: not readable.
+    """
+    try:
+        content = json.loads(path.read_text())
+        vocab = content["model"].get("vocab", {})
+        ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
+        ids += [token["id"] for token in content.get("added_tokens", [])]
+        return max(ids, default=-1)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"`{path}` is not a readable tokenizer", hint="copy the tokenizer again") from error
+
+
+def is_hf(folder: Path) -> bool:
+    """``folder`` looks like a Hugging Face model."""
+    if not (folder / CONFIG).is_file():
+        return False
+    return (folder / SINGLE).is_file() or (folder / INDEX).is_file() or any(folder.glob("pytorch_model*.bin"))

@@ -1,0 +1,106 @@
+"""``nemotron artifacts``: look at a checkpoint, data set or result; check that it is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nemotron.cli.render import print_columns
+
+if TYPE_CHECKING:
+    from nemotron.artifacts.inspect import CheckpointFacts, DataFacts, Inspection, ResultFacts
+
+app = typer.Typer(help="Inspect and verify checkpoints, data and results.", no_args_is_help=True, rich_markup_mode=None)
+
+ArtifactPath = Annotated[
+    Path, typer.Argument(metavar="PATH", help="A checkpoint folder, a JSONL file or folder, results.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("inspect")
+def inspect_command(path: ArtifactPath, as_json: AsJson = False) -> None:
+    """Show what an artifact is: type, family, size, dtype, shards, vocabulary, tokenizer, provenance."""
+    from nemotron.artifacts.inspect import inspect
+
+    found = inspect(path)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print_columns(_rows(found), header=("FACT", "VALUE"))
+
+
+@app.command("verify")
+def verify_command(path: ArtifactPath, as_json: AsJson = False) -> None:
+    """Check that an artifact is whole: files, checksums, names and shapes, and its record where it has one."""
+    from dataclasses import asdict
+
+    from nemotron.artifacts.verify import verify
+
+    found = verify(path)
+    if as_json:
+        _print_json(asdict(found))
+        return
+    rows = [("type", found.type), *(("ok", check) for check in found.checks), ("fingerprint", found.fingerprint)]
+    print_columns(rows, header=("CHECK", "RESULT"))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _rows(found: Inspection) -> list[tuple[str, str]]:
+    from nemotron.artifacts.inspect import CheckpointFacts, DataFacts
+
+    rows = [("path", found.path), ("type", found.type)]
+    if isinstance(found.facts, CheckpointFacts):
+        rows += _checkpoint_rows(found.facts)
+    elif isinstance(found.facts, DataFacts):
+        rows += _data_rows(found.facts)
+    else:
+        rows += _result_rows(found.facts)
+    return rows + _record_rows(found.record)
+
+
+def _checkpoint_rows(facts: CheckpointFacts) -> list[tuple[str, str]]:
+    rows = [
+        ("family", facts.family),
+        ("parameters", f"{facts.parameters:,}"),
+        ("dtype", ", ".join(f"{dtype} ({count:,})" for dtype, count in facts.dtypes.items())),
+        ("layers", str(facts.layers)),
+        ("hidden size", str(facts.hidden)),
+        ("vocabulary", f"{facts.vocabulary} rows{', tied to the output layer' if facts.tied else ''}"),
+        ("shards", f"{facts.shards} {'file' if facts.shards == 1 else 'files'}, {facts.nbytes:,} bytes"),
+    ]
+    if facts.iteration is not None:
+        rows.append(("iteration", facts.iteration))
+        rows.append(("optimizer state", "yes" if facts.optimizer_state else "no"))
+    tokenizer = facts.tokenizer
+    if tokenizer is None:
+        return [*rows, ("tokenizer", "none")]
+    template = "with" if tokenizer.chat_template else "without"
+    size = f"{tokenizer.size} tokens" if tokenizer.size is not None else "size unknown"
+    return [*rows, ("tokenizer", f"{tokenizer.name or 'unnamed'}, {size}, {template} chat template")]
+
+
+def _data_rows(facts: DataFacts) -> list[tuple[str, str]]:
+    size = f"{facts.files} {'file' if facts.files == 1 else 'files'}, {facts.nbytes:,} bytes"
+    return [("rows", f"{facts.rows:,}"), ("shards", size), ("fields", ", ".join(facts.fields))]
+
+
+def _result_rows(facts: ResultFacts) -> list[tuple[str, str]]:
+    return [(name, json.dumps(value, ensure_ascii=False)) for name, value in facts.metrics.items()]
+
+
+def _record_rows(record: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if record is None:
+        return [("made by", "not recorded")]
+    rows = [
+        ("made by", f"{record.get('step')} on {record.get('created')}"),
+        ("fingerprint", str(record.get("fingerprint"))),
+    ]
+    made_from = (f"{one.get('type')} {one.get('path')} {one.get('fingerprint')}" for one in record.get("inputs", []))
+    return [*rows, *(("made from", one) for one in made_from)]

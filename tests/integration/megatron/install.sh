@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Install the real megatron-core into a venv of its own: install.sh VENV [PYTHON]. Python 3.11, about 1 GB. Used by tests only.
+# torch comes first, so that megatron-core does not choose one with CUDA.
+set -euo pipefail
+venv=$(realpath --canonicalize-missing "$1")
+python=${2:-python3.11}
+[ -e "$venv/.ready" ] && exit 0
+"$python" -m venv "$venv"
+pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
+pip install "${TORCH:-torch==2.13.0}"
+pip install "numpy>=1.26" packaging einops psutil "safetensors>=0.5" "transformers>=5.16,<5.20"
+pip install --no-deps megatron-core==0.16.1
+touch "$venv/.ready"
