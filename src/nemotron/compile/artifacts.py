@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from nemotron.compile.job import Job, Rules
-from nemotron.compile.model_files import folder_of, is_path, read_model
+from nemotron.checkpoints.megatron import layout
+from nemotron.checkpoints.megatron.describe import Checkpoint, describe
+from nemotron.compile.job import EMBEDDED, Job, Rules
+from nemotron.compile.model_files import folder_of, is_path, read_model, tokenizer_facts
 from nemotron.compile.nemo_gym import MODEL, judge_model
 from nemotron.errors import ArtifactError, Finding
 
@@ -104,4 +106,65 @@ def sequence_fits_the_model(job: Job) -> Iterator[Finding]:
             "policy.max_total_sequence_length",
             f"`policy.max_total_sequence_length` {longest} is more than the {positions} positions of the model",
             hint=f"set it to at most {positions}",
+        )
+
+
+@rules.rule("pretrained-checkpoint", number=82, engines=EMBEDDED)
+def megatron_weights_can_be_read(job: Job) -> Iterator[Finding]:
+    """A Megatron checkpoint is whole, of a family that converts, and of the config's own model and tokenizer."""
+    start = job.config.policy.pretrained_checkpoint
+    if start is None:
+        return
+    key = "policy.pretrained_checkpoint.path"
+    try:
+        found = describe(Path(start.path).expanduser())
+    except ArtifactError as error:
+        yield job.error(key, error.message, kind=ArtifactError, hint=error.hint)
+        return
+    absent = sorted(name for name in found.index.files() if not (found.folder / name).is_file())
+    if absent:
+        message = f"the shard `{absent[0]}` of `{found.folder}` is missing"
+        yield job.error(key, message, kind=ArtifactError, hint="copy the checkpoint again, `.distcp` files included")
+    yield from _other_model(job, found)
+    yield from _other_tokenizer(job, found)
+
+
+def _other_model(job: Job, found: Checkpoint) -> Iterator[Finding]:
+    model = read_model(job.config.policy.model_name, job.machine)
+    if model is None:
+        return
+    sizes = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    differing = [name for name in sizes if model.config.get(name) != found.hf_config.get(name)]
+    if differing:
+        name = differing[0]
+        yield job.error(
+            "policy.pretrained_checkpoint.path",
+            f"the checkpoint has `{name}` {found.hf_config.get(name)}, `policy.model_name` {model.config.get(name)}",
+            kind=ArtifactError,
+            hint="give the checkpoint of that model, or its own Hugging Face folder as `policy.model_name`",
+        )
+
+
+def _other_tokenizer(job: Job, found: Checkpoint) -> Iterator[Finding]:
+    """The policy was trained with the tokenizer that lies in its checkpoint, and with that chat template."""
+    inside = layout.tokenizer_of(found.folder)
+    given = folder_of(job.config.policy.tokenizer.name, job.machine)
+    if inside is None or given is None:
+        return
+    here, there = tokenizer_facts(inside), tokenizer_facts(given)
+    if here.vocabulary and there.vocabulary and here.vocabulary != there.vocabulary:
+        yield job.error(
+            "policy.tokenizer.name",
+            "the tokenizer gives other ids to tokens than the one in the policy's checkpoint",
+            kind=ArtifactError,
+            hint=f"set `policy.tokenizer.name` to `{inside}`",
+        )
+    own_template = job.config.policy.tokenizer.chat_template
+    if here.chat_template and here.chat_template != (
+        there.chat_template if own_template in (None, "default") else None
+    ):
+        yield job.warning(
+            "policy.tokenizer.name",
+            "the chat template differs from the one in the policy's checkpoint",
+            hint="the policy then sees prompts in a form it was not trained on",
         )

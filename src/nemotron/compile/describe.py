@@ -75,6 +75,9 @@ def inputs(job: Job) -> tuple[FileRef, ...]:
         size = _count(model.parameters) + " parameters" if model and model.parameters else "size unknown"
         detail = size if folder_of(name, job.machine) else "Hugging Face hub"
         found.append(FileRef(f"{role} model", key, name, detail))
+    start = job.config.policy.pretrained_checkpoint
+    if start is not None:
+        found.append(FileRef("policy weights", "policy.pretrained_checkpoint.path", start.path, "checkpoint_megatron"))
     for file in data.files(job):
         survey = data.survey(file.path)
         found.append(FileRef(f"{file.role} data", file.key, str(file.path), survey.problem or f"{survey.rows} rows"))

@@ -20,6 +20,7 @@ EMBEDDED_READS = (
     "checkpointing.higher_is_better",
     "checkpointing.keep_top_k",
     "checkpointing.metric_name",
+    "checkpointing.save_consolidated",
     "checkpointing.save_period",
     "data.shuffle",
     "data.train.data_path",
@@ -44,6 +45,7 @@ EMBEDDED_READS = (
     "policy.model_name",
     "policy.optimizer",
     "policy.precision",
+    "policy.pretrained_checkpoint",
     "policy.scheduler",
     "policy.tokenizer",
     "policy.train_global_batch_size",
@@ -166,8 +168,7 @@ def _wanted_features(job: Job) -> Iterator[tuple[str, str]]:
         ("policy.megatron_cfg.fp8_cfg.enabled", "FP8 training"): megatron
         and megatron.fp8_cfg
         and megatron.fp8_cfg.enabled,
-        ("policy.pretrained_checkpoint", "Megatron weights to start from"): policy.pretrained_checkpoint,
-        ("checkpointing.pretrained_checkpoint", "Megatron weights to start from"): (
+        ("checkpointing.pretrained_checkpoint", "use for this key (`policy.pretrained_checkpoint` works)"): (
             config.checkpointing.pretrained_checkpoint
         ),
         ("data.use_multiple_dataloader", "several data loaders"): config.data.use_multiple_dataloader,

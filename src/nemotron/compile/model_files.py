@@ -120,3 +120,26 @@ def _header(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, struct.error):
         return None
     return header if isinstance(header, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFacts:
+    """What has to agree between two tokenizers; None where the files do not say."""
+
+    vocabulary: dict[str, int] | None
+    """Token -> id."""
+    chat_template: str | None
+
+
+def tokenizer_facts(folder: Path) -> TokenizerFacts:
+    """Facts of the tokenizer files in ``folder``, read without transformers."""
+    content = _json(folder / "tokenizer.json") or {}
+    model = content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    template_file = folder / "chat_template.jinja"
+    template = (_json(folder / "tokenizer_config.json") or {}).get("chat_template")
+    if template_file.is_file():
+        template = template_file.read_text(errors="replace")
+    return TokenizerFacts(
+        vocabulary if isinstance(vocabulary, dict) else None, template if isinstance(template, str) else None
+    )

@@ -33,7 +33,7 @@ from nemotron.rl.evaluate import evaluate_heldout
 from nemotron.rl.loops.grpo import Grpo, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
-from nemotron.rl.saving import HF_WEIGHTS, Progress, load_checkpoint
+from nemotron.rl.saving import Progress, load_checkpoint, weights_of
 from nemotron.rl.threads import ThreadPlan, apply_threads
 from nemotron.rl.types import SamplingParams
 from nemotron.runs.folder import RunFolder
@@ -155,14 +155,19 @@ class Parts:
             ArtifactError: a model cannot be loaded.
         """
         settings = self.config.policy
-        start = Policy.load(settings.model_name, precision=_precision(settings.precision))
+        precision = _precision(settings.precision)
+        pretrained = settings.pretrained_checkpoint
+        if pretrained is not None:
+            start = Policy.load_checkpoint(Path(pretrained.path).expanduser(), precision=precision)
+        else:
+            start = Policy.load(settings.model_name, precision=precision)
         needs_reference = (
             self.config.loss_fn.reference_policy_kl_penalty > 0 or self.config.limits.max_kl is not None
         ) and not self.config.grpo.skip_reference_policy_logprobs_calculation
         reference = start.frozen_copy() if needs_reference else None
         if self.checkpoint is None:
             return start, reference
-        return Policy.load(self.checkpoint / HF_WEIGHTS, precision=_precision(settings.precision)), reference
+        return Policy.load_checkpoint(weights_of(self.checkpoint), precision=precision), reference
 
     def optimization(self, policy: Policy) -> Optimization:
         """Optimizer and schedule. Raises ConfigError when they cannot be built."""
@@ -200,6 +205,7 @@ class Parts:
     ) -> Grpo:
         """Everything the loop needs."""
         config = self.config
+        job = self.run.job()
         return Grpo(
             config=config.grpo,
             loss=config.loss_fn,
@@ -218,7 +224,11 @@ class Parts:
             validation=self._validation_rows(),
             store=self.store,
             recorder=recorder,
-            config_yaml=dump_yaml(self.run.job()["config"]),
+            config_yaml=dump_yaml(job["config"]),
+            step_id=job["step"],
+            inputs=job.get("inputs", []),
+            config_fingerprint=job["fingerprint"],
+            save_hf=bool(config.checkpointing.save_consolidated),
         )
 
     @property

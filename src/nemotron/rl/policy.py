@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_logprobs
@@ -61,6 +62,25 @@ class Policy:
             NotAvailableError: ``cuda`` on a machine without.
         """
         return cls(_load_model(str(path)).to(resolve_device(device)), precision=precision)
+
+    @classmethod
+    def load_checkpoint(cls, path: Path, *, precision: Precision = "float32", device: str = "auto") -> Policy:
+        """Read a Megatron-Core checkpoint (iteration, root, or NeMo-RL ``step_N``) or a Hugging Face folder.
+
+        Nothing in it is executed. Weights are copied one at a time into a Hugging Face model.
+
+        Raises:
+            ArtifactError: missing, corrupt, hostile, or of a family that does not convert.
+            NotAvailableError: as ``load``.
+        """
+        import transformers
+
+        found = load_policy_weights(path)
+        auto: Any = transformers.AutoModelForCausalLM
+        config = transformers.AutoConfig.for_model(**found.hf_config)
+        model = auto.from_config(config, dtype=torch.float32)
+        found.copy_into(model)
+        return cls(model.to(resolve_device(device)), precision=precision)
 
     def frozen_copy(self) -> Policy:
         """A copy whose weights never change and want no gradient: the reference policy."""

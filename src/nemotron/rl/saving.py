@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from nemotron.artifacts.fingerprint import fingerprint
+from nemotron.artifacts.record import write_record
+from nemotron.checkpoints.megatron import families, layout
+from nemotron.checkpoints.policy import write_root
 from nemotron.checkpoints.store import read_info
 from nemotron.errors import ArtifactError, OutputError
 
 if TYPE_CHECKING:
     from nemotron.rl.loops.grpo import Grpo
 
-HF_WEIGHTS = Path("policy", "weights", "hf")
-"""Beside it the Megatron-Core format has its place (``policy/weights/iter_0000000``)."""
+WEIGHTS = Path("policy", "weights")
+"""The root of a Megatron-Core checkpoint: ``iter_0000000`` and the files that name it."""
+HF_WEIGHTS = WEIGHTS / "hf"
+"""Beside it the same weights as Hugging Face safetensors, when asked for or when the family does not convert."""
 OPTIMIZER = Path("policy", "optimizer", "optimizer.pt")
 TOKENIZER = Path("policy", "tokenizer")
 DATALOADER = Path("train_dataloader.pt")
@@ -61,9 +67,8 @@ def save_checkpoint(job: Grpo, progress: Progress, metrics: Mapping[str, float])
 
     def write(folder: Path) -> None:
         try:
-            job.policy.model.save_pretrained(folder / HF_WEIGHTS)
-            job.chat.tokenizer.save_pretrained(folder / HF_WEIGHTS)
             job.chat.tokenizer.save_pretrained(folder / TOKENIZER)
+            _write_weights(job, folder)
             for name, state in (
                 (OPTIMIZER, job.optimization.state_dict()),
                 (DATALOADER, job.stream.state_dict()),
@@ -81,6 +86,43 @@ def save_checkpoint(job: Grpo, progress: Progress, metrics: Mapping[str, float])
         (folder / "config.yaml").write_text(job.config_yaml)
 
     return job.store.save(progress.step, {**asdict(progress), **_monitored(metrics)}, write)
+
+
+def megatron_family(model_config: Mapping[str, Any]) -> bool:
+    """Whether weights of this model (its ``config.json``) have a place in Megatron-Core's format."""
+    try:
+        families.from_hf(model_config, "the model")
+    except ArtifactError:
+        return False
+    return True
+
+
+def weights_of(checkpoint: Path) -> Path:
+    """Where ``Policy.load_checkpoint`` finds the weights of a ``step_N``."""
+    hf = checkpoint / HF_WEIGHTS
+    return checkpoint if layout.find_iteration(checkpoint) else hf
+
+
+def _write_weights(job: Grpo, folder: Path) -> None:
+    """Float32 masters as a Megatron-Core checkpoint with its record; as safetensors too where that is wanted."""
+    model = job.policy.model
+    hf_config = json.loads(model.config.to_json_string())
+    converts = megatron_family(hf_config)
+    root = folder / WEIGHTS
+    root.mkdir(parents=True)
+    if converts:
+        write_root(root, model.state_dict(), hf_config, folder / TOKENIZER, None, None, None, None)
+        write_record(
+            root,
+            kind="checkpoint_megatron",
+            step=job.step_id,
+            fingerprint=fingerprint(root, "checkpoint_megatron"),
+            inputs=list(job.inputs),
+            details={"config_fingerprint": job.config_fingerprint},
+        )
+    if job.save_hf or not converts:
+        model.save_pretrained(folder / HF_WEIGHTS)
+        job.chat.tokenizer.save_pretrained(folder / HF_WEIGHTS)
 
 
 def load_checkpoint(job: Grpo, checkpoint: Path) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
@@ -23,7 +24,8 @@ from nemotron.steps.rl.nemo_rl.rlhf import step
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand-ins for the shipped assets, and ``own.yaml``: default.yaml with a local model and prompts of one's own."""
     assets = tmp_path / "assets"
-    write_model(assets / "tiny_world" / "policy")
+    for name in ("policy", "policy_megatron"):
+        shutil.copytree(resolvers.ASSETS / "tiny_world" / name, assets / "tiny_world" / name)
     write_model(assets / "tiny_world" / "judge")
     for name, count in (("train", 400), ("validation", 40), ("heldout", 40)):
         write_rows(assets / f"tiny_world/data/{name}.jsonl", [row(f"{name} {i}") for i in range(count)])

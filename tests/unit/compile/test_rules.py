@@ -252,6 +252,7 @@ ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("nemo-rl-settings", None, "note", ()),
     ("no-checkpoints", None, "warning", ("checkpointing.enabled=false",)),
     ("batch-not-divisible", 22, "error", ("policy.train_global_batch_size=500",)),
+    ("pretrained-checkpoint", 82, "error", ("policy.pretrained_checkpoint={path: nowhere, format: megatron_lm}",)),
 ]
 
 # Rules that need files, folders or another machine; each has a test of its own in this folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_policy import tiny_chat, tiny_policy
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from nemotron.checkpoints.store import CheckpointStore, read_info
 from nemotron.config.schema.extras import LimitsConfig
@@ -22,7 +24,7 @@ from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
 from nemotron.rl.loops.grpo import Grpo, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
-from nemotron.rl.saving import HF_WEIGHTS, Progress, load_checkpoint
+from nemotron.rl.saving import HF_WEIGHTS, Progress, load_checkpoint, weights_of
 from nemotron.rl.types import SamplingParams
 
 ROWS = [PromptRow(f"rows:{i}", [{"role": "user", "content": word}], None, {}) for i, word in enumerate("abcdefgh")]
@@ -117,6 +119,10 @@ def job(
         store=CheckpointStore(folder, None, None, True),
         recorder=Log(),
         config_yaml="a: 1\n",
+        step_id="rl/nemo_rl/rlhf",
+        inputs=[{"key": "policy.model_name", "path": "p", "sha256": "0"}],
+        config_fingerprint="f",
+        save_hf=False,
     )
 
 
@@ -142,7 +148,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     first = job(tmp_path / "parts", max_num_steps=2)
     train(first, Progress())
     checkpoint = tmp_path / "parts" / "step_2"
-    second = job(tmp_path / "parts", policy=Policy.load(checkpoint / HF_WEIGHTS))
+    second = job(tmp_path / "parts", policy=Policy.load_checkpoint(checkpoint))
     torch.manual_seed(99)  # a new process has another random state
     assert train(second, load_checkpoint(second, checkpoint)) == end
     assert torch.equal(weights(whole.policy), weights(second.policy))
@@ -159,13 +165,36 @@ def test_checkpoint_has_nemo_rls_layout(tmp_path: Path) -> None:
         "config.yaml",
         "train_dataloader.pt",
         "policy/optimizer/optimizer.pt",
-        "policy/weights/hf/model.safetensors",
+        "policy/weights/iter_0000000/metadata.json",
+        "policy/weights/latest_checkpointed_iteration.txt",
         "policy/tokenizer/tokenizer.json",
     } <= names
     info = read_info(tmp_path / "step_3")
     assert info["total_steps"] == 3
     assert info["consumed_samples"] == 24
     assert "train:reward" in info
+
+
+def test_weights_are_megatrons_and_hugging_faces_when_asked(tmp_path: Path) -> None:
+    work = replace(job(tmp_path, max_num_steps=2), save_hf=True)
+    train(work, Progress())
+    checkpoint = tmp_path / "step_2"
+    record = json.loads((checkpoint / "policy" / "weights" / "nemotron_artifact.json").read_text())
+    assert record["inputs"] == [{"key": "policy.model_name", "path": "p", "sha256": "0"}]
+    for path in (weights_of(checkpoint), checkpoint / HF_WEIGHTS):
+        assert torch.equal(weights(Policy.load_checkpoint(path)), weights(work.policy))
+
+
+def test_a_family_without_megatron_form_is_saved_as_safetensors(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=32, bos_token_id=0, eos_token_id=0, n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    )
+    no_kl = {"reference_policy_kl_penalty": 0.0}
+    work = replace(job(tmp_path, max_num_steps=2, policy=Policy(model), loss=no_kl), reference=None)
+    train(work, Progress())
+    assert weights_of(tmp_path / "step_2") == tmp_path / "step_2" / HF_WEIGHTS
+    assert torch.equal(weights(Policy.load_checkpoint(tmp_path / "step_2" / HF_WEIGHTS)), weights(work.policy))
 
 
 def test_an_epoch_ends_the_run(tmp_path: Path) -> None:

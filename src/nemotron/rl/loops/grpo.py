@@ -15,8 +15,9 @@ Differences from NeMo-RL v0.7.0's synchronous loop; the formulas are the same (t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -69,6 +70,12 @@ class Grpo:
     recorder: Recorder
     config_yaml: str
     """The resolved config, kept with every checkpoint."""
+    step_id: str
+    inputs: Sequence[Mapping[str, Any]]
+    """Key, path and content hash of data and models: every checkpoint says what made it."""
+    config_fingerprint: str
+    save_hf: bool
+    """Write the weights as Hugging Face safetensors too."""
 
     @property
     def needs_previous(self) -> bool:
