@@ -19,6 +19,8 @@ from nemotron.cli.main import app
 
 SURFACE = {
     "nemotron": ["--version"],
+    "nemotron artifacts inspect": ["--json", "PATH"],
+    "nemotron artifacts verify": ["--json", "PATH"],
     "nemotron runs list": ["--json", "--runs-dir"],
     "nemotron runs report": ["--runs-dir", "RUN"],
     "nemotron runs resume": ["--runs-dir", "RUN"],
@@ -68,6 +70,8 @@ HEAVY = {"torch", "transformers", "ray", "nemo_run", "numpy", "aiohttp"}
         (["steps", "show", "rlhf"], HEAVY),
         (["steps", "run", "rlhf", "-c", "tiny", "--dry-run"], HEAVY),
         (["runs", "list"], HEAVY),
+        (["artifacts", "--help"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
+        (["steps", "run", "convert/hf_to_megatron", "-c", "tiny", "--dry-run"], HEAVY - {"numpy"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -97,7 +101,7 @@ def test_help_goes_to_stdout(tmp_path: Path, words: list[str]) -> None:
     assert "nemotron" in result.stdout
 
 
-@pytest.mark.parametrize("words", [[], ["steps"], ["runs"]])
+@pytest.mark.parametrize("words", [[], ["steps"], ["runs"], ["artifacts"]])
 def test_no_command_shows_the_help_as_an_error(tmp_path: Path, words: list[str]) -> None:
     result = nemotron(*words, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")

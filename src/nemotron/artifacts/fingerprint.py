@@ -43,7 +43,12 @@ def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:
         return path, result_files(path), False
     if kind == "checkpoint_hf":
         extra = [path / name for name in _HF_FILES if (path / name).is_file()]
-        return path, [*extra, *hf.weight_files(path), *hf.tokenizer_files(path)], True
+        # Pickled weights are hashed like any other bytes; nothing here loads them.
+        pickled = (
+            [] if any((path / name).is_file() for name in (hf.SINGLE, hf.INDEX)) else path.glob("pytorch_model*.bin")
+        )
+        weights = sorted(pickled) or hf.weight_files(path)
+        return path, [*extra, *weights, *hf.tokenizer_files(path)], True
     folder = layout.resolve(path)
     files = [file for file in folder.rglob("*") if file.is_file() and file.name != RECORD]
     return folder, files, True

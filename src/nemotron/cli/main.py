@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from nemotron import __version__
-from nemotron.cli import runs, steps
+from nemotron.cli import artifacts, runs, steps
 from nemotron.cli.render import print_error
 from nemotron.errors import CompileError, NemotronError, Origin, UsageError
 from nemotron.suggest import closest, listed
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(steps.app, name="steps", context_settings=_HELP)
 app.add_typer(runs.app, name="runs", context_settings=_HELP)
+app.add_typer(artifacts.app, name="artifacts", context_settings=_HELP)
 
 
 @dataclass(frozen=True, slots=True)

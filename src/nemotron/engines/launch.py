@@ -11,10 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from nemotron.artifacts.fingerprint import fingerprint
+from nemotron.artifacts.kinds import recognise
 from nemotron.errors import LimitError, NemotronError, NotAvailableError
 from nemotron.manifest import find_step, step_code
 from nemotron.runs.folder import RunFolder, newest_of_job
-from nemotron.runs.provenance import content_hash
 
 if TYPE_CHECKING:
     from nemotron.compile.describe import FileRef
@@ -87,12 +88,20 @@ def _attached(run: RunFolder, code: StepCode, secrets: Mapping[str, str]) -> int
 
 
 def fingerprints(inputs: Iterable[FileRef]) -> list[dict[str, str]]:
-    """Key, path and SHA-256 of every input that is a file or folder of this machine."""
-    return [
-        {"key": ref.key or ref.role, "path": ref.path, "sha256": content_hash(Path(ref.path))}
-        for ref in inputs
-        if Path(ref.path).exists()
-    ]
+    """Key, path, artifact type and content hash of every input that is a file or folder of this machine.
+
+    Raises:
+        ArtifactError: an input is no artifact, or cannot be read.
+    """
+    found = []
+    for ref in inputs:
+        path = Path(ref.path).expanduser()
+        if path.exists():
+            # A file that a config names is data, whatever its name ends in.
+            kind = "training_jsonl" if path.is_file() else recognise(path)
+            content = fingerprint(path, kind)
+            found.append({"key": ref.key or ref.role, "type": kind, "path": ref.path, "fingerprint": content})
+    return found
 
 
 @contextmanager

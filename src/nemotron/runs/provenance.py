@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from nemotron.errors import ArtifactError
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "aiohttp")
 
@@ -52,20 +49,3 @@ def _git_output(cwd: Path, *arguments: str) -> str | None:
         # No git, no repository, or a repository too slow to ask: a run must not depend on it.
         return None
     return done.stdout.strip()
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes; of a folder, over names and hashes of its files, whatever their order and times.
-
-    Raises:
-        ArtifactError: a file cannot be read.
-    """
-    try:
-        if path.is_dir():
-            files = sorted(entry for entry in path.rglob("*") if entry.is_file())
-            lines = [f"{entry.relative_to(path).as_posix()} {content_hash(entry)}" for entry in files]
-            return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-        with path.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise ArtifactError(f"cannot read `{path}`: {error.strerror}") from error

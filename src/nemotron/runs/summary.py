@@ -95,7 +95,8 @@ def print_summary(run: RunFolder, console: Console | None = None) -> None:
     paths = [
         (name, relative(summary[name])) for name in ("checkpoint", "metrics", "samples", "report") if summary[name]
     ]
-    for lines in (summary_lines(summary), paths):
+    trained = summary["engine"] != "local"
+    for lines in (summary_lines(summary) if trained else [], paths):
         width = max((len(label) for label, _ in lines), default=0)
         for label, value in lines:
             # Soft wrapping leaves a long path in one piece, to be copied.
@@ -152,6 +153,8 @@ def relative(path: str) -> str:
 
 
 def _progress(summary: dict[str, Any]) -> str:
+    if summary["engine"] == "local":
+        return f"in {duration(summary['wall_s'])}"
     total = f" of {summary['steps_total']}" if summary["steps_total"] else ""
     return f"{summary['steps']}{total} steps in {duration(summary['wall_s'])}"
 

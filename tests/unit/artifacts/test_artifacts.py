@@ -83,6 +83,23 @@ def test_fingerprint_sees_every_byte(copy: Path) -> None:
         assert fingerprint(copy / name) != before
 
 
+def test_fingerprint_of_pickled_weights_loads_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not a pickle")
+    before = fingerprint(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not a pickle either")
+    assert fingerprint(tmp_path) != before
+
+
+def test_fingerprint_sees_a_renamed_and_a_lost_file(copy: Path) -> None:
+    before = fingerprint(copy / "megatron")
+    tokenizer = copy / "megatron" / "iter_0000000" / "tokenizer"
+    (tokenizer / "tokenizer.json").rename(tokenizer / "renamed.json")
+    renamed = fingerprint(copy / "megatron")
+    (tokenizer / "renamed.json").unlink()
+    assert len({before, renamed, fingerprint(copy / "megatron")}) == 3
+
+
 def test_fingerprint_of_data_ignores_names_and_order_of_shards(tmp_path: Path) -> None:
     for folder, names in (("one", ("a", "b")), ("two", ("b", "a"))):
         (tmp_path / folder / "sub").mkdir(parents=True)

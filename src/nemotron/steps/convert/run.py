@@ -1,8 +1,9 @@
-"""What both conversions share: progress on stderr, and the record of where the result came from."""
+"""What both conversions share when they run: progress on stderr, and where the result came from."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from nemotron.errors import NotAvailableError
 if TYPE_CHECKING:
     from nemotron.artifacts.kinds import Kind
     from nemotron.checkpoints.convert import Conversion, Progress
+    from nemotron.runs.folder import RunFolder
 
 
 @contextmanager
@@ -29,9 +31,9 @@ def shown_progress() -> Iterator[Progress]:
         def show(phase: Literal["writing", "verifying"], done: int, total: int) -> None:
             if phase not in tasks:
                 tasks[phase] = bars.add_task(phase, total=total)
-            bars.update(tasks[phase], completed=done)
-            if done == total and not console.is_terminal:
+            if done == total and not bars.tasks[tasks[phase]].finished and not console.is_terminal:
                 print(f"{phase}: {total:,} bytes", file=sys.stderr)
+            bars.update(tasks[phase], completed=done)
 
         yield show
 
@@ -51,17 +53,24 @@ def recorder(step: str, kind: Kind, source: Path, details: dict[str, Any]) -> Ca
     return record
 
 
-def report(conversion: Conversion) -> None:
-    """One sentence on stderr; the path of the result on stdout."""
+def finish(run: RunFolder, conversion: Conversion, started: float) -> None:
+    """One sentence on stderr, and the result in the status of the run. ``started``: ``time.monotonic()``."""
     checked = {"weights": "read back bit for bit", "logits": "logits compared", "none": "not verified"}
     difference = conversion.largest_logit_difference
     worst = f" (largest difference {difference:.3g})" if difference is not None else ""
+    target = conversion.target.absolute()
+    inside = target.relative_to(run.path) if target.is_relative_to(run.path) else target
+    run.write_status(state="finished", phase=None, checkpoint=str(inside), wall_s=time.monotonic() - started)
     print(
         f"{conversion.family}, {conversion.parameters:,} parameters, {conversion.dtype},"
-        f" {checked[conversion.verified]}{worst}",
+        f" {checked[conversion.verified]}{worst}\nwritten to {conversion.target}",
         file=sys.stderr,
     )
-    print(conversion.target)
+
+
+def is_hub_name(name: str) -> bool:
+    """``owner/name`` that is no path of this machine."""
+    return name.count("/") == 1 and not name.startswith((".", "~", "/")) and not Path(name).exists()
 
 
 def local_model(name_or_path: str) -> Path:
@@ -70,9 +79,8 @@ def local_model(name_or_path: str) -> Path:
     Raises:
         NotAvailableError: it is neither, or the hub cannot be reached.
     """
-    path = Path(name_or_path)
-    if path.exists() or name_or_path.count("/") != 1 or name_or_path.startswith((".", "~", "/")):
-        return path
+    if not is_hub_name(name_or_path):
+        return Path(name_or_path).expanduser()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

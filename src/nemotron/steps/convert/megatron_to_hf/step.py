@@ -1,21 +1,48 @@
-"""Run the step: Megatron to Hugging Face."""
+"""Check and run the step: Megatron to Hugging Face."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from nemotron.checkpoints.megatron import layout
+from nemotron.compile.describe import FileRef
+from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.config.layers import Resolved
+from nemotron.errors import ArtifactError
+from nemotron.runs.folder import RunFolder
+from nemotron.steps.convert.checks import OUTPUT, Checks, needed_modules
 from nemotron.steps.convert.megatron_to_hf.config import Config
-from nemotron.steps.convert.run import local_model, recorder, report, shown_progress
-
-if TYPE_CHECKING:
-    from nemotron.checkpoints.convert import Conversion
+from nemotron.steps.convert.run import finish, local_model, recorder, shown_progress
 
 STEP = "convert/megatron_to_hf"
+SOURCE, GIVEN = "megatron_path", "hf_model"
 
 
-def check(config: Config) -> None:
-    """What can be known before torch is loaded: the checkpoint is there, whole by its index, and converts.
+def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Preflight:
+    """Everything that can be known before torch is loaded: the target is free, the checkpoint is whole and converts."""
+    checks = Checks(resolved, where.machine)
+    source = Path(config.megatron_path).expanduser()
+    checks.has_modules(needed_modules(config.verify, config.hf_model))
+    checks.output(config.output_dir, source, where.runs_dir, overwrite=config.overwrite)
+    inputs = [FileRef("checkpoint", SOURCE, str(source), "checkpoint_megatron")]
+    given = None
+    if config.hf_model is not None:
+        given = checks.hf_folder(GIVEN, config.hf_model)
+        inputs.append(FileRef("model", GIVEN, str(given or config.hf_model), "checkpoint_hf"))
+    with checks.model_files(SOURCE):
+        if config.hf_model is not None and given is None:
+            # Not here, or wrong and reported: without its config no more can be said than that a checkpoint is there.
+            layout.resolve(source)
+        else:
+            check(source, given)
+    output = FileRef("model", OUTPUT, config.output_dir, "checkpoint_hf")
+    return checks.result(inputs=inputs, output=output, runs_dir=where.runs_dir)
+
+
+def check(source: Path, given: Path | None = None) -> None:
+    """The checkpoint converts, and it is whole by its index. ``given``: the same model on Hugging Face.
 
     Raises:
         ArtifactError: as the conversion would.
@@ -23,30 +50,37 @@ def check(config: Config) -> None:
     from nemotron.checkpoints import hf
     from nemotron.checkpoints.megatron.describe import describe
 
-    given = Path(config.hf_model) if config.hf_model else None
-    describe(Path(config.megatron_path), hf.read_config(given) if given and given.exists() else None)
+    checkpoint = describe(source, hf.read_config(given) if given else None)
+    lost = [name for name in sorted(checkpoint.index.files()) if not (checkpoint.folder / name).is_file()]
+    if lost:
+        raise ArtifactError(
+            f"`{checkpoint.folder / lost[0]}` is missing: a shard of the checkpoint is lost", hint="copy it again"
+        )
 
 
-def convert(config: Config) -> Conversion:
-    """Convert, verify, record.
+def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
+    """Convert, verify, record. Needs no secrets.
 
     Raises:
         ArtifactError: the model does not convert (by name) or is broken. OutputError: the target cannot be written.
     """
     from nemotron.checkpoints.convert import megatron_to_hf
 
-    source = Path(config.megatron_path)
-    details = {"verified": config.verify, "dtype": config.dtype}
+    started = time.monotonic()
+    config = Config.model_validate(run.job()["config"])
+    run.write_status(state="running", phase="converting", error=None, exit_code=None)
+    source = Path(config.megatron_path).expanduser()
     with shown_progress() as progress:
         conversion = megatron_to_hf(
             source,
-            Path(config.output_dir),
+            Path(config.output_dir).expanduser(),
             hf_model=local_model(config.hf_model) if config.hf_model else None,
             dtype=None if config.dtype == "auto" else config.dtype,
             verify=config.verify,
             overwrite=config.overwrite,
-            finish=recorder(STEP, "checkpoint_hf", source, details),
+            finish=recorder(
+                STEP, "checkpoint_hf", source, {"verified": config.verify, "dtype": config.dtype, "run": run.id}
+            ),
             progress=progress,
         )
-    report(conversion)
-    return conversion
+    finish(run, conversion, started)
