@@ -40,8 +40,9 @@ def write_record(
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """The record at ``path`` or above it (a Megatron iteration lies in its root); ``None`` without one."""
-    for folder in (path, path.parent):
+    """The record at ``path``, inside of it (a NeMo-RL ``step_N`` has its root at ``policy/weights``) or above it (a
+    Megatron iteration lies in its root); ``None`` without one."""
+    for folder in (path, path / "policy" / "weights", path.parent):
         try:
             record = json.loads((folder / RECORD).read_bytes())
         except (OSError, ValueError):

@@ -150,6 +150,8 @@ def test_the_record_travels_and_is_compared(copy: Path) -> None:
         assert (found["step"], found["inputs"], found["n"]) == ("convert/x", [made_from], 1)
         assert verify(copy / name).recorded is True
     assert read_record(copy / "megatron" / "iter_0000000") is not None
+    shutil.copytree(copy / "megatron", copy / "step_3" / "policy" / "weights")
+    assert verify(copy / "step_3").recorded is True
     (copy / "hf" / "generation_config.json").write_text("{}")
     with pytest.raises(ArtifactError, match="changed after it was written"):
         verify(copy / "hf")
