@@ -125,6 +125,10 @@ def main() -> None:
         store=None,  # type: ignore[arg-type]  # no checkpoints
         recorder=recorder,
         config_yaml="",
+        step_id="benchmark",
+        inputs=[],
+        config_fingerprint="",
+        save_hf=False,
     )
     train(job, Progress())
     names = recorder.phases[-1]

@@ -1,6 +1,6 @@
 """Write the shipped policy as a Megatron-Core checkpoint, the form in which RL steps take it.
 
-    python scripts/tiny_world/make_megatron.py
+python scripts/tiny_world/make_megatron.py
 """
 
 from __future__ import annotations

@@ -149,7 +149,8 @@ def test_effects(tmp_path: Path, words: list[str], key: str, value: object) -> N
         (
             "train.scheduler={a: 1}",
             "wrong-type",
-            "`train.scheduler` is a list and cannot become a mapping", "replace",
+            "`train.scheduler` is a list and cannot become a mapping",
+            "replace",
         ),
         ("train={}", "no-effect", "`train` gets an empty mapping, which has no effect", "`~train`"),
     ],
