@@ -15,7 +15,6 @@ A crash leaves at most ``tmp_step_<N>``, which a resumed run ignores and removes
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemotron.checkpoints.publish import sync, sync_tree
 from nemotron.errors import ArtifactError, OutputError
 
 _STEP = re.compile(r"step_(\d+)")
@@ -80,7 +80,7 @@ class CheckpointStore:
             temporary.mkdir(parents=True)
             write(temporary)
             (temporary / "training_info.json").write_text(json.dumps(dict(info), indent=2) + "\n")
-            _sync_tree(temporary)
+            sync_tree(temporary)
             self._publish(temporary, final)
             self._prune()
         except OutputError:
@@ -99,7 +99,7 @@ class CheckpointStore:
         if final.exists():
             final.rename(replaced)
         temporary.rename(final)
-        _sync(self.folder)
+        sync(self.folder)
         if replaced.exists():
             shutil.rmtree(replaced)
 
@@ -136,18 +136,3 @@ def read_info(checkpoint: Path) -> dict[str, Any]:
             hint="remove that folder; the run then resumes from the checkpoint before it",
         ) from error
     return info
-
-
-def _sync_tree(folder: Path) -> None:
-    for root, _, files in os.walk(folder):
-        for name in files:
-            _sync(Path(root, name))
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
