@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from commands import SHORT, command, kill_when, metrics, only_run, run, run_command, steps_logged, weights
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -45,6 +50,34 @@ def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(moment: str, uninte
     assert not list(folder.glob("checkpoints/*tmp*"))
     wanted, found = (sorted((path / "samples.jsonl").read_text().splitlines()) for path in (uninterrupted, folder))
     assert found == wanted
+
+
+def test_the_result_is_a_megatron_checkpoint_that_converts_and_generates(uninterrupted: Path, tmp_path: Path) -> None:
+    target = tmp_path / "hf"
+    step = uninterrupted / "checkpoints" / "step_6"
+    convert = [sys.executable, "-m", "nemotron", "steps", "run", "convert/megatron_to_hf", "--runs-dir", str(tmp_path)]
+    result = run_command([*convert, f"megatron_path={step}", f"output_dir={target}"])
+    assert result.code == 0, result.stderr
+    tokenizer, model = AutoTokenizer.from_pretrained(target), AutoModelForCausalLM.from_pretrained(target)
+    for name, tensor in load_file(step / "policy" / "weights" / "hf" / "model.safetensors").items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Please order a kettle for Paris."}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    answer = model.generate(**prompt, max_new_tokens=24, do_sample=False)
+    assert tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_a_run_starts_from_the_checkpoint_of_another(uninterrupted: Path, tmp_path: Path) -> None:
+    start = uninterrupted / "checkpoints" / "step_6"
+    words = (f"policy.pretrained_checkpoint.path={start}", "grpo.max_num_steps=1", "eval.heldout=null")
+    result = run(tmp_path, *words)
+    assert result.code == 0, result.stderr
+    record = json.loads((only_run(tmp_path) / "checkpoints/step_1/policy/weights/nemotron_artifact.json").read_text())
+    assert str(start) in [source["path"] for source in record["inputs"]]
 
 
 def test_the_judge_ends_with_the_run_that_started_it(tmp_path: Path) -> None:
