@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,19 @@ class CheckpointStore:
         return self.folder / f"step_{steps[-1]}" if steps else None
 
     def recover(self) -> None:
-        """Remove what a killed run left half-written, and put back a checkpoint caught between two renames."""
-        if not self.folder.is_dir():
-            return
+        """Remove what a killed run left half-written, and put back a checkpoint caught between two renames.
+
+        Raises:
+            OutputError: no checkpoint could be written here; better known now than after the first training steps.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise OutputError(
+                f"cannot write checkpoints to `{self.folder}`: {error.strerror or error}",
+                hint="set `checkpointing.checkpoint_dir` to a folder you may write to",
+            ) from error
         for entry in list(self.folder.iterdir()):
             if entry.name.startswith("tmp_step_"):
                 shutil.rmtree(entry)

@@ -101,5 +101,12 @@ def test_damaged_info_is_an_artifact_error(tmp_path: Path) -> None:
 
 def test_no_folder_means_no_checkpoints(tmp_path: Path) -> None:
     target = store(tmp_path / "none")
+    assert target.latest() is None
     target.recover()
     assert target.latest() is None
+
+
+def test_a_place_that_takes_no_checkpoint_is_found_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write checkpoints to"):
+        store(tmp_path / "file" / "checkpoints").recover()
