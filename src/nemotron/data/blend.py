@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from nemotron.config.schema.base import Strict
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
@@ -93,6 +90,9 @@ def read_blend(source: str | Mapping[str, Any]) -> list[Dataset]:
         return _parse(source, Origin("blend"))
     if _is_data(source):
         return [Dataset(path=source)]
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     origin = Origin(source)
     path = Path(source).expanduser()
     try:
@@ -128,7 +128,8 @@ def _parse(value: Mapping[str, Any], origin: Origin) -> list[Dataset]:
             extra = listed(sorted(splits))
             raise DataError(f"a blend has either `datasets` or splits, this one also has {extra}", origin=origin)
         return [_dataset(entry, f"datasets.{i}", origin) for i, entry in enumerate(_list(value, "datasets", origin))]
-    unknown = [name for name in splits if name not in SPLIT_NAMES and not name.startswith(("validation", "val", "test"))]
+    # Splits may have names of their own; a lone word that is nearly a known key is a slip.
+    unknown = [name for name in splits if name not in SPLIT_NAMES and (len(splits) == 1 or not isinstance(value[name], list))]
     if unknown or not splits:
         guess = closest(unknown[0], ["datasets", *SPLIT_NAMES]) if unknown else None
         what = f"unknown key `{unknown[0]}` in the blend" if unknown else "the blend is empty"

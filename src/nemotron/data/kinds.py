@@ -27,8 +27,8 @@ import orjson
 
 Kind = Literal["prompt", "preference", "verifier", "nemo_gym"]
 Row = dict[str, Any]
-Texts = tuple[str, str]
-"""The prompt, and everything that a reader would compare: prompt and answers."""
+Texts = tuple[str, str | None]
+"""The prompt, and the answers that go with it, where near duplicates must share those too."""
 
 PLACEHOLDER = "_hf_placeholder"
 QUESTIONS = ("question", "problem", "input", "prompt", "messages")
@@ -48,7 +48,8 @@ class RejectedRow(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True, slots=True)
+# Forms are compared by identity: they are counted once per row.
+@dataclass(frozen=True, slots=True, eq=False)
 class Form:
     """How rows with certain fields are checked and, where NeMo-RL could not read them, rewritten."""
 
@@ -142,13 +143,15 @@ def different(prompt: str, chosen: str, rejected: str) -> Texts:
     """
     if chosen == rejected:
         reject("same-answers", "the preferred and the other answer are the same")
-    return prompt, f"{prompt}{_BREAK}{chosen}{_BREAK}{rejected}"
+    return prompt, f"{chosen}{_BREAK}{rejected}"
 
 
 def check_prompt(row: Row) -> Texts:
     """``prompt``."""
-    text = conversation(row["prompt"], "prompt")
-    return text, text
+    prompt = row["prompt"]
+    if prompt.__class__ is str and prompt and not prompt.isspace():
+        return prompt, None
+    return conversation(prompt, "prompt"), None
 
 
 def check_messages(row: Row) -> Texts:
@@ -156,7 +159,7 @@ def check_messages(row: Row) -> Texts:
     if row["messages"].__class__ is not list:
         reject("wrong-type", f"`messages` must be a list, not {type_name(row['messages'])}")
     text = conversation(row["messages"], "messages")
-    return text, text
+    return text, None
 
 
 def check_text(row: Row) -> Texts:
@@ -164,7 +167,7 @@ def check_text(row: Row) -> Texts:
     if row["text"].__class__ is not str:
         reject("wrong-type", f"`text` must be a text, not {type_name(row['text'])}")
     text = conversation(row["text"], "text")
-    return text, text
+    return text, None
 
 
 def check_pair(row: Row) -> Texts:
@@ -224,7 +227,7 @@ def check_verifier(row: Row) -> Texts:
     if all(row[answer_name] is None for answer_name in ANSWERS if answer_name in row):
         reject("no-answer", "nothing to check an answer with: all of its fields are null")
     text = conversation(row[name], name)
-    return text, text
+    return text, None
 
 
 def check_gym(row: Row) -> Texts:
@@ -238,7 +241,7 @@ def check_gym(row: Row) -> Texts:
     if agent is not None and (agent.__class__ is not dict or agent.get("name").__class__ is not str):
         reject("wrong-type", "`agent_ref` must be an object with a `name`")
     text = conversation(params["input"], "responses_create_params.input")
-    return text, text
+    return text, None
 
 
 def type_name(value: Any) -> str:

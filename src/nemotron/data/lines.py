@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import xxhash
+
 from nemotron.errors import DataError, NotAvailableError, Origin
 
 _READ = 1 << 20
@@ -29,8 +31,17 @@ class Block:
     """Index of a line that is too long -> its length in bytes."""
     first_line: int | None = None
     """1-based number of the first line; None where a block in the middle of a file was read alone."""
-    content: bytes = b""
-    """What was read, for the file's fingerprint."""
+    size: int = 0
+    """Bytes that were read."""
+    fingerprint: str = ""
+    """xxh3-128 of what was read."""
+    has_returns: bool = False
+    """Whether there is a carriage return anywhere."""
+
+    def of(self, content: bytes | memoryview) -> Block:
+        """The block with what is known from its bytes."""
+        self.size, self.fingerprint = len(content), xxhash.xxh3_128_hexdigest(content)
+        return self
 
 
 class _Source(Protocol):
@@ -49,29 +60,31 @@ def read_range(path: Path, start: int, end: int, max_row_bytes: int) -> Block:
             data = _read_fully(file, end - max(0, start - 1))
             if len(data) < end - max(0, start - 1):
                 raise DataError(f"`{path}` became shorter while it was read", hint="let the writer finish, then run again")
-            content = data if start == 0 else data[1:]
-            if start and data[0] != 10:
-                newline = data.find(b"\n")
-                if newline < 0:
-                    return Block([], content=content)
-                data = data[newline + 1 :]
-            elif start:
-                data = data[1:]
-            rest, length = (b"", 0) if not data or data[-1] == 10 else _rest_of_line(file, max_row_bytes)
+            known = Block([], has_returns=b"\r" in data).of(memoryview(data)[1 if start else 0 :])
+            first = 0
+            if start:
+                first = data.find(b"\n") + 1
+                if not first:
+                    return known
+            torn = len(data) > first and data[-1] != 10
+            rest, length = _rest_of_line(file, max_row_bytes) if torn else (b"", 0)
     except OSError as error:
         raise unreadable(path, error) from error
     if start == 0:
         data = data.removeprefix(b"\xef\xbb\xbf")
     lines = data.split(b"\n")
+    if first:
+        # What stands before the first line end belongs to the block before.
+        del lines[0]
     if lines[-1]:
         length += len(lines[-1])
         lines[-1] += rest
     else:
         lines.pop()
         length = 0
-    block = Block(lines, content=content)
-    _mark_long(block, max_row_bytes, length)
-    return block
+    known.lines = lines
+    _mark_long(known, max_row_bytes, length)
+    return known
 
 
 def _mark_long(block: Block, max_row_bytes: int, last_length: int) -> None:
@@ -129,7 +142,7 @@ def read_stream(path: Path, block_bytes: int, max_row_bytes: int) -> Iterator[Bl
                 lines = head.split(b"\n")
                 if not lines[-1]:
                     lines.pop()
-                block = Block(lines, first_line=number, content=head)
+                block = Block(lines, first_line=number, has_returns=b"\r" in head).of(head)
                 if skipped:
                     block.too_long[0] = skipped + len(lines[0]) - len(rest)
                     lines[0] = lines[0][:4096]

@@ -41,6 +41,15 @@ def line_hashes(lines: Sequence[bytes]) -> tuple[U64, U64]:
     return digests[0::2], digests[1::2]
 
 
+def sort_order(keys: U64, checks: U64, *ties: NDArray[Any]) -> NDArray[np.int64]:
+    """The order by key, then check, then ``ties``. Equal keys are rare, so the fast unstable sort comes first."""
+    order = np.argsort(keys)
+    found = keys[order]
+    if (found[1:] == found[:-1]).any():
+        order = np.lexsort((*reversed(ties), checks, keys))
+    return order
+
+
 def mixed(values: U64, seed: int, salt: int = 0) -> U64:
     """A random-looking permutation of 64-bit values that depends on the seed (the finaliser of SplitMix64).
 

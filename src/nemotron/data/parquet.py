@@ -34,12 +34,12 @@ def read_parquet(path: Path, block_bytes: int) -> Iterator[Block]:
                 lines += new
                 size += sum(map(len, new))
                 if size >= block_bytes:
-                    yield Block(lines, first_line=number, content=b"\n".join(lines))
+                    yield Block(lines, first_line=number).of(b"\n".join(lines))
                     number, lines, size = number + len(lines), [], 0
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"cannot read the Parquet file `{path}`: {str(error).splitlines()[0]}") from error
     if lines:
-        yield Block(lines, first_line=number, content=b"\n".join(lines))
+        yield Block(lines, first_line=number).of(b"\n".join(lines))
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ import orjson
 import xxhash
 from numpy.typing import NDArray
 
-from nemotron.data.normal import U64
+from nemotron.data.normal import U64, sort_order
 from nemotron.errors import ArtifactError
 from nemotron.runs.atomic import output_errors
 
@@ -99,7 +99,7 @@ def write_piece(
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
-    order = np.lexsort((rows.numbers, rows.checks, rows.keys))
+    order = sort_order(rows.keys, rows.checks, rows.numbers)
     lines = rows.lines
     picked = [lines[i] for i in order.tolist()]
     ends = np.cumsum(np.fromiter(map(len, picked), dtype=np.uint64, count=len(picked)) + np.uint64(1), dtype=np.uint64)

@@ -80,6 +80,11 @@ def find_sources(config: DataPrepConfig) -> tuple[SourceFile, ...]:
     return tuple(sorted(found, key=lambda source: source.sort_key))
 
 
+def processes_of(config: DataPrepConfig) -> int:
+    """Processes that work, this one included."""
+    return min(cores(), 2) if config.num_processes == "auto" else config.num_processes
+
+
 @dataclass
 class _Job:
     config: DataPrepConfig
@@ -101,8 +106,7 @@ class _Job:
         if ready is not None:
             return Result(ready, self.output / "manifest.json", fresh=False, warnings=())
         work = self._start(plan)
-        processes = cores() if config.num_processes == "auto" else config.num_processes
-        processes = min(processes, 2) if config.num_processes == "auto" else processes
+        processes = processes_of(config)
         resolver, measure = self._resolver(work), self._measure()
         first = Pass(
             self.sources,
@@ -146,7 +150,10 @@ class _Job:
         base = [piece for piece in selection.pieces if not piece.info.copy]
         selection.pieces = base
         selection.count()
-        exact, duplicates = find_duplicates(selection)
+        alike = likeness(base, sum(piece.info.rows for piece in base), splits_can_share=shares is None)
+        # Equal rows have equal texts: without near duplicates there are no exact ones.
+        exact, duplicates = find_duplicates(selection) if alike["near"] else (0, {})
+        alike["near"] -= exact
         if config.remove_duplicates:
             selection.removed = duplicates
             selection.count()
@@ -154,8 +161,6 @@ class _Job:
         rejects = self._write_rejects(counts, base, selection)
         if not sum(mine.kept for mine in counts):
             raise DataError("no row of the blend can be used", hint=f"`{self.output / 'rejects.jsonl'}` says why")
-        alike = likeness(base, sum(piece.info.rows for piece in base))
-        alike["near"] -= exact
         warnings = self._warnings(alike, counts, shares, splits)
         self._weigh(selection, work, splits, processes)
         merge = Merge(selection, splits, self.output, work / "shards", config.compression)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
 from nemotron.data.blend import SourceFile
 from nemotron.data.lines import Block, read_range, read_stream, unreadable
@@ -88,8 +86,8 @@ class Pass:
         for part, block in enumerate(self._blocks(source)):
             if piece_name(task.source, part) not in self.done:
                 rows = self._write(task.source, part, block)
-                step(rows, max(0, min(len(block.content), task.end - seen)))
-                seen += len(block.content)
+                step(rows, max(0, min(block.size, task.end - seen)))
+                seen += block.size
 
     def _blocks(self, source: SourceFile) -> Iterator[Block]:
         if source.path.name.endswith(".parquet"):
@@ -128,7 +126,7 @@ class Pass:
 
     def _write(self, source: int, part: int, block: Block) -> int:
         lines = block.lines
-        if b"\r\n" in block.content or block.content.endswith(b"\r"):
+        if block.has_returns:
             lines = [line.removesuffix(b"\r") for line in lines]
         found = self._scanner(source).scan(lines, block.too_long)
         self._drop_too_long(found)
@@ -136,8 +134,9 @@ class Pass:
         checks, keys = line_hashes(found.lines)
         keys = mixed(keys, self.seed, ORDER_SALT) >> np.uint64(64 - KEY_BITS)
         prompts = text_hashes(found.prompts)
-        same = all(map(operator.is_, found.texts, found.prompts))
-        texts = prompts if same else text_hashes(found.texts)
+        texts = prompts
+        if any(found.answers):
+            texts = prompts + mixed(text_hashes([answers or "" for answers in found.answers]), self.seed)
         if isinstance(split, int):
             numbers = np.full(len(found.lines), split, dtype=np.uint64)
         else:
@@ -158,7 +157,7 @@ class Pass:
             read=found.read,
             lines=len(lines),
             first_line=block.first_line,
-            content=xxhash.xxh3_128_hexdigest(block.content),
+            content=block.fingerprint,
             kinds=found.kinds,
             reasons=_reasons(found.rejects),
             split_rows=np.bincount(numbers.astype(np.int64), minlength=len(self.splits)).tolist(),
@@ -180,7 +179,7 @@ class Pass:
                 line = found.lines[i]
                 found.rejects.append(Reject(found.index[i], result.reason, result.detail, line[:SHOWN_BYTES], len(line)))
         found.rejects.sort(key=lambda reject: reject.index)
-        for name in ("lines", "index", "prompts", "texts"):
+        for name in ("lines", "index", "prompts", "answers"):
             values = getattr(found, name)
             setattr(found, name, [values[i] for i in kept])
 
@@ -215,13 +214,21 @@ def joined(first: Block, second: Block) -> Block:
     """Two consecutive blocks as one."""
     shift = len(first.lines)
     too_long = {**first.too_long, **{index + shift: size for index, size in second.too_long.items()}}
-    return Block(first.lines + second.lines, too_long, first.first_line, first.content + second.content)
+    return Block(
+        first.lines + second.lines,
+        too_long,
+        first.first_line,
+        first.size + second.size,
+        first.fingerprint + second.fingerprint,
+        first.has_returns or second.has_returns,
+    )
 
 
 def split_last(block: Block) -> tuple[Block, Block]:
     """A block without its last line, and the last line alone."""
     last = len(block.lines) - 1
     tail = Block([block.lines[last]], first_line=None if block.first_line is None else block.first_line + last)
+    tail.has_returns = block.has_returns
     if last in block.too_long:
         tail.too_long[0] = block.too_long[last]
     head = replace(block, lines=block.lines[:last], too_long={i: n for i, n in block.too_long.items() if i != last})

@@ -49,8 +49,8 @@ class Scanned:
     index: list[int] = field(default_factory=list)
     """Position of each kept row in the block."""
     prompts: list[str] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    """What near duplicates share: prompt and answers."""
+    answers: list[str | None] = field(default_factory=list)
+    """Answers that belong to a row, where it has some."""
     rows: list[Row] = field(default_factory=list)
     """The parsed rows; only where they are asked for."""
     kinds: dict[str, int] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Scanner:
         """The loop that decides the speed of the whole step: a row that is fine costs two dozen bytecodes."""
         loads, shapes = orjson.loads, self._shapes
         keep, keep_index = found.lines.append, found.index.append
-        keep_prompt, keep_text = found.prompts.append, found.texts.append
+        keep_prompt, keep_answers = found.prompts.append, found.answers.append
         counts: dict[Form, int] = {}
         for index, line in enumerate(lines):
             try:
@@ -100,7 +100,7 @@ class Scanner:
                 form = shapes.get(tuple(row))
                 if form is None:
                     line, row, form = self._first_of_its_shape(line, row)
-                prompt, text = form.check(row)
+                prompt, answers = form.check(row)
                 if form.rewrite is not None:
                     line = form.rewrite(row, line)
             except RejectedRow as error:
@@ -112,7 +112,7 @@ class Scanner:
             keep(line)
             keep_index(index)
             keep_prompt(prompt)
-            keep_text(text)
+            keep_answers(answers)
             counts[form] = counts.get(form, 0) + 1
             if self.keep_rows:
                 found.rows.append(orjson.loads(line) if form.rewrite is not None else row)
@@ -157,7 +157,7 @@ class Scanner:
     def _add(self, found: Scanned, part: Scanned, index: int) -> None:
         found.lines += part.lines
         found.prompts += part.prompts
-        found.texts += part.texts
+        found.answers += part.answers
         found.rows += part.rows
         found.index += [index] * len(part.lines)
         for kind, count in part.kinds.items():

@@ -206,18 +206,23 @@ def find_duplicates(selection: Selection) -> tuple[int, dict[str, NDArray[np.int
     return count, {name: np.array(sorted(rows), dtype=np.int64) for name, rows in found.items()}
 
 
-def likeness(pieces: Sequence[Piece], rows: int) -> dict[str, int]:
+def likeness(pieces: Sequence[Piece], rows: int, *, splits_can_share: bool) -> dict[str, int]:
     """How many rows repeat a prompt or a text in normal form, and how many prompts are in several splits.
 
-    Hashes are looked at one range at a time, so memory does not grow with the data.
+    Hashes are looked at one range at a time, so memory does not grow with the data. ``splits_can_share`` is False where
+    the split follows from the prompt.
     """
     passes = max(1, -(-rows // (1 << 20)))
     bits = max(0, (passes - 1).bit_length())
     texts = prompts = shared = 0
     for part in range(1 << bits):
-        near = _in_range(pieces, "texts", part, bits)
-        texts += len(near) - len(np.unique(near))
+        near = np.sort(_in_range(pieces, "texts", part, bits))
+        texts += int((near[1:] == near[:-1]).sum())
         values = _in_range(pieces, "prompts", part, bits)
+        if not splits_can_share:
+            values.sort()
+            prompts += int((values[1:] == values[:-1]).sum())
+            continue
         splits = _in_range(pieces, "prompts", part, bits, splits=True)
         order = np.lexsort((splits, values))
         values, splits = values[order], splits[order]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
+from nemotron.data.normal import sort_order
 from nemotron.data.selection import Counts, Selection, cell_groups
 from nemotron.data.workers import Step
 from nemotron.errors import NotAvailableError
@@ -125,7 +126,7 @@ class Merge:
                 checks.append(part.checks[part.keep])
         if not lines:
             return []
-        order = np.lexsort((np.concatenate(checks), np.concatenate(keys)))
+        order = sort_order(np.concatenate(keys), np.concatenate(checks))
         return [lines[i] for i in order.tolist()]
 
 
