@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
+
 from nemotron.config.schema.base import Strict
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
+
+Kind = Literal["prompt", "preference", "verifier", "nemo_gym"]
 
 SPLIT_NAMES = {
     **{name: "train" for name in ("train", "training")},
@@ -49,10 +52,15 @@ class Dataset(Strict):
     """Commit, branch or tag of a hub data set."""
     kind: Literal["auto", "prompt", "preference", "verifier", "nemo_gym", "aligner_pairs"] = "auto"
     """Row kind; `auto` finds it row by row. `aligner_pairs`: NeMo-Aligner's alternating lines."""
-    fields: dict[str, str] = {}
+    fields: dict[str, str] = Field(default_factory=dict)
     """Field mapping, ours -> theirs, e.g. `{prompt: question_text}`."""
     text_field: str | None = None
     """Short for `fields: {prompt: ...}`; `text` needs no mapping."""
+
+    @property
+    def row_kind(self) -> Kind | None:
+        """The declared kind of single rows; None finds it."""
+        return None if self.kind == "auto" or self.kind == "aligner_pairs" else self.kind
 
     @property
     def label(self) -> str:
@@ -110,7 +118,9 @@ def read_blend(source: str | Mapping[str, Any]) -> list[Dataset]:
 
 def _is_data(source: str) -> bool:
     data = (".jsonl", ".gz", ".zst", ".ndjson", ".parquet")
-    return source.startswith(_HUB) or source.endswith(data) or glob.has_magic(source) or Path(source).expanduser().is_dir()
+    return (
+        source.startswith(_HUB) or source.endswith(data) or glob.has_magic(source) or Path(source).expanduser().is_dir()
+    )
 
 
 def _relative_to(folder: Path, dataset: Dataset) -> Dataset:
@@ -129,11 +139,15 @@ def _parse(value: Mapping[str, Any], origin: Origin) -> list[Dataset]:
             raise DataError(f"a blend has either `datasets` or splits, this one also has {extra}", origin=origin)
         return [_dataset(entry, f"datasets.{i}", origin) for i, entry in enumerate(_list(value, "datasets", origin))]
     # Splits may have names of their own; a lone word that is nearly a known key is a slip.
-    unknown = [name for name in splits if name not in SPLIT_NAMES and (len(splits) == 1 or not isinstance(value[name], list))]
+    unknown = [
+        name for name in splits if name not in SPLIT_NAMES and (len(splits) == 1 or not isinstance(value[name], list))
+    ]
     if unknown or not splits:
         guess = closest(unknown[0], ["datasets", *SPLIT_NAMES]) if unknown else None
         what = f"unknown key `{unknown[0]}` in the blend" if unknown else "the blend is empty"
-        hint = f"did you mean `{guess}`?" if guess else "give `datasets: [...]`, or `train: [...]` and `validation: [...]`"
+        hint = (
+            f"did you mean `{guess}`?" if guess else "give `datasets: [...]`, or `train: [...]` and `validation: [...]`"
+        )
         raise DataError(what, hint=hint, origin=origin)
     found = []
     for name, split in splits.items():
@@ -145,7 +159,12 @@ def _parse(value: Mapping[str, Any], origin: Origin) -> list[Dataset]:
 
 def _aligner_prefix(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """The mapping below NeMo-Aligner's key, written in one piece or nested; other mappings as they are."""
-    for path in (("model.data.data_prefix",), ("model", "data", "data_prefix"), ("data", "data_prefix"), ("data_prefix",)):
+    for path in (
+        ("model.data.data_prefix",),
+        ("model", "data", "data_prefix"),
+        ("data", "data_prefix"),
+        ("data_prefix",),
+    ):
         at: Any = value
         for name in path:
             at = at.get(name) if isinstance(at, Mapping) else None
@@ -195,7 +214,11 @@ def _dataset(entry: Any, where: str, origin: Origin) -> Dataset:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         guess = closest(key, list(Dataset.model_fields)) if first["type"] == "extra_forbidden" else None
-        message = f"unknown key `{where}.{key}`" if guess or first["type"] == "extra_forbidden" else f"`{where}.{key}`: {first['msg']}"
+        message = (
+            f"unknown key `{where}.{key}`"
+            if guess or first["type"] == "extra_forbidden"
+            else f"`{where}.{key}`: {first['msg']}"
+        )
         raise DataError(message, hint=f"did you mean `{guess}`?" if guess else None, origin=origin) from error
     if found.text_field not in (None, "text"):
         found = found.model_copy(update={"fields": {"prompt": found.text_field, **found.fields}})

@@ -23,7 +23,9 @@ def check_config(config: DataPrepConfig, origin_of: OriginOf) -> Iterator[Findin
 
     if (config.blend_path is None) == (config.blend is None):
         message = "give either `blend_path` or `blend`" + (", not both" if config.blend is not None else "")
-        yield error("blend-broken", "blend_path", ConfigError(message, hint="`blend_path=FILE`: a blend or a data file"))
+        yield error(
+            "blend-broken", "blend_path", ConfigError(message, hint="`blend_path=FILE`: a blend or a data file")
+        )
         return
     key = "blend_path" if config.blend_path is not None else "blend"
     try:
@@ -49,8 +51,8 @@ def check_config(config: DataPrepConfig, origin_of: OriginOf) -> Iterator[Findin
         except NemotronError as problem:
             yield error("split-shares", "split.shares", problem)
     if config.weights == "shares" and config.rows_wanted is None:
-        problem = ConfigError("`weights: shares` needs a number of rows to share out", hint="set `max_rows`")
-        yield error("shares-without-rows", "weights", problem)
+        unclear = ConfigError("`weights: shares` needs a number of rows to share out", hint="set `max_rows`")
+        yield error("shares-without-rows", "weights", unclear)
     yield from _output(config, sources, error)
 
 
@@ -71,7 +73,9 @@ def _output(
 ) -> Iterator[Finding]:
     output = Path(config.output_dir).expanduser()
     if output.exists() and not output.is_dir():
-        yield error("output-folder", "output_dir", OutputError(f"`{output}` is a file", hint="choose another `output_dir`"))
+        yield error(
+            "output-folder", "output_dir", OutputError(f"`{output}` is a file", hint="choose another `output_dir`")
+        )
     inside = [source for source in sources if source.path.resolve().is_relative_to(output.resolve())]
     if inside:
         problem = DataError(f"the input `{inside[0].label}` is inside `output_dir`", hint="choose another `output_dir`")

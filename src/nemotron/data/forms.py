@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
+from nemotron.data.blend import Kind
 from nemotron.data.kinds import (
     ANSWERS,
     PLACEHOLDER,
     QUESTIONS,
     Form,
-    Kind,
     Row,
     Texts,
     check_dpo,
@@ -158,26 +160,25 @@ def _prompt(row: Mapping[str, Any]) -> Form | None:
     return next((form for form in (PROMPT, MESSAGES, TEXT) if form.name in row), None)
 
 
-def join_aligner_pair(chosen: bytes, rejected: bytes) -> tuple[bytes, Row]:
-    """One pair from two ``text`` lines of NeMo-Aligner: same prompt, preferred answer first; other fields of both stay.
+def join_aligner_pair(chosen: bytes, rejected: bytes) -> bytes:
+    """One pair from two ``text`` lines of NeMo-Aligner, preferred answer first; other fields of the first line stay.
 
     Raises:
         RejectedRow: a line without text, or two texts that do not share a prompt.
     """
-    import orjson
-
     rows = [orjson.loads(line) for line in (chosen, rejected)]
-    texts = [row.get("text") if isinstance(row, dict) else None for row in rows]
-    if any(not isinstance(text, str) or not text.strip() for text in texts):
-        reject("wrong-type", "both lines of a pair need a `text`")
-    cuts = [max(text.rfind(mark) + len(mark) for mark in _ANSWER_STARTS if mark in text) for text in texts if _ends(text)]
-    if len(cuts) != 2 or texts[0][: cuts[0]] != texts[1][: cuts[1]]:
+    texts = [_pair_text(row) for row in rows]
+    cuts = [max((text.rfind(mark) + len(mark) for mark in _ANSWER_STARTS if mark in text), default=0) for text in texts]
+    prompt = texts[0][: cuts[0]]
+    if not prompt or prompt != texts[1][: cuts[1]]:
         reject("different-prompts", "the two lines of a pair do not share a prompt that ends where the answer starts")
     answers = [text[cut:].removeprefix(" ") for text, cut in zip(texts, cuts, strict=True)]
-    ours = {"prompt": texts[0][: cuts[0]], "chosen": answers[0], "rejected": answers[1]}
-    line = rewritten(chosen, ours, without=("text",))
-    return line, {**rows[0], **ours}
+    ours = {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+    return rewritten(chosen, ours, without=("text",))
 
 
-def _ends(text: str) -> bool:
-    return any(mark in text for mark in _ANSWER_STARTS)
+def _pair_text(row: Any) -> str:
+    text = row.get("text") if isinstance(row, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        reject("wrong-type", "both lines of a pair need a `text`")
+    return text

@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import orjson
 
-Kind = Literal["prompt", "preference", "verifier", "nemo_gym"]
+from nemotron.data.blend import Kind
+
 Row = dict[str, Any]
 Texts = tuple[str, str | None]
 """The prompt, and the answers that go with it, where near duplicates must share those too."""
@@ -40,7 +41,7 @@ _BREAK = "\x1f"
 
 
 class RejectedRow(Exception):
-    """This row cannot be used. ``reason`` is a stable word for counting, ``detail`` says what is wrong with this row."""
+    """This row cannot be used. ``reason`` is a stable word for counting, ``detail`` is about this very row."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -105,7 +106,7 @@ def _message(message: Any, name: str) -> str:
     if content.__class__ is list:
         parts = [part.get("text") if part.__class__ is dict else part for part in content]
         if all(part.__class__ is str for part in parts):
-            content = "".join(parts)
+            content = "".join(str(part) for part in parts)
         else:
             content = orjson.dumps(content, option=orjson.OPT_SORT_KEYS).decode()
     if content is None and ("tool_calls" in message or "function_call" in message):
@@ -195,7 +196,9 @@ def check_ranked(row: Row) -> Texts:
     if ranks[0] == ranks[1]:
         reject("tie", f"both completions have rank {ranks[0]}")
     best, worst = sorted(both, key=lambda c: c["rank"])
-    return different(prompt, answer(best.get("completion"), "completion"), answer(worst.get("completion"), "completion"))
+    return different(
+        prompt, answer(best.get("completion"), "completion"), answer(worst.get("completion"), "completion")
+    )
 
 
 def check_scored(row: Row) -> Texts:
@@ -246,5 +249,12 @@ def check_gym(row: Row) -> Texts:
 
 def type_name(value: Any) -> str:
     """The JSON type of a value, in words."""
-    names = {bool: "a truth value", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    names = {
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+    }
     return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import xxhash
-
 from nemotron.errors import DataError, NotAvailableError, Origin
 
 _READ = 1 << 20
@@ -40,6 +38,9 @@ class Block:
 
     def of(self, content: bytes | memoryview) -> Block:
         """The block with what is known from its bytes."""
+        # Only here: reading a compressed shard back needs no package at all.
+        import xxhash
+
         self.size, self.fingerprint = len(content), xxhash.xxh3_128_hexdigest(content)
         return self
 
@@ -59,7 +60,9 @@ def read_range(path: Path, start: int, end: int, max_row_bytes: int) -> Block:
             file.seek(max(0, start - 1))
             data = _read_fully(file, end - max(0, start - 1))
             if len(data) < end - max(0, start - 1):
-                raise DataError(f"`{path}` became shorter while it was read", hint="let the writer finish, then run again")
+                raise DataError(
+                    f"`{path}` became shorter while it was read", hint="let the writer finish, then run again"
+                )
             known = Block([], has_returns=b"\r" in data).of(memoryview(data)[1 if start else 0 :])
             first = 0
             if start:
@@ -120,7 +123,7 @@ def _rest_of_line(file: Any, max_row_bytes: int) -> tuple[bytes, int]:
     return (b"".join(kept) if length <= max_row_bytes else b""), length
 
 
-def read_stream(path: Path, block_bytes: int, max_row_bytes: int) -> Iterator[Block]:
+def read_stream(path: Path, block_bytes: int, max_row_bytes: int, *, fingerprint: bool = False) -> Iterator[Block]:
     """All lines of a compressed (or plain) file as blocks of about ``block_bytes`` after decompression.
 
     Raises:
@@ -142,7 +145,9 @@ def read_stream(path: Path, block_bytes: int, max_row_bytes: int) -> Iterator[Bl
                 lines = head.split(b"\n")
                 if not lines[-1]:
                     lines.pop()
-                block = Block(lines, first_line=number, has_returns=b"\r" in head).of(head)
+                block = Block(lines, first_line=number, size=len(head), has_returns=b"\r" in head)
+                if fingerprint:
+                    block.of(head)
                 if skipped:
                     block.too_long[0] = skipped + len(lines[0]) - len(rest)
                     lines[0] = lines[0][:4096]
@@ -178,21 +183,23 @@ def open_stream(path: Path) -> Any:
     try:
         if path.name.endswith(".gz"):
             return gzip.open(path, "rb")
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115 - closed by the caller
     except OSError as error:
         raise unreadable(path, error) from error
     return _ZstdReader(path, file) if path.name.endswith(".zst") else file
 
 
 class _ZstdReader:
-    """Decompress frames one after another and notice a file that ends inside one, which the library's reader does not."""
+    """Decompress frames one by one and notice a file that ends inside one, which the library's own reader does not."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         try:
             import zstandard
         except ImportError as error:
             file.close()
-            raise NotAvailableError("`.zst` files need the package `zstandard`", hint="pip install 'nemotron[data]'") from error
+            raise NotAvailableError(
+                "`.zst` files need the package `zstandard`", hint="pip install 'nemotron[data]'"
+            ) from error
         self._path, self._file, self._library = path, file, zstandard
         self._frame: Any = None
         self._ready = b""

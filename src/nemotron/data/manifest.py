@@ -1,15 +1,14 @@
-"""``manifest.json``: every shard of every split with its hash, every source with its counts. Written last, read by RL steps."""
+"""``manifest.json``: every shard of every split with its hash, every source with its counts. RL steps read it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from nemotron.data.blend import SPLIT_NAMES
-from nemotron.data.shards import file_sha256
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
 
@@ -26,13 +25,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if path.is_dir():
         path = path / "manifest.json"
     try:
-        value = orjson.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"there is no manifest `{path}`", hint=_FORCE) from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the manifest: {error}", hint=_FORCE, origin=Origin(str(path))) from error
     splits = value.get("splits") if isinstance(value, dict) else None
-    if not isinstance(splits, dict) or not all(isinstance(split, dict) and "shards" in split for split in splits.values()):
+    if not isinstance(splits, dict) or not all(
+        isinstance(split, dict) and "shards" in split for split in splits.values()
+    ):
         raise DataError("this file is not a manifest of `data_prep/rl_prep`", hint=_FORCE, origin=Origin(str(path)))
     return dict(value)
 
@@ -73,6 +74,12 @@ def split_paths(path: Path, split: str, *, verify: bool = True) -> list[Path]:
         hint = f"did you mean `{guess}`?" if guess and splits[guess] else f"it has {have}"
         raise DataError(f"the manifest `{path}` has no rows of the split `{split}`", hint=hint)
     return splits[name]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_shard(manifest: Path, shard: Path, entry: Mapping[str, Any], *, verify: bool) -> None:

@@ -25,7 +25,9 @@ def read_parquet(path: Path, block_bytes: int) -> Iterator[Block]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise NotAvailableError("Parquet files need the package `pyarrow`", hint="pip install 'nemotron[data]'") from error
+        raise NotAvailableError(
+            "Parquet files need the package `pyarrow`", hint="pip install 'nemotron[data]'"
+        ) from error
     number, lines, size = 1, [], 0
     try:
         with parquet.ParquetFile(path) as file:

@@ -91,9 +91,7 @@ class PieceInfo:
     split_rows: list[int] = field(default_factory=list)
 
 
-def write_piece(
-    path: Path, info: PieceInfo, rows: PieceRows, grid: Grid, rejects: Sequence[dict[str, Any]]
-) -> None:
+def write_piece(path: Path, info: PieceInfo, rows: PieceRows, grid: Grid, rejects: Sequence[dict[str, Any]]) -> None:
     """Sort and write a piece under a temporary name, then rename it.
 
     Raises:
@@ -177,7 +175,7 @@ class Piece:
         while at < end and (chunk := os.pread(self._fd, min(1 << 20, end - at), at)):
             check.update(chunk)
             at += len(chunk)
-        return check.hexdigest() == self._check
+        return bool(check.hexdigest() == self._check)
 
     def column(self, name: str, first: int = 0, last: int | None = None) -> NDArray[Any]:
         """Values ``[first, last)`` of a column."""
@@ -194,7 +192,8 @@ class Piece:
 
     def cell_counts(self, cells: int) -> NDArray[np.int64]:
         """Rows of every cell."""
-        counts: NDArray[np.int64] = np.diff(self.column("cells", 0, cells + 1).astype(np.int64))
+        starts = self.column("cells", 0, cells + 1).astype(np.int64)
+        counts: NDArray[np.int64] = starts[1:] - starts[:-1]
         return counts
 
     def data(self, first: int, last: int) -> list[bytes]:

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ import xxhash
 
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.data.blend import Dataset, SourceFile, expand, read_blend
-from nemotron.data.manifest import VERSION, read_manifest, resolve_manifest
+from nemotron.data.manifest import VERSION, file_sha256, read_manifest, resolve_manifest
 from nemotron.data.pieces import SPLIT_BITS, Grid, Piece
-from nemotron.data.reading import Pass, check_unchanged, finished_pieces, size_of, source_stamp
+from nemotron.data.reading import Pass, check_unchanged, finished_pieces, size_of, source_stamp, wanted_sources
 from nemotron.data.rejects import SourceCounts, check_rejects, count_sources, reject_rows, write_rejects
+from nemotron.data.scan import look_up_first
 from nemotron.data.selection import Selection, apportion, copy_piece, find_duplicates, likeness
-from nemotron.data.shards import Merge, Shard, file_sha256, sync
+from nemotron.data.shards import Merge, Shard, sync
 from nemotron.data.workers import cores, run_tasks
 from nemotron.errors import ConfigError, DataError, OutputError
 from nemotron.runs.atomic import output_errors, write_atomic
@@ -92,6 +93,7 @@ class _Job:
     sources: tuple[SourceFile, ...]
     block_bytes: int
     progress: Stage
+    placeholder_revisions: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> Result:
         config, began = self.config, time.monotonic()
@@ -107,26 +109,7 @@ class _Job:
             return Result(ready, self.output / "manifest.json", fresh=False, warnings=())
         work = self._start(plan)
         processes = processes_of(config)
-        resolver, measure = self._resolver(work), self._measure()
-        first = Pass(
-            self.sources,
-            work / "pieces",
-            grid,
-            config.seed,
-            splits,
-            shares,
-            self.block_bytes,
-            config.max_row_bytes,
-            resolver,
-            measure,
-            finished_pieces(work / "pieces"),
-        )
-        run_tasks(
-            first.tasks(),
-            first.run,
-            processes=processes,
-            progress=lambda rows, size: self.progress("reading", rows, size, total),
-        )
+        self._read(work, grid, splits, shares, total, processes)
         check_unchanged(self.sources, stamps)
         selection = self._open(work / "pieces", grid)
         try:
@@ -174,7 +157,7 @@ class _Job:
         shards = {task.name: merge.finished(task) for task in tasks}
         names = {split: [t.name for t in tasks if t.split == i] for i, split in enumerate(splits)}
         written = {split: [_whole(shards[name], self.output / name) for name in mine] for split, mine in names.items()}
-        extra = self._extras(written, processes)
+        extra = self._extras(written)
         manifest = {
             "version": VERSION,
             "kind": _kinds(counts),
@@ -185,6 +168,7 @@ class _Job:
                 for split, mine in written.items()
             },
             "sources": [_source(source, mine) for source, mine in zip(self.sources, counts, strict=True)],
+            "placeholders": dict(sorted(self.placeholder_revisions.items())),
             "rejects": rejects,
             "duplicates": {"exact": exact, "removed": exact if config.remove_duplicates else 0, **alike},
             "config": {**config.identity(), "blend": [_dataset(d) for d in _datasets(self.sources)]},
@@ -199,7 +183,9 @@ class _Job:
 
     def _plan_hash(self, stamps: list[list[int]], grid: Grid, splits: tuple[str, ...]) -> str:
         """What work files of an earlier attempt must agree in before they are used again."""
-        labels = [(source.label, os.fspath(source.path.absolute()), source.revision, source.split) for source in self.sources]
+        labels = [
+            (source.label, os.fspath(source.path.absolute()), source.revision, source.split) for source in self.sources
+        ]
         text = [VERSION, config_hash(self.config, self.sources), labels, stamps, grid.bits, splits, self.block_bytes]
         return xxhash.xxh3_128_hexdigest(orjson.dumps(text))
 
@@ -265,9 +251,7 @@ class _Job:
                 yield row
 
         total = write_rejects(path, rows())
-        check_rejects(
-            counts, first, on_reject=self.config.on_reject, most=self.config.max_reject_share, path=path
-        )
+        check_rejects(counts, first, on_reject=self.config.on_reject, most=self.config.max_reject_share, path=path)
         reasons: dict[str, int] = {}
         for mine in counts:
             for reason, count in sorted(mine.reasons.items()):
@@ -313,18 +297,23 @@ class _Job:
             targets = {g: apportion(quota, have[g]) for g, quota in zip(groups, quotas, strict=True)}
         else:
             targets = {g: [int(names[g[0]].weight * rows + 0.5) for rows in have[g]] for g in groups}
-        copies = {g: max(-(-t // n) for t, n in zip(targets[g], have[g], strict=True) if n) for g in groups if sum(have[g])}
+        copies = {
+            g: max(-(-t // n) for t, n in zip(targets[g], have[g], strict=True) if n) for g in groups if sum(have[g])
+        }
         tasks = [
-            (piece, copy)
-            for piece in selection.pieces
-            for copy in range(1, copies.get(selection.group_of(piece), 1))
+            (piece, copy) for piece in selection.pieces for copy in range(1, copies.get(selection.group_of(piece), 1))
         ]
         if tasks:
             grid, folder = selection.grid, work / "pieces"
             run_tasks(
                 tasks,
                 lambda task, _: copy_piece(
-                    task[0], task[1], selection.removed.get(task[0].path.name), seed=config.seed, grid=grid, folder=folder
+                    task[0],
+                    task[1],
+                    selection.removed.get(task[0].path.name),
+                    seed=config.seed,
+                    grid=grid,
+                    folder=folder,
                 ),
                 processes=processes,
                 progress=lambda *_: None,
@@ -345,33 +334,65 @@ class _Job:
                 if rows_of[split]:
                     selection.limit(None, split, rows)
 
-    def _resolver(self, work: Path) -> Any:
-        if not self.config.resolve_hf_placeholders:
-            return None
-        from nemotron.data.placeholders import build_resolver
+    def _read(
+        self,
+        work: Path,
+        grid: Grid,
+        splits: tuple[str, ...],
+        shares: dict[str, float] | None,
+        total: int,
+        processes: int,
+    ) -> None:
+        """The first pass; sources that turn out to have placeholders are read again once those are looked up."""
+        config, pieces = self.config, work / "pieces"
+        encoder = None
+        if config.tokenize is not None:
+            from nemotron.data.tokens import Encoder
 
-        return build_resolver(self.sources, self.config.placeholder_sources, work)
+            encoder = Encoder.load(config.tokenize)
+        first = Pass(
+            sources=self.sources,
+            folder=pieces,
+            grid=grid,
+            seed=config.seed,
+            splits=splits,
+            shares=shares,
+            block_bytes=self.block_bytes,
+            max_row_bytes=config.max_row_bytes,
+            resolve=look_up_first if config.resolve_hf_placeholders else None,
+            encoder=encoder,
+            done=finished_pieces(pieces),
+        )
 
-    def _measure(self) -> Any:
-        if self.config.tokenize is None:
-            return None
-        from nemotron.data.measure import Measure
+        def progress(rows: int, size: int) -> None:
+            self.progress("reading", rows, size, total)
 
-        return Measure.load(self.config.tokenize)
+        run_tasks(first.tasks(), first.run, processes=processes, progress=progress)
+        wanted = wanted_sources(pieces)
+        if wanted:
+            from nemotron.data.placeholders import build_resolver
 
-    def _extras(self, written: dict[str, list[Shard]], processes: int) -> dict[str, dict[str, Any]]:
+            self.progress("resolving placeholders", 0, 0, 0)
+            resolver = build_resolver([self.sources[i] for i in sorted(wanted)], config.placeholder_sources, work)
+            self.placeholder_revisions = dict(resolver.revisions)
+            again = replace(first, resolve=resolver.resolve, done=finished_pieces(pieces), scanners={})
+            run_tasks(again.tasks(wanted), again.run, processes=processes, progress=progress)
+
+    def _extras(self, written: dict[str, list[Shard]]) -> dict[str, dict[str, Any]]:
         """Token shards and NeMo-Aligner's files, by split."""
+        config = self.config
         found: dict[str, dict[str, Any]] = {split: {} for split in written}
-        if self.config.tokenize is not None:
-            from nemotron.data.tokenised import write_token_shards
+        aligner = config.compat == "nemo_aligner"
+        if config.tokenize is not None:
+            from nemotron.data.tokens import write_token_shards
 
-            for split, mine in write_token_shards(self.config.tokenize, self.output, written, processes).items():
+            for split, mine in write_token_shards(config.tokenize, self.output, written, dense=aligner).items():
                 found[split].update(mine)
-        if self.config.compat == "nemo_aligner":
+        if aligner:
             from nemotron.data.nemo_aligner import write_aligner_files
 
-            for split, mine in write_aligner_files(self.output, written).items():
-                found[split].update(mine)
+            for split, files in write_aligner_files(self.output, written).items():
+                found[split]["nemo_aligner"] = files
         return found
 
 
@@ -470,7 +491,9 @@ def _allow_files(wanted: int) -> None:
     """Every piece stays open while the pieces are merged."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The progress bar of the preparation, on stderr. It has no thread of its own, because processes are forked beside it."""
+"""The progress bar of the preparation, on stderr; without a thread, because processes are forked beside it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class ProgressBar:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def update(self, stage: str, rows: int, size: int, total: int) -> None:

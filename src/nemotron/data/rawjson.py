@@ -1,4 +1,4 @@
-"""Change some fields of a JSON object and keep every other byte: numbers, escapes and order stay as they were written."""
+"""Change some fields of a JSON object and keep every other byte: numbers, escapes and order stay as written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def members(line: bytes) -> list[tuple[str, str]]:
 
 
 def rewritten(line: bytes, ours: Mapping[str, Any], *, without: Iterable[str] = ()) -> bytes:
-    """The object with ``ours`` first, then its own other fields byte for byte; ``without`` names fields to leave out."""
+    """The object with ``ours`` first, then its other fields byte for byte; ``without`` names fields to leave out."""
     gone = {*without, *ours}
     parts = [orjson.dumps(name) + b":" + orjson.dumps(value) for name, value in ours.items()]
     parts += [orjson.dumps(name) + b":" + value.encode() for name, value in members(line) if name not in gone]

@@ -14,15 +14,16 @@ from nemotron.data.blend import SourceFile
 from nemotron.data.lines import Block, read_range, read_stream, unreadable
 from nemotron.data.normal import line_hashes, mixed, text_hashes
 from nemotron.data.pieces import KEY_BITS, Grid, Piece, PieceInfo, PieceRows, write_piece
-from nemotron.data.scan import SHOWN_BYTES, Reject, Scanned, Scanner
+from nemotron.data.scan import SHOWN_BYTES, PlaceholdersFound, Reject, Resolve, Scanned, Scanner
 from nemotron.data.workers import Step
 from nemotron.errors import DataError
 
 if TYPE_CHECKING:
-    from nemotron.data.measure import Measure
-    from nemotron.data.placeholders import Resolver
+    from nemotron.data.tokens import Encoder
 
 ORDER_SALT, SPLIT_SALT = 1, 2
+WANTED = ".wanted"
+"""Marks a source with placeholders that are not looked up yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +52,19 @@ class Pass:
     """Shares of the splits beside train when they are made by hash; None takes them as given."""
     block_bytes: int
     max_row_bytes: int
-    resolver: Resolver | None = None
-    measure: Measure | None = None
+    resolve: Resolve | None = None
+    """Fills placeholder rows; None leaves them to be rejected."""
+    encoder: Encoder | None = None
     done: frozenset[str] = frozenset()
     """Names of pieces that an earlier attempt finished."""
-    _scanners: dict[int, Scanner] = field(default_factory=dict)
+    scanners: dict[int, Scanner] = field(default_factory=dict)
 
-    def tasks(self) -> list[Task]:
-        """The tasks of all sources; ranges of plain files that are done already are left out."""
+    def tasks(self, only: set[int] | None = None) -> list[Task]:
+        """The tasks of all (or some) sources; ranges of plain files that are done already are left out."""
         found: list[Task] = []
         for index, source in enumerate(self.sources):
+            if only is not None and index not in only:
+                continue
             if not splittable(source):
                 found.append(Task(index, 0, 0, size_of(source), whole=True))
                 continue
@@ -72,11 +76,17 @@ class Pass:
         return sorted(found, key=lambda task: (not task.whole, task.source, task.part))
 
     def run(self, task: Task, step: Step) -> None:
-        """Do one task: write its piece or pieces.
+        """Do one task: write its piece or pieces. A source whose placeholders must be looked up first is marked.
 
         Raises:
             DataError: the source cannot be read. OutputError: the disk is full.
         """
+        try:
+            self._run(task, step)
+        except PlaceholdersFound:
+            (self.folder / f"{task.source:05d}{WANTED}").touch()
+
+    def _run(self, task: Task, step: Step) -> None:
         source = self.sources[task.source]
         if not task.whole:
             block = read_range(source.path, task.start, task.end, self.max_row_bytes)
@@ -96,7 +106,7 @@ class Pass:
             yield from read_parquet(source.path, self.block_bytes)
             return
         held: Block | None = None
-        for block in read_stream(source.path, self.block_bytes, self.max_row_bytes):
+        for block in read_stream(source.path, self.block_bytes, self.max_row_bytes, fingerprint=True):
             if source.dataset.kind != "aligner_pairs":
                 yield block
                 continue
@@ -112,17 +122,17 @@ class Pass:
             yield held
 
     def _scanner(self, index: int) -> Scanner:
-        if index not in self._scanners:
+        if index not in self.scanners:
             dataset = self.sources[index].dataset
             pairs = dataset.kind == "aligner_pairs"
-            self._scanners[index] = Scanner(
-                kind=None if dataset.kind in ("auto", "aligner_pairs") else dataset.kind,
+            self.scanners[index] = Scanner(
+                kind=dataset.row_kind,
                 fields={theirs: ours for ours, theirs in dataset.fields.items()},
                 aligner_pairs=pairs,
-                resolve=self.resolver.resolve if self.resolver else None,
-                keep_rows=self.measure is not None,
+                resolve=self.resolve,
+                keep_rows=self.encoder is not None,
             )
-        return self._scanners[index]
+        return self.scanners[index]
 
     def _write(self, source: int, part: int, block: Block) -> int:
         lines = block.lines
@@ -168,16 +178,18 @@ class Pass:
 
     def _drop_too_long(self, found: Scanned) -> None:
         """Turn rows with more tokens than allowed into rejects."""
-        if self.measure is None:
+        if self.encoder is None:
             return
-        results = self.measure.check(found.rows)
+        results = self.encoder.check(found.rows)
         kept = [i for i, result in enumerate(results) if result is None]
         if len(kept) == len(results):
             return
         for i, result in enumerate(results):
             if result is not None:
                 line = found.lines[i]
-                found.rejects.append(Reject(found.index[i], result.reason, result.detail, line[:SHOWN_BYTES], len(line)))
+                found.rejects.append(
+                    Reject(found.index[i], result.reason, result.detail, line[:SHOWN_BYTES], len(line))
+                )
         found.rejects.sort(key=lambda reject: reject.index)
         for name in ("lines", "index", "prompts", "answers"):
             values = getattr(found, name)
@@ -255,6 +267,15 @@ def size_of(source: SourceFile) -> int:
 def piece_name(source: int, part: int, copy: int = 0) -> str:
     """File name of a piece; names sort like the rows they hold."""
     return f"{source:05d}-{part:06d}-{copy:03d}.piece"
+
+
+def wanted_sources(folder: Path) -> set[int]:
+    """Sources that were marked; the marks are taken away."""
+    found = set()
+    for path in folder.glob(f"*{WANTED}"):
+        found.add(int(path.name.removesuffix(WANTED)))
+        path.unlink()
+    return found
 
 
 def finished_pieces(folder: Path) -> frozenset[str]:

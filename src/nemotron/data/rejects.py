@@ -132,7 +132,9 @@ def check_rejects(
     origin = Origin(first["file"], line=first["line"])
     hint = f"`{path}` lists them; first: {first['detail']}"
     if on_reject == "error":
-        raise DataError(f"{faulty} of {read} rows are rejected ({listing}) and `on_reject` is `error`", hint=hint, origin=origin)
+        raise DataError(
+            f"{faulty} of {read} rows are rejected ({listing}) and `on_reject` is `error`", hint=hint, origin=origin
+        )
     if faulty > most * read:
         message = f"{faulty} of {read} rows are rejected ({listing}), more than `max_reject_share` of {most:g}"
         raise DataError(message, hint=hint, origin=origin)

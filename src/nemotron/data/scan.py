@@ -10,12 +10,28 @@ from typing import Any
 import orjson
 
 from nemotron.data.forms import find_form, join_aligner_pair
-from nemotron.data.kinds import PLACEHOLDER, Form, Kind, RejectedRow, Row, type_name
+from nemotron.data.blend import Kind
+from nemotron.data.kinds import PLACEHOLDER, Form, RejectedRow, Row, type_name
 from nemotron.data.rawjson import renamed
 
 SHOWN_BYTES = 1 << 16
 """Rejected rows are copied into ``rejects.jsonl`` up to this length."""
 _MOST_SHAPES = 4096
+
+Resolve = Callable[[Row, bytes], bytes]
+
+
+class PlaceholdersFound(Exception):
+    """A row stands for a row of another data set, and nothing was looked up yet."""
+
+
+def look_up_first(row: Row, line: bytes) -> bytes:
+    """The ``resolve`` of a scanner while nothing was looked up.
+
+    Raises:
+        PlaceholdersFound: always.
+    """
+    raise PlaceholdersFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,7 @@ class Scanner:
     """Field mapping of the blend: their name -> ours."""
     aligner_pairs: bool = False
     """Two consecutive ``text`` lines make a row."""
-    resolve: Callable[[Row, bytes], bytes] | None = None
+    resolve: Resolve | None = None
     """Turns a placeholder row into a full one."""
     keep_rows: bool = False
     _shapes: dict[tuple[str, ...], Form] = field(default_factory=dict)
@@ -146,7 +162,7 @@ class Scanner:
                         orjson.loads(line)
                     except orjson.JSONDecodeError as error:
                         raise _broken(line, error) from error
-                joined, _ = join_aligner_pair(*pair)
+                joined = join_aligner_pair(*pair)
             except RejectedRow as error:
                 found.rejects.append(_rejected(index, error, b"\n".join(pair)))
                 continue

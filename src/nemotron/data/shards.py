@@ -1,4 +1,4 @@
-"""The second pass: the pieces are merged, one range of order keys at a time, into shards that are whole or not there."""
+"""The second pass: the pieces are merged, one range of keys at a time, into shards that are whole or not there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
+from nemotron.data.manifest import file_sha256
 from nemotron.data.normal import sort_order
 from nemotron.data.selection import Counts, Selection, cell_groups
 from nemotron.data.workers import Step
@@ -140,7 +141,7 @@ class _Output:
 
     def __init__(self, path: Path, compression: str) -> None:
         self._compressor = _compressor(compression)
-        self._file = open(path, "xb", buffering=0)
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by `__exit__`
         self._hash = hashlib.sha256()
         self._bytes = 0
 
@@ -180,12 +181,6 @@ def _compressor(name: str) -> _Compressor | None:
         made: _Compressor = zstandard.ZstdCompressor(level=3).compressobj()
         return made
     return None
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(folder: Path) -> None:

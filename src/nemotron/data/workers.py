@@ -1,4 +1,4 @@
-"""Run independent tasks on this process and forked helpers. Tasks leave their results in files, so nothing is sent back.
+"""Run independent tasks on this process and forked helpers. Tasks leave results in files, so nothing is sent back.
 
 The calling process works as well: two processes are this one and one more, which keeps memory and start-up small.
 """
@@ -68,7 +68,7 @@ def run_tasks(tasks: Sequence[T], work: Work[T], *, processes: int, progress: Pr
     error: BaseException | None = None
     try:
         _loop(tasks, work, shared, lambda: progress(int(shared.rows.value), int(shared.bytes.value)))
-    except BaseException as own:
+    except BaseException as own:  # noqa: BLE001 - raised again once the helpers have stopped
         shared.failed.value = 1
         error = own
     for helper, receiving in helpers:
@@ -115,7 +115,7 @@ def _helper(tasks: Sequence[Any], work: Work[Any], shared: _Shared, sending: Con
         result = KeyboardInterrupt()
     except NemotronError as error:
         result = error
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         # Supervision: the parent must hear of whatever ended this process.
         result = RuntimeError(f"{type(error).__name__}: {error}")
     if result is not None:
@@ -136,7 +136,9 @@ def _result(receiving: Connection) -> BaseException | None:
     try:
         packed = pickle.loads(receiving.recv_bytes())
     except EOFError:
-        return OutputError("a helper process ended unexpectedly", hint="most likely memory ran out: set `num_processes=1`")
+        return OutputError(
+            "a helper process ended unexpectedly", hint="most likely memory ran out: set `num_processes=1`"
+        )
     if packed is None:
         return None
     kind, message, hint, origin = packed

@@ -1,4 +1,4 @@
-"""The config of the data preparation step; ``steps show`` and the validation read it, values are in ``config/*.yaml``."""
+"""The config of the data preparation; ``steps show`` and the validation read it, values are in ``config/*.yaml``."""
 
 from __future__ import annotations
 

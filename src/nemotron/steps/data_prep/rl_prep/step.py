@@ -28,7 +28,11 @@ def check(config: DataPrepConfig, resolved: Resolved) -> Iterable[Finding]:
 def describe(config: DataPrepConfig) -> tuple[tuple[Process, ...], tuple[FileRef, ...], tuple[FileRef, ...]]:
     """Processes, inputs and outputs of the plan."""
     helpers = processes_of(config) - 1
-    where = "this process" + (f" and {helpers} helper" + "s" * (helpers > 1) if helpers else "") + ": read, check, sort, write"
+    where = (
+        "this process"
+        + (f" and {helpers} helper" + "s" * (helpers > 1) if helpers else "")
+        + ": read, check, sort, write"
+    )
     try:
         sources = find_sources(config)
     except NemotronError:
@@ -71,5 +75,6 @@ def summary(result: Result) -> list[str]:
     rejects, duplicates = manifest["rejects"], manifest["duplicates"]
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejects["by_reason"].items())
     found.append(f"rejected: {rejects['total']:,}" + (f" ({reasons})" if reasons else ""))
-    found.append(f"duplicates: {duplicates['exact']:,} exact, {duplicates['near']:,} near; {duplicates['prompts']:,} repeated prompts")
+    alike = f"duplicates: {duplicates['exact']:,} exact, {duplicates['near']:,} near"
+    found.append(f"{alike}; {duplicates['prompts']:,} repeated prompts")
     return found
