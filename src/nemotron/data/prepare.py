@@ -199,14 +199,16 @@ class _Job:
         if self.config.force or not path.exists():
             return None
         try:
-            state = orjson.loads((self.output / WORK / "state.json").read_bytes())
-            if state["plan"] == plan:
+            same = orjson.loads((self.output / WORK / "state.json").read_bytes())["plan"] == plan
+        except (OSError, ValueError, KeyError):
+            same = False
+        if same:
+            try:
                 resolve_manifest(path)
-                return read_manifest(path)
-        except (OSError, ValueError, KeyError, DataError):
-            state = {}
-        if state.get("plan") == plan:
-            return None
+            except DataError:
+                # A shard is missing or was changed: it is made again.
+                return None
+            return read_manifest(path)
         raise OutputError(
             f"`{self.output}` holds another data set, or one of other input or config",
             hint="set `force=true` to replace it, or choose another `output_dir`",

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from nemotron.data.forms import find_form, join_aligner_pair
 from nemotron.data.blend import Kind
+from nemotron.data.forms import find_form, join_aligner_pair
 from nemotron.data.kinds import PLACEHOLDER, Form, RejectedRow, Row, type_name
 from nemotron.data.rawjson import renamed
 

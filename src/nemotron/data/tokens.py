@@ -171,12 +171,23 @@ def write_token_shards(
         entries = []
         paths = [folder / shard.path for shard in shards]
         for number, batch in enumerate(_batches(rows_of(paths), size)):
-            encoded = [result for result in encoder.encode(batch) if isinstance(result, Encoded)]
+            encoded = [_must_fit(result) for result in encoder.encode(batch)]
             name = f"{split}-tokens-{number:05d}-of-{files:05d}.safetensors"
             entries.append(_write(folder / name, encoded, encoder, dense=dense))
             lengths += [row.length for row in encoded]
         found[split] = {"tokens": _statistics(lengths, encoder), "token_shards": entries}
     return found
+
+
+def _must_fit(result: Encoded | RejectedRow) -> Encoded:
+    """The rows of shards were all checked once.
+
+    Raises:
+        ArtifactError: a row cannot be encoded now, so the tokenizer was changed meanwhile.
+    """
+    if isinstance(result, RejectedRow):
+        raise ArtifactError(f"a row that fitted before does not now: {result.detail}", hint="run again with `force=true`")
+    return result
 
 
 def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
