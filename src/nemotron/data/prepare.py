@@ -36,6 +36,7 @@ BLOCK_BYTES = 8 << 20
 _CELL_BYTES = 2 << 20
 _MOST_PIECES = 2048
 WORK = ".rl_prep"
+LOCK_PATIENCE_S = 20.0
 
 Stage = Callable[[str, int, int, int], None]
 """Progress: name of the stage, rows and bytes done so far, bytes in all (0 when unknown)."""
@@ -499,7 +500,7 @@ def _allow_files(wanted: int) -> None:
 
 
 @contextmanager
-def _locked(path: Path, patience_s: float = 20.0) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """One process at a time; helpers of a run that was killed may need a moment to notice.
 
     Raises:
@@ -508,7 +509,7 @@ def _locked(path: Path, patience_s: float = 20.0) -> Iterator[None]:
     with output_errors(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + LOCK_PATIENCE_S
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

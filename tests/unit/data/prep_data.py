@@ -55,8 +55,8 @@ def rows_of(result: Result, split: str | None = None) -> list[dict[str, Any]]:
 
 def rejects_of(result: Result) -> list[dict[str, Any]]:
     """The lines of `rejects.jsonl`."""
-    text = (result.path.parent / "rejects.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    text = (result.path.parent / "rejects.jsonl").read_bytes()
+    return [json.loads(line) for line in text.split(b"\n")[:-1]]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
