@@ -46,7 +46,9 @@ def rows(kind: str, count: int) -> Iterator[str]:
         if i % 200 == 99:
             yield '{"prompt": "cut off' if i % 400 == 99 else json.dumps({"id": i, "note": text(300)})
         elif kind == "prompts":
-            yield json.dumps({"id": i, "prompt": text(290), "source": "synthetic", "meta": {"level": i % 7, "tags": ["a"]}})
+            yield json.dumps(
+                {"id": i, "prompt": text(290), "source": "synthetic", "meta": {"level": i % 7, "tags": ["a"]}}
+            )
         else:
             row = {"prompt": text(240), "chosen": text(290), "rejected": text(240), "score": [i % 5, 0.5]}
             yield json.dumps({"id": i, **row, "source": "synthetic"})
@@ -244,7 +246,9 @@ def table(report: dict[str, Any]) -> str:
     lines = [f"{report['rows']:,} rows, median of {report['rounds']}, {report['cores']} cores"]
     for kind in ("prompts", "pairs"):
         if kind in report:
-            lines.append(f"\n{kind}, {report[kind]['bytes'] / 1e6:.1f} MB: seconds [range]  ratio to ours  peak memory  rows")
+            lines.append(
+                f"\n{kind}, {report[kind]['bytes'] / 1e6:.1f} MB: seconds [range]  ratio to ours  peak memory  rows"
+            )
             for method, row in report[kind]["methods"].items():
                 spread = f"[{row['range'][0]:.2f}-{row['range'][1]:.2f}]"
                 ratio = f"{row['times_ours']:.2f} x" if row["times_ours"] else ""

@@ -186,7 +186,9 @@ def _must_fit(result: Encoded | RejectedRow) -> Encoded:
         ArtifactError: a row cannot be encoded now, so the tokenizer was changed meanwhile.
     """
     if isinstance(result, RejectedRow):
-        raise ArtifactError(f"a row that fitted before does not now: {result.detail}", hint="run again with `force=true`")
+        raise ArtifactError(
+            f"a row that fitted before does not now: {result.detail}", hint="run again with `force=true`"
+        )
     return result
 
 

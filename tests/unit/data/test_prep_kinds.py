@@ -53,11 +53,29 @@ KEPT_AS_THEY_ARE: list[tuple[str, dict[str, Any]]] = [
     ("prompt", {"text": "Hi"}),
     ("preference", {"prompt": USER, "chosen": "a", "rejected": "b"}),
     ("preference", {"prompt": "p", "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"}),
-    ("preference", {"chosen": [*USER, {"role": "assistant", "content": "a"}], "rejected": [*USER, {"role": "assistant", "content": "b"}]}),
-    ("preference", {"context": USER, "completions": [{"rank": 1, "completion": USER}, {"rank": 0, "completion": [{"role": "assistant", "content": "x"}]}]}),
+    (
+        "preference",
+        {
+            "chosen": [*USER, {"role": "assistant", "content": "a"}],
+            "rejected": [*USER, {"role": "assistant", "content": "b"}],
+        },
+    ),
+    (
+        "preference",
+        {
+            "context": USER,
+            "completions": [
+                {"rank": 1, "completion": USER},
+                {"rank": 0, "completion": [{"role": "assistant", "content": "x"}]},
+            ],
+        },
+    ),
     ("verifier", {"question": "1+1", "answer": "2"}),
     ("verifier", {"prompt": "f", "tests": ["assert f(1)"], "metadata": {"a": 1.0}}),
-    ("nemo_gym", {"responses_create_params": {"input": USER}, "agent_ref": {"type": "responses_api_agents", "name": "x"}}),
+    (
+        "nemo_gym",
+        {"responses_create_params": {"input": USER}, "agent_ref": {"type": "responses_api_agents", "name": "x"}},
+    ),
     ("nemo_gym", {"responses_create_params": {"input": "Hi", "tools": []}, "verifier_metadata": {"unit_tests": [1]}}),
 ]
 
@@ -117,7 +135,11 @@ def test_alternating_lines_of_nemo_aligner(tmp_path: Path) -> None:
     assert len(rows) == 38
     assert rows[0].keys() == {"prompt", "chosen", "rejected", "extra"}
     assert {(row["chosen"], row["rejected"]) for row in rows} == {("good", "bad")}
-    assert [(r["line"], r["reason"]) for r in rejects_of(result)] == [(11, "not-json"), (21, "different-prompts"), (81, "odd-line")]
+    assert [(r["line"], r["reason"]) for r in rejects_of(result)] == [
+        (11, "not-json"),
+        (21, "different-prompts"),
+        (81, "odd-line"),
+    ]
     source = result.manifest["sources"][0]
     assert source["rows_kept"] + source["rows_rejected"] == source["rows_read"] == 41
 
@@ -152,7 +174,9 @@ def test_reasons(tmp_path: Path, line: bytes, reason: str) -> None:
 
 
 def test_field_mapping_renames_and_keeps_the_rest(tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "in.jsonl", [b'{"n": 1.10, "q": "What?", "z": "\\u0041"}', b'{"q": "a", "prompt": "b"}'])
+    source = write_rows(
+        tmp_path / "in.jsonl", [b'{"n": 1.10, "q": "What?", "z": "\\u0041"}', b'{"q": "a", "prompt": "b"}']
+    )
     result = run(tmp_path / "out", {"datasets": [{"path": str(source), "fields": {"prompt": "q"}}]})
     assert lines_of(result) == [b'{"n":1.10,"prompt":"What?","z":"\\u0041"}']
     assert rejects_of(result)[0]["reason"] == "field-clash"

@@ -18,7 +18,9 @@ from nemotron.errors import DataError, OutputError
 
 def test_four_shards_are_four_in_the_manifest(tmp_path: Path) -> None:
     rows = prompts(100)
-    result = run(tmp_path / "out", write_rows(tmp_path / "in.jsonl", rows), num_shards_per_split=4, split={"shares": {}})
+    result = run(
+        tmp_path / "out", write_rows(tmp_path / "in.jsonl", rows), num_shards_per_split=4, split={"shares": {}}
+    )
     shards = result.manifest["splits"]["train"]["shards"]
     assert [shard["rows"] for shard in shards] == [25, 25, 25, 25]
     assert sorted(row["id"] for row in rows_of(result)) == list(range(100))
@@ -128,7 +130,9 @@ def test_shares_of_max_rows(tmp_path: Path) -> None:
 
 def test_max_rows_is_a_global_random_sample(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", prompts(1000))
-    result = run(tmp_path / "out", source, sample=5, max_rows=100, num_shards_per_split=4, split={"shares": {"test": 0.2}})
+    result = run(
+        tmp_path / "out", source, sample=5, max_rows=100, num_shards_per_split=4, split={"shares": {"test": 0.2}}
+    )
     ids = [row["id"] for row in rows_of(result)]
     assert len(ids) == len(set(ids)) == 100
     assert 300 < sum(ids) / len(ids) < 700
@@ -148,7 +152,11 @@ def test_duplicates_are_counted_and_removed_when_asked(tmp_path: Path) -> None:
     }
     removed = run(tmp_path / "b", source, remove_duplicates=True, on_reject="error")
     assert len(lines_of(removed)) == 7
-    assert [(row["line"], row["reason"]) for row in rejects_of(removed)] == [(6, "duplicate"), (7, "duplicate"), (8, "duplicate")]
+    assert [(row["line"], row["reason"]) for row in rejects_of(removed)] == [
+        (6, "duplicate"),
+        (7, "duplicate"),
+        (8, "duplicate"),
+    ]
     assert removed.manifest["sources"][0]["rows_rejected"] == 3
 
 
@@ -193,7 +201,9 @@ def test_globs_and_blend_files(tmp_path: Path) -> None:
 
 def test_too_many_rejects_stop_before_a_manifest(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", [*prompts(9), b"broken"])
-    with pytest.raises(DataError, match=r"1 of 10 rows are rejected \(1 not-json\), more than `max_reject_share`") as caught:
+    with pytest.raises(
+        DataError, match=r"1 of 10 rows are rejected \(1 not-json\), more than `max_reject_share`"
+    ) as caught:
         run(tmp_path / "a", source, max_reject_share=0.05)
     assert str(caught.value.origin).endswith("in.jsonl:10")
     with pytest.raises(DataError, match="`on_reject` is `error`"):
@@ -230,7 +240,9 @@ def test_a_damaged_output_is_made_again(tmp_path: Path) -> None:
 
 def test_a_manifest_is_read_back(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", prompts(30))
-    result = run(tmp_path / "out", source, compression="zstd", num_shards_per_split=2, split={"shares": {"validation": 0.3}})
+    result = run(
+        tmp_path / "out", source, compression="zstd", num_shards_per_split=2, split={"shares": {"validation": 0.3}}
+    )
     paths = split_paths(result.path.parent, "val")
     assert sum(len(list(read_prompts(path))) for path in paths) == result.manifest["splits"]["validation"]["rows"]
     with pytest.raises(DataError, match="no rows of the split `tets`"):

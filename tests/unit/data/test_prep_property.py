@@ -45,7 +45,9 @@ good = st.one_of(
 bad = st.one_of(
     words.map(lambda w: as_line({"prompt": w}, ascii_only=True)[:-1]),
     st.sampled_from([b"[1, 2]", b"3", b'"text"', b"null", b"NaN", b'{"prompt": NaN}', b"{}", b'{"x": 1}', b"not json"]),
-    st.sampled_from([b'{"prompt": 5}', b'{"prompt": ""}', b'{"prompt": "  "}', b'{"messages": {}}', b'{"messages": []}']),
+    st.sampled_from(
+        [b'{"prompt": 5}', b'{"prompt": ""}', b'{"prompt": "  "}', b'{"messages": {}}', b'{"messages": []}']
+    ),
     st.just(b'{"prompt": "\xff\xfe"}'),
     st.just(b'{"prompt": "a", "chosen": "same", "rejected": "same"}'),
     st.just(b'{"prompt": "' + b"h" * MAX_ROW + b'"}'),
