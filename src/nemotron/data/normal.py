@@ -22,7 +22,7 @@ _SEPARATOR = "\x00"
 
 
 def normal_form(text: str) -> bytes:
-    """Two texts are near duplicates when these are equal: ASCII case, white space and quotes do not count."""
+    """Two prompts are near duplicates when these are equal: ASCII case, white space and quotes do not count."""
     return text.encode().translate(_LOWER, _DROPPED)
 
 
@@ -33,6 +33,11 @@ def text_hashes(texts: Sequence[str]) -> U64:
         # No texts at all, or one of them holds the separator itself.
         forms = [normal_form(text) for text in texts]
     return np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, forms)), dtype=">u8").astype(np.uint64)
+
+
+def exact_hashes(texts: Sequence[str]) -> U64:
+    """64-bit hash of each text as it is."""
+    return np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, map(str.encode, texts))), dtype=">u8").astype(np.uint64)
 
 
 def line_hashes(lines: Sequence[bytes]) -> tuple[U64, U64]:

@@ -28,11 +28,11 @@ from nemotron.data.rejects import SourceCounts, check_rejects, count_sources, re
 from nemotron.data.scan import look_up_first
 from nemotron.data.selection import Selection, apportion, copy_piece, find_duplicates, likeness
 from nemotron.data.shards import Merge, Shard, sync
-from nemotron.data.workers import cores, run_tasks
+from nemotron.data.workers import cores, keep_memory, run_tasks
 from nemotron.errors import ConfigError, DataError, OutputError
 from nemotron.runs.atomic import output_errors, write_atomic
 
-BLOCK_BYTES = 8 << 20
+_LEAST_BLOCK, _BLOCK = 1 << 20, 8 << 20
 _CELL_BYTES = 2 << 20
 _MOST_PIECES = 2048
 WORK = ".rl_prep"
@@ -53,8 +53,8 @@ class Result:
     warnings: tuple[str, ...]
 
 
-def prepare(config: DataPrepConfig, *, progress: Stage = lambda *_: None, block_bytes: int = BLOCK_BYTES) -> Result:
-    """Prepare a data set as ``config`` says.
+def prepare(config: DataPrepConfig, *, progress: Stage = lambda *_: None, block_bytes: int = 0) -> Result:
+    """Prepare a data set as ``config`` says. Files are read in blocks of ``block_bytes``; 0 chooses by their size.
 
     Raises:
         DataError: a source is missing or broken, or too many rows are rejected. OutputError: it cannot be written.
@@ -102,7 +102,9 @@ class _Job:
         total = sum(stamp[0] for stamp in stamps)
         shares = split_shares(config, self.sources)
         splits = split_names(shares, self.sources)
-        self.block_bytes = max(self.block_bytes, total // _MOST_PIECES)
+        if not self.block_bytes:
+            self.block_bytes = max(_LEAST_BLOCK, min(_BLOCK, total // 64), total // _MOST_PIECES)
+        keep_memory()
         grid = Grid(len(splits), min(14, max(6, (total // _CELL_BYTES).bit_length())))
         plan = self._plan_hash(stamps, grid, splits)
         ready = self._ready(plan)

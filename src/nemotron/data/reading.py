@@ -12,7 +12,7 @@ import numpy as np
 
 from nemotron.data.blend import SourceFile
 from nemotron.data.lines import Block, read_range, read_stream, unreadable
-from nemotron.data.normal import line_hashes, mixed, text_hashes
+from nemotron.data.normal import exact_hashes, line_hashes, mixed, text_hashes
 from nemotron.data.pieces import KEY_BITS, Grid, Piece, PieceInfo, PieceRows, write_piece
 from nemotron.data.scan import SHOWN_BYTES, PlaceholdersFound, Reject, Resolve, Scanned, Scanner
 from nemotron.data.workers import Step
@@ -146,7 +146,7 @@ class Pass:
         prompts = text_hashes(found.prompts)
         texts = prompts
         if any(found.answers):
-            texts = prompts + mixed(text_hashes([answers or "" for answers in found.answers]), self.seed)
+            texts = prompts + mixed(exact_hashes([answers or "" for answers in found.answers]), self.seed)
         if isinstance(split, int):
             numbers = np.full(len(found.lines), split, dtype=np.uint64)
         else:

@@ -229,7 +229,8 @@ def _write(path: Path, rows: Sequence[Encoded], encoder: Encoder, *, dense: bool
             for i, row in enumerate(ids):
                 padded[i, : len(row)] = row
             tensors[f"{side}_padded"] = padded
-    write_atomic(path, save(tensors, metadata={"format": "nemotron-tokens-1", "pad_id": str(encoder.pad_id)}))
+    # One entry only: safetensors writes several in random order, and the same rows must give the same bytes.
+    write_atomic(path, save(tensors, metadata={"format": "nemotron-tokens-1"}))
     tokens = int(sum(row.length for row in rows))
     return {
         "path": path.name,

@@ -1,4 +1,4 @@
-"""Hub data sets from a mirror on the loopback interface, through huggingface_hub itself; placeholders that need them."""
+"""Hub data sets from a mirror on the loopback interface, through huggingface_hub itself; placeholders."""
 
 from __future__ import annotations
 
@@ -193,8 +193,9 @@ def original(i: int) -> dict[str, Any]:
 
 def test_placeholders_are_filled_from_a_pinned_data_set(mirror: Mirror, tmp_path: Path) -> None:
     mirror.repos["org/math"] = {"data/train.jsonl": jsonl([original(i) for i in range(50)])}
+    template = b'{"prefix": "Solve: ", "suffix": " Box it.\\n"}'
     rows: list[Any] = [
-        b'{"dataset": "wrapped", "_hf_placeholder": {"row": 7, "question_template": {"prefix": "Solve: ", "suffix": " Box it.\\n"}}, "p": 0.50}',
+        b'{"dataset": "wrapped", "p": 0.50, "_hf_placeholder": {"row": 7, "question_template": ' + template + b"}}",
         {
             "dataset": "plain",
             "_hf_placeholder": {"row": 3, "question_template": "Q: {question}"},

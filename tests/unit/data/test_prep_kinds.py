@@ -34,7 +34,8 @@ def test_documented_pair(tmp_path: Path) -> None:
     "blend",
     [
         'model.data.data_prefix: {train: ["prompts.jsonl"], validation: ["val_prompts.jsonl"]}',
-        'model: {data: {data_prefix: {train: ["prompts.jsonl"], validation: ["val_prompts.jsonl"], test: ["val_prompts.jsonl"]}}}',
+        'model: {data: {data_prefix: {train: ["prompts.jsonl"], '
+        'validation: ["val_prompts.jsonl"], test: ["val_prompts.jsonl"]}}}',
     ],
 )
 def test_documented_data_prefix(tmp_path: Path, blend: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,14 @@ def test_a_weight_is_an_exact_number_of_rows(tmp_path: Path, weight: float, expe
     counts = Counter(row["id"] for row in rows_of(result))
     mine = {i: count for i, count in counts.items() if i < 100}
     assert sum(mine.values()) == expected
-    assert max(mine.values()) - min(mine[i] if i in mine else 0 for i in range(40)) <= 1
+    assert max(mine.values()) - min(mine.get(i, 0) for i in range(40)) <= 1
     assert all(counts[i] == 1 for i in range(100, 130))
 
 
 def test_copies_of_a_row_do_not_stand_side_by_side(tmp_path: Path) -> None:
     blend = {"datasets": [{"path": str(write_rows(tmp_path / "a.jsonl", prompts(400))), "weight": 2}]}
     ids = [row["id"] for row in rows_of(run(tmp_path / "out", blend, split={"shares": {}}))]
-    assert sum(a == b for a, b in zip(ids, ids[1:], strict=False)) < 10
+    assert sum(a == b for a, b in pairwise(ids)) < 10
 
 
 def test_shares_of_max_rows(tmp_path: Path) -> None:

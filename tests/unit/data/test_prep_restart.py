@@ -106,7 +106,8 @@ def test_a_full_disk_is_said_and_leaves_no_manifest(tmp_path: Path, limit: int, 
     _, errors = process.communicate()
     assert process.returncode == 1
     last = errors.decode().strip().splitlines()[-1]
-    assert last.startswith("nemotron.errors.OutputError: cannot write") and stage_of(last) == stage
+    assert last.startswith("nemotron.errors.OutputError: cannot write")
+    assert stage_of(last) == stage
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert not list((tmp_path / "out").rglob("*.tmp"))
     assert start(settings).wait() == 0

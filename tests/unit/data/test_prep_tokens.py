@@ -16,7 +16,8 @@ from nemotron.errors import ArtifactError, DataError
 from nemotron.rl.tokenized import TokenizedDataset
 
 WORDS = [*"abcdefghij", "<pad>", "<eos>", "user", "assistant", ":"]
-CHAT = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+TURNS = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}"
+CHAT = TURNS + "{% if add_generation_prompt %}assistant : {% endif %}"
 
 
 @pytest.fixture(scope="session")
