@@ -32,7 +32,7 @@ from nemotron.data.workers import cores, keep_memory, run_tasks
 from nemotron.errors import ConfigError, DataError, OutputError
 from nemotron.runs.atomic import output_errors, write_atomic
 
-_LEAST_BLOCK, _BLOCK = 1 << 20, 8 << 20
+_BLOCK_BYTES = 4 << 20
 _CELL_BYTES = 2 << 20
 _MOST_PIECES = 2048
 WORK = ".rl_prep"
@@ -103,7 +103,7 @@ class _Job:
         shares = split_shares(config, self.sources)
         splits = split_names(shares, self.sources)
         if not self.block_bytes:
-            self.block_bytes = max(_LEAST_BLOCK, min(_BLOCK, total // 64), total // _MOST_PIECES)
+            self.block_bytes = max(_BLOCK_BYTES, total // _MOST_PIECES)
         keep_memory()
         grid = Grid(len(splits), min(14, max(6, (total // _CELL_BYTES).bit_length())))
         plan = self._plan_hash(stamps, grid, splits)
