@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.data.blend import Dataset, SourceFile, expand, read_blend
-from nemotron.data.prepare import split_names, split_shares
+from nemotron.data.splits import split_names, split_shares
 from nemotron.errors import ConfigError, DataError, Finding, NemotronError, NotAvailableError, Origin, OutputError
 
 OriginOf = Callable[[str], Origin | None]

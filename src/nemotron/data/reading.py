@@ -269,6 +269,11 @@ def piece_name(source: int, part: int, copy: int = 0) -> str:
     return f"{source:05d}-{part:06d}-{copy:03d}.piece"
 
 
+def piece_copy(name: str) -> int:
+    """Which copy of the rows a piece of this name holds."""
+    return int(name.removesuffix(".piece").rpartition("-")[2])
+
+
 def wanted_sources(folder: Path) -> set[int]:
     """Sources that were marked; the marks are taken away."""
     found = set()

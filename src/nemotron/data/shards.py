@@ -95,15 +95,20 @@ class Merge:
                 raise
         write_atomic(self.receipts / f"{task.name}.json", orjson.dumps(asdict(shard)))
 
-    def finished(self, task: ShardTask) -> Shard | None:
-        """The shard as an earlier attempt left it, if its file is still what was written."""
+    def receipt(self, task: ShardTask) -> Shard | None:
+        """The shard as it was written, if its file is there in that size."""
         path, receipt = self.folder / task.name, self.receipts / f"{task.name}.json"
         try:
             shard = Shard(**orjson.loads(receipt.read_bytes()))
-            same = path.stat().st_size == shard.bytes and file_sha256(path) == shard.sha256
+            same = path.stat().st_size == shard.bytes
         except (OSError, ValueError, TypeError):
             return None
         return shard if same and shard.rows == task.last - task.first else None
+
+    def finished(self, task: ShardTask) -> Shard | None:
+        """The shard as an earlier attempt left it, if its content is still what was written."""
+        shard = self.receipt(task)
+        return shard if shard and file_sha256(self.folder / task.name) == shard.sha256 else None
 
     def _group_rows(self, counts: Counts) -> int:
         data = sum(piece.data_bytes for piece in self.selection.pieces)

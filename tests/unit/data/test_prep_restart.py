@@ -121,10 +121,10 @@ def stage_of(message: str) -> str:
 def test_two_preparations_of_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    from nemotron.data import prepare
+    from nemotron.data import prepare, workspace
 
     (tmp_path / "out" / ".rl_prep").mkdir(parents=True)
-    monkeypatch.setattr(prepare, "LOCK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(workspace, "LOCK_PATIENCE_S", 0.1)
     with open(tmp_path / "out" / ".rl_prep" / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(OutputError, match="another run prepares data"):
