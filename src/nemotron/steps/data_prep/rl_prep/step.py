@@ -48,8 +48,10 @@ def describe(config: DataPrepConfig) -> tuple[tuple[Process, ...], tuple[FileRef
             # A plan opens no connection.
             inputs.append(FileRef(f"{dataset.split or 'all'} rows", key, dataset.path, "Hugging Face hub"))
             continue
-        for source in expand(dataset):
-            inputs.append(FileRef(f"{source.split or 'all'} rows", key, source.label, f"{size_of(source):,} bytes"))
+        files = expand(dataset)
+        inputs += [
+            FileRef(f"{file.split or 'all'} rows", key, file.label, f"{size_of(file):,} bytes") for file in files
+        ]
     output = Path(config.output_dir)
     outputs = (
         FileRef("shards", "output_dir", str(output), f"{config.num_shards_per_split} per split"),
