@@ -108,6 +108,7 @@ class Scanner:
         keep, keep_index = found.lines.append, found.index.append
         keep_prompt, keep_answers = found.prompts.append, found.answers.append
         counts: dict[Form, int] = {}
+        keep_rows = self.keep_rows
         for index, line in enumerate(lines):
             try:
                 row = loads(line)
@@ -130,7 +131,7 @@ class Scanner:
             keep_prompt(prompt)
             keep_answers(answers)
             counts[form] = counts.get(form, 0) + 1
-            if self.keep_rows:
+            if keep_rows:
                 found.rows.append(orjson.loads(line) if form.rewrite is not None else row)
         for form, count in counts.items():
             found.kinds[form.kind] = found.kinds.get(form.kind, 0) + count
