@@ -212,7 +212,7 @@ def likeness(pieces: Sequence[Piece], rows: int, *, splits_can_share: bool) -> d
     Hashes are looked at one range at a time, so memory does not grow with the data. ``splits_can_share`` is False where
     the split follows from the prompt.
     """
-    passes = max(1, -(-rows // (1 << 20)))
+    passes = max(1, -(-rows // (1 << 18)))
     bits = max(0, (passes - 1).bit_length())
     texts = prompts = shared = 0
     for part in range(1 << bits):
