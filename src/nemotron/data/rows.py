@@ -1,7 +1,8 @@
 """Prompt rows: read JSONL line by line, nothing skipped in silence. No torch here.
 
-A row carries its prompt in one of three forms (DESIGN section 8): NeMo-Gym's ``responses_create_params.input``,
-``messages``, or ``prompt``. Every other field stays with the row unchanged.
+A row carries its prompt in one of these forms (DESIGN section 8): NeMo-Gym's ``responses_create_params.input``,
+``messages``, ``prompt`` or ``text``. Every other field stays with the row unchanged. Files may be compressed, as the
+shards of a manifest may be.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 from nemotron.errors import DataError, Origin
 
 Message = dict[str, str]
+
+_BLOCK_BYTES = 1 << 20
+_LONGEST_LINE = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +49,32 @@ def read_prompts(path: Path) -> Iterator[PromptRow]:
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Stream ``(1-based line number, object)`` of a JSONL file.
+    """Stream ``(1-based line number, object)`` of a file: ``.jsonl``, ``.jsonl.gz`` or ``.jsonl.zst``.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8, or a line is not a JSON object.
+        DataError: the file cannot be read, is damaged or not UTF-8, or a line is not a JSON object.
     """
+    for number, line in read_lines(path):
+        if line.strip():
+            yield number, _parse(path, number, line)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Stream ``(1-based line number, line)`` of a plain or compressed file.
+
+    Raises:
+        DataError: the file cannot be read or is damaged.
+    """
+    if path.name.endswith((".gz", ".zst")):
+        # Only here: plain files need none of the packages for data preparation.
+        from nemotron.data.lines import read_stream
+
+        for block in read_stream(path, _BLOCK_BYTES, _LONGEST_LINE):
+            yield from enumerate(block.lines, start=block.first_line or 1)
+        return
     try:
         with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _parse(path, number, line)
+            yield from enumerate(lines, start=1)
     except OSError as error:
         raise DataError(
             f"cannot read data file `{path}`: {error.strerror}", hint="check `data.train.data_path` and friends"
@@ -69,13 +89,16 @@ def prompt_row(path: Path, number: int, fields: dict[str, Any]) -> PromptRow:
     """
     origin = Origin(str(path), line=number)
     params = fields.get("responses_create_params")
-    source = params.get("input") if isinstance(params, dict) else fields.get("messages", fields.get("prompt"))
+    if isinstance(params, dict):
+        source = params.get("input")
+    else:
+        source = next((fields[name] for name in ("messages", "prompt", "text") if name in fields), None)
     if isinstance(source, str):
         source = [{"role": "user", "content": source}]
     if not isinstance(source, list) or not source:
         raise DataError(
             "row has no prompt",
-            hint="give `responses_create_params.input`, `messages` or `prompt`",
+            hint="give `responses_create_params.input`, `messages`, `prompt` or `text`",
             origin=origin,
         )
     principle = fields.get("principle")

@@ -1,0 +1,98 @@
+"""The files that NeMo-Aligner reads: prompts as ``text`` lines, pairs as alternating ``text`` lines, preferred first.
+
+Conversations are written as its preparation script for Anthropic-HH does: ``User: ...`` and ``Assistant: ...``, turns
+joined by a blank line, a prompt ending in ``Assistant:``. A ``text`` row is taken to be in its final form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from nemotron.data.kinds import Row
+from nemotron.data.manifest import file_sha256
+from nemotron.data.pairs import Example, Message, as_messages, content_text, example
+from nemotron.data.rows import read_lines
+from nemotron.data.shards import Shard
+from nemotron.runs.atomic import output_errors
+
+_SPEAKERS = {"user": "User", "assistant": "Assistant", "system": "System"}
+_ANSWER_STARTS = ("Assistant:", "<extra_id_1>Assistant\n")
+
+
+def write_aligner_files(folder: Path, splits: Mapping[str, Sequence[Shard]]) -> dict[str, list[dict[str, Any]]]:
+    """Write ``SPLIT_prompts.jsonl`` and, for pairs, ``SPLIT_comparisons.jsonl``; returns their manifest entries.
+
+    Raises:
+        OutputError: they cannot be written. RejectedRow: a message holds no text.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for split, shards in splits.items():
+        paths = [folder / shard.path for shard in shards]
+        if not paths:
+            continue
+        files = [_write(folder / f"{split}_prompts.jsonl", _prompt_lines(paths))]
+        if _has_pairs(paths):
+            files.append(_write(folder / f"{split}_comparisons.jsonl", _comparison_lines(paths)))
+        found[split] = files
+    return found
+
+
+def rows_of(paths: Sequence[Path]) -> Iterator[Row]:
+    """Every row of some shards."""
+    for path in paths:
+        for _, line in read_lines(path):
+            yield orjson.loads(line)
+
+
+def prompt_text(found: Example, row: Row) -> str:
+    """The prompt as NeMo-Aligner's rollouts continue it."""
+    if isinstance(found.prompt, str) and ("text" in row or found.prompt.endswith(_ANSWER_STARTS)):
+        return found.prompt
+    return f"{_turns(as_messages(found.prompt))}\n\nAssistant:"
+
+
+def _turns(messages: Sequence[Message]) -> str:
+    return "\n\n".join(f"{_SPEAKERS.get(m['role'], m['role'])}: {content_text(m)}" for m in messages)
+
+
+def _with_answer(prompt: str, answer: Sequence[Message]) -> str:
+    text = "\n\n".join(content_text(message) for message in answer)
+    return f"{prompt} {text}" if prompt.endswith("Assistant:") else f"{prompt}{text}"
+
+
+def _has_pairs(paths: Sequence[Path]) -> bool:
+    return any(example(row).chosen for row in rows_of(paths[:1]))
+
+
+def _prompt_lines(paths: Sequence[Path]) -> Iterator[str]:
+    for row in rows_of(paths):
+        yield prompt_text(example(row), row)
+
+
+def _comparison_lines(paths: Sequence[Path]) -> Iterator[str]:
+    for row in rows_of(paths):
+        found = example(row)
+        if found.chosen and found.rejected:
+            prompt = prompt_text(found, row)
+            yield _with_answer(prompt, found.chosen)
+            yield _with_answer(prompt, found.rejected)
+
+
+def _write(path: Path, texts: Iterator[str]) -> dict[str, Any]:
+    draft = path.with_name(f".{path.name}.tmp")
+    rows = 0
+    with output_errors(path):
+        try:
+            with open(draft, "wb") as file:
+                for text in texts:
+                    file.write(orjson.dumps({"text": text}) + b"\n")
+                    rows += 1
+            draft.replace(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    return {"path": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": file_sha256(path)}

@@ -1,0 +1,163 @@
+"""Run independent tasks on this process and forked helpers. Tasks leave results in files, so nothing is sent back.
+
+The calling process works as well: two processes are this one and one more, which keeps memory and start-up small.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from nemotron.errors import NemotronError, OutputError
+
+T = TypeVar("T")
+Step = Callable[[int, int], None]
+"""Called with rows and bytes done since the last call."""
+Work = Callable[[T, Step], None]
+Progress = Callable[[int, int], None]
+"""Called with rows and bytes done so far, by all processes."""
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+class _Shared:
+    """Counters that all processes see."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self.next = context.Value("q", 0)
+        self.rows = context.Value("q", 0)
+        self.bytes = context.Value("q", 0)
+        self.failed = context.Value("b", 0)
+
+    def take(self) -> int:
+        with self.next.get_lock():
+            index = int(self.next.value)
+            self.next.value = index + 1
+        return index
+
+    def add(self, rows: int, size: int) -> None:
+        with self.rows.get_lock():
+            self.rows.value += rows
+            self.bytes.value += size
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep what is freed: blocks of one size come and go, and fresh pages cost a quarter of the time."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def run_tasks(tasks: Sequence[T], work: Work[T], *, processes: int, progress: Progress) -> None:
+    """Do every task once, in any order.
+
+    Raises:
+        NemotronError: the first error of any task; the other processes stop after the task they are in.
+    """
+    processes = min(processes, len(tasks)) if hasattr(os, "fork") else 1
+    if processes <= 1:
+        _run_alone(tasks, work, progress)
+        return
+    shared = _Shared()
+    context = multiprocessing.get_context("fork")
+    helpers = []
+    for _ in range(processes - 1):
+        receiving, sending = context.Pipe(duplex=False)
+        sys.stderr.flush()
+        helper = context.Process(target=_helper, args=(tasks, work, shared, sending, os.getpid()), daemon=True)
+        helper.start()
+        sending.close()
+        helpers.append((helper, receiving))
+    error: BaseException | None = None
+    try:
+        _loop(tasks, work, shared, lambda: progress(int(shared.rows.value), int(shared.bytes.value)))
+    except BaseException as own:  # noqa: BLE001 - raised again once the helpers have stopped
+        shared.failed.value = 1
+        error = own
+    for helper, receiving in helpers:
+        theirs = _result(receiving)
+        helper.join()
+        error = error or theirs
+    if error is not None:
+        raise error
+    progress(int(shared.rows.value), int(shared.bytes.value))
+
+
+def _run_alone(tasks: Sequence[T], work: Work[T], progress: Progress) -> None:
+    done = [0, 0]
+
+    def step(rows: int, size: int) -> None:
+        done[0] += rows
+        done[1] += size
+        progress(done[0], done[1])
+
+    for task in tasks:
+        work(task, step)
+
+
+def _loop(tasks: Sequence[T], work: Work[T], shared: _Shared, tick: Callable[[], None]) -> None:
+    def step(rows: int, size: int) -> None:
+        shared.add(rows, size)
+        tick()
+
+    while not shared.failed.value and (index := shared.take()) < len(tasks):
+        work(tasks[index], step)
+
+
+def _helper(tasks: Sequence[Any], work: Work[Any], shared: _Shared, sending: Connection, parent: int) -> None:
+    """Life of a helper process: an error is sent to the parent, whose death ends the work."""
+
+    def alive() -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    result: BaseException | None = None
+    try:
+        _loop(tasks, work, shared, alive)
+    except KeyboardInterrupt:
+        result = KeyboardInterrupt()
+    except NemotronError as error:
+        result = error
+    except BaseException as error:  # noqa: BLE001
+        # Supervision: the parent must hear of whatever ended this process.
+        result = RuntimeError(f"{type(error).__name__}: {error}")
+    if result is not None:
+        shared.failed.value = 1
+    sending.send_bytes(_packed(result))
+    sending.close()
+    # Without the parent's own exit handlers and buffered output.
+    os._exit(0)
+
+
+def _packed(error: BaseException | None) -> bytes:
+    if isinstance(error, NemotronError):
+        return pickle.dumps((type(error), error.message, error.hint, error.origin))
+    return pickle.dumps((type(error), str(error), None, None) if error is not None else None)
+
+
+def _result(receiving: Connection) -> BaseException | None:
+    try:
+        packed = pickle.loads(receiving.recv_bytes())
+    except EOFError:
+        return OutputError(
+            "a helper process ended unexpectedly", hint="most likely memory ran out: set `num_processes=1`"
+        )
+    if packed is None:
+        return None
+    kind, message, hint, origin = packed
+    error: BaseException = kind(message, hint=hint, origin=origin) if issubclass(kind, NemotronError) else kind(message)
+    return error
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,166 @@
+"""The output folder and the working state in it: who may write, what is there already, what an attempt left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from nemotron.data.manifest import read_manifest, resolve_manifest
+from nemotron.errors import DataError, OutputError
+from nemotron.runs.atomic import output_errors, write_atomic
+
+WORK = ".rl_prep"
+LOCK_PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An output folder, and the work folder of one plan in it.
+
+    ``plan`` is a hash of all that decides what work files hold; those of another plan are of no use.
+    """
+
+    output: Path
+    plan: str
+
+    @property
+    def manifest(self) -> Path:
+        """Where the manifest goes."""
+        return self.output / "manifest.json"
+
+    @property
+    def folder(self) -> Path:
+        """Work files of this plan."""
+        return self.output / WORK / self.plan
+
+    @property
+    def pieces(self) -> Path:
+        """Pieces of the first pass."""
+        return self.folder / "pieces"
+
+    @property
+    def receipts(self) -> Path:
+        """Receipts of finished shards."""
+        return self.folder / "shards"
+
+    def ready(self) -> dict[str, Any] | None:
+        """The manifest, when exactly this output is there already.
+
+        Raises:
+            OutputError: the folder holds another data set.
+        """
+        if not self.manifest.exists():
+            return None
+        try:
+            same = orjson.loads((self.output / WORK / "state.json").read_bytes())["plan"] == self.plan
+        except (OSError, ValueError, KeyError):
+            same = False
+        if not same:
+            raise OutputError(
+                f"`{self.output}` holds another data set, or one of other input or config",
+                hint="set `force=true` to replace it, or choose another `output_dir`",
+            )
+        try:
+            resolve_manifest(self.manifest)
+        except DataError:
+            # A shard is missing or was changed: it is made again.
+            return None
+        return read_manifest(self.manifest)
+
+    def start(self, *, afresh: bool) -> None:
+        """Make the work folders; what other plans left (or all, when ``afresh``) goes, an old manifest first.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with output_errors(self.output):
+            if self.manifest.exists():
+                old = _listed_files(self.manifest)
+                # Never may a manifest name shards that are not there.
+                self.manifest.unlink()
+                for name in old:
+                    (self.output / name).unlink(missing_ok=True)
+            for folder in (self.output / WORK).iterdir():
+                if folder.is_dir() and (folder != self.folder or afresh):
+                    for receipt in folder.glob("shards/*.json"):
+                        (self.output / receipt.stem).unlink(missing_ok=True)
+                    shutil.rmtree(folder)
+            for draft in self.output.glob(".*.tmp"):
+                draft.unlink()
+            self.pieces.mkdir(parents=True, exist_ok=True)
+            self.receipts.mkdir(exist_ok=True)
+
+    def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Write the manifest, after which the work files go; returns it as it reads.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_atomic(self.manifest, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+        write_atomic(self.output / WORK / "state.json", orjson.dumps({"plan": self.plan}))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return read_manifest(self.manifest)
+
+
+def _listed_files(manifest: Path) -> list[str]:
+    """Files that a manifest names, as long as they are plain names beside it."""
+    try:
+        value = read_manifest(manifest)
+    except DataError:
+        return []
+    names = [value.get("rejects", {}).get("path", "")]
+    for split in value["splits"].values():
+        for entry in split.values():
+            if isinstance(entry, list):
+                names += [item.get("path", "") for item in entry if isinstance(item, dict)]
+    return [name for name in names if name and "/" not in name]
+
+
+def allow_files(wanted: int) -> None:
+    """Every piece stays open while the pieces are merged."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """One run at a time in an output folder; helpers of a run that was killed may need a moment to notice.
+
+    Raises:
+        OutputError: another run writes to this folder.
+    """
+    path = output / WORK / "lock"
+    with output_errors(output):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while not _try_lock(fd):
+            if time.monotonic() > deadline:
+                hint = "wait for it, or choose another `output_dir`"
+                raise OutputError(f"another run prepares data in `{output}`", hint=hint)
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""What the command does for this step: check before the start, describe, run. The work is in :mod:`nemotron.data`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemotron.compile.describe import FileRef, Process
+from nemotron.config.schema.data_prep import DataPrepConfig
+from nemotron.errors import Finding, NotAvailableError
+
+if TYPE_CHECKING:
+    from nemotron.config.layers import Resolved
+    from nemotron.data.prepare import Result
+    from nemotron.runs.folder import RunFolder
+
+_PACKAGES = ("orjson", "xxhash", "numpy")
+"""Packages without which nothing of this can be imported; the functions below import the rest when they are called."""
+
+
+def check(config: DataPrepConfig, resolved: Resolved) -> Iterable[Finding]:
+    """Everything that can be known before rows are read: blend, sources, shares, output folder, packages."""
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        message = f"data preparation needs the packages {', '.join(missing)}"
+        hint = "pip install 'nemotron[data]'"
+        return [Finding("error", "package-missing", message, hint=hint, exit_code=NotAvailableError.exit_code)]
+    from nemotron.data.checks import check_config
+
+    return check_config(config, resolved.origin)
+
+
+def describe(config: DataPrepConfig) -> tuple[tuple[Process, ...], tuple[FileRef, ...], tuple[FileRef, ...]]:
+    """Processes, inputs and outputs of the plan; called when :func:`check` found no error."""
+    from nemotron.data.blend import expand, read_blend
+    from nemotron.data.prepare import processes_of
+    from nemotron.data.reading import size_of
+
+    helpers = processes_of(config) - 1
+    extra = f" and {helpers} helper{'s' if helpers > 1 else ''}" if helpers else ""
+    key = "blend_path" if config.blend_path else "blend"
+    inputs = []
+    for dataset in read_blend(config.blend_path or (config.blend.model_dump() if config.blend else {})):
+        if dataset.path.startswith("hf://"):
+            # A plan opens no connection.
+            inputs.append(FileRef(f"{dataset.split or 'all'} rows", key, dataset.path, "Hugging Face hub"))
+            continue
+        files = expand(dataset)
+        inputs += [
+            FileRef(f"{file.split or 'all'} rows", key, file.label, f"{size_of(file):,} bytes") for file in files
+        ]
+    output = Path(config.output_dir)
+    outputs = (
+        FileRef("shards", "output_dir", str(output), f"{config.num_shards_per_split} per split"),
+        FileRef("manifest", None, str(output / "manifest.json"), "every shard with rows, bytes, SHA-256; every source"),
+        FileRef("rejects", None, str(output / "rejects.jsonl"), "every line that is not used, with its reason"),
+    )
+    return (Process("data", f"this process{extra}: read, check, sort, write"),), tuple(inputs), outputs
+
+
+def run(run: RunFolder, config: DataPrepConfig, secrets: Mapping[str, str]) -> None:
+    """Prepare the data; the summary goes to stderr, the manifest's path to stdout.
+
+    Raises:
+        DataError: rows or sources that cannot be used. OutputError: the output cannot be written.
+    """
+    from nemotron.data.prepare import prepare
+    from nemotron.data.progress import ProgressBar
+
+    run.write_status(state="running")
+    with ProgressBar() as bar:
+        result = prepare(config, progress=bar.update)
+    for line in summary(result):
+        print(line, file=sys.stderr)
+    print(result.path)
+    run.write_status(state="finished", exit_code=0)
+
+
+def summary(result: Result) -> list[str]:
+    """The result in a few lines."""
+    manifest = result.manifest
+    found = [f"warning: {text}" for text in result.warnings]
+    if not result.fresh:
+        found.append("nothing to do: this data set is there already, whole and from the same input and config")
+    for name, split in manifest["splits"].items():
+        found.append(f"{name}: {split['rows']:,} rows in {len(split['shards'])} shards")
+    rejects, duplicates = manifest["rejects"], manifest["duplicates"]
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejects["by_reason"].items())
+    found.append(f"rejected: {rejects['total']:,}" + (f" ({reasons})" if reasons else ""))
+    alike = f"duplicates: {duplicates['exact']:,} exact, {duplicates['near']:,} near"
+    found.append(f"{alike}; {duplicates['prompts']:,} repeated prompts")
+    return found

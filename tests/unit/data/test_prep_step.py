@@ -1,0 +1,59 @@
+"""The step as the command sees it: checks before the start, the description, the run on the shipped tiny world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prep_data import config, prompts, write_rows
+
+from nemotron.config.layers import Resolved
+from nemotron.data.manifest import resolve_manifest
+from nemotron.data.rows import read_prompts
+from nemotron.runs.folder import RunFolder
+from nemotron.steps.data_prep.rl_prep import step
+
+NOWHERE = Resolved(values={}, raw={}, origins={}, files=())
+
+
+def findings(tmp_path: Path, source: Any, **changes: Any) -> list[tuple[str, int]]:
+    found = step.check(config(tmp_path / "out", source, **changes), NOWHERE)
+    return [(finding.name, finding.exit_code) for finding in found]
+
+
+def test_checks_before_the_start(tmp_path: Path) -> None:
+    good = write_rows(tmp_path / "in.jsonl", prompts(3))
+    assert findings(tmp_path, good) == []
+    assert findings(tmp_path, tmp_path / "none.jsonl") == [("source-missing", 5)]
+    assert findings(tmp_path, {"datasets": [{"path": "a", "wieght": 1}]}) == [("blend-broken", 5)]
+    assert findings(tmp_path, good, split={"mode": "hash", "shares": {"test": 1.0}}) == [("split-shares", 3)]
+    assert findings(tmp_path, good, weights="shares") == [("shares-without-rows", 3)]
+    assert findings(tmp_path, good, blend={"train": [str(good)]}) == [("blend-broken", 3)]
+    assert findings(tmp_path, good, output_dir=str(tmp_path)) == [("output-folder", 5)]
+    assert findings(tmp_path, good, output_dir=str(good)) == [("output-folder", 8), ("output-folder", 5)]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_opens_no_connection(tmp_path: Path) -> None:
+    settings = config(tmp_path / "out", {"datasets": [{"path": "hf://org/name@main"}]})
+    assert list(step.check(settings, NOWHERE)) == []
+    processes, inputs, outputs = step.describe(settings)
+    assert [file.path for file in inputs] == ["hf://org/name@main"]
+    assert [process.role for process in processes] == ["data"]
+    assert [file.role for file in outputs] == ["shards", "manifest", "rejects"]
+
+
+def test_the_run_prints_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [*prompts(30), b"broken"])
+    settings = config(tmp_path / "out", source, num_shards_per_split=2)
+    run = RunFolder.create(tmp_path / "runs", step="data_prep/rl_prep", config_name="test", job={})
+    step.run(run, settings, {})
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'out' / 'manifest.json'}\n"
+    assert "rejected: 1 (1 not-json)" in said.err
+    assert run.status().state == "finished"
+    shards = resolve_manifest(Path(said.out.strip()))
+    assert sum(len(list(read_prompts(path))) for paths in shards.values() for path in paths) == 30
+    step.run(run, settings, {})
+    assert "nothing to do" in capsys.readouterr().err
