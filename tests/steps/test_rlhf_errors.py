@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 from commands import Result, command, kill_when, only_run, run, run_command, steps_logged
 from scripted_judge import Scripted
@@ -73,13 +74,19 @@ def test_optimizer_that_torch_does_not_have(tmp_path: Path, snapshot: SnapshotAs
     assert readable(result, tmp_path) == snapshot
 
 
-def test_damaged_policy(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    source = Path(nemotron.__file__).parent / "assets" / "tiny_world" / "policy"
-    damaged = tmp_path / "policy"
-    shutil.copytree(source, damaged)
-    content = (damaged / "model.safetensors").read_bytes()
-    (damaged / "model.safetensors").write_bytes(content[: len(content) // 2])
-    result = run(tmp_path / "runs", *QUICK, f"policy.model_name={damaged}")
+DAMAGED = {
+    "policy": ("policy/model.safetensors", ("~policy.pretrained_checkpoint", "policy.model_name={}")),
+    "policy_megatron": ("policy_megatron/iter_0000000/__0_0.distcp", ("policy.pretrained_checkpoint.path={}",)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_policy(name: str, tmp_path: Path, snapshot: SnapshotAssertion) -> None:
+    file, words = DAMAGED[name]
+    shutil.copytree(Path(nemotron.__file__).parent / "assets" / "tiny_world" / name, tmp_path / name)
+    content = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(content[: len(content) // 2])
+    result = run(tmp_path / "runs", *QUICK, *(word.format(tmp_path / name) for word in words))
     assert readable(result, tmp_path) == snapshot
 
 
