@@ -47,13 +47,15 @@ def test_a_plan_opens_no_connection(tmp_path: Path) -> None:
 def test_the_run_prints_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_rows(tmp_path / "in.jsonl", [*prompts(30), b"broken"])
     settings = config(tmp_path / "out", source, num_shards_per_split=2)
-    run = RunFolder.create(tmp_path / "runs", step="data_prep/rl_prep", config_name="test", job={})
-    step.run(run, settings, {})
+    run = RunFolder.create(
+        tmp_path / "runs", step="data_prep/rl_prep", config_name="test", job={"config": settings.model_dump()}
+    )
+    step.run(run, {})
     said = capsys.readouterr()
     assert said.out == f"{tmp_path / 'out' / 'manifest.json'}\n"
     assert "rejected: 1 (1 not-json)" in said.err
     assert run.status().state == "finished"
     shards = resolve_manifest(Path(said.out.strip()))
     assert sum(len(list(read_prompts(path))) for paths in shards.values() for path in paths) == 30
-    step.run(run, settings, {})
+    step.run(run, {})
     assert "nothing to do" in capsys.readouterr().err

@@ -9,16 +9,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemotron.compile.describe import FileRef, Process
+from nemotron.compile.plan import Preflight
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.errors import Finding, NotAvailableError
 
 if TYPE_CHECKING:
+    from nemotron.compile.plan import Surroundings
     from nemotron.config.layers import Resolved
     from nemotron.data.prepare import Result
     from nemotron.runs.folder import RunFolder
 
 _PACKAGES = ("orjson", "xxhash", "numpy")
 """Packages without which nothing of this can be imported; the functions below import the rest when they are called."""
+
+
+_WHERE = "plain Python in this process"
+
+
+def preflight(config: DataPrepConfig, resolved: Resolved, where: Surroundings) -> Preflight:
+    """Check the blend and its sources, then say what would be read and written."""
+    findings = tuple(check(config, resolved))
+    if any(finding.severity == "error" for finding in findings):
+        return Preflight(engine="local", engine_reason=_WHERE, findings=findings)
+    processes, inputs, outputs = describe(config)
+    return Preflight(
+        engine="local",
+        engine_reason=_WHERE,
+        findings=findings,
+        processes=processes,
+        inputs=inputs,
+        outputs=outputs,
+    )
 
 
 def check(config: DataPrepConfig, resolved: Resolved) -> Iterable[Finding]:
@@ -61,7 +82,7 @@ def describe(config: DataPrepConfig) -> tuple[tuple[Process, ...], tuple[FileRef
     return (Process("data", f"this process{extra}: read, check, sort, write"),), tuple(inputs), outputs
 
 
-def run(run: RunFolder, config: DataPrepConfig, secrets: Mapping[str, str]) -> None:
+def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
     """Prepare the data; the summary goes to stderr, the manifest's path to stdout.
 
     Raises:
@@ -70,6 +91,7 @@ def run(run: RunFolder, config: DataPrepConfig, secrets: Mapping[str, str]) -> N
     from nemotron.data.prepare import prepare
     from nemotron.data.progress import ProgressBar
 
+    config = DataPrepConfig.model_validate(run.job()["config"])
     run.write_status(state="running")
     with ProgressBar() as bar:
         result = prepare(config, progress=bar.update)
