@@ -34,7 +34,7 @@ def test_a_folder_is_no_data_file(compiled: Compile, world: Path) -> None:
 
 def test_broken_rows_are_named_by_line_and_counted(compiled: Compile, world: Path) -> None:
     good = json.dumps(row("fine"))
-    lines = ['{"prompt": ', good, "[1]", '{"text": "no prompt key"}', "\udcff", '{"prompt": 3}', *[good] * 100]
+    lines = ['{"prompt": ', good, "[1]", '{"words": "no prompt key"}', "\udcff", '{"prompt": 3}', *[good] * 100]
     (world / "own.jsonl").write_text("\n".join(lines), errors="surrogateescape")
     found = named(compiled("own.yaml"), "data-row")
     assert [str(f.origin) for f in found] == ["own.jsonl:1:11", "own.jsonl:3", "own.jsonl:4", "own.jsonl:5"]
