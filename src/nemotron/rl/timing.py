@@ -23,10 +23,6 @@ class Timings:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
-    def seconds(self, name: str) -> float:
-        """Seconds spent in ``name`` so far."""
-        return self._seconds.get(name, 0.0)
-
     def metrics(self) -> dict[str, float]:
         """``timing/train/<phase>`` of every phase, and ``total_step_time`` since the timer was made."""
         total = time.perf_counter() - self._began
