@@ -144,9 +144,9 @@ class Pass:
         checks, keys = line_hashes(found.lines)
         keys = mixed(keys, self.seed, ORDER_SALT) >> np.uint64(64 - KEY_BITS)
         prompts = text_hashes(found.prompts)
-        texts = prompts
-        if any(found.answers):
-            texts = prompts + mixed(exact_hashes([answers or "" for answers in found.answers]), self.seed)
+        # A row without answers gets the hash of none, so that its sum does not depend on its neighbours in the block.
+        answers = [texts or "" for texts in found.answers] if any(found.answers) else [""]
+        texts = prompts + mixed(exact_hashes(answers), self.seed)
         if isinstance(split, int):
             numbers = np.full(len(found.lines), split, dtype=np.uint64)
         else:

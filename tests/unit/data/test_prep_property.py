@@ -82,6 +82,14 @@ def is_good(line: bytes) -> bool:
     dedup=st.booleans(),
 )
 @example(files=[[b'{"prompt": "a"}', b"", b'{"prompt": "a"}']], ended=False, block_bytes=16, shards=4, dedup=True)
+# Equal prompts, one in a block beside a pair and one alone.
+@example(
+    files=[[b'{"prompt": "a"}', b'{"prompt": "b", "chosen": "yes", "rejected": "no"}', b'{"prompt": "a"}']],
+    ended=False,
+    block_bytes=60,
+    shards=1,
+    dedup=False,
+)
 def test_nothing_is_lost(files: list[list[bytes]], ended: bool, block_bytes: int, shards: int, dedup: bool) -> None:
     if not any(is_good(line) for lines in files for line in lines):
         files = [*files, [b'{"prompt": "at least one"}']]
