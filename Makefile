@@ -13,7 +13,7 @@ setup: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,data,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,data,wandb,tensorboard,dev]'
 	touch $@
 
 tiny: $(READY)
