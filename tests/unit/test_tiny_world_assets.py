@@ -66,6 +66,31 @@ def test_splits_share_neither_prompts_nor_slot_pairs() -> None:
     assert all(len(prompts[split]) == len(rows(split)) for split in SPLITS)
 
 
+def test_pairs_prefer_what_is_better_and_splits_share_no_prompt() -> None:
+    seen: set[str] = set()
+    for split, size in zip(SPLITS, (1500, 200, 200), strict=True):
+        pairs = rows(f"pairs_{split}")
+        prompts = {row["prompt"][0]["content"] for row in pairs}
+        assert len(pairs) == len(prompts) == size
+        assert not prompts & seen
+        assert prompts <= {prompt_of(row) for row in rows(split)}
+        seen |= prompts
+        for row in pairs:
+            good, bad = row["chosen"], row["rejected"]
+            assert good.strip()
+            assert bad.strip()
+            assert good != bad
+            assert row["aspects"] == {
+                "chosen": score(row, good, ended=True),
+                "rejected": score(row, bad, ended=True),
+            }
+            assert row["aspects"]["chosen"] != row["aspects"]["rejected"] or len(bad.split()) > 24
+        longer = sum(len(row["chosen"].split()) > len(row["rejected"].split()) for row in pairs)
+        shorter = sum(len(row["chosen"].split()) < len(row["rejected"].split()) for row in pairs)
+        assert 0.2 * size < shorter < 0.5 * size, "length must not tell which answer is better"
+        assert 0.2 * size < longer < 0.5 * size
+
+
 def test_everything_fits_in_eight_megabytes() -> None:
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 8e6
 
