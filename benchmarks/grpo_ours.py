@@ -30,7 +30,7 @@ class Judge:
     """Answers at once."""
 
     def submit(self, request: Any, *, seed: int) -> Future[Any]:
-        """See ``nemotron.rl.rollout.Judge``."""
+        """See ``nemotron.judge.source.Judge``."""
         from nemotron.judge.types import GroupResult
 
         future: Future[Any] = Future()
@@ -73,6 +73,7 @@ def main() -> None:
     from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig, RewardScalingConfig, RewardShapingConfig
     from nemotron.data.rows import PromptRow
     from nemotron.data.stream import PromptStream
+    from nemotron.judge.source import JudgeSource
     from nemotron.rl.chat import Chat
     from nemotron.rl.loops.grpo import Grpo, train
     from nemotron.rl.optim import Optimization
@@ -119,7 +120,7 @@ def main() -> None:
         reference=policy.frozen_copy(),
         optimization=Optimization.build(policy.parameters(), optimizer=adamw, max_grad_norm=1.0),
         chat=Chat.load(folder, None, None),
-        judge=Judge(),
+        rewards=JudgeSource(Judge()),
         stream=PromptStream(rows, PROMPTS, 1, True),
         validation=(),
         store=None,  # type: ignore[arg-type]  # no checkpoints

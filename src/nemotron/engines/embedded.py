@@ -27,6 +27,7 @@ from nemotron.errors import ConfigError, DataError
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.local import RemoteJudge, RunningJudge
 from nemotron.judge.pool import JudgePool
+from nemotron.judge.source import JudgeSource
 from nemotron.rewards import VERIFIERS
 from nemotron.rl.chat import Chat
 from nemotron.rl.evaluate import evaluate_heldout
@@ -219,7 +220,7 @@ class Parts:
             reference=reference,
             optimization=optimization,
             chat=self.chat,
-            judge=judge,
+            rewards=JudgeSource(judge),
             stream=stream,
             validation=self._validation_rows(),
             store=self.store,

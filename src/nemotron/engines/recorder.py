@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,5 +76,5 @@ def _sample_row(step: int, sample: Sample, advantage: float | None) -> dict[str,
         "reward": sample.judged,
         "advantage": advantage,
         "truncated": sample.completion.truncated,
-        "verdicts": [asdict(verdict) for verdict in sample.verdicts],
+        **sample.details,
     }

@@ -1,41 +1,31 @@
-"""Rollouts: sample, have them judged while log-probs are computed, and make the batch the loss wants.
+"""Rollouts: sample, have them scored while log-probs are computed, and make the batch the loss wants.
 
 Legend: P prompts, G samples per prompt, N rows (prompt-major), S = T + 1 columns (see ``batch.py``).
 
-What runs at the same time: a group goes to the judge as soon as its last response ends, so the judge works while other
-groups are still sampled and while reference log-probs are computed. Nothing the judge does changes what is sampled.
+What runs at the same time: a group goes to the source of rewards as soon as its last response ends, so that works while
+other groups are still sampled and while reference log-probs are computed. Nothing it does changes what is sampled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nemotron.config.schema.grpo import GrpoConfig
 from nemotron.data.rows import PromptRow
-from nemotron.judge.types import Comparison, GroupRequest, GroupResult, JudgedResponse
 from nemotron.rl.advantages import baseline_and_std, prompt_groups
 from nemotron.rl.batch import request_seed, response_tensors, rows_of
 from nemotron.rl.chat import Chat
 from nemotron.rl.policy import Policy
+from nemotron.rl.reward_source import GroupRewards, RewardSource
 from nemotron.rl.reward_transforms import scale_rewards, shape_rewards
 from nemotron.rl.sampler import generate
 from nemotron.rl.types import Completion, Group, SamplingParams, split_rows
-
-THINK_END = "</think>"
-
-
-class Judge(Protocol):
-    """Anything that turns a group into rewards in the background (``judge.pool.JudgePool``)."""
-
-    def submit(self, request: GroupRequest, *, seed: int) -> Future[GroupResult]:
-        """Start judging."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +37,15 @@ class Sample:
     completion: Completion
     text: str
     judged: float | None
-    """Reward as the judge gave it; ``None``: missing."""
+    """Reward as the source gave it; ``None``: missing."""
     unshaped: float
     """After scaling; 0 when missing."""
     reward: float
     """After scaling and shaping; 0 when missing."""
     std: float
     """Spread of the unshaped rewards of its group; 0 when missing."""
-    verdicts: Sequence[Comparison]
-    """The comparisons in which it stood first."""
+    details: Mapping[str, Any]
+    """What else the source says about it, for ``samples.jsonl``."""
     reference: Tensor | None = None
     """[L] reference log-probs of its tokens."""
     previous: Tensor | None = None
@@ -70,47 +60,36 @@ class Pending:
     groups: list[Group]
     texts: list[list[str]]
     """[P][G]"""
-    futures: list[Future[GroupResult]]
+    futures: list[Future[GroupRewards]]
 
-    def results(self) -> list[GroupResult]:
-        """Wait for the judge. Raises JudgeError when it cannot be reached."""
+    def results(self) -> list[GroupRewards]:
+        """Wait for the rewards. Raises NemotronError when their source cannot be reached."""
         return [future.result() for future in self.futures]
 
 
 def start_rollout(
     policy: Policy,
     chat: Chat,
-    judge: Judge,
+    rewards: RewardSource,
     sources: Sequence[PromptRow],
     generations: int,
     sampling: SamplingParams,
     seed_parts: tuple[int | str, ...],
 ) -> Pending:
-    """Sample ``generations`` responses to each prompt and hand each group to the judge when it is complete."""
+    """Sample ``generations`` responses to each prompt and hand each group to ``rewards`` when it is complete."""
     prompts = [chat.encode(source.messages) for source in sources]
     texts: list[list[str]] = [[] for _ in sources]
-    futures: list[Future[GroupResult] | None] = [None] * len(prompts)
+    futures: list[Future[GroupRewards] | None] = [None] * len(prompts)
 
     def on_group(index: int, group: Group) -> None:
         texts[index] = [chat.decode(completion.token_ids) for completion in group.completions]
-        request = GroupRequest(
-            conversation=[{"role": m["role"], "content": m["content"]} for m in sources[index].messages],
-            responses=[judged_response(text) for text in texts[index]],
-            principle=sources[index].principle,
-        )
-        futures[index] = judge.submit(request, seed=request_seed(*seed_parts, index, "judge"))
+        # The name in the seed is part of what a resumed run repeats.
+        seed = request_seed(*seed_parts, index, "judge")
+        futures[index] = rewards.submit(sources[index], texts[index], group.completions, seed=seed)
 
     seeds = [[request_seed(*seed_parts, p, g) for g in range(generations)] for p in range(len(prompts))]
     groups = generate(policy, prompts, generations, sampling, seeds, on_group=on_group)
     return Pending(sources, groups, texts, [future for future in futures if future is not None])
-
-
-def judged_response(text: str) -> JudgedResponse:
-    """Split off what a reasoning model thinks before it answers."""
-    reasoning, end, answer = text.partition(THINK_END)
-    if not end:
-        return JudgedResponse(reasoning="", answer=text)
-    return JudgedResponse(reasoning=reasoning.removeprefix("<think>").strip(), answer=answer.strip())
 
 
 def token_logprobs_of(policy: Policy, groups: Sequence[Group], sampling: SamplingParams, rows: int) -> list[Tensor]:
@@ -127,7 +106,7 @@ def token_logprobs_of(policy: Policy, groups: Sequence[Group], sampling: Samplin
 
 def finish_rollout(
     pending: Pending,
-    results: Sequence[GroupResult],
+    results: Sequence[GroupRewards],
     config: GrpoConfig,
     reference: Sequence[Tensor] | None,
     previous: Sequence[Tensor] | None,
@@ -151,11 +130,7 @@ def finish_rollout(
         std_rewards=unshaped,
     )
     texts = [text for group in pending.texts for text in group]
-    verdicts = [
-        [comparison for comparison in result.comparisons if comparison.first == index]
-        for result in results
-        for index in range(len(result.rewards))
-    ]
+    details = [detail for result in results for detail in result.details]
     return [
         Sample(
             source=sources[i],
@@ -166,7 +141,7 @@ def finish_rollout(
             unshaped=float(unshaped[i]),
             reward=float(shaped[i]),
             std=float(std[i]) if valid[i] else 0.0,
-            verdicts=verdicts[i],
+            details=details[i],
             reference=None if reference is None else reference[i],
             previous=None if previous is None else previous[i],
         )

@@ -20,6 +20,7 @@ from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
 from nemotron.errors import EngineError, JudgeError, LimitError
+from nemotron.judge.source import JudgeSource
 from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
 from nemotron.rl.loops.grpo import Grpo, train
 from nemotron.rl.optim import Optimization
@@ -113,7 +114,7 @@ def job(
         reference=start.frozen_copy(),
         optimization=Optimization.build(policy.parameters(), optimizer=optimizer),
         chat=tiny_chat(),
-        judge=judge or LetterJudge(),
+        rewards=JudgeSource(judge or LetterJudge()),
         stream=PromptStream(ROWS, rows, config.seed, True),
         validation=ROWS[:3],
         store=CheckpointStore(folder, None, None, True),

@@ -1,11 +1,12 @@
 """GRPO, one story from top to bottom.
 
-Per step: sample G responses to each of P prompts, have each group judged, turn rewards into advantages within the
+Per step: sample G responses to each of P prompts, have each group scored, turn rewards into advantages within the
 group, take one clipped policy-gradient step per global batch, with a KL term that holds the policy near the reference.
 
 Differences from NeMo-RL v0.7.0's synchronous loop; the formulas are the same (tests/golden):
 
-1. Log-probs of the reference are computed while the judge works, so before dynamic sampling instead of after it.
+1. Log-probs of the reference are computed while the judge (or whatever gives rewards) works, so before dynamic sampling
+   instead of after it.
 2. When one optimizer step uses the whole rollout batch, the log-probs before the update are those of the update's own
    forward pass; NeMo-RL computes them twice.
 3. A response without reward (every comparison missing) is masked in baseline, advantage and loss. NeMo-RL has no such
@@ -26,9 +27,7 @@ from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
-from nemotron.errors import JudgeError, LimitError
-from nemotron.judge.groups import summarise
-from nemotron.judge.types import GroupResult
+from nemotron.errors import LimitError
 from nemotron.rl.advantages import AdvantageInputs, clip_advantages, estimate_advantages, prompt_groups
 from nemotron.rl.batch import ResponseTensors, in_columns, response_tensors
 from nemotron.rl.chat import Chat
@@ -37,8 +36,9 @@ from nemotron.rl.logprobs import mask_out_neg_inf, mask_sequence_errors
 from nemotron.rl.loops.metrics import Recorder, kl_metrics, reward_metrics, rollout_metrics
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
+from nemotron.rl.reward_source import GroupRewards, RewardSource, missing_share
 from nemotron.rl.reward_transforms import filter_overlong
-from nemotron.rl.rollout import Judge, Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
+from nemotron.rl.rollout import Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
 from nemotron.rl.saving import Progress, save_checkpoint
 from nemotron.rl.timing import Timings
 from nemotron.rl.types import SamplingParams
@@ -63,7 +63,7 @@ class Grpo:
     """``None`` when nothing needs a KL."""
     optimization: Optimization
     chat: Chat
-    judge: Judge
+    rewards: RewardSource
     stream: PromptStream
     validation: Sequence[PromptRow]
     store: CheckpointStore
@@ -91,7 +91,7 @@ def train(job: Grpo, progress: Progress) -> Progress:
     Raises:
         EngineError: the loss or gradient is not finite.
         LimitError: the KL crosses ``limits.max_kl``; metrics and a checkpoint are written before.
-        JudgeError: the judge is unreachable, or too many of its verdicts are missing.
+        NemotronError: the source of rewards is unreachable (JudgeError for a judge), or too many rewards are missing.
         OutputError: a metric or checkpoint cannot be written.
     """
     config = job.config
@@ -103,14 +103,9 @@ def train(job: Grpo, progress: Progress) -> Progress:
         timings = Timings()
 
         samples, results, gen_batches = collect(job, step, timings)
-        missing_share = summarise(results)["missing_share"]
-        if missing_share > job.limits.max_missing_share:
+        if missing_share(results) > job.limits.max_missing_share:
             job.recorder.samples(step, samples)
-            raise JudgeError(
-                f"{missing_share:.0%} of the judge's verdicts in step {step} are missing, the limit is "
-                f"{job.limits.max_missing_share:.0%}: {first_failure(results)}",
-                hint="`samples.jsonl` of the run has what failed; `limits.max_missing_share` is the limit",
-            )
+            raise job.rewards.too_many_missing(results, step, job.limits.max_missing_share)
 
         with timings.phase("advantage_calculation"):
             batch, tensors, mask_metrics = make_batch(job, samples)
@@ -138,7 +133,7 @@ def train(job: Grpo, progress: Progress) -> Progress:
             **reward_metrics(samples, batch, tensors),
             **rollout_metrics(samples, gen_batches),
             **kl_metrics(trained, batch),
-            **{f"judge/{name}": value for name, value in summarise(results).items()},
+            **job.rewards.metrics(results),
             **validation,
         }
         over_limit = job.limits.max_kl is not None and metrics["train/kl_penalty"] > job.limits.max_kl
@@ -156,19 +151,19 @@ def train(job: Grpo, progress: Progress) -> Progress:
     return progress
 
 
-def collect(job: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[GroupResult], int]:
-    """One training batch of judged samples; with dynamic sampling as many generation batches as it takes."""
+def collect(job: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[GroupRewards], int]:
+    """One training batch of scored samples; with dynamic sampling as many generation batches as it takes."""
     config = job.config
     rows = config.num_prompts_per_step * config.num_generations_per_prompt
     sampler: DynamicSampler[Sample] = DynamicSampler(rows, config.dynamic_sampling_max_gen_batches)
-    results: list[GroupResult] = []
+    results: list[GroupRewards] = []
     for gen_batch in range(config.dynamic_sampling_max_gen_batches + 2):
         seed_parts = (config.seed, "train", step, gen_batch)
         with timings.phase("generation"):
             pending = start_rollout(
                 job.policy,
                 job.chat,
-                job.judge,
+                job.rewards,
                 job.stream.next_batch(),
                 config.num_generations_per_prompt,
                 job.sampling,
@@ -188,9 +183,9 @@ def collect(job: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[
                 else None
             )
         with timings.phase("reward_calculation"):
-            judged = pending.results()
-        results += judged
-        samples = finish_rollout(pending, judged, config, reference, previous)
+            scored = pending.results()
+        results += scored
+        samples = finish_rollout(pending, scored, config, reference, previous)
         if not config.use_dynamic_sampling:
             return samples, results, 1
         spread = torch.tensor([sample.std for sample in samples])
@@ -262,7 +257,7 @@ def validate(job: Grpo, step: int) -> dict[str, float]:
     for start in range(0, len(job.validation), size):
         part = job.validation[start : start + size]
         seed_parts = (config.seed, "validation", start)
-        pending = start_rollout(job.policy, job.chat, job.judge, part, generations, job.sampling, seed_parts)
+        pending = start_rollout(job.policy, job.chat, job.rewards, part, generations, job.sampling, seed_parts)
         samples += finish_rollout(pending, pending.results(), config, None, None)
     rewards = [sample.judged for sample in samples if sample.judged is not None]
     lengths = [len(sample.completion.token_ids) for sample in samples]
@@ -270,9 +265,3 @@ def validate(job: Grpo, step: int) -> dict[str, float]:
         "validation/accuracy": sum(rewards) / max(len(rewards), 1),
         "validation/avg_length": sum(lengths) / max(len(lengths), 1),
     }
-
-
-def first_failure(results: Sequence[GroupResult]) -> str:
-    """What the judge said instead of the first missing verdict."""
-    failures = (c.failure for result in results for c in result.comparisons if c.verdict is None and c.failure)
-    return next(failures, "no answer")
