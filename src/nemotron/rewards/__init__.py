@@ -1,4 +1,19 @@
-"""Verifiers: programs that judge a response against its row, without a model."""
+"""Rewards and measurements from programs that read a response and its row, without a model.
+
+Rewards, for training (``rewards:`` of a config, `RewardConfig`)::
+
+    with build_rewards(config.rewards) as scorer:
+        score = scorer.score(row, response, ended=True)      # waits; thread-safe
+        future = scorer.submit(row, response, ended=True)    # concurrent.futures.Future[Score]
+        scores = scorer.score_many([(row, response, True)])  # in order
+        score.reward, score.components, score.missing        # None where missing, and why
+
+``row`` is `PromptRow.fields`. A function that raises, times out or meets an unfit row is *missing*, never 0: its
+component is None with a reason, and the sample has no reward unless the function is ``optional``.
+``row_problems(config, row)`` finds unfit rows before anything starts, ``setup_problems(config)`` what the machine lacks.
+
+Measurements, for the held-out metric (``eval.heldout.verifier``): `VERIFIERS`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +21,20 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from nemotron.rewards import tiny_world
+from nemotron.rewards.rows import row_problems
+from nemotron.rewards.scorer import Scorer, build_rewards
+from nemotron.rewards.types import RewardFunction, Score, VerifierError
+
+__all__ = [
+    "VERIFIERS",
+    "RewardFunction",
+    "Score",
+    "Scorer",
+    "Verifier",
+    "VerifierError",
+    "build_rewards",
+    "row_problems",
+]
 
 
 class Verifier(Protocol):

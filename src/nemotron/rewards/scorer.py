@@ -1,0 +1,91 @@
+"""All reward functions of a config on one answer, in the background and within their time."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+from nemotron.config.schema.rewards import RewardConfig
+from nemotron.rewards.functions import CheckedFunction, build_function
+from nemotron.rewards.types import Score, VerifierError
+
+Item = tuple[Mapping[str, Any], str, bool]
+"""(row, response, ended)."""
+
+
+def build_rewards(config: RewardConfig) -> Scorer:
+    """The scorer of a config; close it when done (it is a context manager)."""
+    return Scorer(config)
+
+
+class Scorer:
+    """Weighted sum of reward functions. Thread-safe; equal answers get equal scores whatever the order."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        self._functions: list[CheckedFunction] = [build_function(function) for function in config.functions]
+        self._config = config
+        self.labels = tuple(function.shown for function in config.functions)
+        """Labels of the components, in the order of the config."""
+        workers = min(8, max(1, (os.cpu_count() or 1) // 2)) if config.workers == "auto" else config.workers
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="rewards")
+
+    def score(self, row: Mapping[str, Any], response: str, *, ended: bool) -> Score:
+        """Score one answer and wait for it."""
+        components: dict[str, float | None] = {}
+        missing: dict[str, str] = {}
+        for label, function in zip(self.labels, self._functions, strict=True):
+            components[label] = None
+            try:
+                components[label] = _checked(function(row, response, ended=ended))
+            except VerifierError as error:
+                missing[label] = str(error)
+        return Score(combine(self._config, components), components, missing)
+
+    def submit(self, row: Mapping[str, Any], response: str, *, ended: bool) -> Future[Score]:
+        """Score one answer in the background (``asyncio.wrap_future`` makes the result awaitable)."""
+        return self._threads.submit(self.score, row, response, ended=ended)
+
+    def score_many(self, items: Iterable[Item]) -> list[Score]:
+        """Scores in the order of ``items``."""
+        futures = [self.submit(row, response, ended=ended) for row, response, ended in items]
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """Drop what waits and end all child processes."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def combine(config: RewardConfig, components: Mapping[str, float | None]) -> float | None:
+    """Weighted sum; None when a component is missing that is not optional, or when all are missing.
+
+    An optional component that is missing hands its weight to the others: the sum over those that are there is scaled by
+    (sum of |weights|) / (sum of |weights| that are there), so that answers stay comparable within their group.
+    """
+    total = present = reward = 0.0
+    for function in config.functions:
+        value = components[function.shown]
+        total += abs(function.weight)
+        if value is not None:
+            present += abs(function.weight)
+            reward += function.weight * value
+        elif not function.optional:
+            return None
+    if present == 0.0:
+        return None
+    return reward if present == total else reward * (total / present)
+
+
+def _checked(value: float) -> float:
+    if not math.isfinite(value) or not 0.0 <= value <= 1.0:
+        raise VerifierError(f"the value {value!r} is not in [0, 1]")
+    return value

@@ -1,0 +1,100 @@
+"""Reading rows and answers: nested fields, reasoning cut off, the last match of a pattern."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+ANSWER_FIELDS = ("expected_answer", "answer")
+"""Where a row has its right answer when the config names no field."""
+
+MISSING = object()
+"""What `field` gives for a field that the row does not have. None counts as not there: Parquet fills gaps with it."""
+
+
+def field(row: Mapping[str, Any], name: str) -> Any:
+    """The value of ``name`` in a row, `MISSING` without one. Dots descend, a key that has dots itself comes first."""
+    if name in row:
+        return MISSING if row[name] is None else row[name]
+    at: Any = row
+    for part in name.split("."):
+        if not isinstance(at, Mapping) or part not in at:
+            return MISSING
+        at = at[part]
+    return MISSING if at is None else at
+
+
+def first_field(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """The value of the first of ``names`` that the row has."""
+    return next((value for name in names if (value := field(row, name)) is not MISSING), MISSING)
+
+
+def listed_fields(names: tuple[str, ...]) -> str:
+    """Field names for a message: ``\\`a\\` or \\`b\\```."""
+    return " or ".join(f"`{name}`" for name in names)
+
+
+def gold_answers(row: Mapping[str, Any], name: str | None) -> list[str] | None:
+    """The right answers of a row as texts (a list in the row means: any of these); None when there is none to use."""
+    value = field(row, name) if name else first_field(row, ANSWER_FIELDS)
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(item, str | int | float) for item in values):
+        return None
+    return [str(item) for item in values]
+
+
+def gold_problem(row: Mapping[str, Any], name: str | None) -> str | None:
+    """Why `gold_answers` finds nothing."""
+    if gold_answers(row, name) is not None:
+        return None
+    names = (name,) if name else ANSWER_FIELDS
+    value = first_field(row, names)
+    if value is MISSING:
+        return f"the row has no {listed_fields(names)}"
+    return f"{listed_fields(names)} must be a text, a number or a list of them"
+
+
+def answer_part(response: str, strip_thinking: bool) -> str:
+    """What follows the last ``</think>``. An answer that opened ``<think>`` and never closed it has no such part."""
+    if not strip_thinking:
+        return response
+    _, closed, rest = response.rpartition("</think>")
+    if closed:
+        return rest
+    return response.partition("<think>")[0]
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> str | None:
+    """The first group (else the whole) of the last match."""
+    found = _last(pattern, text)
+    if found is None:
+        return None
+    return next((group for group in found.groups() if group is not None), found.group())
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last ``\\boxed{...}``, braces balanced; None without one that is closed."""
+    start = len(text)
+    while (start := text.rfind("\\boxed{", 0, start)) >= 0:
+        depth, begin = 0, start + len("\\boxed")
+        for index in range(begin, len(text)):
+            if text[index] in "{}" and text[index - 1] != "\\":
+                depth += 1 if text[index] == "{" else -1
+                if depth == 0:
+                    return text[begin + 1 : index]
+    return None
+
+
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
+
+
+def last_fenced(text: str) -> str | None:
+    """The content of the last closed fenced block."""
+    found = _last(_FENCE, text)
+    return found.group(3) if found else None
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
