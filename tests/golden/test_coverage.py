@@ -15,6 +15,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "calculate_kl": ("cases",),
     "clipped_pg_loss": ("variants",),
     "dynamic_sampling": (),
+    "gae": ("cases",),
     "genrm_compare": ("pairs", "parse", "extract", "style", "aggregate"),
     "genrm_http_roundtrip": (),
     "multi_turn_prompt_grouping": (),
@@ -22,8 +23,9 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "reward_scaling_shaping": ("scaling", "shaping"),
     "seq_logprob_error_masking": ("cases",),
     "token_logprobs": ("cases",),
+    "value_loss": ("cases",),
 }
-LATER = frozenset({"dpo_loss", "rm_preference_loss", "sft_nll_loss", "gae", "value_loss"})
+LATER = frozenset({"dpo_loss", "rm_preference_loss", "sft_nll_loss"})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
