@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nemotron.compile.job import NEMO_RL, Job, Rules
+from nemotron.compile.survey import PROMPTS, Shape, Survey, survey
 from nemotron.config import resolvers
-from nemotron.data.rows import prompt_row
+from nemotron.config.schema.data import DatasetConfig
+from nemotron.data.rows import PairKeys
 from nemotron.errors import DataError, Finding, Origin
 
 rules = Rules("data")
 
-READ_ALL_BYTES = 8 * 2**20
-"""Files up to this size are read completely."""
-FIRST_ROWS, RANDOM_ROWS = 500, 200
-"""Of larger files this much is read, and the other rows are counted by their line ends."""
 SHOWN_FAULTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A row that cannot be used."""
-
-    message: str
-    line: int
-    column: int | None = None
-
-
-@dataclass(slots=True)
-class Survey:
-    """What was found in a data file."""
-
-    rows: int = 0
-    """Lines that are not blank."""
-    read: int = 0
-    """Rows that were parsed."""
-    faults: list[Fault] = field(default_factory=list)
-    prompts: set[int] = field(default_factory=set)
-    """Hashes of the prompts that were read."""
-    without_agent: int = 0
-    first_without_agent: int | None = None
-    longest: int = 0
-    """Characters of the longest prompt."""
-    problem: str | None = None
-    """Why the file could not be read at all."""
-
-    @property
-    def complete(self) -> bool:
-        """Every row was read."""
-        return self.read == self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +25,20 @@ class DataFile:
     role: str
     """``train``, ``validation`` or ``heldout``."""
     key: str
-    path: Path
+    paths: tuple[Path, ...]
+    """The file, or the shards."""
+    shape: Shape = PROMPTS
+    rows: int | None = None
+    """Number of rows where the manifest says it."""
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first shard."""
+        return self.paths[0]
+
+    def survey(self) -> Survey:
+        """What is in it."""
+        return survey(self.paths, self.shape, self.rows)
 
 
 def files(job: Job) -> list[DataFile]:
@@ -77,73 +51,16 @@ def files(job: Job) -> list[DataFile]:
             where = f"data.{role}.{index}" if isinstance(getattr(data, role), list) else f"data.{role}"
             path = rows.data_path or shared
             if path:
-                found.append(DataFile(role, f"{where}.data_path", Path(path).expanduser()))
+                found.append(DataFile(role, f"{where}.data_path", (Path(path).expanduser(),), _shape(job, rows)))
     if job.config.eval.heldout:
-        found.append(
-            DataFile("heldout", "eval.heldout.data_path", Path(job.config.eval.heldout.data_path).expanduser())
-        )
+        path = job.config.eval.heldout.data_path
+        found.append(DataFile("heldout", "eval.heldout.data_path", (Path(path).expanduser(),)))
     return found
 
 
-def survey(path: Path) -> Survey:
-    """Read a data file (or the first and a random sample of its rows), once per process and version of the file."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        return Survey(problem=error.strerror or "cannot be read")
-    return _survey(path, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _survey(path: Path, size: int, _version: int) -> Survey:
-    found = Survey()
-    everything = size <= READ_ALL_BYTES
-    try:
-        with path.open("rb") as file:
-            chosen = set() if everything else _sample(size)
-            offset = 0
-            for number, line in enumerate(file, start=1):
-                offset += len(line)
-                if not line.strip():
-                    continue
-                found.rows += 1
-                if everything or number <= FIRST_ROWS or offset // SLICE in chosen:
-                    chosen.discard(offset // SLICE)
-                    found.read += 1
-                    _look_at(path, number, line, found)
-    except OSError as error:
-        found.problem = error.strerror or "cannot be read"
-    return found
-
-
-SLICE = 4096
-
-
-def _sample(size: int) -> set[int]:
-    """Slices of the file of which the row that ends in it is read; the same ones for the same size."""
-    return {random.Random(size * 1_000_003 + i).randrange(size // SLICE + 1) for i in range(RANDOM_ROWS)}
-
-
-def _look_at(path: Path, number: int, line: bytes, found: Survey) -> None:
-    try:
-        row: Any = json.loads(line.rstrip())
-        if not isinstance(row, dict):
-            found.faults.append(Fault(f"a row must be a JSON object, this is a {type(row).__name__}", number))
-            return
-        messages = prompt_row(path, number, row).messages
-    except UnicodeDecodeError:
-        found.faults.append(Fault("the line is not UTF-8", number))
-    except json.JSONDecodeError as error:
-        found.faults.append(Fault(f"the line is not JSON: {error.msg}", number, error.colno))
-    except DataError as error:
-        found.faults.append(Fault(error.message, number))
-    else:
-        found.prompts.add(hash(json.dumps(messages, sort_keys=True)))
-        found.longest = max(found.longest, sum(len(message["content"]) for message in messages))
-        agent = row.get("agent_ref")
-        if not (isinstance(agent, dict) and agent.get("name")):
-            found.without_agent += 1
-            found.first_without_agent = found.first_without_agent or number
+def _shape(job: Job, rows: DatasetConfig) -> Shape:
+    names = (rows.prompt_key or "prompt", rows.chosen_key or "chosen", rows.rejected_key or "rejected")
+    return Shape(job.row_kind, PairKeys(*names))
 
 
 @rules.rule("no-data-path", number=70)
@@ -166,12 +83,12 @@ def data_path_is_given(job: Job) -> Iterator[Finding]:
 def files_can_be_read(job: Job) -> Iterator[Finding]:
     """Each file is there and has rows."""
     for file in files(job):
-        found = survey(file.path)
+        found = file.survey()
         if found.problem:
-            what = "does not exist" if not file.path.exists() else f"cannot be read: {found.problem}"
-            yield job.error(
-                file.key, f"the {file.role} data `{file.path}` {what}", kind=DataError, hint=f"check `{file.key}`"
-            )
+            absent = next((path for path in file.paths if not path.exists()), None)
+            what = f"cannot be read: {found.problem}" if absent is None else "does not exist"
+            message = f"the {file.role} data `{absent or file.path}` {what}"
+            yield job.error(file.key, message, kind=DataError, hint=f"check `{file.key}`")
         elif not found.rows:
             yield job.error(file.key, f"the {file.role} data `{file.path}` is empty", kind=DataError)
 
@@ -180,15 +97,33 @@ def files_can_be_read(job: Job) -> Iterator[Finding]:
 def rows_can_be_used(job: Job) -> Iterator[Finding]:
     """Each row that was read is JSON and holds a prompt."""
     for file in files(job):
-        found = survey(file.path)
+        found = file.survey()
         for fault in found.faults[:SHOWN_FAULTS]:
-            origin = Origin(str(file.path), fault.line, fault.column)
-            yield job.error(file.key, f"{file.role} data: {fault.message}", kind=DataError, origin=origin)
+            origin = Origin(str(fault.path), fault.line, fault.column)
+            message = f"{file.role} data: {fault.message}"
+            yield job.error(file.key, message, kind=DataError, origin=origin, hint=fault.hint)
         rest = found.faults[SHOWN_FAULTS:]
         if rest:
-            origin = Origin(str(file.path), rest[0].line)
+            origin = Origin(str(rest[0].path), rest[0].line)
             message = f"{len(rest)} more rows of the {file.role} data cannot be used"
             yield job.error(file.key, message, kind=DataError, origin=origin)
+
+
+@rules.rule("contradictory-pairs")
+def pairs_agree(job: Job) -> Iterator[Finding]:
+    """The same two answers to the same prompt, preferred both ways: one of the two is written the wrong way round."""
+    for file in files(job):
+        clashes = file.survey().clashes
+        if clashes:
+            first = clashes[0]
+            yield job.error(
+                file.key,
+                f"{len(clashes)} pairs of the {file.role} data prefer the answer that another row with that prompt "
+                f"rejects; this row contradicts {first.other}",
+                kind=DataError,
+                origin=Origin(str(first.path), first.line),
+                hint="keep one of the two; if it happens throughout, `chosen` and `rejected` are swapped in a source",
+            )
 
 
 @rules.rule("too-few-rows")
@@ -196,7 +131,7 @@ def one_batch_is_there(job: Job) -> Iterator[Finding]:
     """Silent upstream: an incomplete batch is dropped, so the run makes no step and ends with success."""
     grpo = job.config.grpo
     needed = int(grpo.num_prompts_per_step * grpo.batch_multiplier)
-    train = [survey(file.path) for file in files(job) if file.role == "train"]
+    train = [file.survey() for file in files(job) if file.role == "train"]
     rows = sum(found.rows for found in train)
     if train and all(found.rows and not found.problem for found in train) and rows < needed:
         yield job.error(
@@ -210,7 +145,7 @@ def one_batch_is_there(job: Job) -> Iterator[Finding]:
 @rules.rule("split-overlap")
 def splits_do_not_share_prompts(job: Job) -> Iterator[Finding]:
     """A prompt that is trained on says nothing when it is measured on."""
-    surveys = {file.role: (file, survey(file.path)) for file in files(job)}
+    surveys = {file.role: (file, file.survey()) for file in files(job)}
     if "train" not in surveys:
         return
     _, train = surveys.pop("train")
@@ -225,9 +160,9 @@ def splits_do_not_share_prompts(job: Job) -> Iterator[Finding]:
 def rows_name_their_agent(job: Job) -> Iterator[Finding]:
     """NeMo-Gym sends a row to the agent it names; without a name the rollout fails."""
     for file in files(job):
-        found = survey(file.path)
-        if file.role != "heldout" and found.without_agent:
-            origin = Origin(str(file.path), found.first_without_agent)
+        found = file.survey()
+        if file.role != "heldout" and found.first_without_agent:
+            origin = Origin(str(found.first_without_agent[0]), found.first_without_agent[1])
             yield job.error(
                 file.key,
                 f"{found.without_agent} of {found.read} {file.role} rows that were read have no `agent_ref.name`",

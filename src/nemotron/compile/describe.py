@@ -79,7 +79,7 @@ def inputs(job: Job) -> tuple[FileRef, ...]:
     if start is not None:
         found.append(FileRef("policy weights", "policy.pretrained_checkpoint.path", start.path, "checkpoint_megatron"))
     for file in data.files(job):
-        survey = data.survey(file.path)
+        survey = file.survey()
         found.append(FileRef(f"{file.role} data", file.key, str(file.path), survey.problem or f"{survey.rows} rows"))
     return tuple(found)
 

@@ -70,7 +70,7 @@ def work(job: Job) -> Work:
 
 def _steps(job: Job) -> int | None:
     grpo = job.config.grpo
-    surveys = [data.survey(file.path) for file in data.files(job) if file.role == "train"]
+    surveys = [file.survey() for file in data.files(job) if file.role == "train"]
     if not surveys or any(found.problem for found in surveys):
         return None
     rows = sum(found.rows for found in surveys)

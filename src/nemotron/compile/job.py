@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from nemotron.compile.machine import Machine
+from nemotron.compile.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.extras import JudgedGrpoConfig
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
@@ -40,6 +42,9 @@ class Job:
     runs_dir: Path
     env: Mapping[str, str]
     """Environment variables of the command."""
+
+    row_kind: ClassVar[RowKind] = "prompt"
+    """What the training rows are."""
 
     @property
     def responses(self) -> int:

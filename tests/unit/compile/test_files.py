@@ -66,12 +66,12 @@ def test_split_overlap_is_counted(compiled: Compile, world: Path) -> None:
 
 
 def test_large_files_are_counted_and_sampled(compiled: Compile, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nemotron.compile import data
+    from nemotron.compile import survey
 
-    monkeypatch.setattr(data, "READ_ALL_BYTES", 1000)
-    monkeypatch.setattr(data, "FIRST_ROWS", 10)
+    monkeypatch.setattr(survey, "READ_ALL_BYTES", 1000)
+    monkeypatch.setattr(survey, "FIRST_ROWS", 10)
     path = write_rows(world / "big.jsonl", [row("x" * 3000 + str(i)) for i in range(1500)])
-    found = data.survey(path)
+    found = survey.survey(path)
     assert found.rows == 1500
     assert 10 < found.read < 1500
     assert not found.complete

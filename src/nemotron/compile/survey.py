@@ -1,0 +1,179 @@
+"""Reading data before the start: all of little data, the first rows and a random sample of much."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from nemotron.data.rows import PAIR_KEYS, Message, PairKeys, pair_row, prompt_row, read_lines
+from nemotron.errors import DataError
+
+RowKind = Literal["prompt", "preference"]
+
+READ_ALL_BYTES = 8 * 2**20
+"""Files up to this size are read completely."""
+FIRST_ROWS, RANDOM_ROWS = 500, 200
+"""Of larger files this much is read, and the other rows are counted by their line ends."""
+SLICE = 4096
+_DEFLATED = 4
+"""How much larger a compressed file is taken to be when it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that cannot be used."""
+
+    message: str
+    path: Path
+    line: int
+    column: int | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """A pair that prefers what another rejects."""
+
+    path: Path
+    line: int
+    other: str
+    """Place of the other row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the rows of a file should be."""
+
+    kind: RowKind = "prompt"
+    keys: PairKeys = PAIR_KEYS
+
+
+PROMPTS = Shape()
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was found in one or more data files."""
+
+    rows: int = 0
+    """Lines that are not blank."""
+    read: int = 0
+    """Rows that were parsed."""
+    faults: list[Fault] = field(default_factory=list)
+    prompts: set[int] = field(default_factory=set)
+    """Hashes of the prompts that were read."""
+    clashes: list[Clash] = field(default_factory=list)
+    without_agent: int = 0
+    first_without_agent: tuple[Path, int] | None = None
+    longest: int = 0
+    """Characters of the longest row: the prompt, in a pair with the longer answer."""
+    problem: str | None = None
+    """Why a file could not be read at all."""
+    _pairs: dict[int, tuple[int, str]] = field(default_factory=dict)
+    """Hash of a prompt with both answers, in any order -> hash of the preferred one, and the place."""
+
+    @property
+    def complete(self) -> bool:
+        """Every row was read."""
+        return self.read == self.rows
+
+
+def survey(paths: Path | Sequence[Path], shape: Shape = PROMPTS, rows: int | None = None) -> Survey:
+    """Read data files (or a part of their rows), once per process and version of the files.
+
+    With ``rows``, their number when it is known and the rows are in random order (shards of a manifest), only the first
+    rows of large files are read at all.
+    """
+    versions = []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            return Survey(problem=error.strerror or "cannot be read")
+        versions.append((path, stat.st_size, stat.st_mtime_ns))
+    return _survey(tuple(versions), shape, rows)
+
+
+@lru_cache(maxsize=16)
+def _survey(files: tuple[tuple[Path, int, int], ...], shape: Shape, rows: int | None) -> Survey:
+    found = Survey()
+    shuffled = rows is not None
+    all_of_it = sum(size * (_DEFLATED if _is_packed(path) else 1) for path, size, _ in files) <= READ_ALL_BYTES
+    try:
+        for path, size, _ in files:
+            for number, line, wanted in _lines(path, size, everything=all_of_it, head_only=shuffled):
+                found.rows += 1
+                if wanted:
+                    found.read += 1
+                    _look_at(path, number, line, shape, found)
+    except DataError as error:
+        found.problem = error.message
+    if rows is not None and not all_of_it:
+        found.rows = rows
+    return found
+
+
+def _lines(path: Path, size: int, *, everything: bool, head_only: bool) -> Iterator[tuple[int, bytes, bool]]:
+    """Number and text of the lines that are not blank, and whether they are among those to look at."""
+    chosen = set() if everything or head_only else _sample(size * (_DEFLATED if _is_packed(path) else 1))
+    offset = 0
+    for number, line in read_lines(path):
+        offset += len(line)
+        if not line.strip():
+            continue
+        if everything or number <= FIRST_ROWS:
+            yield number, line, True
+        elif head_only:
+            return
+        else:
+            yield number, line, offset // SLICE in chosen
+            chosen.discard(offset // SLICE)
+
+
+def _is_packed(path: Path) -> bool:
+    return path.name.endswith((".gz", ".zst"))
+
+
+def _sample(size: int) -> set[int]:
+    """Slices of the file of which the row that ends in it is read; the same ones for the same size."""
+    return {random.Random(size * 1_000_003 + i).randrange(size // SLICE + 1) for i in range(RANDOM_ROWS)}
+
+
+def _look_at(path: Path, number: int, line: bytes, shape: Shape, found: Survey) -> None:
+    try:
+        row: Any = json.loads(line.rstrip())
+        if not isinstance(row, dict):
+            found.faults.append(Fault(f"a row must be a JSON object, this is a {type(row).__name__}", path, number))
+            return
+        if shape.kind == "preference":
+            pair = pair_row(path, number, row, shape.keys)
+            messages, longest_answer = pair.messages, max(len(pair.chosen), len(pair.rejected))
+            _compare(path, number, messages, pair.chosen, pair.rejected, found)
+        else:
+            messages, longest_answer = prompt_row(path, number, row).messages, 0
+    except UnicodeDecodeError:
+        found.faults.append(Fault("the line is not UTF-8", path, number))
+    except json.JSONDecodeError as error:
+        found.faults.append(Fault(f"the line is not JSON: {error.msg}", path, number, error.colno))
+    except DataError as error:
+        found.faults.append(Fault(error.message, path, number, hint=error.hint))
+    else:
+        found.prompts.add(hash(json.dumps(messages, sort_keys=True)))
+        found.longest = max(found.longest, longest_answer + sum(len(message["content"]) for message in messages))
+        agent = row.get("agent_ref")
+        if not (isinstance(agent, dict) and agent.get("name")):
+            found.without_agent += 1
+            found.first_without_agent = found.first_without_agent or (path, number)
+
+
+def _compare(path: Path, number: int, messages: list[Message], chosen: str, rejected: str, found: Survey) -> None:
+    """Remember a pair, and note it when an earlier one says the opposite."""
+    key = hash((json.dumps(messages, sort_keys=True), *sorted((chosen, rejected))))
+    preferred, place = found._pairs.setdefault(key, (hash(chosen), f"{path.name}:{number}"))
+    if preferred != hash(chosen):
+        found.clashes.append(Clash(path, number, place))
