@@ -21,7 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-_CLASSES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
+_KINDS = (("CausalLM", "lm_head"), ("SequenceClassification", "score"))
+_FAMILIES = ("Llama", "Mistral", "Qwen2")
+# The name of the output layer by the kind of model: logits of a vocabulary, or one score.
+_HEADS = {f"{family}For{kind}": head for family in _FAMILIES for kind, head in _KINDS}
 # Rotary embeddings whose frequencies do not depend on the length of the sequence.
 _ROPE_TYPES = {"default", "linear", "llama3", "yarn"}
 
@@ -85,6 +88,7 @@ class Weights:
     """[V,D] float32: the residual stream is float32 whatever ``dtype`` is."""
     layers: tuple[Layer, ...]
     head: Linear
+    """of a causal LM in ``dtype``; a score's is always float32, half precision would round the rewards"""
     cos: Tensor
     """[positions, d/2] float32"""
     sin: Tensor
@@ -94,14 +98,14 @@ class Weights:
 def shape_of(model: Any) -> Shape | None:
     """The sizes of a model that this module can rearrange; None for every other model."""
     config: Any = model.config
-    if type(model).__name__ not in _CLASSES or config.hidden_act != "silu":
+    if type(model).__name__ not in _HEADS or config.hidden_act != "silu":
         return None
     windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     rope = config.rope_parameters.get("rope_type", "default")
     if windows or sliding or rope not in _ROPE_TYPES:
         return None
-    linears = [m for name, m in model.named_modules() if name.endswith(("_proj", "lm_head"))]
+    linears = [m for name, m in model.named_modules() if name.endswith(("_proj", *_HEADS.values()))]
     if any(type(m) is not nn.Linear or m._forward_hooks for m in linears):
         return None  # adapters and quantised layers compute something else
     if any(p.dtype != torch.float32 for p in model.parameters()):
@@ -131,7 +135,7 @@ class FusedLlama:
     def __init__(self, model: Any, shape: Shape) -> None:
         """``shape`` is ``shape_of(model)``."""
         self.model, self.shape = model, shape
-        device = model.model.embed_tokens.weight.device
+        device = self.device = model.model.embed_tokens.weight.device
         self.order = _row_order(shape).to(device)
         # 1/sqrt(d) for the q rows, 1 for k and v.
         query = torch.arange(shape.all_heads * shape.head_dim, device=device) < shape.heads * shape.head_dim
@@ -148,13 +152,14 @@ class FusedLlama:
         if dtype in self._kept and self._kept[dtype][0] == state:
             return self._kept[dtype][1]
         body = self.model.model
+        head_dtype = torch.float32 if hasattr(self.model, "score") else dtype
         cos, sin = self._cos_sin()
         weights = Weights(
             shape=self.shape,
             dtype=dtype,
             embedding=body.embed_tokens.weight.detach(),
             layers=tuple(self._layer(layer, dtype) for layer in body.layers),
-            head=Linear((self.model.lm_head.weight * body.norm.weight).to(dtype), None),
+            head=Linear((head_of(self.model).weight * body.norm.weight).to(head_dtype), None),
             cos=cos,
             sin=sin,
         )
@@ -177,9 +182,8 @@ class FusedLlama:
     def _cos_sin(self) -> tuple[Tensor, Tensor]:
         if self._rotary is None:
             rotary, length = self.model.model.rotary_emb, self.model.config.max_position_embeddings
-            device = self.model.model.embed_tokens.weight.device
-            positions = torch.arange(length, device=device)[None]
-            cos, sin = rotary(torch.zeros(1, device=device), positions)
+            positions = torch.arange(length, device=self.device)[None]
+            cos, sin = rotary(torch.zeros(1, device=self.device), positions)
             half = self.shape.half
             self._rotary = cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()
         return self._rotary
@@ -234,9 +238,15 @@ def to_parameters(fused: FusedLlama, grads: Gradients) -> list[Tensor]:
         add_normed(layer.post_attention_layernorm.weight, [mlp.gate_proj, mlp.up_proj], gate_up.weight, gate_up.bias)
         add(mlp.down_proj.weight, down.weight)
         add(mlp.down_proj.bias, down.bias)
-    add_normed(body.norm.weight, [model.lm_head], grads.head, None)
+    add_normed(body.norm.weight, [head_of(model)], grads.head, None)
     add(body.embed_tokens.weight, grads.embedding)
     return [found[parameter] for parameter in fused.parameters]
+
+
+def head_of(model: Any) -> nn.Linear:
+    """The output layer: ``lm_head`` [V,D] of a causal LM, ``score`` [1,D] of a sequence classifier."""
+    head: nn.Linear = getattr(model, _HEADS[type(model).__name__])
+    return head
 
 
 def attention_scale(model: Any) -> float:

@@ -1,4 +1,4 @@
-"""Response log-probabilities for any causal LM of transformers that keeps a KV cache.
+"""Response log-probabilities, values and scores for any model of transformers that keeps a KV cache.
 
 Prompts of equal length run together, once; their cache is then repeated for the responses, which run with it. Both
 passes belong to one graph, so gradients flow through the shared prompt. Rows are cut into batches of similar length,
@@ -8,20 +8,16 @@ so little is padded.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from nemotron.rl.logprobs import token_logprobs
 from nemotron.rl.types import Group
-
-if TYPE_CHECKING:
-    from nemotron.rl.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +29,55 @@ class _Row:
     tokens: list[int]
 
 
+class Model(Protocol):
+    """What a pass needs of a model: outputs [n,t,V] of the tokens ``ids`` [n,t] after a cache, and the cache grown."""
+
+    device: torch.device
+
+    def forward(self, ids: Tensor, cache: Any, *, last_only: bool) -> tuple[Tensor, Any]:
+        """``last_only``: the outputs [n,1,V] of the last position will do."""
+
+
 def generic_logprobs(
-    policy: Policy, groups: Sequence[Group], *, temperature: float, top_k: int | None, top_p: float
+    model: Model, groups: Sequence[Group], *, temperature: float, top_k: int | None, top_p: float
 ) -> Tensor:
     """``Policy.response_logprobs`` for any model; see there."""
-    total = sum(len(group.completions) for group in groups)
+
+    def read(logits: Tensor, tokens: Tensor) -> Tensor:
+        return token_logprobs(logits, tokens, temperature=temperature or 1.0, top_k=top_k, top_p=top_p)
+
     width = max(len(c.token_ids) for group in groups for c in group.completions)
+    return _run(model, groups, read, width, ends=False)
+
+
+def generic_values(model: Model, groups: Sequence[Group]) -> Tensor:
+    """``ScalarModel.token_values`` for any model; see there."""
+    width = max(len(c.token_ids) for group in groups for c in group.completions)
+    return _run(model, groups, _scalar, width, ends=False)
+
+
+def generic_scores(model: Model, groups: Sequence[Group]) -> Tensor:
+    """``ScalarModel.sequence_scores`` for any model; see there."""
+    return _run(model, groups, _scalar, 1, ends=True)[:, 0]
+
+
+def _scalar(outputs: Tensor, tokens: Tensor) -> Tensor:
+    return outputs[:, 0].float()
+
+
+def _run(
+    model: Model, groups: Sequence[Group], read: Callable[[Tensor, Tensor], Tensor], width: int, *, ends: bool
+) -> Tensor:
+    """What ``read`` makes of the outputs: [N,width], 0.0 where nothing is asked.
+
+    Every response token is asked about; with ``ends`` only what follows a whole response.
+    """
+    total = sum(len(group.completions) for group in groups)
     places: list[Tensor] = []
     values: list[Tensor] = []
     for prompts, rows in _buckets(groups):
-        for logits, targets, place in _bucket_logits(policy, prompts, rows, width):
-            values.append(token_logprobs(logits, targets, temperature=temperature or 1.0, top_k=top_k, top_p=top_p))
+        for outputs, targets, place in _bucket_outputs(model, prompts, rows, width, ends):
+            values.append(read(outputs, targets))
             places.append(place)
     flat = torch.cat(values)
     return flat.new_zeros(total * width).index_copy(0, torch.cat(places).to(flat.device), flat).view(total, width)
@@ -63,45 +97,42 @@ def _buckets(groups: Sequence[Group]) -> Iterator[tuple[list[list[int]], list[_R
         yield [list(prompt) for prompt in prompts], sorted(rows, key=lambda row: -len(row.tokens))
 
 
-def _bucket_logits(
-    policy: Policy, prompts: list[list[int]], rows: list[_Row], width: int
+def _bucket_outputs(
+    model: Model, prompts: list[list[int]], rows: list[_Row], width: int, ends: bool
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Logits [R,V], the tokens [R] they are asked about, and the tokens' places [R] in the flattened result."""
-    model, device = policy.model, policy.device
-    kwargs: dict[str, Any] = {"use_cache": True}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        kwargs["logits_to_keep"] = 1
-    with policy.autocast():
-        prefix = model(input_ids=torch.tensor(prompts, device=device), **kwargs)
-    first = prefix.logits[:, -1][torch.tensor([row.prompt for row in rows], device=device)]
-    yield (
-        first,
-        torch.tensor([row.tokens[0] for row in rows], device=device),
-        torch.tensor([row.index * width for row in rows]),
-    )
-    for batch in _similar_lengths([row for row in rows if len(row.tokens) > 1]):
-        longest = len(batch[0].tokens) - 1
+    """Outputs [R,V], the tokens [R] they are asked about, and the tokens' places [R] in the flattened result."""
+    device = model.device
+    outputs, prefix = model.forward(torch.tensor(prompts, device=device), None, last_only=True)
+    if not ends:
+        yield (
+            outputs[:, -1][torch.tensor([row.prompt for row in rows], device=device)],
+            torch.tensor([row.tokens[0] for row in rows], device=device),
+            torch.tensor([row.index * width for row in rows]),
+        )
+    unfed = 0 if ends else 1  # a response's last token is fed only where something is asked after it
+    for batch in _similar_lengths([row for row in rows if len(row.tokens) > unfed], unfed):
+        longest = len(batch[0].tokens) - unfed
         ids = torch.zeros(len(batch), longest, dtype=torch.int64)
         mask = torch.zeros(len(batch), longest, dtype=torch.bool)
         targets: list[int] = []
         places: list[int] = []
         for i, row in enumerate(batch):
-            fed = len(row.tokens) - 1
-            ids[i, :fed], mask[i, :fed] = torch.tensor(row.tokens[:-1]), True
-            targets += row.tokens[1:]
-            places += range(row.index * width + 1, row.index * width + 1 + fed)
-        cache = _select(prefix.past_key_values, torch.tensor([row.prompt for row in batch], device=device))
-        with policy.autocast():
-            # Padding stands on the right and attention is causal, so no real token sees it.
-            logits = model(input_ids=ids.to(device), past_key_values=cache, use_cache=True).logits
-        yield logits[mask.to(device)], torch.tensor(targets, device=device), torch.tensor(places)
+            fed = len(row.tokens) - unfed
+            ids[i, :fed] = torch.tensor(row.tokens[:fed])
+            mask[i, fed - 1 if ends else 0 : fed] = True
+            targets += [0] if ends else row.tokens[1:]
+            places += [row.index] if ends else range(row.index * width + 1, row.index * width + 1 + fed)
+        cache = _select(prefix, torch.tensor([row.prompt for row in batch], device=device))
+        # Padding stands on the right and attention is causal, so no real token sees it.
+        outputs, _ = model.forward(ids.to(device), cache, last_only=False)
+        yield outputs[mask.to(device)], torch.tensor(targets, device=device), torch.tensor(places)
 
 
-def _similar_lengths(rows: list[_Row]) -> Iterator[list[_Row]]:
+def _similar_lengths(rows: list[_Row], unfed: int) -> Iterator[list[_Row]]:
     """Cut rows (longest first) where the next would be padded by more than a quarter of the longest."""
     start = 0
     for i, row in enumerate(rows):
-        if (len(row.tokens) - 1) * 4 < (len(rows[start].tokens) - 1) * 3:
+        if (len(row.tokens) - unfed) * 4 < (len(rows[start].tokens) - unfed) * 3:
             yield rows[start:i]
             start = i
     if rows:

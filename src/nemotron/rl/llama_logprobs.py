@@ -1,12 +1,12 @@
-"""Response log-probabilities of Llama-like models, forward and backward by hand.
+"""Response log-probabilities, values and scores of Llama-like models, forward and backward by hand.
 
 Legend: P distinct prompts, N rows (responses), T longest response, D hidden size, V vocabulary; n sequences of t
 tokens in a batch.
 
 Order of work: the prompts run once and leave their keys and values; then the responses run in batches of similar
 length, each row over the keys and values of its prompt. The backward pass goes the other way and collects what all
-rows want from a prompt before the prompt's own backward. A response's last token is never fed, as nothing is asked
-after it.
+rows want from a prompt before the prompt's own backward. A response's last token is fed
+only where a score is asked after it.
 
 Batches hold about ``_BATCH_TOKENS`` tokens so that their activations stay in the processor's cache, and nothing is
 recorded by autograd inside: at 1M parameters the record-keeping and the page faults of large activations cost as much
@@ -15,7 +15,7 @@ as the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -43,6 +43,10 @@ class Filter:
     def __call__(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities [R] of ``tokens`` [R] under ``logits`` [R,V]."""
         return token_logprobs(logits, tokens, temperature=self.temperature or 1.0, top_k=self.top_k, top_p=self.top_p)
+
+
+Readout = Callable[[Tensor, Tensor], Tensor]
+"""The head's outputs [R,V] and the tokens [R] that follow -> [R], differentiable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +84,24 @@ class Plan:
     width: int
 
 
-def make_plan(groups: Sequence[Group], device: torch.device) -> Plan:
-    """Cut ``groups`` into batches."""
+def make_plan(groups: Sequence[Group], device: torch.device, *, ends: bool = False) -> Plan:
+    """Cut ``groups`` into batches.
+
+    Every response token is asked about; with ``ends`` only what follows a whole response, one result per row.
+    """
     budget = _budget(device)
-    width = max(len(c.token_ids) for group in groups for c in group.completions)
+    width = 1 if ends else max(len(c.token_ids) for group in groups for c in group.completions)
     numbers: dict[tuple[int, ...], int] = {}
     rows: list[tuple[int, int, list[int]]] = []  # place, prompt, tokens
     for group in groups:
         prompt = numbers.setdefault(tuple(group.prompt_ids), len(numbers))
-        rows += [((len(rows) + i) * width, prompt, c.token_ids) for i, c in enumerate(group.completions)]
+        for c in group.completions:
+            # A response's last token is fed only where something is asked after it.
+            rows.append((len(rows) * width, prompt, [*c.token_ids, 0] if ends else c.token_ids))
     prompts = list(numbers)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     followers: list[list[int]] = [[] for _ in prompts]
-    for index, (_, prompt, _) in enumerate(rows):
+    for index, (_, prompt, _) in enumerate([] if ends else rows):
         followers[prompt].append(index)
     batches = []
     for chosen in _cut([len(prompts[i]) for i in order], budget):
@@ -104,7 +113,7 @@ def make_plan(groups: Sequence[Group], device: torch.device) -> Plan:
     longer = sorted((row for row in rows if len(row[2]) > 1), key=lambda row: -len(row[2]))
     lengths = [len(prompt) for prompt in prompts]
     runs = _cut([len(row[2]) - 1 for row in longer], budget)
-    batches += [_response_batch([longer[i] for i in run], lengths) for run in runs]
+    batches += [_response_batch([longer[i] for i in run], lengths, ends) for run in runs]
     moved = [_to(batch, device) for batch in batches]
     return Plan(moved, prompt_batches, lengths, len(rows), width)
 
@@ -151,26 +160,30 @@ def _prompt_batch(
         prefix_lengths=None,
         prefix=0,
         asked=torch.tensor([i * t + len(prompt) - 1 for i, prompt in enumerate(prompts)]),
-        source=torch.tensor([i for i, _ in pairs]),
-        tokens=torch.tensor([row[2][0] for _, row in pairs]),
-        places=torch.tensor([row[0] for _, row in pairs]),
+        source=torch.tensor([i for i, _ in pairs], dtype=torch.int64),
+        tokens=torch.tensor([row[2][0] for _, row in pairs], dtype=torch.int64),
+        places=torch.tensor([row[0] for _, row in pairs], dtype=torch.int64),
     )
 
 
-def _response_batch(rows: list[tuple[int, int, list[int]]], prompt_lengths: list[int]) -> Batch:
+def _response_batch(rows: list[tuple[int, int, list[int]]], prompt_lengths: list[int], ends: bool) -> Batch:
     fed = [tokens[:-1] for _, _, tokens in rows]
     t = len(fed[0])
     before = [prompt_lengths[prompt] for _, prompt, _ in rows]
-    even = all(len(tokens) == t for tokens in fed)
+    # Which of a row's positions are asked, and their places.
+    asked = [range(len(tokens) - 1 if ends else 0, len(tokens)) for tokens in fed]
+    every = all(len(positions) == t for positions in asked)
     return Batch(
         ids=_padded(fed, t),
         prompts=torch.tensor([prompt for _, prompt, _ in rows]),
         prefix_lengths=None if len(set(before)) == 1 else torch.tensor(before),
         prefix=max(before),
-        asked=None if even else torch.tensor([i * t + j for i, tokens in enumerate(fed) for j in range(len(tokens))]),
+        asked=None if every else torch.tensor([i * t + j for i, positions in enumerate(asked) for j in positions]),
         source=None,
-        tokens=torch.tensor([token for _, _, tokens in rows for token in tokens[1:]]),
-        places=torch.tensor([place + j for place, _, tokens in rows for j in range(1, len(tokens))]),
+        tokens=torch.tensor([row[2][j + 1] for row, positions in zip(rows, asked, strict=True) for j in positions]),
+        places=torch.tensor(
+            [row[0] + (0 if ends else j + 1) for row, positions in zip(rows, asked, strict=True) for j in positions]
+        ),
     )
 
 
@@ -212,10 +225,10 @@ class _Trace:
 class LlamaPass:
     """One forward pass over a plan, and its backward pass."""
 
-    def __init__(self, weights: Weights, plan: Plan, *, keep: bool, choose: Filter | None = None) -> None:
-        """``keep`` stores what ``backward`` needs; ``choose`` turns logits into a distribution."""
+    def __init__(self, weights: Weights, plan: Plan, *, keep: bool, read: Readout | None = None) -> None:
+        """``keep`` stores what ``backward`` needs; ``read`` turns the head's outputs into the result."""
         self.weights, self.plan, self.keep = weights, plan, keep
-        self.choose = choose or Filter(1.0, None, 1.0)
+        self.read: Readout = read or Filter(1.0, None, 1.0)
         shape = weights.shape
         # Keys and values of all prompts, one tensor per layer: [2,P,K,longest,d].
         size = (2, len(plan.prompt_lengths), shape.kv_heads, max(plan.prompt_lengths), shape.head_dim)
@@ -224,14 +237,14 @@ class LlamaPass:
         self.traces: list[_Trace] = []
 
     def forward(self) -> Tensor:
-        """Log-probabilities [N*T] float32, 0.0 where there is no token."""
+        """Log-probabilities, or what ``read`` gives, [N*T] float32; 0.0 where there is no token."""
         result = torch.zeros(self.plan.rows * self.plan.width, device=self.weights.embedding.device)
         for number, batch in enumerate(self.plan.batches):
             hidden, trace = self.hidden(batch, is_prompt=number < self.plan.prompt_batches)
             logits = self.weights.head(hidden)
             if batch.source is not None:
                 logits = logits[batch.source]
-            result[batch.places] = self.choose(logits, batch.tokens)
+            result[batch.places] = self.read(logits, batch.tokens)
             if self.keep:
                 self.traces.append(trace)
         return result
@@ -267,7 +280,7 @@ class LlamaPass:
                 traces.append(_LayerTrace(normed, rstd, attended, saved, mlp_normed, mlp_rstd, gate_up))
         if batch.asked is not None:
             hidden = hidden[batch.asked]
-        normed, rstd = _norm(hidden, shape.eps, dtype)
+        normed, rstd = _norm(hidden, shape.eps, weights.head.weight.dtype)
         return normed, _Trace(rotary, traces, normed, rstd)
 
     def backward(self, grad: Tensor) -> Gradients:
@@ -289,7 +302,7 @@ class LlamaPass:
         with torch.enable_grad():
             leaf = logits.detach().requires_grad_()
             chosen = leaf if batch.source is None else leaf[batch.source]
-            (logits_grad,) = torch.autograd.grad(self.choose(chosen, batch.tokens), leaf, grad)
+            (logits_grad,) = torch.autograd.grad(self.read(chosen, batch.tokens), leaf, grad)
         _accumulate(grads.head, logits_grad, trace.normed)
         asked_grad = torch.zeros(trace.normed.shape, device=grad.device)
         _norm_backward_(asked_grad, logits_grad @ head.weight, trace.normed, trace.rstd)
@@ -368,7 +381,7 @@ def _accumulate(total: Tensor, grad: Tensor, x: Tensor) -> None:
         total.add_(grad.t() @ x)
 
 
-class _Logprobs(torch.autograd.Function):
+class _Pass(torch.autograd.Function):
     """The pass as one node of the autograd graph, with the model's parameters as inputs."""
 
     @staticmethod
@@ -386,12 +399,31 @@ class _Logprobs(torch.autograd.Function):
 
 def llama_logprobs(fused: FusedLlama, groups: Sequence[Group], choose: Filter, dtype: torch.dtype) -> Tensor:
     """``Policy.response_logprobs`` for a model that ``fused`` has rearranged; see there."""
+    return _run(fused, make_plan(groups, fused.device), choose, dtype)
+
+
+def llama_values(fused: FusedLlama, groups: Sequence[Group], dtype: torch.dtype) -> Tensor:
+    """``ScalarModel.token_values`` for a model that ``fused`` has rearranged: one scalar where a log-prob would be."""
+    return _run(fused, make_plan(groups, fused.device), _scalar, dtype)
+
+
+def llama_scores(fused: FusedLlama, groups: Sequence[Group], dtype: torch.dtype) -> Tensor:
+    """``ScalarModel.sequence_scores`` for a model that ``fused`` has rearranged: [N] scalars at the last tokens."""
+    return _run(fused, make_plan(groups, fused.device, ends=True), _scalar, dtype)[:, 0]
+
+
+def _scalar(outputs: Tensor, tokens: Tensor) -> Tensor:
+    """The one output [R] of a head with one row; what comes next does not matter."""
+    return outputs[:, 0]
+
+
+def _run(fused: FusedLlama, plan: Plan, read: Readout, dtype: torch.dtype) -> Tensor:
+    """Forward, with the backward pass ready where grad is wanted: [N,width] float32."""
     weights = fused.weights(dtype)
-    plan = make_plan(groups, weights.embedding.device)
     wants_grad = torch.is_grad_enabled() and any(p.requires_grad for p in fused.parameters)
     with torch.no_grad():
-        run = LlamaPass(weights, plan, keep=wants_grad, choose=choose)
+        run = LlamaPass(weights, plan, keep=wants_grad, read=read)
         if not wants_grad:
             return run.forward().view(plan.rows, plan.width)
-    result: Tensor = _Logprobs.apply(fused, run, *fused.parameters)  # type: ignore[no-untyped-call]
+    result: Tensor = _Pass.apply(fused, run, *fused.parameters)  # type: ignore[no-untyped-call]
     return result.view(plan.rows, plan.width)

@@ -9,6 +9,7 @@ always computed in float32. Dropout is never active: the policy that is trained 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -28,7 +29,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Longer sequences go through torch's attention, which does not keep the scores.
-_LONGEST_WRITTEN_OUT = 1024
+LONGEST_WRITTEN_OUT = 1024
 
 
 class Policy:
@@ -61,7 +62,10 @@ class Policy:
             ArtifactError: missing, corrupt, incomplete, or not a causal LM.
             NotAvailableError: ``cuda`` on a machine without.
         """
-        return cls(_load_model(str(path)).to(resolve_device(device)), precision=precision)
+        return cls(
+            read_model(str(path), "AutoModelForCausalLM", "causal language model").to(resolve_device(device)),
+            precision=precision,
+        )
 
     @classmethod
     def load_checkpoint(cls, path: Path, *, precision: Precision = "float32", device: str = "auto") -> Policy:
@@ -103,6 +107,15 @@ class Policy:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def forward(self, ids: Tensor, cache: Any, *, last_only: bool) -> tuple[Tensor, Any]:
+        """Logits of ``ids`` [n,t] after ``cache`` through the model's own forward; see ``generic.Model``."""
+        kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        if last_only and "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            kwargs["logits_to_keep"] = 1
+        with self.autocast():
+            out = self.model(input_ids=ids, use_cache=True, **kwargs)
+        return out.logits, out.past_key_values
+
     def response_logprobs(
         self, groups: Sequence[Group], *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
     ) -> Tensor:
@@ -120,7 +133,7 @@ class Policy:
             [N,T] float32 on ``device``, rows prompt-major, 0.0 beyond the end of a response.
         """
         longest = max(len(g.prompt_ids) + len(c.token_ids) for g in groups for c in g.completions)
-        if self.fused is not None and longest <= min(_LONGEST_WRITTEN_OUT, self.max_length or longest):
+        if self.fused is not None and longest <= min(LONGEST_WRITTEN_OUT, self.max_length or longest):
             choose = Filter(temperature, top_k, top_p)
             return llama_logprobs(self.fused, groups, choose, self.dtype)
         return generic_logprobs(self, groups, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -135,8 +148,17 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _load_model(path: str) -> nn.Module:
-    """The causal LM at ``path`` in float32, every weight present."""
+def read_model(path: str, loader: str, kind: str) -> nn.Module:
+    """The model at ``path`` in float32, every weight present.
+
+    Args:
+        path: a Hugging Face folder or a hub name.
+        loader: name of the transformers class that reads it.
+        kind: what that class reads, as messages call it.
+
+    Raises:
+        ArtifactError: missing, corrupt, incomplete, or not of that kind.
+    """
     import transformers
     from safetensors import SafetensorError
 
@@ -145,14 +167,13 @@ def _load_model(path: str) -> nn.Module:
         raise ArtifactError(f"`{path}` has no `config.json`", hint="give the folder of a Hugging Face checkpoint")
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, output_loading_info=True
-        )
+        auto: Any = getattr(transformers, loader)
+        loaded: Any = auto.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n", 1)[0].rstrip(".")
         if folder.exists():
             raise ArtifactError(
-                f"`{path}` cannot be read as a causal language model: {reason}",
+                f"`{path}` cannot be read as a {kind}: {reason}",
                 hint="restore or re-export the checkpoint",
             ) from error
         raise ArtifactError(

@@ -128,7 +128,7 @@ def test_half_precision_stays_near_float32(name: str, precision: str) -> None:
 def test_long_sequences_take_the_other_path(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, groups = make_policy("llama-tied-gqa"), make_groups(RAGGED)
     short = policy.response_logprobs(groups)
-    monkeypatch.setattr("nemotron.rl.policy._LONGEST_WRITTEN_OUT", 10)
+    monkeypatch.setattr("nemotron.rl.policy.LONGEST_WRITTEN_OUT", 10)
     monkeypatch.setattr("nemotron.rl.policy.llama_logprobs", None)  # a call would fail
     torch.testing.assert_close(policy.response_logprobs(groups), short, atol=1e-5, rtol=1e-5)
 
