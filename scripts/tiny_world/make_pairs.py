@@ -1,4 +1,4 @@
-"""Write the preference pairs of the tiny world: two answers to one request, the better one first. Same seed, same bytes.
+"""Write the preference pairs of the tiny world: two answers to a request, the better one first. Same seed, same bytes.
 
     python scripts/tiny_world/make_pairs.py [--out src/nemotron/assets/tiny_world]
 

@@ -14,6 +14,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "advantage_estimators": ("cases",),
     "calculate_kl": ("cases",),
     "clipped_pg_loss": ("variants",),
+    "dpo_loss": ("cases",),
     "dynamic_sampling": (),
     "gae": ("cases",),
     "genrm_compare": ("pairs", "parse", "extract", "style", "aggregate"),
@@ -22,10 +23,11 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "pg_loss_from_logits": (),
     "reward_scaling_shaping": ("scaling", "shaping"),
     "seq_logprob_error_masking": ("cases",),
+    "sft_nll_loss": ("cases",),
     "token_logprobs": ("cases",),
     "value_loss": ("cases",),
 }
-LATER = frozenset({"dpo_loss", "rm_preference_loss", "sft_nll_loss"})
+LATER = frozenset({"rm_preference_loss"})
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
