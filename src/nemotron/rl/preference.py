@@ -17,9 +17,14 @@ from nemotron.rl.losses import Count, masked_mean
 
 
 def preference_loss(
-    rewards: Tensor, sample_mask: Tensor, *, beta: float, global_valid_seqs: Count
+    rewards: Tensor,
+    sample_mask: Tensor,
+    *,
+    beta: float,
+    global_valid_seqs: Count,
+    margins: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Bradley-Terry: the mean over pairs of ``-log sigmoid(beta * (R_chosen - R_rejected))``.
+    """Bradley-Terry: the mean over pairs of ``-log sigmoid(beta * (R_chosen - R_rejected) - margin)``.
 
     ``rewards`` and ``sample_mask`` are [B]; a pair counts when its chosen row does. ``global_valid_seqs`` is the sum of
     ``sample_mask`` over the global batch, twice the number of pairs. The metrics are NeMo-RL's ``PreferenceLossFn``'s:
@@ -31,7 +36,8 @@ def preference_loss(
     def mean(values: Tensor) -> Tensor:
         return masked_mean(values, mask, pairs)
 
-    loss = mean(-functional.logsigmoid(beta * (chosen - rejected)))
+    lead = beta * (chosen - rejected)
+    loss = mean(-functional.logsigmoid(lead if margins is None else lead - margins))
     metrics = {
         "accuracy": mean((chosen > rejected).to(rewards.dtype)),
         "rewards_chosen_mean": mean(chosen),
