@@ -76,6 +76,10 @@ class Resources(_Table):
     gpus_per_node: int = 0
 
 
+ViewName = Literal["judged_grpo", "verified_grpo", "ppo", "dpo", "reward_model", "audit"]
+"""What a run of a step shows while and after it works: see :mod:`nemotron.runs.views`."""
+
+
 class Step(_Table):
     """A step as its manifest describes it; ``id`` and ``folder`` come from the place of the file, not from its text."""
 
@@ -87,6 +91,8 @@ class Step(_Table):
     """How its process starts on a cluster."""
     tags: list[str] = []
     image: str | None = None
+    view: ViewName | None = None
+    """Numbers and charts that its runs show; none for a step that trains and measures nothing."""
     resources: Resources = Resources()
     consumes: list[Artifact] = []
     produces: list[Artifact] = []
@@ -293,4 +299,4 @@ def _wrong(path: Path, message: str, hint: str | None = None) -> ConfigError:
 def as_json(step: Step) -> dict[str, Any]:
     """The object of `steps list --json`."""
     listed_first = {"id": step.id, "title": step.title, "category": step.category, "configs": step.configs}
-    return {**listed_first, **step.model_dump(mode="json", exclude={"strategies", "errors"})}
+    return {**listed_first, **step.model_dump(mode="json", exclude={"strategies", "errors", "view"})}

@@ -54,7 +54,7 @@ def show_command(run: RunName, as_json: AsJson = False, runs_dir: RunsDir = Path
 def report_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
     """Rebuild the report.html of a run and print its path."""
     from nemotron.runs.report import write_report
-    from nemotron.runs.summary import relative
+    from nemotron.runs.words import relative
 
     typer.echo(relative(str(write_report(_find(runs_dir, run)))))
 
@@ -84,7 +84,8 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from nemotron.runs.summary import duration, percent, state_text
+    from nemotron.runs.summary import state_text
+    from nemotron.runs.words import duration, fixed, percent
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -100,13 +101,9 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
             Text(*state_text(summary["status"])),
             f"{summary['steps']}/{summary['steps_total'] or '?'}",
             duration(summary["wall_s"]),
-            _fixed(summary["kl"], 4),
-            _fixed(summary["response_length"], 1),
+            fixed(summary["kl"], 4),
+            fixed(summary["response_length"], 1),
             f"{percent(heldout['before'])} → {percent(heldout['after'])}",
-            _fixed(summary["reward"], 3),
+            fixed(summary["reward"], 3),
         )
     console.print(table)
-
-
-def _fixed(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

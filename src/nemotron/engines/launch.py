@@ -43,7 +43,7 @@ def launch(plan: Plan, code: StepCode, *, runs_dir: Path, resume: bool) -> int:
     if run is None:
         if resume:
             print("nothing to resume, starting a new run", file=sys.stderr)
-        job = {**plan.job(), "inputs": fingerprints(plan.inputs)}
+        job = {**plan.job(), "view": find_step(plan.step).view, "inputs": fingerprints(plan.inputs)}
         run = RunFolder.create(runs_dir, step=plan.step, config_name=plan.config_name, job=job, run_id=plan.run_id)
     return _attached(run, code, plan.secrets())
 

@@ -1,20 +1,46 @@
-"""The loop reports here; the run folder and the live view listen."""
+"""The loop reports here; the run folder and the live view listen. What they show: :mod:`nemotron.runs.views`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.live import LiveView
+from nemotron.runs.views import JUDGED_GRPO, view_of
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from nemotron.rl.evaluate import HeldOut
-    from nemotron.rl.rollout import Sample
+class Measured(Protocol):
+    """A held-out evaluation; ``rl.evaluate.HeldOut`` is one."""
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Property -> share of answers (0 to 1) that have it."""
+
+    @property
+    def samples(self) -> Iterable[Mapping[str, Any]]:
+        """One record an answer: ``row_id``, ``prompt``, ``response``, and its properties as booleans."""
+
+
+@contextmanager
+def recording(run: RunFolder, *, total: int, done: int) -> Iterator[RunRecorder]:
+    """Record an attempt at ``run``: status set to running, rows after step ``done`` dropped, live view open.
+
+    Args:
+        run: the run, which this process holds.
+        total: steps when the run is finished.
+        done: steps that the checkpoint has which this attempt goes on from; 0 starts over.
+    """
+    wall_s = run.status().wall_s or 0.0
+    # Without a checkpoint the run starts over, rows of step 0 included.
+    run.truncate_metrics(done or -1)
+    run.truncate_samples(done or -1)
+    with LiveView(total, start_step=done, view=view_of(run.job()) or JUDGED_GRPO) as live:
+        run.write_status(state="running", steps_total=total, steps_done=done, error=None, exit_code=None)
+        yield RunRecorder(run, live, wall_s)
 
 
 class RunRecorder:
@@ -40,10 +66,12 @@ class RunRecorder:
         """Keep a metrics row."""
         self._run.append_metrics({"step": step, "wall_s": self.wall_s, **metrics})
 
-    def samples(self, step: int, samples: Sequence[Sample], advantages: Tensor | None = None) -> None:
-        """Keep the samples of a step; ``advantages`` is [N,S]."""
-        first = [None] * len(samples) if advantages is None else advantages[:, 0].tolist()
-        self._run.append_samples(_sample_row(step, s, a) for s, a in zip(samples, first, strict=True))
+    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep samples of a step: any fields.
+
+        The report shows ``prompt``, ``response``, ``reward``, ``advantage`` and ``truncated``.
+        """
+        self._run.append_samples({"step": step, "phase": "train", **row} for row in rows)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep the metrics of a finished step and show them."""
@@ -55,26 +83,12 @@ class RunRecorder:
         inside = path.is_relative_to(self._run.path)
         self._run.write_status(checkpoint=str(path.relative_to(self._run.path) if inside else path))
 
-    def heldout(self, when: str, step: int, result: HeldOut) -> None:
+    def heldout(self, when: str, step: int, result: Measured) -> None:
         """Keep a held-out evaluation; ``when`` is ``before`` or ``after`` training."""
         phase = f"heldout_{when}"
         self._run.append_samples({"step": step, "phase": phase, **sample} for sample in result.samples)
         if when == "before":
-            self._run.write_status(heldout_before=result.shares)
+            self._run.write_status(heldout_before=dict(result.shares))
         else:
-            self._run.write_status(heldout_after=result.shares)
+            self._run.write_status(heldout_after=dict(result.shares))
         self.write(step, {f"heldout/{name}": share for name, share in result.shares.items()})
-
-
-def _sample_row(step: int, sample: Sample, advantage: float | None) -> dict[str, Any]:
-    return {
-        "step": step,
-        "phase": "train",
-        "row_id": sample.source.id,
-        "prompt": sample.source.messages[-1]["content"],
-        "response": sample.text,
-        "reward": sample.judged,
-        "advantage": advantage,
-        "truncated": sample.completion.truncated,
-        **sample.details,
-    }

@@ -8,19 +8,22 @@ one panel, whose crossings mean nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nemotron.runs import metrics as m
-from nemotron.runs.charts import CHARTS, Chart, Line, Panel
+from nemotron.runs.charts import HELDOUT, KL, Chart, Line, Panel
 from nemotron.runs.jsonl import Row
 from nemotron.runs.metrics import Column
+from nemotron.runs.views import JUDGED_GRPO, View
+from nemotron.runs.words import label
 
 MAX_POINTS = 1500
 """Longer runs are drawn with every k-th step, to keep the file and the browser fast."""
 
 _FEW_POINTS = 60
 _PANEL_GAP = 0.12
+_COLORS = ("@blue", "@green", "@orange", "@violet", "@yellow", "@red")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +44,20 @@ def figures(
     kl_limit: float | None,
     heldout_before: dict[str, float] | None,
     heldout_after: dict[str, float] | None,
+    view: View = JUDGED_GRPO,
 ) -> list[Figure]:
     """All plots of a report in reading order, from metric rows with one row per step."""
     rows = thinned(rows)
-    kl, reward, *others = (_line_figure(chart, rows) for chart in CHARTS)
-    if kl_limit is not None:
-        _add_mark(kl.layout, ("limit", kl_limit, "@red"), axis="y")
-    heldout = _heldout_figure(heldout_before, heldout_after)
-    return [kl, reward, heldout, *others, _time_figure(rows)]
+    drawn = []
+    for chart in view.charts:
+        if chart.id == HELDOUT.id:
+            drawn.append(_heldout_figure(chart, heldout_before, heldout_after))
+            continue
+        figure = _line_figure(chart, rows)
+        if chart is KL and kl_limit is not None:
+            _add_mark(figure.layout, ("limit", kl_limit, "@red"), axis="y")
+        drawn.append(figure)
+    return [*drawn, _time_figure(rows)]
 
 
 def thinned(rows: Sequence[Row]) -> list[Row]:
@@ -61,7 +70,8 @@ def thinned(rows: Sequence[Row]) -> list[Row]:
 
 
 def _line_figure(chart: Chart, rows: Sequence[Row]) -> Figure:
-    panels = [p for p in chart.panels if any(m.known(m.column(rows, line.metric)) for line in p.lines)]
+    expanded = [replace(panel, lines=_expanded(panel.lines, rows)) for panel in chart.panels]
+    panels = [p for p in expanded if any(m.known(m.column(rows, line.metric)) for line in p.lines)]
     data: list[dict[str, Any]] = []
     layout: dict[str, Any] = {"shapes": [], "annotations": []}
     height = (1 - _PANEL_GAP * (len(panels) - 1)) / max(len(panels), 1)
@@ -78,6 +88,19 @@ def _line_figure(chart: Chart, rows: Sequence[Row]) -> Figure:
     layout["xaxis"] = {"title": {"text": "step", "font": {"size": 11}}, "anchor": bottom, "rangemode": "normal"}
     layout["showlegend"] = any(len(panel.lines) > 1 for panel in panels)
     return Figure(chart.id, chart.title, chart.note, data, layout)
+
+
+def _expanded(lines: Sequence[Line], rows: Sequence[Row]) -> tuple[Line, ...]:
+    """The lines with each `*` replaced by what there is."""
+    found: list[Line] = []
+    for line in lines:
+        names = m.matching(rows, line.metric)
+        for index, (name, part) in enumerate(names.items()):
+            color = _COLORS[(_COLORS.index(line.color) + index) % len(_COLORS)] if index else line.color
+            # What the star stands for is only worth saying where it tells lines apart.
+            words = [line.name, part if len(names) > 1 or not line.name else ""]
+            found.append(replace(line, metric=name, name=" ".join(filter(None, words)), color=color))
+    return tuple(found)
 
 
 def _y_axis(panel: Panel, domain: tuple[float, float]) -> dict[str, Any]:
@@ -134,7 +157,7 @@ def _add_mark(layout: dict[str, Any], mark: tuple[str, float, str], *, axis: str
     )
     layout["annotations"].append(
         {
-            "text": f"{name} {value:g}",
+            "text": f"{name} {value:g}".strip(),
             "xref": "paper",
             "x": 1,
             "xanchor": "right",
@@ -149,17 +172,17 @@ def _add_mark(layout: dict[str, Any], mark: tuple[str, float, str], *, axis: str
     )
 
 
-def _heldout_figure(before: dict[str, float] | None, after: dict[str, float] | None) -> Figure:
+def _heldout_figure(chart: Chart, before: dict[str, float] | None, after: dict[str, float] | None) -> Figure:
     names = list(dict.fromkeys([*(before or {}), *(after or {})]))
     data: list[dict[str, Any]] = []
-    for label, shares, color in (("before", before, "@muted"), ("after", after, "@green")):
+    for when, shares, color in (("before", before, "@muted"), ("after", after, "@green")):
         if shares:
             values = [m.number(shares.get(name)) for name in names]
             data.append(
                 {
                     "type": "bar",
-                    "name": label,
-                    "x": [aspect_label(name) for name in names],
+                    "name": when,
+                    "x": [label(name) for name in names],
                     "y": values,
                     "text": ["" if value is None else f"{100 * value:.0f}" for value in values],
                     "textposition": "outside",
@@ -176,13 +199,7 @@ def _heldout_figure(before: dict[str, float] | None, after: dict[str, float] | N
         "xaxis": {"type": "category", "showgrid": False},
         "showlegend": True,
     }
-    note = "Share of answers to unseen prompts, in percent, by a program that neither the judge nor the loss sees."
-    return Figure("heldout", "Held-out answers before and after", note, data, layout)
-
-
-def aspect_label(name: str) -> str:
-    """``fully_right`` as ``fully right``."""
-    return name.replace("_", " ")
+    return Figure(chart.id, chart.title, chart.note, data, layout)
 
 
 _PHASES = (
@@ -198,11 +215,11 @@ def _time_figure(rows: Sequence[Row]) -> Figure:
     steps = m.column(rows, "step")
     data: list[dict[str, Any]] = []
     spent = [0.0] * len(rows)
-    for name, label, color in _PHASES:
+    for name, text, color in _PHASES:
         values = m.column(rows, f"timing/train/{name}")
         if m.known(values):
             spent = [total + (value or 0.0) for total, value in zip(spent, values, strict=True)]
-            data.append(_bars(steps, values, label, color))
+            data.append(_bars(steps, values, text, color))
     totals = m.column(rows, "timing/train/total_step_time")
     if m.known(totals):
         rest = [None if t is None else max(t - s, 0.0) for t, s in zip(totals, spent, strict=True)]
@@ -219,10 +236,10 @@ def _time_figure(rows: Sequence[Row]) -> Figure:
     return Figure("time", "Time per step", note, data, layout)
 
 
-def _bars(steps: Column, values: Column, label: str, color: str) -> dict[str, Any]:
+def _bars(steps: Column, values: Column, text: str, color: str) -> dict[str, Any]:
     return {
         "type": "bar",
-        "name": label,
+        "name": text,
         "x": steps,
         "y": [_rounded(value) for value in values],
         "marker": {"color": color, "line": {"width": 0}},

@@ -17,8 +17,9 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nemotron.runs.metrics import number
-from nemotron.runs.summary import duration
+from nemotron.runs import metrics as m
+from nemotron.runs.views import JUDGED_GRPO, LiveColumn, View
+from nemotron.runs.words import duration
 
 _TABLE_ROWS = 8
 _PLAIN_INTERVAL_S = 1.0
@@ -26,8 +27,6 @@ _PLAIN_INTERVAL_S = 1.0
 _REDRAWS_PER_S = 4
 # The ETA goes by the steps of the last hour: a cluster's step may take minutes.
 _PACE_PERIOD_S = 3600.0
-
-_COLUMNS = ("step", "reward", "KL", "length", "truncated", "held-out", "s/step")
 
 
 class LiveView:
@@ -41,9 +40,12 @@ class LiveView:
                 view.step({"step": step, "train/reward": 0.5, ...})
     """
 
-    def __init__(self, total_steps: int, console: Console | None = None, *, start_step: int = 0) -> None:
+    def __init__(
+        self, total_steps: int, console: Console | None = None, *, start_step: int = 0, view: View = JUDGED_GRPO
+    ) -> None:
         """``start_step`` is the number of steps already done when a run is resumed; the ETA leaves them out."""
         self.console = console or Console(stderr=True, highlight=False)
+        self._columns = view.columns
         self._total = total_steps
         self._first = start_step
         self._began = time.monotonic()
@@ -90,16 +92,17 @@ class LiveView:
         """Show the metrics row of a step that is done (names as in ``metrics.jsonl``)."""
         step = int(metrics["step"])
         self._progress.update(self._task, completed=step)
-        cells = _cells(metrics)
-        self._rows.append(cells)
+        cells = [_cell(column, metrics) for column in self._columns]
+        self._rows.append((str(step), *cells))
         if self._live is not None:
             self._live.update(self._drawing())
             return
         now = time.monotonic()
-        if step >= self._total or step == self._first + 1 or cells[5] or now - self._last_line >= _PLAIN_INTERVAL_S:
+        named = list(zip(self._columns, cells, strict=True))
+        rare = any(cell and column.rare for column, cell in named)
+        if step >= self._total or step == self._first + 1 or rare or now - self._last_line >= _PLAIN_INTERVAL_S:
             self._last_line = now
-            named = zip(_COLUMNS[1:], cells[1:], strict=True)
-            words = [f"{name} {cell}" for name, cell in named if cell]
+            words = [f"{column.title} {cell}" for column, cell in named if cell]
             eta = self._progress.tasks[0].time_remaining
             ending = [f"ETA {duration(eta)}"] if eta else []
             self._line(", ".join([f"step {step}/{self._total}", *words, *ending]))
@@ -109,27 +112,20 @@ class LiveView:
 
     def _drawing(self) -> Group:
         table = Table(box=None, expand=True, header_style="dim", padding=(0, 1))
-        for name in _COLUMNS:
+        for name in ("step", *(column.title for column in self._columns)):
             table.add_column(name, justify="right", no_wrap=True)
         for cells in self._rows:
             table.add_row(*cells)
         return Group(table, self._progress) if self._rows else Group(self._progress)
 
 
-def _cells(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    def shown(name: str, form: str, scale: float = 1.0) -> str:
-        value = number(metrics.get(name))
-        return "" if value is None else format(value * scale, form)
-
-    reward, spread = shown("train/reward", ".3f"), shown("train/reward_std", ".3f")
-    heldout = shown("heldout/fully_right", ".1f", 100)
-    truncated = shown("train/truncation_rate", ".1f", 100)
-    return (
-        str(metrics["step"]),
-        f"{reward} ± {spread}" if reward and spread else reward,
-        shown("train/kl_penalty", ".4f"),
-        shown("train/mean_gen_tokens_per_sample", ".1f"),
-        truncated and f"{truncated}%",
-        heldout and f"{heldout}%",
-        shown("timing/train/total_step_time", ".2f"),
-    )
+def _cell(column: LiveColumn, metrics: Mapping[str, Any]) -> str:
+    """What stands in a column; empty where the step has no such metric."""
+    name = next(iter(m.matching([dict(metrics)], column.metric)), column.metric)
+    value = m.number(metrics.get(name))
+    if value is None:
+        return ""
+    if column.share:
+        return f"{100 * value:.1f}%"
+    spread = m.number(metrics.get(column.spread)) if column.spread else None
+    return format(value, column.form) + ("" if spread is None else f" ± {format(spread, column.form)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -31,6 +32,15 @@ def by_step(rows: Sequence[Row]) -> list[Row]:
 def column(rows: Sequence[Row], name: str) -> Column:
     """The values of one metric, None where a row has no finite one."""
     return [number(row.get(name)) for row in rows]
+
+
+def matching(rows: Sequence[Row], pattern: str) -> dict[str, str]:
+    """Metrics that fit a name in which `*` stands for any text, and that text (empty for a plain name)."""
+    if "*" not in pattern:
+        return {pattern: ""}
+    expression = re.compile(re.escape(pattern).replace(r"\*", "(.+)"))
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: match[1] for name in names if (match := expression.fullmatch(name))}
 
 
 def known(values: Column) -> list[float]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from nemotron.runs.figures import aspect_label
 from nemotron.runs.jsonl import Row
 from nemotron.runs.metrics import number
+from nemotron.runs.words import label
 
 _SHOWN_PAIRS = 8
 _SHOWN_MOVED = 4
@@ -129,7 +129,7 @@ def _answer(row: Row) -> Answer:
     verdict = row.get("verdict")
     # Yes/no properties stand in the row itself, or together under `verdict`.
     properties = {**row, **verdict} if isinstance(verdict, dict) else row
-    aspects = [(aspect_label(str(name)), holds) for name, holds in properties.items() if isinstance(holds, bool)]
+    aspects = [(label(str(name)), holds) for name, holds in properties.items() if isinstance(holds, bool)]
     step = number(row.get("step"))
     return Answer(
         response=_text(row.get("response")),

@@ -8,28 +8,20 @@ loads nothing from anywhere.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from nemotron.errors import NotAvailableError
 from nemotron.runs import metrics as m
 from nemotron.runs.atomic import write_atomic
-from nemotron.runs.figures import aspect_label, figures
+from nemotron.runs.figures import figures
 from nemotron.runs.folder import RunFolder
+from nemotron.runs.headlines import Card
 from nemotron.runs.lineage import lineage
 from nemotron.runs.pairs import select
-from nemotron.runs.summary import HEADLINE, change, duration, percent, summarise
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One number at the top of the report."""
-
-    label: str
-    value: str
-    detail: str
-    tone: Literal["", "good", "bad"] = ""
+from nemotron.runs.summary import summarise
+from nemotron.runs.views import JUDGED_GRPO, View, view_of
+from nemotron.runs.words import duration, label, percent
 
 
 def write_report(run: RunFolder) -> Path:
@@ -55,6 +47,7 @@ def render(run: RunFolder) -> str:
             f"reports need the package `{error.name}`", hint="install it with `pip install 'nemotron[local]'`"
         ) from error
     summary = summarise(run)
+    view = view_of(run.job()) or JUDGED_GRPO
     rows = m.by_step(run.read_metrics())
     heldout = summary["heldout"]
     drawn = figures(
@@ -62,6 +55,7 @@ def render(run: RunFolder) -> str:
         kl_limit=summary["kl_limit"],
         heldout_before=heldout["aspects_before"],
         heldout_after=heldout["aspects_after"],
+        view=view,
     )
     loader = PackageLoader("nemotron.runs", "templates")
     environment = Environment(
@@ -75,13 +69,15 @@ def render(run: RunFolder) -> str:
     return environment.get_template("report.html.j2").render(
         summary=summary,
         progress=_progress(summary),
-        leading=leading_cards(summary),
-        other=other_cards(summary),
+        leading=leading_cards(summary, view),
+        other=other_cards(summary, view),
         aspects=_aspects(heldout),
         figures=[figure for figure in drawn if figure.data],
         not_drawn=[figure.title for figure in drawn if not figure.data],
         figure_data=[{"id": f.id, "data": f.data, "layout": f.layout} for f in drawn if f.data],
         samples=select(run.read_samples()),
+        best=view.best,
+        worst=view.worst,
         lineage=lineage(run.job()),
         files=_files(run, summary),
         css=own["report.css"],
@@ -91,46 +87,16 @@ def render(run: RunFolder) -> str:
     )
 
 
-def leading_cards(summary: dict[str, Any]) -> list[Card]:
-    """The four numbers to read before the reward."""
-    kl, largest, limit = summary["kl"], summary["kl_max"], summary["kl_limit"]
-    over = limit is not None and largest is not None and largest > limit
-    bound = "" if limit is None else f", limit {limit:g}"
-    heldout = summary["heldout"]
-    delta = heldout["delta"]
-    return [
-        Card(
-            "KL to the reference",
-            "–" if kl is None else f"{kl:.4f}",
-            "nats per token" if largest is None else f"nats per token, largest {largest:.4f}{bound}",
-            "" if limit is None or largest is None else "bad" if over else "good",
-        ),
-        Card(
-            "Reward spread",
-            _number(summary["reward_std"], 3),
-            f"std of a step, {change(summary['reward_std_before'], summary['reward_std'], 3)}",
-        ),
-        Card(
-            "Response length",
-            _number(summary["response_length"], 1),
-            f"tokens, {change(summary['response_length_before'], summary['response_length'], 1)}",
-        ),
-        Card(
-            "Held-out fully right",
-            percent(heldout["after"] if heldout["after"] is not None else heldout["before"]),
-            "before training" if delta is None else f"from {percent(heldout['before'])}, {100 * delta:+.1f} points",
-            "" if delta is None else "good" if delta > 0 else "bad",
-        ),
-    ]
+def leading_cards(summary: dict[str, Any], view: View) -> list[Card]:
+    """The numbers to read first."""
+    return [headline.card(summary) for headline in view.leading if headline.shown(summary)]
 
 
-def other_cards(summary: dict[str, Any]) -> list[Card]:
+def other_cards(summary: dict[str, Any], view: View) -> list[Card]:
     """The numbers of the second row."""
     total = summary["steps_total"]
     return [
-        Card("Reward", _number(summary["reward"], 3), change(summary["reward_before"], summary["reward"], 3)),
-        Card("Truncated responses", percent(summary["truncation_rate"]), "last steps"),
-        Card("Missing verdicts", percent(summary["missing_share"]), "all steps"),
+        *(headline.card(summary) for headline in view.other if headline.shown(summary)),
         Card("Steps", str(summary["steps"]), f"of {total}" if total else ""),
         Card("Time", duration(summary["wall_s"]), ""),
     ]
@@ -144,12 +110,12 @@ def _progress(summary: dict[str, Any]) -> str:
 
 def _aspects(heldout: dict[str, Any]) -> list[dict[str, str]]:
     before, after = heldout["aspects_before"] or {}, heldout["aspects_after"] or {}
-    names = sorted({*before, *after}, key=lambda name: (name != HEADLINE, [*before, *after].index(name)))
+    names = sorted({*before, *after}, key=lambda name: (name != heldout["headline"], [*before, *after].index(name)))
     rows = []
     for name in names:
         old, new = m.number(before.get(name)), m.number(after.get(name))
         delta = "–" if old is None or new is None else f"{100 * (new - old):+.1f}"
-        rows.append({"name": aspect_label(name), "before": percent(old), "after": percent(new), "delta": delta})
+        rows.append({"name": label(name), "before": percent(old), "after": percent(new), "delta": delta})
     return rows
 
 
@@ -165,7 +131,3 @@ def _files(run: RunFolder, summary: dict[str, Any]) -> list[dict[str, str]]:
 
 def _within(run: RunFolder, path: Path) -> str:
     return path.relative_to(run.path).as_posix() if path.is_relative_to(run.path) else str(path)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

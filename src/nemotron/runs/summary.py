@@ -13,22 +13,24 @@ from typing import TYPE_CHECKING, Any
 from nemotron.runs import metrics as m
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.status import Status
+from nemotron.runs.views import COMMON, JUDGED_GRPO, View, view_of
+from nemotron.runs.words import duration, relative
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SMOOTHED_STEPS = 5
 """Per-step means are noisy: values "before" and "after" are means over the first and last this many steps."""
-HEADLINE = "fully_right"
 
 
 def summarise(run: RunFolder) -> dict[str, Any]:
     """What ``runs show --json`` prints; a value that is not known is None.
 
-    ``heldout.*`` are shares (0 to 1) of fully right held-out answers, ``kl`` the mean per-token KL to the reference
-    in nats at the last step and ``kl_max`` its largest value. Rewards, ``response_length`` (tokens) and
-    ``truncation_rate`` are means over the last five steps, those with ``_before`` over the first five.
-    ``missing_share`` is the mean over all steps. Paths are absolute, None where there is no such file.
+    ``heldout.*`` are shares (0 to 1) of held-out answers with the property ``heldout.headline``, ``kl`` the mean
+    per-token KL to the reference in nats at the last step and ``kl_max`` its largest value. Rewards,
+    ``response_length`` (tokens) and ``truncation_rate`` are means over the last five steps, those with ``_before`` over
+    the first five. ``missing_share`` is the mean over all steps. The run's view (:mod:`nemotron.runs.views`) adds
+    figures of its own. Paths are absolute, None where there is no such file.
 
     Raises:
         ArtifactError: the folder is damaged.
@@ -37,15 +39,8 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     status, job = run.status(), run.job()
     state = run.state()
     rows = m.by_step(run.read_metrics())
-    # A held-out evaluation has a row of its own (step 0, before training): not a step to average over.
-    trained = [row for row in rows if "train/reward" in row]
-    ends = {"": trained[-SMOOTHED_STEPS:], "_before": trained[:SMOOTHED_STEPS]}
+    view = view_of(job) or JUDGED_GRPO
     kl = m.column(rows, "train/kl_penalty")
-    averages = {
-        f"{name}{suffix}": m.mean(m.column(part, metric))
-        for name, metric in _AVERAGED.items()
-        for suffix, part in ends.items()
-    }
     return {
         "id": run.id,
         "step": job.get("step"),
@@ -57,11 +52,11 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         "wall_s": _wall_s(status, rows, live=run.is_live()),
         "steps": max(status.steps_done, int(m.number(rows[-1].get("step")) or 0) if rows else 0),
         "steps_total": status.steps_total,
-        "heldout": _heldout(status),
+        "heldout": _heldout(status, view),
         "kl": m.last(kl),
         "kl_max": m.largest(kl),
         "kl_limit": m.number(_nested(job, "config", "limits", "max_kl")),
-        **averages,
+        **_numbers(view, rows),
         "missing_share": m.mean(m.column(rows, "train/missing_share")),
         "checkpoint": _checkpoint(run, status),
         "metrics": _existing(run.metrics),
@@ -71,12 +66,22 @@ def summarise(run: RunFolder) -> dict[str, Any]:
     }
 
 
-_AVERAGED = {
-    "reward": "train/reward",
-    "reward_std": "train/reward_std",
-    "response_length": "train/mean_gen_tokens_per_sample",
-    "truncation_rate": "train/truncation_rate",
-}
+def _numbers(view: View, rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The figures that every summary has, then those of the view."""
+    # A held-out evaluation has a row of its own (step 0, before training): not a step to average over.
+    trained = [row for row in rows if view.step_metric in row]
+    found: dict[str, float | None] = {}
+    for number in (*COMMON, *view.numbers):
+        metric = next(iter(m.matching(rows, number.metric)), number.metric)
+        values = m.column(rows, metric)
+        if number.over == "ends":
+            found[number.key] = m.mean(m.column(trained[-SMOOTHED_STEPS:], metric))
+            found[f"{number.key}_before"] = m.mean(m.column(trained[:SMOOTHED_STEPS], metric))
+        elif number.over == "span":
+            found |= {number.key: m.last(values), f"{number.key}_before": m.first(values)}
+        else:
+            found[number.key] = m.last(values) if number.over == "last" else m.mean(values)
+    return found
 
 
 def print_summary(run: RunFolder, console: Console | None = None) -> None:
@@ -95,61 +100,23 @@ def print_summary(run: RunFolder, console: Console | None = None) -> None:
     paths = [
         (name, relative(summary[name])) for name in ("checkpoint", "metrics", "samples", "report") if summary[name]
     ]
-    trained = summary["engine"] != "local"
-    for lines in (summary_lines(summary) if trained else [], paths):
+    view = view_of(run.job())
+    for lines in (summary_lines(summary, view) if view else [], paths):
         width = max((len(label) for label, _ in lines), default=0)
         for label, value in lines:
             # Soft wrapping leaves a long path in one piece, to be copied.
             console.print(Text.assemble((label.ljust(width), "dim"), "  ", value), soft_wrap=True)
 
 
-def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """The leading numbers as (label, text), in the order in which they should be read."""
-    heldout = summary["heldout"]
-    return [
-        ("KL to reference", _kl_text(summary)),
-        ("reward spread", f"{change(summary['reward_std_before'], summary['reward_std'], 3)} (std of a step)"),
-        ("response length", f"{change(summary['response_length_before'], summary['response_length'], 1)} tokens"),
-        ("held-out fully right", _heldout_text(heldout["before"], heldout["after"])),
-        ("reward", change(summary["reward_before"], summary["reward"], 3)),
-        ("truncated", percent(summary["truncation_rate"])),
-        ("missing verdicts", percent(summary["missing_share"])),
-    ]
+def summary_lines(summary: dict[str, Any], view: View = JUDGED_GRPO) -> list[tuple[str, str]]:
+    """The headline numbers as (label, text), in the order in which they should be read."""
+    return [headline.line(summary) for headline in (*view.leading, *view.other) if headline.shown(summary)]
 
 
 def state_text(state: str) -> tuple[str, str]:
     """A state with the rich style it is shown in."""
     styles = {"finished": "green", "running": "cyan", "starting": "cyan", "stopped": "yellow", "interrupted": "yellow"}
     return state, styles.get(state, "red")
-
-
-def percent(share: float | None) -> str:
-    """A share as a percentage; a dash if unknown."""
-    return "–" if share is None else f"{100 * share:.1f}%"
-
-
-def change(before: float | None, after: float | None, digits: int) -> str:
-    """``before → after``, a dash for what is unknown."""
-    shown = ["–" if value is None else f"{value:.{digits}f}" for value in (before, after)]
-    return f"{shown[0]} → {shown[1]}"
-
-
-def duration(seconds: float | None) -> str:
-    """``38.2 s``, ``4 min 05 s`` or ``3 h 12 min``."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def relative(path: str) -> str:
-    """The path relative to the working directory when it lies below it."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return path
 
 
 def _progress(summary: dict[str, Any]) -> str:
@@ -159,23 +126,14 @@ def _progress(summary: dict[str, Any]) -> str:
     return f"{summary['steps']}{total} steps in {duration(summary['wall_s'])}"
 
 
-def _kl_text(summary: dict[str, Any]) -> str:
-    if summary["kl"] is None:
-        return "–"
-    limit = f", limit {summary['kl_limit']:g}" if summary["kl_limit"] is not None else ""
-    return f"{summary['kl']:.4f} nats per token (largest {summary['kl_max']:.4f}{limit})"
-
-
-def _heldout_text(before: float | None, after: float | None) -> str:
-    text = f"{percent(before)} → {percent(after)}"
-    return text if before is None or after is None else f"{text} ({100 * (after - before):+.1f} points)"
-
-
-def _heldout(status: Status) -> dict[str, Any]:
-    before = m.number((status.heldout_before or {}).get(HEADLINE))
-    after = m.number((status.heldout_after or {}).get(HEADLINE))
+def _heldout(status: Status, view: View) -> dict[str, Any]:
+    shares = {**(status.heldout_before or {}), **(status.heldout_after or {})}
+    name = next((name for name in (view.heldout, *shares) if name in shares), view.heldout)
+    before = m.number((status.heldout_before or {}).get(name))
+    after = m.number((status.heldout_after or {}).get(name))
     delta = None if before is None or after is None else after - before
     return {
+        "headline": name,
         "before": before,
         "after": after,
         "delta": delta,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +22,11 @@ from nemotron.data.stream import PromptStream
 from nemotron.errors import EngineError, JudgeError, LimitError
 from nemotron.judge.source import JudgeSource
 from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
-from nemotron.rl.loops.grpo import Grpo, train
+from nemotron.rl.loops.grpo import Grpo, collect, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.saving import HF_WEIGHTS, Progress, load_checkpoint, weights_of
+from nemotron.rl.timing import Timings
 from nemotron.rl.types import SamplingParams
 
 ROWS = [PromptRow(f"rows:{i}", [{"role": "user", "content": word}], None, {}) for i, word in enumerate("abcdefgh")]
@@ -81,8 +82,8 @@ class Log:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self.rows.append({"step": step, **metrics})
 
-    def samples(self, step: int, samples: Sequence[Any], advantages: torch.Tensor | None = None) -> None:
-        self.kept += samples
+    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        self.kept += rows
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         self.write(step, metrics)
@@ -209,7 +210,7 @@ def test_missing_rewards_are_masked_and_counted(tmp_path: Path) -> None:
     [row] = log_of(work).rows
     assert row["train/missing_share"] == 0.25
     assert row["train/num_valid_samples"] == 6
-    assert [sample.judged is None for sample in log_of(work).kept] == [True, False, False, False] * 2
+    assert [row["reward"] is None for row in log_of(work).kept] == [True, False, False, False] * 2
 
 
 def test_too_many_missing_rewards_stop_the_run(tmp_path: Path) -> None:
@@ -246,7 +247,8 @@ def test_dynamic_sampling_trains_on_full_batches_of_differing_groups(tmp_path: P
     train(work, Progress())
     log = log_of(work)
     assert len(log.kept) == 3 * 8
-    assert all(sample.std > 0 for sample in log.kept)
+    samples, _, _ = collect(work, 4, Timings())
+    assert all(sample.std > 0 for sample in samples)
     assert max(row["train/dynamic_sampling_num_gen_batches"] for row in log.rows) >= 1
 
 

@@ -13,7 +13,8 @@ from run_records import MakeRun, fill
 from nemotron.runs import lock
 from nemotron.runs.jsonl import to_json
 from nemotron.runs.metrics import by_step, column
-from nemotron.runs.summary import duration, print_summary, summarise
+from nemotron.runs.summary import print_summary, summarise
+from nemotron.runs.words import duration
 
 
 def test_finished_run(make_run: MakeRun) -> None:

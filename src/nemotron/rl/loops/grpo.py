@@ -33,7 +33,7 @@ from nemotron.rl.batch import ResponseTensors, in_columns, response_tensors
 from nemotron.rl.chat import Chat
 from nemotron.rl.dynamic_sampling import DynamicSampler
 from nemotron.rl.logprobs import mask_out_neg_inf, mask_sequence_errors
-from nemotron.rl.loops.metrics import Recorder, kl_metrics, reward_metrics, rollout_metrics
+from nemotron.rl.loops.metrics import Recorder, kl_metrics, reward_metrics, rollout_metrics, sample_rows
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.reward_source import GroupRewards, RewardSource, missing_share
@@ -104,7 +104,7 @@ def train(job: Grpo, progress: Progress) -> Progress:
 
         samples, results, gen_batches = collect(job, step, timings)
         if missing_share(results) > job.limits.max_missing_share:
-            job.recorder.samples(step, samples)
+            job.recorder.samples(step, sample_rows(samples))
             raise job.rewards.too_many_missing(results, step, job.limits.max_missing_share)
 
         with timings.phase("advantage_calculation"):
@@ -138,7 +138,7 @@ def train(job: Grpo, progress: Progress) -> Progress:
         }
         over_limit = job.limits.max_kl is not None and metrics["train/kl_penalty"] > job.limits.max_kl
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
-        job.recorder.samples(step, samples, batch.advantages)
+        job.recorder.samples(step, sample_rows(samples, batch.advantages))
         job.recorder.step(step, {**metrics, **timings.metrics()})
         if job.save_period and (step % job.save_period == 0 or last or over_limit):
             job.recorder.checkpoint(save_checkpoint(job, progress, metrics))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,14 +22,31 @@ class Recorder(Protocol):
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a metrics row."""
 
-    def samples(self, step: int, samples: Sequence[Sample], advantages: Tensor | None = None) -> None:
-        """Keep the samples of a step; ``advantages`` is [N,S]."""
+    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep samples of a step, one object each."""
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep the metrics of a finished step and show them."""
 
     def checkpoint(self, path: Path) -> None:
         """Note the newest checkpoint."""
+
+
+def sample_rows(samples: Sequence[Sample], advantages: Tensor | None = None) -> list[dict[str, Any]]:
+    """The samples of a step as they are kept; ``advantages`` is [N,S]."""
+    first = [None] * len(samples) if advantages is None else advantages[:, 0].tolist()
+    return [
+        {
+            "row_id": sample.source.id,
+            "prompt": sample.source.messages[-1]["content"],
+            "response": sample.text,
+            "reward": sample.judged,
+            "advantage": advantage,
+            "truncated": sample.completion.truncated,
+            **sample.details,
+        }
+        for sample, advantage in zip(samples, first, strict=True)
+    ]
 
 
 def reward_metrics(samples: Sequence[Sample], batch: TrainBatch, tensors: ResponseTensors) -> dict[str, float]:
