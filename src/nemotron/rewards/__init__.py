@@ -10,7 +10,7 @@ Rewards, for training (``rewards:`` of a config, `RewardConfig`)::
 
 ``row`` is `PromptRow.fields`. A function that raises, times out or meets an unfit row is *missing*, never 0: its
 component is None with a reason, and the sample has no reward unless the function is ``optional``.
-``row_problems(config, row)`` finds unfit rows before anything starts, ``setup_problems(config)`` what the machine lacks.
+``row_problems(config, row)`` finds unfit rows before anything starts, ``setup_problems(config)`` what it lacks here.
 
 Measurements, for the held-out metric (``eval.heldout.verifier``): `VERIFIERS`.
 """

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from nemotron.config.schema import rewards as schema
 from nemotron.config.schema.rewards import RewardFunctionConfig
-from nemotron.rewards import plain
+from nemotron.rewards import math_answers, patterns, plain, user
 from nemotron.rewards.types import RewardFunction
 
 
@@ -19,11 +19,24 @@ class CheckedFunction(RewardFunction, Protocol):
 
 
 _KINDS: dict[type[RewardFunctionConfig], Any] = {
+    schema.MathRewardConfig: math_answers.Math,
+    schema.RegexRewardConfig: patterns.Regex,
+    schema.JsonSchemaRewardConfig: patterns.JsonSchema,
+    schema.UserRewardConfig: user.User,
     schema.ExactRewardConfig: plain.Exact,
     schema.ChoiceRewardConfig: plain.Choice,
     schema.FormatRewardConfig: plain.Format,
     schema.TinyWorldRewardConfig: plain.TinyWorld,
 }
+
+
+ISOLATED: tuple[type[RewardFunctionConfig], ...] = (
+    schema.MathRewardConfig,
+    schema.RegexRewardConfig,
+    schema.JsonSchemaRewardConfig,
+    schema.UserRewardConfig,
+)
+"""Functions that may hang or crash: they run in a worker process, which can be killed."""
 
 
 def build_function(config: RewardFunctionConfig) -> CheckedFunction:

@@ -6,11 +6,13 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import LifoQueue
 from types import TracebackType
 from typing import Any, Self
 
 from nemotron.config.schema.rewards import RewardConfig
-from nemotron.rewards.functions import CheckedFunction, build_function
+from nemotron.rewards.functions import ISOLATED, CheckedFunction, build_function
+from nemotron.rewards.isolation import Worker
 from nemotron.rewards.types import Score, VerifierError
 
 Item = tuple[Mapping[str, Any], str, bool]
@@ -18,7 +20,11 @@ Item = tuple[Mapping[str, Any], str, bool]
 
 
 def build_rewards(config: RewardConfig) -> Scorer:
-    """The scorer of a config; close it when done (it is a context manager)."""
+    """The scorer of a config; close it when done (it is a context manager).
+
+    Raises:
+        ConfigError: a user's function cannot be imported.
+    """
     return Scorer(config)
 
 
@@ -31,16 +37,24 @@ class Scorer:
         self.labels = tuple(function.shown for function in config.functions)
         """Labels of the components, in the order of the config."""
         workers = min(8, max(1, (os.cpu_count() or 1) // 2)) if config.workers == "auto" else config.workers
+        # Last in, first out: few processes are started when there is little to do.
+        self._workers: LifoQueue[Worker] = LifoQueue()
+        self._all_workers = [Worker(config) for _ in range(workers)]
+        for worker in reversed(self._all_workers):
+            self._workers.put(worker)
+        if any(isinstance(function, ISOLATED) for function in config.functions):
+            # At once, so that a function that cannot be set up is found before anything is sampled.
+            self._all_workers[0].start()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="rewards")
 
     def score(self, row: Mapping[str, Any], response: str, *, ended: bool) -> Score:
         """Score one answer and wait for it."""
         components: dict[str, float | None] = {}
         missing: dict[str, str] = {}
-        for label, function in zip(self.labels, self._functions, strict=True):
+        for index, label in enumerate(self.labels):
             components[label] = None
             try:
-                components[label] = _checked(function(row, response, ended=ended))
+                components[label] = _checked(self._value(index, row, response, ended))
             except VerifierError as error:
                 missing[label] = str(error)
         return Score(combine(self._config, components), components, missing)
@@ -57,6 +71,21 @@ class Scorer:
     def close(self) -> None:
         """Drop what waits and end all child processes."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+        for worker in self._all_workers:
+            worker.stop()
+
+    def _value(self, index: int, row: Mapping[str, Any], response: str, ended: bool) -> float:
+        function, settings = self._functions[index], self._config.functions[index]
+        if not isinstance(settings, ISOLATED):
+            return function(row, response, ended=ended)
+        if problem := function.problem(row):
+            raise VerifierError(problem)
+        timeout_s = settings.timeout_s or self._config.timeout_s
+        worker = self._workers.get()
+        try:
+            return worker.call(index, row, response, ended=ended, timeout_s=timeout_s)
+        finally:
+            self._workers.put(worker)
 
     def __enter__(self) -> Self:
         return self

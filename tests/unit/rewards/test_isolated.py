@@ -1,0 +1,199 @@
+"""Functions in a worker process: values, and what happens when they raise, hang, crash or cannot be set up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron.config.schema.rewards import RewardConfig
+from nemotron.errors import ConfigError, DataError
+from nemotron.rewards import Scorer, build_rewards, row_problems
+
+SCHEMA = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0}}, "required": ["age"]}
+REMOTE = {"$ref": "https://example.com/schema.json"}
+USER = """
+import os, time
+
+def length(row, response, *, ended, limit=10):
+    if response == "raise":
+        raise KeyError("no such thing")
+    if response == "hang":
+        time.sleep(60)
+    if response == "crash":
+        os._exit(3)
+    if response == "print":
+        print("{}")
+    odd = {"none": None, "large": 2.0, "nan": float("nan"), "true": True}
+    return odd.get(response, min(1.0, len(response) / limit))
+"""
+
+
+def config(*functions: dict[str, Any], **keys: Any) -> RewardConfig:
+    return RewardConfig.model_validate({"functions": list(functions), "workers": 1, **keys})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "length_reward.py").write_text(USER)
+    (folder / "broken_reward.py").write_text("import a_module_that_is_not_there\n")
+    (folder / "schema.json").write_text(json.dumps(SCHEMA))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(folder: Path) -> Iterator[Scorer]:
+    functions = [
+        {"name": "math"},
+        {"name": "math", "label": "boxed", "extract": "boxed", "require_end": True},
+        {"name": "regex", "pattern": r"(a+)+$", "ignore_case": True},
+        {"name": "regex", "label": "row_pattern", "pattern_field": "meta.pattern", "match": "full"},
+        {"name": "regex", "label": "forbidden", "pattern": "sorry", "forbid": True},
+        {"name": "json_schema", "schema_file": str(folder / "schema.json")},
+        {"name": "json_schema", "label": "row_schema", "schema_field": "schema_str", "extract": "whole"},
+        {"name": "user", "function": "length_reward:length", "search_path": str(folder), "options": {"limit": 20}},
+    ]
+    with build_rewards(config(*functions, timeout_s=20.0)) as scorer:
+        yield scorer
+
+
+MATH = [
+    # right answer, response, value of `math`, value of `boxed`
+    ("1/2", "So the result is $\\frac{1}{2}$.", 1.0, 0.0),
+    ("\\frac{1}{2}", "It is \\boxed{0.5}", 1.0, 1.0),
+    (12, "First 5, then 7, which makes 12.", 1.0, 0.0),
+    ("1,000", "The answer is 1000", 1.0, 0.0),
+    ("x^2+2x+1", "\\boxed{(x+1)^2}", 1.0, 1.0),
+    ("3", "<think>\\boxed{3}</think> The answer is 4", 0.0, 0.0),
+    ("3", "<think>\\boxed{4}</think> The answer is \\boxed{3}", 1.0, 1.0),
+    ("3", "<think> never closed 3", 0.0, 0.0),
+    (["3", "4"], "\\boxed{4}", 1.0, 1.0),
+    ("(1,2)", "\\boxed{(1, 2)}", 1.0, 1.0),
+    ("-7", "\\boxed{7}", 0.0, 0.0),
+    ("7", "", 0.0, 0.0),
+    ("7", "no idea", 0.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("gold", "response", "value", "boxed"), MATH)
+def test_math(scorer: Scorer, gold: Any, response: str, value: float, boxed: float) -> None:
+    components = scorer.score({"answer": gold}, response, ended=True).components
+    assert (components["math"], components["boxed"]) == (value, boxed)
+
+
+def test_math_that_was_cut_off(scorer: Scorer) -> None:
+    components = scorer.score({"answer": "3"}, "\\boxed{3}", ended=False).components
+    assert (components["math"], components["boxed"]) == (1.0, 0.0)
+
+
+def test_math_without_a_right_answer_is_missing(scorer: Scorer) -> None:
+    assert "no mathematics" in scorer.score({"answer": " "}, "5", ended=True).missing["math"]
+    assert scorer.score({}, "5", ended=True).missing["math"] == "the row has no `expected_answer` or `answer`"
+
+
+PATTERNS = [
+    # row, response, label, value (None: missing)
+    ({}, "xAAA", "regex", 1.0),
+    ({}, "b", "regex", 0.0),
+    ({"meta": {"pattern": "[0-9]+"}}, " 42 ", "row_pattern", 1.0),
+    ({"meta": {"pattern": "[0-9]+"}}, "42!", "row_pattern", 0.0),
+    ({"meta": {"pattern": "("}}, "42", "row_pattern", None),
+    ({"meta": {}}, "42", "row_pattern", None),
+    ({}, "I am fine", "forbidden", 1.0),
+    ({}, "I am sorry", "forbidden", 0.0),
+    ({}, "<think>sorry</think>fine", "forbidden", 1.0),
+    ({}, '{"age": 3}', "json_schema", 1.0),
+    ({}, '{"age": -3}', "json_schema", 0.0),
+    ({}, 'Here you are:\n```json\n{"age": 3}\n```\nBye', "json_schema", 1.0),
+    ({}, 'Sure {not json} {"age": 3} bye', "json_schema", 1.0),
+    ({}, '{"age": NaN}', "json_schema", 0.0),
+    ({}, "nothing", "json_schema", 0.0),
+    ({}, "[" * 100_000, "json_schema", 0.0),
+    ({"schema_str": json.dumps(SCHEMA)}, '{"age": 3}', "row_schema", 1.0),
+    ({"schema_str": json.dumps(SCHEMA)}, 'x {"age": 3}', "row_schema", 0.0),
+    ({"schema_str": "{"}, "{}", "row_schema", None),
+    ({"schema_str": {"type": "nonsense"}}, "{}", "row_schema", None),
+    ({"schema_str": REMOTE}, "{}", "row_schema", None),
+    ({}, "12345", "user", 0.25),
+    ({}, "true", "user", 1.0),
+    ({}, "print", "user", 0.25),
+]
+
+
+@pytest.mark.parametrize(("row", "response", "label", "value"), PATTERNS)
+def test_patterns_and_own_functions(
+    scorer: Scorer, row: dict[str, Any], response: str, label: str, value: float | None
+) -> None:
+    score = scorer.score({"answer": 1, **row}, response, ended=True)
+    assert score.components[label] == value
+    assert (label in score.missing) == (value is None)
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        ("raise", "raised KeyError: 'no such thing'"),
+        ("crash", "its process ended with code 3"),
+        ("none", "`length_reward:length` gave a NoneType, not a number"),
+        ("large", "the value 2.0 is not in [0, 1]"),
+        ("nan", "the value nan is not in [0, 1]"),
+        ("hang", "took longer than 1 s"),
+    ],
+)
+def test_a_function_without_value_is_missing(folder: Path, response: str, reason: str) -> None:
+    functions = {"name": "user", "function": "length_reward:length", "search_path": str(folder), "timeout_s": 1.0}
+    with build_rewards(config(functions)) as scorer:
+        score = scorer.score({}, response, ended=True)
+        assert (score.reward, score.missing) == (None, {"user": reason})
+        assert scorer.score({}, "12345", ended=True).reward == 0.5
+
+
+def test_a_pattern_that_explodes_is_missing() -> None:
+    with build_rewards(config({"name": "regex", "pattern": r"(a+)+$"}, timeout_s=0.5)) as scorer:
+        score = scorer.score({}, "a" * 40 + "b", ended=True)
+        assert score.missing == {"regex": "took longer than 0.5 s"}
+        assert scorer.score({}, "a", ended=True).reward == 1.0
+
+
+def test_mathematics_that_explodes_is_missing_or_wrong() -> None:
+    with build_rewards(config({"name": "math"}, timeout_s=3.0)) as scorer:
+        score = scorer.score({"answer": "1"}, "\\boxed{9^{9^{9^{9}}}!}", ended=True)
+        assert score.reward in (None, 0.0)
+        assert scorer.score({"answer": "1"}, "\\boxed{1}", ended=True).reward == 1.0
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("not_there:f", "there is no module `not_there`"),
+        ("length_reward:width", "has no function `width`"),
+        ("broken_reward:f", "imports `a_module_that_is_not_there`, which is not installed"),
+    ],
+)
+def test_own_function_that_cannot_be_imported(folder: Path, function: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_rewards(config({"name": "user", "function": function, "search_path": str(folder)}))
+
+
+def test_row_fields_of_an_own_function() -> None:
+    rewards = config({"name": "user", "function": "m:f", "row_fields": ["a.b"]})
+    assert row_problems(rewards, {"a": {"b": 1}}) == []
+    assert row_problems(rewards, {"a": {}}) == [(0, "the row has no `a.b`")]
+
+
+def test_schema_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read the JSON schema"):
+        build_rewards(config({"name": "json_schema", "schema_file": str(tmp_path / "none.json")}))
+
+
+def test_closing_ends_the_worker(folder: Path) -> None:
+    scorer = build_rewards(config({"name": "regex", "pattern": "a"}))
+    process = scorer._all_workers[0]._process
+    assert isinstance(process, subprocess.Popen)
+    scorer.close()
+    assert process.returncode is not None
