@@ -75,10 +75,9 @@ def dpo_loss(
     Source: ``loss_functions.py::DPOLossFn`` (Rafailov et al. 2023, equation 7).
     """
     mask = token_mask[:, 1:].to(next_token_logprobs.dtype)
-    gain = (next_token_logprobs - reference_logprobs) * mask
-    rewards = gain.sum(-1)
-    if config.preference_average_log_probs:
-        rewards = rewards / mask.sum(-1).clamp(min=1)
+    rewards = answer_rewards(
+        next_token_logprobs, reference_logprobs, token_mask, average=config.preference_average_log_probs
+    )
     preference, metrics = preference_loss(
         rewards, sample_mask, beta=config.reference_policy_kl_penalty, global_valid_seqs=global_valid_seqs
     )
@@ -105,6 +104,16 @@ def dpo_loss(
         # One transfer for all of them.
         values = torch.stack([value.detach().float() for value in metrics.values()]).tolist()
     return loss, dict(zip(metrics, values, strict=True))
+
+
+def answer_rewards(
+    next_token_logprobs: Tensor, reference_logprobs: Tensor, token_mask: Tensor, *, average: bool
+) -> Tensor:
+    """[B] sum, or with ``average`` mean, of ``log p - log p_reference`` over each answer; shapes as in
+    :func:`dpo_loss`."""
+    mask = token_mask[:, 1:].to(next_token_logprobs.dtype)
+    rewards = ((next_token_logprobs - reference_logprobs) * mask).sum(-1)
+    return rewards / mask.sum(-1).clamp(min=1) if average else rewards
 
 
 def sft_nll_loss(

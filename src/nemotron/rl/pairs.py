@@ -1,0 +1,135 @@
+"""Preference pairs as tokens: one prompt, two answers, tokenised as NeMo-RL's preference data is.
+
+Every message is the text by which it makes the rendered conversation longer, tokenised by itself. So the header of the
+assistant belongs to the answer (no generation prompt is added), and the answer ends with the end-of-sequence token.
+Only the last answer is trained on; earlier turns of the assistant are prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nemotron.data.rows import Message, PairRow
+from nemotron.errors import DataError
+from nemotron.rl.chat import Chat
+from nemotron.rl.types import Completion, Group
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """A pair ready for training."""
+
+    source: PairRow
+    group: Group
+    """The prompt with two completions: chosen, rejected."""
+    reference: tuple[Tensor, Tensor] | None = None
+    """Log-probabilities of both answers under the reference, each [its length]; ``None`` before they are computed."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longer answer."""
+        return len(self.group.prompt_ids) + max(len(answer.token_ids) for answer in self.group.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """A pair that was left out because it exceeds the limit of tokens."""
+
+    id: str
+    tokens: int
+    limit: int
+
+
+def tokenise(
+    rows: Iterable[PairRow], chat: Chat, *, limit: int, add_bos: bool = True, add_eos: bool = True
+) -> tuple[list[TokenPair], list[TooLong]]:
+    """The pairs that fit into ``limit`` tokens, and those that do not: never cut, always counted.
+
+    Raises:
+        DataError: the chat template refuses a row.
+    """
+    pairs, refused = [], []
+    for row in rows:
+        pair = TokenPair(row, pair_group(row, chat, add_bos=add_bos, add_eos=add_eos))
+        if pair.length > limit:
+            refused.append(TooLong(row.id, pair.length, limit))
+        else:
+            pairs.append(pair)
+    return pairs, refused
+
+
+def pair_group(row: PairRow, chat: Chat, *, add_bos: bool = True, add_eos: bool = True) -> Group:
+    """Prompt and answers of ``row`` as tokens. Source: NeMo-RL v0.7.0, ``get_formatted_message_log``.
+
+    Raises:
+        DataError: the chat template refuses the row.
+    """
+    tokenizer = chat.tokenizer
+    prompt_ids: list[int] = []
+    before = ""
+    for end in range(1, len(row.messages) + 1):
+        text = _render(chat, row, row.messages[:end])
+        piece = _added(before, text)
+        if end == 1 and add_bos and tokenizer.bos_token and not piece.startswith(tokenizer.bos_token):
+            piece = tokenizer.bos_token + piece
+        prompt_ids += tokenizer.encode(piece, add_special_tokens=False)
+        before = text
+    answers = []
+    for answer in (row.chosen, row.rejected):
+        text = _render(chat, row, [*row.messages, {"role": "assistant", "content": answer}])
+        # Some templates end a turn with a line break behind the end-of-sequence token.
+        piece = _added(before, text).rstrip("\n")
+        if add_eos and tokenizer.eos_token and not piece.endswith(tokenizer.eos_token):
+            piece += tokenizer.eos_token
+        answers.append(Completion(tokenizer.encode(piece, add_special_tokens=False), [], truncated=False))
+    return Group(prompt_ids, answers)
+
+
+def _added(before: str, text: str) -> str:
+    """What ``text`` has after the part in which it agrees with ``before``."""
+    if text.startswith(before):
+        return text[len(before) :]
+    # Some templates write an earlier turn differently once another one follows.
+    return text[next(i for i, letter in enumerate(before) if text[i : i + 1] != letter) :]
+
+
+def _render(chat: Chat, row: PairRow, messages: Sequence[Message]) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        text: Any = chat.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=False, tokenize=False, **chat.template_kwargs
+        )
+    except TemplateError as error:
+        raise DataError(
+            f"the chat template refuses pair {row.id}: {error}",
+            hint="its roles do not fit the template; change the row or `policy.tokenizer.chat_template`",
+        ) from error
+    return str(text)
+
+
+def reference_rows(pairs: Sequence[TokenPair], width: int) -> Tensor:
+    """Reference log-probabilities [2n,width] of n pairs, chosen and rejected interleaved, 0.0 beyond an answer's end.
+
+    Raises:
+        ValueError: a pair has none.
+    """
+    out = torch.zeros(2 * len(pairs), width)
+    for i, pair in enumerate(pairs):
+        if pair.reference is None:
+            raise ValueError(f"pair {pair.source.id} has no reference log-probabilities")
+        for side, values in enumerate(pair.reference):
+            out[2 * i + side, : values.shape[0]] = values
+    return out
+
+
+def answer_mask(groups: Sequence[Group], width: int) -> Tensor:
+    """[N,width+1] 1.0 on the tokens of each answer; column 0 stands for the last prompt token, as losses want it."""
+    lengths = torch.tensor([len(answer.token_ids) for group in groups for answer in group.completions])
+    columns = torch.arange(width + 1)
+    return ((columns >= 1) & (columns <= lengths[:, None])).float()
