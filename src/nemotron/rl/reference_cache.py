@@ -75,7 +75,7 @@ class ReferenceCache:
 
 def _apart(pairs: Sequence[TokenPair], values: Tensor) -> Iterator[TokenPair]:
     lengths = [len(answer.token_ids) for pair in pairs for answer in pair.group.completions]
-    rows = values.split(lengths)
+    rows = torch.split(values, lengths)
     for i, pair in enumerate(pairs):
         yield replace(pair, reference=(rows[2 * i], rows[2 * i + 1]))
 
