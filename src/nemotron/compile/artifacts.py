@@ -7,26 +7,19 @@ from pathlib import Path
 
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import Checkpoint, describe
-from nemotron.compile.job import EMBEDDED, Job, Rules
+from nemotron.compile.job import AnyJob
 from nemotron.compile.model_files import folder_of, is_path, read_model, tokenizer_facts
-from nemotron.compile.nemo_gym import MODEL, judge_model
+from nemotron.compile.rules import EMBEDDED, Rules
 from nemotron.errors import ArtifactError, Finding
 
-rules = Rules("artifacts")
-
-
-def models(job: Job) -> Iterator[tuple[str, str, str]]:
-    """(role, config key, name) of every model that the run loads itself."""
-    yield "policy", "policy.model_name", job.config.policy.model_name
-    judge = judge_model(job)
-    if judge and judge.base_url is None:
-        yield "judge", f"{MODEL}.model", judge.model
+rules: Rules[AnyJob] = Rules("artifacts")
 
 
 @rules.rule("model-files")
-def models_are_complete(job: Job) -> Iterator[Finding]:
+def models_are_complete(job: AnyJob) -> Iterator[Finding]:
     """A model folder has a config, weights and a tokenizer; a name that is no folder is one of the hub."""
-    for role, key, name in models(job):
+    for model in job.models():
+        role, key, name = model.role, model.key, model.name
         if Path(name).expanduser().is_file():
             yield job.error(key, f"the {role} model `{name}` is a file, not a folder", kind=ArtifactError)
         elif folder_of(name, job.machine) is None:
@@ -35,7 +28,7 @@ def models_are_complete(job: Job) -> Iterator[Finding]:
             yield from _incomplete(job, role, key, name)
 
 
-def _absent(job: Job, role: str, key: str, name: str) -> Iterator[Finding]:
+def _absent(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding]:
     if is_path(name):
         yield job.error(key, f"there is no {role} model folder `{name}`", kind=ArtifactError, hint=f"check `{key}`")
     elif job.machine.offline:
@@ -49,7 +42,7 @@ def _absent(job: Job, role: str, key: str, name: str) -> Iterator[Finding]:
         yield job.note(key, f"the {role} model `{name}` is not on this machine and will be downloaded")
 
 
-def _incomplete(job: Job, role: str, key: str, name: str) -> Iterator[Finding]:
+def _incomplete(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding]:
     model = read_model(name, job.machine)
     if model is None:
         return
@@ -57,7 +50,7 @@ def _incomplete(job: Job, role: str, key: str, name: str) -> Iterator[Finding]:
         "a readable `config.json`": bool(model.config),
         "weights (`*.safetensors`)": model.has_weights,
     }
-    if role == "judge" or job.config.policy.tokenizer.name == name:
+    if role != "policy" or job.config.policy.tokenizer.name == name:
         wanted["a tokenizer (`tokenizer.json`)"] = model.has_tokenizer
     missing = [what for what, there in wanted.items() if not there]
     if missing:
@@ -65,7 +58,7 @@ def _incomplete(job: Job, role: str, key: str, name: str) -> Iterator[Finding]:
 
 
 @rules.rule("tokenizer-files", number=77)
-def tokenizer_is_there(job: Job) -> Iterator[Finding]:
+def tokenizer_is_there(job: AnyJob) -> Iterator[Finding]:
     """A tokenizer of its own, and a template file."""
     tokenizer = job.config.policy.tokenizer
     key = "policy.tokenizer.name"
@@ -81,7 +74,7 @@ def tokenizer_is_there(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("vocabulary")
-def tokens_have_embeddings(job: Job) -> Iterator[Finding]:
+def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
     """A token without a row in the embedding stops the first forward pass."""
     model = read_model(job.config.policy.model_name, job.machine)
     tokenizer = read_model(job.config.policy.tokenizer.name, job.machine)
@@ -96,7 +89,7 @@ def tokens_have_embeddings(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("model-context")
-def sequence_fits_the_model(job: Job) -> Iterator[Finding]:
+def sequence_fits_the_model(job: AnyJob) -> Iterator[Finding]:
     """Positions beyond those the model was trained with give nonsense, and vLLM refuses them."""
     model = read_model(job.config.policy.model_name, job.machine)
     positions = model.config.get("max_position_embeddings") if model else None
@@ -110,7 +103,7 @@ def sequence_fits_the_model(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("pretrained-checkpoint", number=82, engines=EMBEDDED)
-def megatron_weights_can_be_read(job: Job) -> Iterator[Finding]:
+def megatron_weights_can_be_read(job: AnyJob) -> Iterator[Finding]:
     """A Megatron checkpoint is whole, of a family that converts, and of the config's own model and tokenizer."""
     start = job.config.policy.pretrained_checkpoint
     if start is None:
@@ -129,7 +122,7 @@ def megatron_weights_can_be_read(job: Job) -> Iterator[Finding]:
     yield from _other_tokenizer(job, found)
 
 
-def _other_model(job: Job, found: Checkpoint) -> Iterator[Finding]:
+def _other_model(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:
     model = read_model(job.config.policy.model_name, job.machine)
     if model is None:
         return
@@ -145,7 +138,7 @@ def _other_model(job: Job, found: Checkpoint) -> Iterator[Finding]:
         )
 
 
-def _other_tokenizer(job: Job, found: Checkpoint) -> Iterator[Finding]:
+def _other_tokenizer(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:
     """The policy was trained with the tokenizer that lies in its checkpoint, and with that chat template."""
     inside = layout.tokenizer_of(found.folder)
     given = folder_of(job.config.policy.tokenizer.name, job.machine)

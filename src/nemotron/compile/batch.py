@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.job import NEMO_RL, Job, Rules
+from nemotron.compile.grpo_job import AnyGrpoJob
+from nemotron.compile.rules import NEMO_RL, Rules
 from nemotron.errors import Finding
 
-rules = Rules("batch")
+rules: Rules[AnyGrpoJob] = Rules("batch")
 GBS = "policy.train_global_batch_size"
 MBS = "policy.train_micro_batch_size"
 
 
-def _product(job: Job) -> str:
+def _product(job: AnyGrpoJob) -> str:
     grpo = job.config.grpo
     return f"{grpo.num_prompts_per_step} prompts x {grpo.num_generations_per_prompt} generations = {job.responses}"
 
 
 @rules.rule("batch-not-divisible", number=22)
-def total_batch_divides(job: Job) -> Iterator[Finding]:
+def total_batch_divides(job: AnyGrpoJob) -> Iterator[Finding]:
     """Every response of a step lands in exactly one optimizer step."""
     gbs = job.config.policy.train_global_batch_size
     if job.responses % gbs:
@@ -30,7 +31,7 @@ def total_batch_divides(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("off-policy-updates")
-def one_update_per_rollout(job: Job) -> Iterator[Finding]:
+def one_update_per_rollout(job: AnyGrpoJob) -> Iterator[Finding]:
     """Silent upstream: with several updates per rollout all but the first are off-policy."""
     gbs = job.config.policy.train_global_batch_size
     updates, rest = divmod(job.responses, gbs)
@@ -44,7 +45,7 @@ def one_update_per_rollout(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("data-parallel-batch", number=23, engines=NEMO_RL)
-def batches_divide_over_ranks(job: Job) -> Iterator[Finding]:
+def batches_divide_over_ranks(job: AnyGrpoJob) -> Iterator[Finding]:
     """A global batch splits evenly over the data-parallel ranks and there into micro-batches."""
     policy, dp = job.config.policy, job.data_parallel
     gbs, mbs = policy.train_global_batch_size, policy.train_micro_batch_size
@@ -64,7 +65,7 @@ def batches_divide_over_ranks(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("async-batch", number=24, engines=NEMO_RL)
-def async_batch_divides(job: Job) -> Iterator[Finding]:
+def async_batch_divides(job: AnyGrpoJob) -> Iterator[Finding]:
     """Asynchronous GRPO shards whole rollouts over the ranks."""
     asynchronous = job.config.grpo.async_grpo
     if asynchronous and asynchronous.enabled and job.responses % job.data_parallel:
@@ -74,7 +75,7 @@ def async_batch_divides(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("on-policy-ratio-batch", number=25)
-def forced_ratio_needs_one_update(job: Job) -> Iterator[Finding]:
+def forced_ratio_needs_one_update(job: AnyGrpoJob) -> Iterator[Finding]:
     """A ratio that is taken as 1 is only right in the first update after a rollout."""
     gbs = job.config.policy.train_global_batch_size
     if job.config.loss_fn.force_on_policy_ratio and gbs != job.responses:
@@ -86,7 +87,7 @@ def forced_ratio_needs_one_update(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("batch-multiplier", number=26)
-def multiplier_needs_dynamic_sampling(job: Job) -> Iterator[Finding]:
+def multiplier_needs_dynamic_sampling(job: AnyGrpoJob) -> Iterator[Finding]:
     """More prompts per loader batch make sense only where groups are filtered away."""
     grpo = job.config.grpo
     if grpo.batch_multiplier != 1 and not grpo.use_dynamic_sampling:
@@ -98,7 +99,7 @@ def multiplier_needs_dynamic_sampling(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("prompts-per-dataloader", number=27, engines=NEMO_RL)
-def loaders_share_a_batch(job: Job) -> Iterator[Finding]:
+def loaders_share_a_batch(job: AnyGrpoJob) -> Iterator[Finding]:
     """Each of several loaders contributes the same number of prompts."""
     data, prompts = job.config.data, job.config.grpo.num_prompts_per_step
     if not data.use_multiple_dataloader:
@@ -114,7 +115,7 @@ def loaders_share_a_batch(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("bin-too-small", number=28, engines=NEMO_RL)
-def longest_sequence_fits_a_bin(job: Job) -> Iterator[Finding]:
+def longest_sequence_fits_a_bin(job: AnyGrpoJob) -> Iterator[Finding]:
     """Packed bins and dynamic micro-batches must hold the longest sequence."""
     policy = job.config.policy
     longest = policy.max_total_sequence_length
@@ -135,7 +136,7 @@ PACKERS = ("concatenative", "first_fit_decreasing", "first_fit_shuffle", "modifi
 
 
 @rules.rule("packing-algorithm", number=28, engines=NEMO_RL)
-def packing_algorithm_exists(job: Job) -> Iterator[Finding]:
+def packing_algorithm_exists(job: AnyGrpoJob) -> Iterator[Finding]:
     """NeMo-RL looks the name up when the first batch is packed."""
     packing = job.config.policy.packing
     if packing and packing.algorithm.lower() not in PACKERS:
@@ -147,7 +148,7 @@ def packing_algorithm_exists(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("group-of-one")
-def group_has_something_to_compare(job: Job) -> Iterator[Finding]:
+def group_has_something_to_compare(job: AnyGrpoJob) -> Iterator[Finding]:
     """Silent upstream: in a group of one the baseline is the reward itself, so nothing is ever learned."""
     grpo = job.config.grpo
     estimator = grpo.adv_estimator.name if grpo.adv_estimator else "grpo"

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from nemotron.compile.job import EMBEDDED, NEMO_RL, Job, Rules
+from nemotron.compile.job import AnyJob
+from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
 from nemotron.errors import ArtifactError, Finding
 from nemotron.suggest import closest
 
-rules = Rules("checkpointing")
-VALIDATION_METRICS = ("accuracy", "avg_length")
+rules: Rules[AnyJob] = Rules("checkpointing")
 
 
 @rules.rule("save-period")
-def period_is_positive(job: Job) -> Iterator[Finding]:
+def period_is_positive(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream until the first step has been computed: a division by zero."""
     checkpointing = job.config.checkpointing
     if checkpointing.enabled and checkpointing.save_period < 1:
@@ -26,7 +26,7 @@ def period_is_positive(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("keep-top-k")
-def something_is_kept(job: Job) -> Iterator[Finding]:
+def something_is_kept(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: 0 keeps nothing but the newest."""
     kept = job.config.checkpointing.keep_top_k
     if job.config.checkpointing.enabled and kept is not None and kept < 1:
@@ -38,9 +38,9 @@ def something_is_kept(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("checkpoint-metric", number=79)
-def metric_exists(job: Job) -> Iterator[Finding]:
+def metric_exists(job: AnyJob) -> Iterator[Finding]:
     """Upstream stops at the first save when the prefix is wrong or the name does not exist."""
-    checkpointing, grpo = job.config.checkpointing, job.config.grpo
+    checkpointing, period = job.config.checkpointing, job.schedule.val_period
     key, name = "checkpointing.metric_name", checkpointing.metric_name
     if not checkpointing.enabled or name is None:
         return
@@ -51,21 +51,22 @@ def metric_exists(job: Job) -> Iterator[Finding]:
         return
     if prefix == "train":
         return
-    if metric not in VALIDATION_METRICS and (guess := closest(metric, VALIDATION_METRICS, cutoff=0.7)):
+    known = job.validation_metrics
+    if metric not in known and (guess := closest(metric, known, cutoff=0.7)):
         yield job.error(key, f"validation has no metric `{metric}`", hint=f"did you mean `val:{guess}`?")
-    if grpo.val_period < 1:
-        yield job.error(key, f"`{name}` is never measured: `grpo.val_period` is 0", hint=f"set `{key}=null`")
-    elif checkpointing.save_period > 0 and checkpointing.save_period % grpo.val_period:
+    if period < 1:
+        yield job.error(key, f"`{name}` is never measured: `{job.section}.val_period` is 0", hint=f"set `{key}=null`")
+    elif checkpointing.save_period > 0 and checkpointing.save_period % period:
         yield job.warning(
             "checkpointing.save_period",
             f"checkpoints every {checkpointing.save_period} steps do not coincide with validation every "
-            f"{grpo.val_period} steps, so some have no `{name}` and rank last",
-            hint=f"set `checkpointing.save_period` to a multiple of {grpo.val_period}",
+            f"{period} steps, so some have no `{name}` and rank last",
+            hint=f"set `checkpointing.save_period` to a multiple of {period}",
         )
 
 
 @rules.rule("pretrained-checkpoint", number=82, engines=NEMO_RL)
-def megatron_weights_are_there(job: Job) -> Iterator[Finding]:
+def megatron_weights_are_there(job: AnyJob) -> Iterator[Finding]:
     """Megatron finds its iteration in a small file."""
     places = (
         ("checkpointing.pretrained_checkpoint", job.config.checkpointing.pretrained_checkpoint),
@@ -81,7 +82,7 @@ def megatron_weights_are_there(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("no-checkpoints", engines=EMBEDDED)
-def result_is_saved(job: Job) -> Iterator[Finding]:
+def result_is_saved(job: AnyJob) -> Iterator[Finding]:
     """A run without checkpoints leaves no model."""
     if not job.config.checkpointing.enabled:
         yield job.warning(

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemotron.compile.job import NEMO_RL, Job, Rules
+from nemotron.compile.job import AnyJob
+from nemotron.compile.rules import NEMO_RL, Rules
 from nemotron.compile.survey import PROMPTS, Shape, Survey, survey
 from nemotron.config import resolvers
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.data.rows import PairKeys
 from nemotron.errors import DataError, Finding, Origin
 
-rules = Rules("data")
+rules: Rules[AnyJob] = Rules("data")
 
 SHOWN_FAULTS = 3
 
@@ -41,7 +42,7 @@ class DataFile:
         return survey(self.paths, self.shape, self.rows)
 
 
-def files(job: Job) -> list[DataFile]:
+def files(job: AnyJob) -> list[DataFile]:
     """Every data file that the run reads."""
     data = job.config.data
     shared = data.default.data_path if data.default else None
@@ -52,19 +53,18 @@ def files(job: Job) -> list[DataFile]:
             path = rows.data_path or shared
             if path:
                 found.append(DataFile(role, f"{where}.data_path", (Path(path).expanduser(),), _shape(job, rows)))
-    if job.config.eval.heldout:
-        path = job.config.eval.heldout.data_path
-        found.append(DataFile("heldout", "eval.heldout.data_path", (Path(path).expanduser(),)))
+    if job.heldout_path:
+        found.append(DataFile("heldout", "eval.heldout.data_path", (Path(job.heldout_path).expanduser(),)))
     return found
 
 
-def _shape(job: Job, rows: DatasetConfig) -> Shape:
+def _shape(job: AnyJob, rows: DatasetConfig) -> Shape:
     names = (rows.prompt_key or "prompt", rows.chosen_key or "chosen", rows.rejected_key or "rejected")
     return Shape(job.row_kind, PairKeys(*names))
 
 
 @rules.rule("no-data-path", number=70)
-def data_path_is_given(job: Job) -> Iterator[Finding]:
+def data_path_is_given(job: AnyJob) -> Iterator[Finding]:
     """A data set of rows needs a file."""
     data = job.config.data
     shared = data.default.data_path if data.default else None
@@ -80,7 +80,7 @@ def data_path_is_given(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("data-file", number=73)
-def files_can_be_read(job: Job) -> Iterator[Finding]:
+def files_can_be_read(job: AnyJob) -> Iterator[Finding]:
     """Each file is there and has rows."""
     for file in files(job):
         found = file.survey()
@@ -94,7 +94,7 @@ def files_can_be_read(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("data-row")
-def rows_can_be_used(job: Job) -> Iterator[Finding]:
+def rows_can_be_used(job: AnyJob) -> Iterator[Finding]:
     """Each row that was read is JSON and holds a prompt."""
     for file in files(job):
         found = file.survey()
@@ -110,7 +110,7 @@ def rows_can_be_used(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("contradictory-pairs")
-def pairs_agree(job: Job) -> Iterator[Finding]:
+def pairs_agree(job: AnyJob) -> Iterator[Finding]:
     """The same two answers to the same prompt, preferred both ways: one of the two is written the wrong way round."""
     for file in files(job):
         clashes = file.survey().clashes
@@ -127,23 +127,23 @@ def pairs_agree(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("too-few-rows")
-def one_batch_is_there(job: Job) -> Iterator[Finding]:
+def one_batch_is_there(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: an incomplete batch is dropped, so the run makes no step and ends with success."""
-    grpo = job.config.grpo
-    needed = int(grpo.num_prompts_per_step * grpo.batch_multiplier)
+    needed = job.rows_per_step
+    noun = "prompts" if job.row_kind == "prompt" else "pairs"
     train = [file.survey() for file in files(job) if file.role == "train"]
     rows = sum(found.rows for found in train)
     if train and all(found.rows and not found.problem for found in train) and rows < needed:
         yield job.error(
             "data.train.data_path",
-            f"{rows} training rows are fewer than one batch of {needed} prompts: the run would make no step",
+            f"{rows} training rows are fewer than one batch of {needed} {noun}: the run would make no step",
             kind=DataError,
-            hint=f"add rows, or set `grpo.num_prompts_per_step` to at most {rows}",
+            hint=f"add rows, or set `{job.batch_key}` to at most {rows}",
         )
 
 
 @rules.rule("split-overlap")
-def splits_do_not_share_prompts(job: Job) -> Iterator[Finding]:
+def splits_do_not_share_prompts(job: AnyJob) -> Iterator[Finding]:
     """A prompt that is trained on says nothing when it is measured on."""
     surveys = {file.role: (file, file.survey()) for file in files(job)}
     if "train" not in surveys:
@@ -157,7 +157,7 @@ def splits_do_not_share_prompts(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("agent-ref", engines=NEMO_RL)
-def rows_name_their_agent(job: Job) -> Iterator[Finding]:
+def rows_name_their_agent(job: AnyJob) -> Iterator[Finding]:
     """NeMo-Gym sends a row to the agent it names; without a name the rollout fails."""
     for file in files(job):
         found = file.survey()
@@ -173,7 +173,7 @@ def rows_name_their_agent(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("environment-name", number=71, engines=NEMO_RL)
-def environments_exist(job: Job) -> Iterator[Finding]:
+def environments_exist(job: AnyJob) -> Iterator[Finding]:
     """A data set names a section of ``env``."""
     data = job.config.data
     known = set(job.resolved.get("env") or {})
@@ -188,7 +188,7 @@ def environments_exist(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("prompt-file", number=73, engines=NEMO_RL)
-def prompt_files_exist(job: Job) -> Iterator[Finding]:
+def prompt_files_exist(job: AnyJob) -> Iterator[Finding]:
     """Templates that are put around prompts."""
     data = job.config.data
     sets = [("default", data.default)] + [("train", rows) for rows in data.training_sets()]
@@ -201,7 +201,7 @@ def prompt_files_exist(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("sample-data")
-def prompts_are_real(job: Job) -> Iterator[Finding]:
+def prompts_are_real(job: AnyJob) -> Iterator[Finding]:
     """The shipped sample lets any config run, but a real model should not be trained on it."""
     if Path(job.config.policy.model_name).is_relative_to(resolvers.ASSETS):
         return

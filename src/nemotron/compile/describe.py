@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nemotron.compile import data
-from nemotron.compile.artifacts import models
-from nemotron.compile.job import Job
+from nemotron.compile.grpo_job import JudgedJob
+from nemotron.compile.job import AnyJob
 from nemotron.compile.model_files import folder_of, read_model
-from nemotron.compile.nemo_gym import judge_model
 from nemotron.compile.output import folders
 
 
@@ -35,46 +34,48 @@ class FileRef:
     """Size or kind, for people."""
 
 
-def processes(job: Job) -> tuple[Process, ...]:
-    """Every process with its place."""
-    return tuple(_processes(job))
-
-
-def _processes(job: Job) -> Iterator[Process]:
-    model = judge_model(job)
+def policy_processes(job: AnyJob, work: str = "samples, scores and trains") -> Iterator[Process]:
+    """Where the policy trains, and where it samples if that is elsewhere."""
     if job.engine == "embedded":
         device = "on the GPU" if job.machine.has_cuda else "on the CPU"
-        yield Process("policy", f"this process: samples, scores and trains {device}")
-        if model and model.base_url is None:
-            yield Process("judge", "child process: serves the judge model on a free loopback port")
-    else:
-        cluster = job.config.cluster
-        backend = "Megatron" if job.config.policy.megatron else "DTensor"
+        yield Process("policy", f"this process: {work} {device}")
+        return
+    cluster = job.config.cluster
+    backend = "Megatron" if job.config.policy.megatron else "DTensor"
+    yield Process(
+        "policy",
+        f"{job.training_gpus} of {cluster.num_nodes} x {cluster.gpus_per_node} GPUs: {backend}, "
+        f"{job.data_parallel} data-parallel ranks of {job.model_parallel} GPU(s)",
+    )
+    if job.generation:
+        colocated = job.generation.colocated is None or job.generation.colocated.enabled
         yield Process(
-            "policy",
-            f"{job.training_gpus} of {cluster.num_nodes} x {cluster.gpus_per_node} GPUs: {backend}, "
-            f"{job.data_parallel} data-parallel ranks of {job.model_parallel} GPU(s)",
+            "generation", f"{job.generation.backend}, " + ("on the same GPUs" if colocated else "on GPUs of its own")
         )
-        if job.generation:
-            colocated = job.generation.colocated is None or job.generation.colocated.enabled
-            yield Process(
-                "generation",
-                f"{job.generation.backend}, " + ("on the same GPUs" if colocated else "on GPUs of its own"),
-            )
-        if model and model.base_url is None:
-            yield Process("judge", "NeMo-Gym: starts the judge model with vLLM on further GPUs")
-    if model and model.base_url is not None:
+
+
+def judge_processes(job: JudgedJob) -> Iterator[Process]:
+    """Where the judge answers."""
+    model = job.judge_model
+    if model is None:
+        return
+    if model.base_url is not None:
         yield Process("judge", f"endpoint {model.base_url}")
+    elif job.engine == "embedded":
+        yield Process("judge", "child process: serves the judge model on a free loopback port")
+    else:
+        yield Process("judge", "NeMo-Gym: starts the judge model with vLLM on further GPUs")
 
 
-def inputs(job: Job) -> tuple[FileRef, ...]:
+def inputs(job: AnyJob) -> tuple[FileRef, ...]:
     """Models and data files."""
     found = []
-    for role, key, name in models(job):
-        model = read_model(name, job.machine)
+    for ref in job.models():
+        model = read_model(ref.name, job.machine)
         size = _count(model.parameters) + " parameters" if model and model.parameters else "size unknown"
-        detail = size if folder_of(name, job.machine) else "Hugging Face hub"
-        found.append(FileRef(f"{role} model", key, name, detail))
+        detail = size if folder_of(ref.name, job.machine) else "Hugging Face hub"
+        role = ref.role if ref.role.endswith("model") else f"{ref.role} model"
+        found.append(FileRef(role, ref.key, ref.name, detail))
     start = job.config.policy.pretrained_checkpoint
     if start is not None:
         found.append(FileRef("policy weights", "policy.pretrained_checkpoint.path", start.path, "checkpoint_megatron"))
@@ -84,7 +85,7 @@ def inputs(job: Job) -> tuple[FileRef, ...]:
     return tuple(found)
 
 
-def outputs(job: Job) -> tuple[FileRef, ...]:
+def outputs(job: AnyJob) -> tuple[FileRef, ...]:
     """The run folder and what lands elsewhere."""
     period = job.config.checkpointing.save_period
     found = []

@@ -5,74 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nemotron.compile.job import EMBEDDED, NEMO_RL, Engine, Job, Rules
+from nemotron.compile.job import AnyJob, Engine
 from nemotron.compile.machine import Machine
+from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.config.schema.extras import EngineChoice
 from nemotron.errors import Finding, NotAvailableError
 
-rules = Rules("engine")
-
-# Sections and keys that the embedded engine reads; NeMo-RL reads the rest.
-EMBEDDED_READS = (
-    "checkpointing.checkpoint_dir",
-    "checkpointing.enabled",
-    "checkpointing.higher_is_better",
-    "checkpointing.keep_top_k",
-    "checkpointing.metric_name",
-    "checkpointing.save_consolidated",
-    "checkpointing.save_period",
-    "data.shuffle",
-    "data.train.data_path",
-    "data.validation.data_path",
-    "engine",
-    "env.nemo_gym.genrm_compare_resources_server",
-    "env.nemo_gym.genrm_model",
-    "env.should_use_nemo_gym",
-    "eval",
-    "grpo",
-    "judge",
-    "limits",
-    "loss_fn",
-    "policy.generation.max_new_tokens",
-    "policy.generation.stop_token_ids",
-    "policy.generation.temperature",
-    "policy.generation.top_k",
-    "policy.generation.top_p",
-    "policy.logprob_batch_size",
-    "policy.max_grad_norm",
-    "policy.max_total_sequence_length",
-    "policy.model_name",
-    "policy.optimizer",
-    "policy.precision",
-    "policy.pretrained_checkpoint",
-    "policy.scheduler",
-    "policy.tokenizer",
-    "policy.train_global_batch_size",
-    "policy.train_micro_batch_size",
-)
-# Inside of what is read above.
-EMBEDDED_SKIPS = (
-    "grpo.calculate_advantages_on_gpu",
-    "grpo.invalid_tool_call_advantage",
-    "grpo.invalid_tool_call_strategy",
-    "grpo.malformed_thinking_advantage",
-    "grpo.penalize_invalid_tool_call",
-    "grpo.penalize_malformed_thinking",
-    "grpo.val_batch_size",
-)
+rules: Rules[AnyJob] = Rules("engine")
 
 
 def _below(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
-def embedded_reads(key: str) -> bool:
+def embedded_reads(job: AnyJob | type[AnyJob], key: str) -> bool:
     """Whether the embedded engine looks at a key, or at something below it."""
     key = ".".join(name for name in key.split(".") if not name.isdecimal())
-    if _below(key, EMBEDDED_SKIPS):
+    if _below(key, job.skips):
         return False
-    return _below(key, EMBEDDED_READS) or any(read.startswith(f"{key}.") for read in EMBEDDED_READS)
+    return _below(key, job.reads) or any(read.startswith(f"{key}.") for read in job.reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +51,7 @@ def choose(wanted: EngineChoice, machine: Machine) -> Choice:
 
 
 @rules.rule("engine-not-installed", engines=EMBEDDED)
-def embedded_is_installed(job: Job) -> Iterator[Finding]:
+def embedded_is_installed(job: AnyJob) -> Iterator[Finding]:
     """The engine's libraries are an extra of the package."""
     missing = job.machine.missing
     if missing:
@@ -113,7 +65,7 @@ def embedded_is_installed(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("engine-not-installed", engines=NEMO_RL)
-def nemo_rl_is_installed(job: Job) -> Iterator[Finding]:
+def nemo_rl_is_installed(job: AnyJob) -> Iterator[Finding]:
     """NeMo-RL comes with its container and needs a GPU."""
     machine = job.machine
     if not machine.has_adapter:
@@ -140,26 +92,24 @@ def nemo_rl_is_installed(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("not-in-embedded", engines=EMBEDDED)
-def embedded_can_do_it(job: Job) -> Iterator[Finding]:
+def embedded_can_do_it(job: AnyJob) -> Iterator[Finding]:
     """Features whose absence would change the result."""
     for key, what in _wanted_features(job):
         yield job.error(key, f"the embedded engine has no {what}", hint=f"change `{key}`, or run with `engine=nemo_rl`")
 
 
-def _wanted_features(job: Job) -> Iterator[tuple[str, str]]:
+def _wanted_features(job: AnyJob) -> Iterator[tuple[str, str]]:
     """(key, feature) of everything that is switched on and that the embedded engine lacks."""
-    config, policy, grpo = job.config, job.config.policy, job.config.grpo
+    config, policy = job.config, job.config.policy
     dtensor, megatron = policy.dtensor, policy.megatron
     checks = {
-        ("grpo.async_grpo.enabled", "asynchronous GRPO"): grpo.async_grpo and grpo.async_grpo.enabled,
-        ("grpo.max_rollout_turns", "rollouts of several turns"): grpo.max_rollout_turns != 1,
-        ("grpo.adv_estimator.name", "teachers"): grpo.adv_estimator and grpo.adv_estimator.name == "opd",
         ("policy.generation.stop_strings", "stop strings (stop tokens work)"): job.generation
         and job.generation.stop_strings,
         ("policy.draft.enabled", "draft model training"): policy.draft and policy.draft.enabled,
         ("policy.router_replay.enabled", "router replay"): policy.router_replay and policy.router_replay.enabled,
-        ("policy.reward_model_cfg.enabled", "reward model training in this step"): policy.reward_model_cfg
-        and policy.reward_model_cfg.enabled,
+        ("policy.reward_model_cfg.enabled", "reward model training in this step"): (
+            policy.reward_model_cfg and policy.reward_model_cfg.enabled and not job.trains_reward_model
+        ),
         ("policy.quant_cfg", "quantisation"): policy.quant_cfg,
         ("policy.hf_config_overrides", "overrides of the model's `config.json`"): policy.hf_config_overrides,
         ("policy.tokenizer.use_processor", "multimodal processors"): policy.tokenizer.use_processor,
@@ -173,17 +123,12 @@ def _wanted_features(job: Job) -> Iterator[tuple[str, str]]:
         ),
         ("data.use_multiple_dataloader", "several data loaders"): config.data.use_multiple_dataloader,
         ("data.custom_dataloader", "custom data loaders"): config.data.custom_dataloader,
-        ("env.nemo_gym.is_trajectory_collection", "collection of rollouts without training"): config.env.nemo_gym
-        and config.env.nemo_gym.is_trajectory_collection,
-        ("grpo.invalid_tool_call_advantage", "penalty for tool calls"): grpo.invalid_tool_call_advantage is not None,
-        ("grpo.malformed_thinking_advantage", "penalty for malformed thinking"): (
-            grpo.malformed_thinking_advantage is not None
-        ),
         ("data.default.data_path", "shared data path"): config.data.default and config.data.default.data_path,
         ("data.train.repeat", "repetition of rows (epochs do the same)"): any(
             (rows.repeat or 1) > 1 for rows in config.data.training_sets()
         ),
     }
+    yield from job.missing_features()
     yield from (place for place, on in checks.items() if on)
     sets: list[tuple[str, DatasetConfig | None]] = [("data.default", config.data.default)]
     sets += [("data.train", rows) for rows in config.data.training_sets()]
@@ -195,7 +140,7 @@ def _wanted_features(job: Job) -> Iterator[tuple[str, str]]:
 
 
 @rules.rule("no-optimizer", engines=EMBEDDED)
-def optimizer_is_named(job: Job) -> Iterator[Finding]:
+def optimizer_is_named(job: AnyJob) -> Iterator[Finding]:
     """Megatron has its own optimizer section, the embedded engine uses the one of DTensor."""
     if job.config.policy.optimizer is None:
         yield job.error(
@@ -206,7 +151,7 @@ def optimizer_is_named(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("logger-not-in-embedded", engines=EMBEDDED)
-def loggers_exist(job: Job) -> Iterator[Finding]:
+def loggers_exist(job: AnyJob) -> Iterator[Finding]:
     """Metrics go to the run folder in any case."""
     logger = job.config.logger
     for name in ("wandb", "tensorboard", "mlflow", "swanlab"):
@@ -218,7 +163,7 @@ def loggers_exist(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("time-limit-not-in-embedded", engines=EMBEDDED)
-def time_limit_exists(job: Job) -> Iterator[Finding]:
+def time_limit_exists(job: AnyJob) -> Iterator[Finding]:
     """A run that is stopped from outside resumes from its last checkpoint."""
     if job.config.checkpointing.checkpoint_must_save_by:
         yield job.warning(
@@ -228,7 +173,7 @@ def time_limit_exists(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("several-gpus", engines=EMBEDDED)
-def one_process_is_enough(job: Job) -> Iterator[Finding]:
+def one_process_is_enough(job: AnyJob) -> Iterator[Finding]:
     """Parallel sizes mean a model that does not fit one device."""
     policy = job.config.policy
     sizes = {}
@@ -248,7 +193,7 @@ def one_process_is_enough(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("override-without-effect", engines=EMBEDDED)
-def overrides_have_an_effect(job: Job) -> Iterator[Finding]:
+def overrides_have_an_effect(job: AnyJob) -> Iterator[Finding]:
     """A word on the command line that changes nothing is a misunderstanding."""
     words: dict[int, list[str]] = {}
     for key, origin in job.resolved.origins.items():
@@ -256,7 +201,7 @@ def overrides_have_an_effect(job: Job) -> Iterator[Finding]:
             words.setdefault(origin.argument, []).append(key)
     referred = str(job.resolved.raw)
     for keys in words.values():
-        if not any(embedded_reads(key) or f"${{{key}}}" in referred for key in keys):
+        if not any(embedded_reads(job, key) or f"${{{key}}}" in referred for key in keys):
             yield job.error(
                 keys[0],
                 f"`{keys[0]}` has no effect in the embedded engine",
@@ -265,7 +210,7 @@ def overrides_have_an_effect(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("nemo-rl-settings", engines=EMBEDDED)
-def unread_settings(job: Job) -> Iterator[Finding]:
+def unread_settings(job: AnyJob) -> Iterator[Finding]:
     """One line for everything that only matters on a cluster."""
     sections = [
         key

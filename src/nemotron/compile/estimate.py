@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemotron.compile import data
-from nemotron.compile.artifacts import models
-from nemotron.compile.job import Job
-from nemotron.compile.judge import calls_per_step
+from nemotron.compile.grpo_job import AnyGrpoJob
+from nemotron.compile.job import AnyJob
 from nemotron.compile.model_files import ModelFiles, read_model
 
 FLOAT = 4
@@ -16,25 +15,29 @@ SMALL_JUDGE = 50_000_000
 """Below this many parameters our judge server computes in float64 (``judge.dtype: auto``)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What one run does."""
 
-    prompts: int
-    """Prompts per step."""
-    generations: int
-    """Responses per prompt."""
+    batch: str
+    """What a step takes, for people: ``8 prompts x 8 generations``."""
     updates: int
-    """Optimizer steps per rollout."""
+    """Optimizer steps per step of the run."""
     steps: int | None
     """Steps of the whole run; None when the data could not be counted."""
     tokens_per_step: int
-    """Upper bound: every response reaches ``max_new_tokens`` and every prompt fills the rest of the sequence once."""
-    judge_calls: int
-    """Judge requests per step, without retries."""
+    """Upper bound: every response and every prompt is as long as the limits allow."""
+    prompts: int | None = None
+    """Prompts per step, where the policy samples."""
+    generations: int | None = None
+    """Responses per prompt, where the policy samples."""
+    pairs: int | None = None
+    """Pairs per step, where it trains on pairs."""
+    judge_calls: int | None = None
+    """Judge requests per step, without retries; None without a judge."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Estimated peak main memory (or GPU memory) of the embedded engine in bytes."""
 
@@ -42,6 +45,8 @@ class Memory:
     """Weights, gradients and two optimizer moments."""
     reference: int
     judge: int
+    critic: int = 0
+    """Critic with its optimizer, and reward model."""
     activations: int
     """KV cache of a rollout or logits and activations of a micro-batch, whichever is larger."""
     parameters: int
@@ -50,56 +55,64 @@ class Memory:
     @property
     def total(self) -> int:
         """Sum of the parts."""
-        return self.policy + self.reference + self.judge + self.activations
+        return self.policy + self.reference + self.judge + self.critic + self.activations
 
 
-def work(job: Job) -> Work:
-    """Sizes of the run."""
+def work(job: AnyGrpoJob, judge_calls: int | None = None) -> Work:
+    """Sizes of a GRPO run."""
     grpo, policy = job.config.grpo, job.config.policy
     response = job.generation.max_new_tokens if job.generation else 0
     prompt = max(0, policy.max_total_sequence_length - response)
     return Work(
+        batch=f"{grpo.num_prompts_per_step} prompts x {grpo.num_generations_per_prompt} generations",
         prompts=grpo.num_prompts_per_step,
         generations=grpo.num_generations_per_prompt,
         updates=max(1, job.responses // policy.train_global_batch_size),
-        steps=_steps(job),
+        steps=steps(job),
         tokens_per_step=job.responses * response + grpo.num_prompts_per_step * prompt,
-        judge_calls=calls_per_step(job),
+        judge_calls=judge_calls,
     )
 
 
-def _steps(job: Job) -> int | None:
-    grpo = job.config.grpo
+def steps(job: AnyJob) -> int | None:
+    """Steps until the data or `max_num_steps` end; a limit below 1 (NeMo-RL's -1) counts as none."""
+    schedule = job.schedule
     surveys = [file.survey() for file in data.files(job) if file.role == "train"]
     if not surveys or any(found.problem for found in surveys):
         return None
     rows = sum(found.rows for found in surveys)
-    return min(
-        grpo.max_num_steps, grpo.max_num_epochs * (rows // int(grpo.num_prompts_per_step * grpo.batch_multiplier))
-    )
+    by_data = schedule.max_num_epochs * (rows // job.rows_per_step)
+    return min(schedule.max_num_steps, by_data) if schedule.max_num_steps > 0 else by_data
 
 
-def memory(job: Job) -> Memory | None:
+def memory(job: AnyJob) -> Memory | None:
     """Peak memory of the embedded engine; None when the policy is not on this machine."""
     policy = read_model(job.config.policy.model_name, job.machine)
     if policy is None or policy.parameters is None:
         return None
-    judge = 0
-    for role, _, name in models(job):
-        found = read_model(name, job.machine)
-        if role == "judge" and found and found.parameters:
-            judge = found.parameters * (2 * FLOAT if found.parameters < SMALL_JUDGE else FLOAT)
-    has_reference = job.config.loss_fn.reference_policy_kl_penalty > 0 or job.config.limits.max_kl is not None
+    others = {"judge": 0, "critic": 0, "reward model": 0}
+    for ref in job.models():
+        found = read_model(ref.name, job.machine)
+        if ref.role in others and found and found.parameters:
+            others[ref.role] = found.parameters * _bytes_per_parameter(ref.role, found.parameters)
     return Memory(
         policy=policy.parameters * 4 * FLOAT,
-        reference=policy.parameters * FLOAT if has_reference else 0,
-        judge=judge,
+        reference=policy.parameters * FLOAT if job.has_reference else 0,
+        judge=others["judge"],
+        critic=others["critic"] + others["reward model"],
         activations=max(_cache(job, policy), _logits(job, policy)),
         parameters=policy.parameters,
     )
 
 
-def _cache(job: Job, model: ModelFiles) -> int:
+def _bytes_per_parameter(role: str, parameters: int) -> int:
+    """A judge computes in float64 while that is cheap; a critic is trained; a reward model only answers."""
+    if role == "judge":
+        return 2 * FLOAT if parameters < SMALL_JUDGE else FLOAT
+    return 4 * FLOAT if role == "critic" else FLOAT
+
+
+def _cache(job: AnyJob, model: ModelFiles) -> int:
     """Keys and values of all responses of a step."""
     config = model.config
     hidden, heads = config.get("hidden_size"), model.heads
@@ -107,14 +120,14 @@ def _cache(job: Job, model: ModelFiles) -> int:
     if not (isinstance(hidden, int) and isinstance(layers, int) and heads and model.kv_heads):
         return 0
     width = hidden // heads * model.kv_heads
-    return job.responses * job.config.policy.max_total_sequence_length * layers * 2 * width * FLOAT
+    return job.rows_at_once * job.config.policy.max_total_sequence_length * layers * 2 * width * FLOAT
 
 
-def _logits(job: Job, model: ModelFiles) -> int:
+def _logits(job: AnyJob, model: ModelFiles) -> int:
     """Logits of a micro-batch with their gradient and softmax, and what the layers keep for the backward pass."""
     policy = job.config.policy
     response = job.generation.max_new_tokens if job.generation else policy.max_total_sequence_length
-    rows = min(policy.train_micro_batch_size, job.responses)
+    rows = min(policy.train_micro_batch_size, job.rows_at_once or policy.train_micro_batch_size)
     logits = rows * response * (model.vocabulary or 0) * 3 * FLOAT
     hidden, layers = model.config.get("hidden_size", 0), model.config.get("num_hidden_layers", 0)
     kept = rows * policy.max_total_sequence_length * hidden * layers * 16 * FLOAT

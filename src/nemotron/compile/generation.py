@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.job import NEMO_RL, Job, Rules
+from nemotron.compile.job import AnyJob
+from nemotron.compile.rules import NEMO_RL, Rules
 from nemotron.errors import Finding
 
-rules = Rules("generation")
+rules: Rules[AnyJob] = Rules("generation")
 VLLM = "policy.generation.vllm_cfg"
 
 
 @rules.rule("no-generation", number=30)
-def responses_are_generated(job: Job) -> Iterator[Finding]:
+def responses_are_generated(job: AnyJob) -> Iterator[Finding]:
     """GRPO learns from its own samples."""
     if job.generation is None:
         yield job.error("policy", "the section `policy.generation` is missing", hint="inherit it: `defaults: default`")
 
 
 @rules.rule("generation-backend", number=31, engines=NEMO_RL)
-def backend_has_its_section(job: Job) -> Iterator[Finding]:
+def backend_has_its_section(job: AnyJob) -> Iterator[Finding]:
     """The backend is one that NeMo-RL has, and its settings are there."""
     generation = job.generation
     if generation is None:
@@ -34,7 +35,7 @@ def backend_has_its_section(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("generation-world", number=32, engines=NEMO_RL)
-def generation_gpus_divide(job: Job) -> Iterator[Finding]:
+def generation_gpus_divide(job: AnyJob) -> Iterator[Finding]:
     """vLLM replicas fill the GPUs that generate."""
     vllm, generation = job.vllm, job.generation
     if vllm is None or generation is None:
@@ -51,7 +52,7 @@ def generation_gpus_divide(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("vllm-pipeline", number=33, engines=NEMO_RL)
-def pipeline_needs_async(job: Job) -> Iterator[Finding]:
+def pipeline_needs_async(job: AnyJob) -> Iterator[Finding]:
     """vLLM pipelines only in its asynchronous engine."""
     if job.vllm and job.vllm.pipeline_parallel_size > 1 and not job.vllm.async_engine:
         yield job.error(
@@ -62,7 +63,7 @@ def pipeline_needs_async(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("vllm-experts", number=34, engines=NEMO_RL)
-def expert_parallelism_fits(job: Job) -> Iterator[Finding]:
+def expert_parallelism_fits(job: AnyJob) -> Iterator[Finding]:
     """Expert groups are whole tensor-parallel groups."""
     if job.vllm is None:
         return
@@ -77,7 +78,7 @@ def expert_parallelism_fits(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("top-k", number=35)
-def top_k_is_possible(job: Job) -> Iterator[Finding]:
+def top_k_is_possible(job: AnyJob) -> Iterator[Finding]:
     """Null and -1 mean all tokens."""
     top_k = job.generation.top_k if job.generation else None
     if top_k is not None and top_k != -1 and top_k < 1:
@@ -89,7 +90,7 @@ def top_k_is_possible(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("greedy-rollouts", number=55)
-def rollouts_differ(job: Job) -> Iterator[Finding]:
+def rollouts_differ(job: AnyJob) -> Iterator[Finding]:
     """At temperature 0 all responses of a group are equal, and their advantages 0."""
     if job.generation and job.generation.temperature == 0:
         yield job.error(
@@ -100,12 +101,13 @@ def rollouts_differ(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("vllm-fp8", number=36, engines=NEMO_RL)
-def fp8_generation_is_corrected(job: Job) -> Iterator[Finding]:
+def fp8_generation_is_corrected(job: AnyJob) -> Iterator[Finding]:
     """FP8 samples come from a slightly different model than the one that is trained."""
     vllm, policy = job.vllm, job.config.policy
     if vllm is None:
         return
-    if vllm.precision == "fp8" and not job.config.loss_fn.use_importance_sampling_correction:
+    loss = job.policy_loss
+    if vllm.precision == "fp8" and loss is not None and not loss.use_importance_sampling_correction:
         yield job.error(
             f"{VLLM}.precision",
             "FP8 generation needs importance-sampling correction",
@@ -114,11 +116,10 @@ def fp8_generation_is_corrected(job: Job) -> Iterator[Finding]:
     key = f"{VLLM}.kv_cache_dtype"
     if not vllm.kv_cache_dtype.startswith("fp8"):
         return
-    asynchronous = job.config.grpo.async_grpo
     clashes = {
         f"`{VLLM}.precision=fp8`": vllm.precision != "fp8",
         "training with Megatron": policy.megatron is None,
-        "synchronous rollouts": bool(asynchronous and asynchronous.enabled),
+        "synchronous rollouts": job.samples_asynchronously,
         "pipeline-parallel size 1": bool(policy.megatron and policy.megatron.pipeline_model_parallel_size > 1),
     }
     missing = [need for need, lacking in clashes.items() if lacking]
@@ -127,7 +128,7 @@ def fp8_generation_is_corrected(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("vllm-metrics", number=37, engines=NEMO_RL)
-def metrics_logger_can_run(job: Job) -> Iterator[Finding]:
+def metrics_logger_can_run(job: AnyJob) -> Iterator[Finding]:
     """vLLM's queue metrics come from the asynchronous engine."""
     vllm = job.vllm
     if vllm is None or not vllm.enable_vllm_metrics_logger:
@@ -139,7 +140,7 @@ def metrics_logger_can_run(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("generation-gpus", number=39, engines=NEMO_RL)
-def separate_generation_has_gpus(job: Job) -> Iterator[Finding]:
+def separate_generation_has_gpus(job: AnyJob) -> Iterator[Finding]:
     """Generation on GPUs of its own must leave some for training."""
     colocated = job.generation.colocated if job.generation else None
     if colocated is None or colocated.enabled:
@@ -165,7 +166,7 @@ def separate_generation_has_gpus(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("response-too-long")
-def response_fits_the_sequence(job: Job) -> Iterator[Finding]:
+def response_fits_the_sequence(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: a response cannot be longer than prompt and response together."""
     generation, longest = job.generation, job.config.policy.max_total_sequence_length
     if generation is None:
@@ -184,7 +185,7 @@ def response_fits_the_sequence(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("prompt-too-long")
-def prompt_fits_the_sequence(job: Job) -> Iterator[Finding]:
+def prompt_fits_the_sequence(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: such prompts leave no room for a response."""
     prompt, longest = job.config.data.max_input_seq_length, job.config.policy.max_total_sequence_length
     if prompt is not None and prompt > longest:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.job import NEMO_RL, Job, Rules
+from nemotron.compile.grpo_job import AnyGrpoJob
+from nemotron.compile.rules import NEMO_RL, Rules
 from nemotron.errors import Finding
 
-rules = Rules("grpo")
+rules: Rules[AnyGrpoJob] = Rules("grpo")
 
 
 @rules.rule("no-validation-data", number=42)
-def validation_needs_rows(job: Job) -> Iterator[Finding]:
+def validation_needs_rows(job: AnyGrpoJob) -> Iterator[Finding]:
     """Validation that is asked for needs something to validate on."""
     grpo, data = job.config.grpo, job.config.data
     if data.validation_sets():
@@ -35,7 +36,7 @@ def validation_needs_rows(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("reference-kl-skipped", number=44)
-def skipped_reference_needs_no_kl(job: Job) -> Iterator[Finding]:
+def skipped_reference_needs_no_kl(job: AnyGrpoJob) -> Iterator[Finding]:
     """Without reference log-probabilities there is no KL term."""
     beta = job.config.loss_fn.reference_policy_kl_penalty
     if job.config.grpo.skip_reference_policy_logprobs_calculation and beta:
@@ -48,7 +49,7 @@ def skipped_reference_needs_no_kl(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("limit-unmeasured")
-def kl_limit_is_measured(job: Job) -> Iterator[Finding]:
+def kl_limit_is_measured(job: AnyGrpoJob) -> Iterator[Finding]:
     """The limit compares with the reference, so the reference must be computed."""
     if job.config.grpo.skip_reference_policy_logprobs_calculation and job.config.limits.max_kl is not None:
         yield job.error(
@@ -59,7 +60,7 @@ def kl_limit_is_measured(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("advantage-estimator", number=45)
-def estimator_has_what_it_needs(job: Job) -> Iterator[Finding]:
+def estimator_has_what_it_needs(job: AnyGrpoJob) -> Iterator[Finding]:
     """``gdpo`` needs several rewards, ``opd`` needs teachers; the judge gives one reward."""
     estimator = job.config.grpo.adv_estimator
     name = estimator.name if estimator else "grpo"
@@ -74,7 +75,7 @@ def estimator_has_what_it_needs(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("estimator-settings-differ")
-def estimator_agrees_with_grpo(job: Job) -> Iterator[Finding]:
+def estimator_agrees_with_grpo(job: AnyGrpoJob) -> Iterator[Finding]:
     """The estimator has its own copy of two switches; NeMo-RL uses one for the std and the other for the advantage."""
     grpo = job.config.grpo
     if grpo.adv_estimator is None:
@@ -90,7 +91,7 @@ def estimator_agrees_with_grpo(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("sequence-level-loss", number=46)
-def sequence_ratios_need_sequence_loss(job: Job) -> Iterator[Finding]:
+def sequence_ratios_need_sequence_loss(job: AnyGrpoJob) -> Iterator[Finding]:
     """GSPO weighs whole responses."""
     loss = job.config.loss_fn
     if loss.sequence_level_importance_ratios and loss.token_level_loss:
@@ -102,7 +103,7 @@ def sequence_ratios_need_sequence_loss(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("importance-sampling", number=47)
-def truncation_is_complete(job: Job) -> Iterator[Finding]:
+def truncation_is_complete(job: AnyGrpoJob) -> Iterator[Finding]:
     """A truncation type needs the correction it truncates and its bounds."""
     loss = job.config.loss_fn
     kind, high, low = (
@@ -139,7 +140,7 @@ def truncation_is_complete(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("cispo", number=49)
-def cispo_stands_alone(job: Job) -> Iterator[Finding]:
+def cispo_stands_alone(job: AnyGrpoJob) -> Iterator[Finding]:
     """CISPO replaces the clipped objective, so switches of that objective contradict it."""
     loss = job.config.loss_fn
     if not loss.use_cispo:
@@ -158,7 +159,7 @@ def cispo_stands_alone(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("reward-shaping", number=50)
-def shaping_is_complete(job: Job) -> Iterator[Finding]:
+def shaping_is_complete(job: AnyGrpoJob) -> Iterator[Finding]:
     """Either the stop coefficient or all three values of the length penalty."""
     shaping = job.config.grpo.reward_shaping
     if not shaping.enabled or shaping.stop_properly_penalty_coef is not None:
@@ -169,7 +170,7 @@ def shaping_is_complete(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("overlong-buffer")
-def buffer_is_inside_the_response(job: Job) -> Iterator[Finding]:
+def buffer_is_inside_the_response(job: AnyGrpoJob) -> Iterator[Finding]:
     """Silent upstream: with such a buffer every response is penalised."""
     shaping = job.config.grpo.reward_shaping
     longest, buffer = shaping.max_response_length, shaping.overlong_buffer_length
@@ -183,7 +184,7 @@ def buffer_is_inside_the_response(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("async-grpo", number=51, engines=NEMO_RL)
-def async_has_what_it_needs(job: Job) -> Iterator[Finding]:
+def async_has_what_it_needs(job: AnyGrpoJob) -> Iterator[Finding]:
     """Asynchronous GRPO: own GPUs for an asynchronous engine, corrected weights, nothing that reshapes batches."""
     grpo = job.config.grpo
     if not (grpo.async_grpo and grpo.async_grpo.enabled):
@@ -209,7 +210,7 @@ def async_has_what_it_needs(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("kl-in-reward", number=53)
-def kl_in_reward_is_used(job: Job) -> Iterator[Finding]:
+def kl_in_reward_is_used(job: AnyGrpoJob) -> Iterator[Finding]:
     """Only ``reinforce_plus_plus`` puts the KL into the advantages, and it needs real previous log-probabilities."""
     loss, estimator = job.config.loss_fn, job.config.grpo.adv_estimator
     key = "loss_fn.use_kl_in_reward"
@@ -226,7 +227,7 @@ def kl_in_reward_is_used(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("validation-of-nothing", engines=NEMO_RL)
-def validation_covers_a_batch(job: Job) -> Iterator[Finding]:
+def validation_covers_a_batch(job: AnyGrpoJob) -> Iterator[Finding]:
     """Silent upstream: fewer samples than one validation batch give accuracy 0.0."""
     grpo = job.config.grpo
     if grpo.max_val_samples is not None and grpo.val_batch_size and grpo.max_val_samples < grpo.val_batch_size:
@@ -239,7 +240,7 @@ def validation_covers_a_batch(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("empty-range")
-def ranges_are_not_empty(job: Job) -> Iterator[Finding]:
+def ranges_are_not_empty(job: AnyGrpoJob) -> Iterator[Finding]:
     """Bounds that leave nothing between them."""
     grpo, scaling = job.config.grpo, job.config.grpo.reward_scaling
     if scaling.enabled and scaling.source_min >= scaling.source_max:
@@ -253,7 +254,7 @@ def ranges_are_not_empty(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("reward-scale")
-def scaling_covers_judge_scores(job: Job) -> Iterator[Finding]:
+def scaling_covers_judge_scores(job: AnyGrpoJob) -> Iterator[Finding]:
     """The judge scores from 1 to 5; scaling clamps what lies outside its source range."""
     scaling = job.config.grpo.reward_scaling
     if scaling.enabled and (scaling.source_max < 5 or scaling.source_min > 1):
@@ -266,7 +267,7 @@ def scaling_covers_judge_scores(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("schedulers", number=19)
-def schedulers_form_a_sequence(job: Job) -> Iterator[Finding]:
+def schedulers_form_a_sequence(job: AnyGrpoJob) -> Iterator[Finding]:
     """Several schedulers need, as last entry, the steps at which one hands over to the next."""
     entries = job.config.policy.scheduler or []
     key = "policy.scheduler"

@@ -1,41 +1,95 @@
-"""What a rule sees, and how a rule is written down.
-
-A family of rules is a module with a :class:`Rules` collection. A rule is one small function that yields the findings of
-one job; its error name, and its number in NeMo-RL's list of validity rules where it has one, stand in the decorator::
-
-    rules = Rules("batch")
-
-    @rules.rule("batch-not-divisible", number=22)
-    def total_batch_divides(job: Job) -> Iterator[Finding]:
-        if job.responses % job.config.policy.train_global_batch_size:
-            yield job.error("policy.train_global_batch_size", "...", hint="...")
-"""
+"""What the preflight knows of a job: a typed config on a chosen engine and machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from nemotron.compile.machine import Machine
 from nemotron.compile.survey import RowKind
 from nemotron.config.layers import Resolved
-from nemotron.config.schema.extras import JudgedGrpoConfig
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
+from nemotron.config.schema.grpo import LossFnConfig
+from nemotron.config.schema.training import TrainingConfig
 from nemotron.errors import ConfigError, Finding, NemotronError, Origin, Severity
 
-Check = Callable[["Job"], Iterator[Finding]]
 Engine = str
 """``embedded`` or ``nemo_rl``."""
+C = TypeVar("C", bound=TrainingConfig, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model that a run loads."""
+
+    role: str
+    """``policy``, ``judge``, ``reward model`` ..."""
+    key: str
+    """The config key that names it."""
+    name: str
+    """Folder or hub name."""
+
+
+class Schedule(Protocol):
+    """What the section of every algorithm says about the course of a run."""
+
+    @property
+    def max_num_steps(self) -> int: ...
+    @property
+    def max_num_epochs(self) -> int: ...
+    @property
+    def val_period(self) -> int: ...
+
+
+# What the embedded engine reads in every training step; NeMo-RL reads the rest.
+COMMON_READS = (
+    "checkpointing.checkpoint_dir",
+    "checkpointing.enabled",
+    "checkpointing.higher_is_better",
+    "checkpointing.keep_top_k",
+    "checkpointing.metric_name",
+    "checkpointing.save_consolidated",
+    "checkpointing.save_period",
+    "data.shuffle",
+    "data.train.data_path",
+    "data.validation.data_path",
+    "engine",
+    "eval",
+    "limits",
+    "policy.max_grad_norm",
+    "policy.max_total_sequence_length",
+    "policy.model_name",
+    "policy.optimizer",
+    "policy.precision",
+    "policy.pretrained_checkpoint",
+    "policy.scheduler",
+    "policy.tokenizer",
+    "policy.train_global_batch_size",
+    "policy.train_micro_batch_size",
+)
+# What it reads where the policy samples.
+SAMPLING_READS = (
+    "policy.generation.max_new_tokens",
+    "policy.generation.stop_token_ids",
+    "policy.generation.temperature",
+    "policy.generation.top_k",
+    "policy.generation.top_p",
+    "policy.logprob_batch_size",
+)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A typed config on a chosen engine and machine."""
+class Job(Generic[C]):
+    """A typed config on a chosen engine and machine.
 
-    config: JudgedGrpoConfig
+    The families of rules that several steps share ask nothing but this class; a family of steps (GRPO, DPO ...) derives
+    from it and says what is special about it.
+    """
+
+    config: C
     resolved: Resolved
     engine: Engine
     machine: Machine
@@ -43,13 +97,63 @@ class Job:
     env: Mapping[str, str]
     """Environment variables of the command."""
 
+    section: ClassVar[str] = ""
+    """The algorithm's section of the config."""
     row_kind: ClassVar[RowKind] = "prompt"
-    """What the training rows are."""
+    """What the rows of training and validation are."""
+    reads: ClassVar[tuple[str, ...]] = COMMON_READS
+    """Sections and keys that the embedded engine reads."""
+    skips: ClassVar[tuple[str, ...]] = ()
+    """Keys inside of those that it does not read."""
+    batch_key: ClassVar[str] = "policy.train_global_batch_size"
+    """The key that says how many rows a step takes."""
+    trains_reward_model: ClassVar[bool] = False
+    validation_metrics: ClassVar[tuple[str, ...]] = ()
+    """Names that `checkpointing.metric_name` may have after ``val:``."""
 
     @property
-    def responses(self) -> int:
-        """Responses per step: prompts times generations."""
-        return self.config.grpo.num_prompts_per_step * self.config.grpo.num_generations_per_prompt
+    def schedule(self) -> Schedule:
+        """The algorithm's section."""
+        section: Schedule = getattr(self.config, self.section)
+        return section
+
+    @property
+    def rows_per_step(self) -> int:
+        """Training rows that one step takes; fewer make no step at all."""
+        return self.config.policy.train_global_batch_size
+
+    @property
+    def policy_loss(self) -> LossFnConfig | None:
+        """``loss_fn`` of algorithms with a policy gradient."""
+        return None
+
+    @property
+    def heldout_path(self) -> str | None:
+        """The file of `eval.heldout`."""
+        return None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a frozen copy of the policy is kept."""
+        return False
+
+    @property
+    def rows_at_once(self) -> int:
+        """Sequences that are sampled at once; 0 where the policy does not sample."""
+        return 0
+
+    @property
+    def samples_asynchronously(self) -> bool:
+        """Whether rollouts run beside training."""
+        return False
+
+    def models(self) -> Iterator[ModelRef]:
+        """Every model that the run loads itself."""
+        yield ModelRef("policy", "policy.model_name", self.config.policy.model_name)
+
+    def missing_features(self) -> Iterator[tuple[str, str]]:
+        """(key, feature) of what is switched on in the algorithm's own sections and the embedded engine lacks."""
+        return iter(())
 
     @property
     def generation(self) -> GenerationConfig | None:
@@ -130,40 +234,4 @@ class Job:
         return Finding(severity, "", message, key or None, place, hint, exit_code=kind.exit_code)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One check with its name."""
-
-    name: str
-    number: int | None
-    engines: tuple[Engine, ...]
-    check: Check
-
-    def run(self, job: Job) -> Iterator[Finding]:
-        """Findings of this rule, named; none on an engine that it does not concern."""
-        if job.engine in self.engines:
-            for finding in self.check(job):
-                yield replace(finding, name=self.name, rule=self.number)
-
-
-@dataclass(frozen=True)
-class Rules:
-    """A family of rules."""
-
-    family: str
-    members: list[Rule] = field(default_factory=list)
-
-    def rule(
-        self, name: str, *, number: int | None = None, engines: tuple[Engine, ...] = ("embedded", "nemo_rl")
-    ) -> Callable[[Check], Check]:
-        """Decorator: add a check to the family."""
-
-        def add(check: Check) -> Check:
-            self.members.append(Rule(name, number, engines, check))
-            return check
-
-        return add
-
-
-NEMO_RL = ("nemo_rl",)
-EMBEDDED = ("embedded",)
+AnyJob = Job[TrainingConfig]

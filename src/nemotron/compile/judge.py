@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from nemotron.compile.job import Job, Rules
-from nemotron.compile.nemo_gym import MODEL, comparison, judge_model
+from nemotron.compile.grpo_job import JUDGE_MODEL, JudgedJob
+from nemotron.compile.nemo_gym import comparison
+from nemotron.compile.rules import Rules
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.errors import Finding
 
-rules = Rules("judge")
+rules: Rules[JudgedJob] = Rules("judge")
 
 
 @rules.rule("judge-endpoint")
-def endpoint_is_a_url(job: Job) -> Iterator[Finding]:
+def endpoint_is_a_url(job: JudgedJob) -> Iterator[Finding]:
     """An OpenAI-compatible endpoint up to ``/v1``."""
-    model = judge_model(job)
+    model = job.judge_model
     if model is None or model.base_url is None:
         return
-    key = f"{MODEL}.base_url"
+    key = f"{JUDGE_MODEL}.base_url"
     try:
         url = urlsplit(model.base_url)
         host, _ = url.hostname, url.port
@@ -38,18 +39,18 @@ def endpoint_is_a_url(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("secret-elsewhere")
-def secrets_stay_in_their_place(job: Job) -> Iterator[Finding]:
+def secrets_stay_in_their_place(job: JudgedJob) -> Iterator[Finding]:
     """A run folder never holds a secret, so a key that contains one could not be read back from it."""
     for key in elsewhere(job.resolved.values, secrets_in(job.config)):
         yield job.error(
             key,
             f"`{key}` contains the judge's API key, which is never written to a run folder",
-            hint=f"give the API key in `{MODEL}.api_key` only",
+            hint=f"give the API key in `{JUDGE_MODEL}.api_key` only",
         )
 
 
 @rules.rule("judge-calls")
-def judge_keeps_up(job: Job) -> Iterator[Finding]:
+def judge_keeps_up(job: JudgedJob) -> Iterator[Finding]:
     """All pairs grow with the square of the group."""
     block, group = comparison(job), job.config.grpo.num_generations_per_prompt
     if block is None or block.comparison_strategy != "all_pairs" or group < 9:
@@ -61,7 +62,7 @@ def judge_keeps_up(job: Job) -> Iterator[Finding]:
     )
 
 
-def calls_per_step(job: Job) -> int:
+def calls_per_step(job: JudgedJob) -> int:
     """Judge requests of one step when every verdict can be read."""
     block, grpo = comparison(job), job.config.grpo
     group = grpo.num_generations_per_prompt

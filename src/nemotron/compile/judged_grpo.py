@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nemotron.compile import (
     artifacts,
     batch,
@@ -16,17 +18,16 @@ from nemotron.compile import (
     parallelism,
     resources,
 )
-from nemotron.compile.describe import inputs, outputs, processes
+from nemotron.compile.describe import inputs, judge_processes, outputs, policy_processes
 from nemotron.compile.estimate import memory, work
-from nemotron.compile.job import Job, Rules
+from nemotron.compile.grpo_job import JudgedJob
 from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.rules import Rules, check
 from nemotron.compile.secrets import secrets_in
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.extras import JudgedGrpoConfig
-from nemotron.config.validate import in_order
-from nemotron.errors import Finding
 
-STAGES: tuple[tuple[Rules, ...], ...] = (
+STAGES: tuple[tuple[Rules[Any], ...], ...] = (
     (engine.rules,),
     (batch.rules, grpo.rules, generation.rules, parallelism.rules, nemo_gym.rules, checkpointing.rules),
     (output.rules, resources.rules),
@@ -40,19 +41,15 @@ STAGES: tuple[tuple[Rules, ...], ...] = (
 def preflight(config: JudgedGrpoConfig, resolved: Resolved, where: Surroundings) -> Preflight:
     """Choose the engine, run every rule, and describe what would run."""
     choice = engine.choose(config.engine, where.machine)
-    job = Job(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
-    findings: list[Finding] = []
-    for stage in STAGES:
-        results = [finding for rules in stage for rule in rules.members for finding in rule.run(job)]
-        findings += in_order(results, resolved)
+    job = JudgedJob(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
     return Preflight(
         engine=choice.engine,
         engine_reason=choice.reason,
-        findings=tuple(findings),
-        processes=processes(job),
+        findings=check(job, STAGES),
+        processes=(*policy_processes(job), *judge_processes(job)),
         inputs=inputs(job),
         outputs=outputs(job),
-        work=work(job),
+        work=work(job, judge_calls=judge.calls_per_step(job)),
         memory=memory(job) if choice.engine == "embedded" else None,
         secrets=secrets_in(config),
     )

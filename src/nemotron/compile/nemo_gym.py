@@ -7,24 +7,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from nemotron.compile.job import NEMO_RL, Job, Rules
-from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig
+from nemotron.compile.grpo_job import JUDGE_MODEL, JudgedJob
+from nemotron.compile.rules import NEMO_RL, Rules
+from nemotron.config.schema.judge import GenrmCompareConfig
 from nemotron.errors import Finding
 from nemotron.suggest import closest
 
-rules = Rules("nemo_gym")
-MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
+rules: Rules[JudgedJob] = Rules("nemo_gym")
 COMPARE = "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare"
 VLLM = "policy.generation.vllm_cfg"
 
 
-def judge_model(job: Job) -> GenrmModelConfig | None:
-    """The judge's model block, when there is one."""
-    gym = job.config.env.nemo_gym
-    return gym.genrm_model.responses_api_models.vllm_model if gym and gym.genrm_model else None
-
-
-def comparison(job: Job) -> GenrmCompareConfig | None:
+def comparison(job: JudgedJob) -> GenrmCompareConfig | None:
     """The comparison block, when there is one."""
     gym = job.config.env.nemo_gym
     server = gym.genrm_compare_resources_server if gym else None
@@ -32,9 +26,9 @@ def comparison(job: Job) -> GenrmCompareConfig | None:
 
 
 @rules.rule("no-judge")
-def judge_is_configured(job: Job) -> Iterator[Finding]:
+def judge_is_configured(job: JudgedJob) -> Iterator[Finding]:
     """The rewards of this step come from a judge, at the place where NeMo-Gym keeps it."""
-    for key, block in ((MODEL, judge_model(job)), (COMPARE, comparison(job))):
+    for key, block in ((JUDGE_MODEL, job.judge_model), (COMPARE, comparison(job))):
         if block is None:
             yield job.error(
                 "env",
@@ -44,7 +38,7 @@ def judge_is_configured(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("nemo-gym-off", number=58)
-def gym_is_used(job: Job) -> Iterator[Finding]:
+def gym_is_used(job: JudgedJob) -> Iterator[Finding]:
     """Without the gym NeMo-RL would look for a native environment and never ask the judge."""
     if not job.config.env.should_use_nemo_gym:
         yield job.error(
@@ -55,7 +49,7 @@ def gym_is_used(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("nemo-gym-endpoint", number=54, engines=NEMO_RL)
-def policy_is_served(job: Job) -> Iterator[Finding]:
+def policy_is_served(job: JudgedJob) -> Iterator[Finding]:
     """NeMo-Gym talks to the policy over HTTP."""
     if job.vllm is None:
         return
@@ -65,7 +59,7 @@ def policy_is_served(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("nemo-gym-sampling", number=55, engines=NEMO_RL)
-def sampling_is_supported(job: Job) -> Iterator[Finding]:
+def sampling_is_supported(job: JudgedJob) -> Iterator[Finding]:
     """The gym's requests carry temperature and top_p only."""
     generation = job.generation
     if generation is None:
@@ -80,7 +74,7 @@ def sampling_is_supported(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("rollout-turns", number=56, engines=NEMO_RL)
-def gym_counts_turns(job: Job) -> Iterator[Finding]:
+def gym_counts_turns(job: JudgedJob) -> Iterator[Finding]:
     """Turns are the agent's business."""
     turns = job.config.grpo.max_rollout_turns
     if turns != 1:
@@ -90,7 +84,7 @@ def gym_counts_turns(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("validation-samples", number=57, engines=NEMO_RL)
-def gym_validates_on_all(job: Job) -> Iterator[Finding]:
+def gym_validates_on_all(job: JudgedJob) -> Iterator[Finding]:
     """The gym takes the whole validation file."""
     if job.config.grpo.max_val_samples is not None:
         yield job.error(
@@ -101,7 +95,7 @@ def gym_validates_on_all(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("judge-group-size")
-def judge_waits_for_whole_groups(job: Job) -> Iterator[Finding]:
+def judge_waits_for_whole_groups(job: JudgedJob) -> Iterator[Finding]:
     """The comparison waits for as many answers as it was told; one too many and it waits for ever."""
     block, group = comparison(job), job.config.grpo.num_generations_per_prompt
     if block and block.num_rollouts_per_prompt != group:
@@ -115,7 +109,7 @@ def judge_waits_for_whole_groups(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("validation-groups", engines=NEMO_RL)
-def validation_groups_complete(job: Job) -> Iterator[Finding]:
+def validation_groups_complete(job: JudgedJob) -> Iterator[Finding]:
     """Validation asks once per row, so rows must be repeated to a whole group, or the judge waits for ever."""
     grpo = job.config.grpo
     if not (grpo.val_period or grpo.val_at_start or grpo.val_at_end):
@@ -131,18 +125,18 @@ def validation_groups_complete(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("principle-role")
-def principle_reaches_the_judge(job: Job) -> Iterator[Finding]:
+def principle_reaches_the_judge(job: JudgedJob) -> Iterator[Finding]:
     """A principle travels in a chat role of its own."""
-    block, model = comparison(job), judge_model(job)
+    block, model = comparison(job), job.judge_model
     if block and model and block.use_principle and not model.supports_principle_role:
         yield job.warning(
-            f"{MODEL}.supports_principle_role",
+            f"{JUDGE_MODEL}.supports_principle_role",
             "a principle is configured, but the judge's template has no role for it: it is not sent",
         )
 
 
 @rules.rule("dataset-kind", number=71, engines=NEMO_RL)
-def rows_are_for_the_gym(job: Job) -> Iterator[Finding]:
+def rows_are_for_the_gym(job: JudgedJob) -> Iterator[Finding]:
     """Only one kind of data set carries rows to NeMo-Gym."""
     data = job.config.data
     for place, sets in (("train", data.training_sets()), ("validation", data.validation_sets())):
@@ -157,9 +151,9 @@ def rows_are_for_the_gym(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("likely-typo")
-def open_blocks_hold_no_typos(job: Job) -> Iterator[Finding]:
+def open_blocks_hold_no_typos(job: JudgedJob) -> Iterator[Finding]:
     """NeMo-Gym blocks pass unknown keys on, so a typo there would be silent."""
-    blocks: list[tuple[str, BaseModel | None]] = [(MODEL, judge_model(job)), (COMPARE, comparison(job))]
+    blocks: list[tuple[str, BaseModel | None]] = [(JUDGE_MODEL, job.judge_model), (COMPARE, comparison(job))]
     block = comparison(job)
     if block:
         blocks.append((f"{COMPARE}.genrm_responses_create_params", block.genrm_responses_create_params))

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from nemotron.compile.job import Job, Rules
+from nemotron.compile.job import AnyJob
 from nemotron.compile.model_files import read_model
+from nemotron.compile.rules import Rules
 from nemotron.errors import Finding, OutputError
 
-rules = Rules("output")
+rules: Rules[AnyJob] = Rules("output")
 
 
 def existing(path: Path) -> Path:
@@ -20,7 +21,7 @@ def existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def folders(job: Job) -> dict[str, tuple[str, Path]]:
+def folders(job: AnyJob) -> dict[str, tuple[str, Path]]:
     """What the run writes: purpose -> (config key, folder)."""
     found = {"run folder": ("", job.runs_dir)}
     if job.config.checkpointing.enabled:
@@ -29,7 +30,7 @@ def folders(job: Job) -> dict[str, tuple[str, Path]]:
 
 
 @rules.rule("output-folder", number=80)
-def folders_can_be_written(job: Job) -> Iterator[Finding]:
+def folders_can_be_written(job: AnyJob) -> Iterator[Finding]:
     """The nearest folder that exists must let us create the rest."""
     seen: set[Path] = set()
     for purpose, (key, path) in folders(job).items():
@@ -49,7 +50,7 @@ def folders_can_be_written(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("disk-space")
-def checkpoints_fit(job: Job) -> Iterator[Finding]:
+def checkpoints_fit(job: AnyJob) -> Iterator[Finding]:
     """Weights and two optimizer moments in float32, for every checkpoint that is kept at once."""
     checkpointing = job.config.checkpointing
     model = read_model(job.config.policy.model_name, job.machine)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.job import NEMO_RL, Job, Rules
+from nemotron.compile.job import AnyJob
 from nemotron.compile.model_files import read_model
+from nemotron.compile.rules import NEMO_RL, Rules
 from nemotron.errors import Finding
 
-rules = Rules("parallelism")
+rules: Rules[AnyJob] = Rules("parallelism")
 MEGATRON = "policy.megatron_cfg"
 DTENSOR = "policy.dtensor_cfg"
 PACKING = "policy.sequence_packing.enabled"
 
 
 @rules.rule("training-backend", number=1, engines=NEMO_RL)
-def one_backend_trains(job: Job) -> Iterator[Finding]:
+def one_backend_trains(job: AnyJob) -> Iterator[Finding]:
     """Exactly one of Megatron and DTensor."""
     policy = job.config.policy
     if bool(policy.megatron) == bool(policy.dtensor):
@@ -27,7 +28,7 @@ def one_backend_trains(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("draft-model", number=2, engines=NEMO_RL)
-def draft_model_can_train(job: Job) -> Iterator[Finding]:
+def draft_model_can_train(job: AnyJob) -> Iterator[Finding]:
     """Draft models train with Megatron on unpacked sequences."""
     policy = job.config.policy
     if not (policy.draft and policy.draft.enabled):
@@ -39,7 +40,7 @@ def draft_model_can_train(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("cuda-arch-list", number=3, engines=NEMO_RL)
-def arch_list_is_set(job: Job) -> Iterator[Finding]:
+def arch_list_is_set(job: AnyJob) -> Iterator[Finding]:
     """Megatron workers stop without it; containers usually set it."""
     megatron = job.config.policy.megatron
     if megatron and "TORCH_CUDA_ARCH_LIST" not in job.env and "TORCH_CUDA_ARCH_LIST" not in (megatron.env_vars or {}):
@@ -51,7 +52,7 @@ def arch_list_is_set(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("world-size", number=4, engines=NEMO_RL)
-def gpus_hold_whole_copies(job: Job) -> Iterator[Finding]:
+def gpus_hold_whole_copies(job: AnyJob) -> Iterator[Finding]:
     """The training GPUs hold a whole number of copies of the policy."""
     gpus, copy = job.training_gpus, job.model_parallel
     if gpus < copy or gpus % copy:
@@ -64,11 +65,12 @@ def gpus_hold_whole_copies(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("tensor-parallel-accuracy", number=5, engines=NEMO_RL)
-def equal_micro_batches_at_high_tp(job: Job) -> Iterator[Finding]:
+def equal_micro_batches_at_high_tp(job: AnyJob) -> Iterator[Finding]:
     """At TP >= 4 kernels differ by batch size, so log-probabilities would not compare."""
     policy = job.config.policy
     logprob = policy.logprob_batch_size or policy.train_micro_batch_size
-    excused = "NRL_IGNORE_TP_ACCURACY_CHECK" in job.env or job.config.loss_fn.force_on_policy_ratio
+    loss = job.policy_loss
+    excused = "NRL_IGNORE_TP_ACCURACY_CHECK" in job.env or (loss is not None and loss.force_on_policy_ratio)
     if job.tensor_parallel >= 4 and logprob != policy.train_micro_batch_size and not excused:
         yield job.error(
             "policy.logprob_batch_size",
@@ -78,7 +80,7 @@ def equal_micro_batches_at_high_tp(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("lora", number=6, engines=NEMO_RL)
-def lora_is_supported(job: Job) -> Iterator[Finding]:
+def lora_is_supported(job: AnyJob) -> Iterator[Finding]:
     """DTensor adapters need the second worker, and Triton kernels no tensor parallelism."""
     dtensor = job.config.policy.dtensor
     if dtensor is None or dtensor.lora_cfg is None or not dtensor.lora_cfg.enabled:
@@ -90,7 +92,7 @@ def lora_is_supported(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("save-format", number=7, engines=NEMO_RL)
-def dtensor_v1_has_one_format(job: Job) -> Iterator[Finding]:
+def dtensor_v1_has_one_format(job: AnyJob) -> Iterator[Finding]:
     """NeMo-RL finds this out when it saves for the first time."""
     dtensor, checkpointing = job.config.policy.dtensor, job.config.checkpointing
     if dtensor and not dtensor.v2 and checkpointing.enabled and checkpointing.model_save_format is not None:
@@ -100,7 +102,7 @@ def dtensor_v1_has_one_format(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("batching-mode", number=8, engines=NEMO_RL)
-def packing_or_dynamic(job: Job) -> Iterator[Finding]:
+def packing_or_dynamic(job: AnyJob) -> Iterator[Finding]:
     """One way of filling micro-batches, and no dynamic one across pipeline stages."""
     policy = job.config.policy
     if policy.packing and policy.batching:
@@ -110,7 +112,7 @@ def packing_or_dynamic(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("context-parallel", number=9, engines=NEMO_RL)
-def context_parallel_is_supported(job: Job) -> Iterator[Finding]:
+def context_parallel_is_supported(job: AnyJob) -> Iterator[Finding]:
     """Megatron splits packed sequences only, DTensor unpacked ones only."""
     policy = job.config.policy
     if policy.megatron and policy.megatron.context_parallel_size > 1 and not policy.packing:
@@ -125,7 +127,7 @@ def context_parallel_is_supported(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("attention-heads", number=11, engines=NEMO_RL)
-def heads_divide(job: Job) -> Iterator[Finding]:
+def heads_divide(job: AnyJob) -> Iterator[Finding]:
     """Tensor parallelism splits attention by heads."""
     model = read_model(job.config.policy.model_name, job.machine)
     if model is None or job.tensor_parallel == 1:
@@ -139,7 +141,7 @@ def heads_divide(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("cpu-offload", number=12, engines=NEMO_RL)
-def offload_needs_several_gpus(job: Job) -> Iterator[Finding]:
+def offload_needs_several_gpus(job: AnyJob) -> Iterator[Finding]:
     """FSDP cannot offload on a single GPU."""
     dtensor = job.config.policy.dtensor
     if dtensor and dtensor.cpu_offload and job.training_gpus == 1:
@@ -147,7 +149,7 @@ def offload_needs_several_gpus(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("megatron-precision", number=13, engines=NEMO_RL)
-def optimizer_flags_match_precision(job: Job) -> Iterator[Finding]:
+def optimizer_flags_match_precision(job: AnyJob) -> Iterator[Finding]:
     """Megatron's optimizer repeats the precision as two flags."""
     megatron, precision = job.config.policy.megatron, job.config.policy.precision
     if megatron is None:
@@ -164,7 +166,7 @@ def optimizer_flags_match_precision(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("yarn", number=14, engines=NEMO_RL)
-def yarn_needs_megatron(job: Job) -> Iterator[Finding]:
+def yarn_needs_megatron(job: AnyJob) -> Iterator[Finding]:
     """YaRN position scaling is Megatron's."""
     scaling = (job.config.policy.hf_config_overrides or {}).get("rope_scaling")
     kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, dict) else None
@@ -176,7 +178,7 @@ ATTENTION = ("auto", "flash", "fused", "unfused", "local")
 
 
 @rules.rule("megatron-settings", number=15, engines=NEMO_RL)
-def megatron_settings_agree(job: Job) -> Iterator[Finding]:
+def megatron_settings_agree(job: AnyJob) -> Iterator[Finding]:
     """Combinations that Megatron refuses while it builds the model."""
     megatron = job.config.policy.megatron
     if megatron is None:
@@ -202,7 +204,7 @@ def megatron_settings_agree(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("logprob-chunks", number=16, engines=NEMO_RL)
-def chunks_need_deferred_logits(job: Job) -> Iterator[Finding]:
+def chunks_need_deferred_logits(job: AnyJob) -> Iterator[Finding]:
     """Megatron can only chunk logits that are still in low precision."""
     policy = job.config.policy
     if policy.megatron and policy.logprob_chunk_size is not None and not policy.megatron.defer_fp32_logits:
@@ -212,7 +214,7 @@ def chunks_need_deferred_logits(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("padding-multiple", number=17, engines=NEMO_RL)
-def packed_lengths_divide(job: Job) -> Iterator[Finding]:
+def packed_lengths_divide(job: AnyJob) -> Iterator[Finding]:
     """Found late upstream: at the first log-probability pass, after the whole first rollout."""
     policy, megatron = job.config.policy, job.config.policy.megatron
     if megatron is None or policy.packing is None:
@@ -230,14 +232,14 @@ def packed_lengths_divide(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("linear-ce-fusion", number=18, engines=NEMO_RL)
-def fused_cross_entropy_is_for_sft(job: Job) -> Iterator[Finding]:
+def fused_cross_entropy_is_for_sft(job: AnyJob) -> Iterator[Finding]:
     """The fused loss gives no log-probabilities."""
     if job.config.policy.megatron and job.config.policy.megatron.use_linear_ce_fusion_loss:
         yield job.error(f"{MEGATRON}.use_linear_ce_fusion_loss", "the fused cross entropy works for SFT only")
 
 
 @rules.rule("hybrid-sharding", number=20, engines=NEMO_RL)
-def replicas_divide(job: Job) -> Iterator[Finding]:
+def replicas_divide(job: AnyJob) -> Iterator[Finding]:
     """Hybrid sharding replicates over whole data-parallel groups of the v2 worker."""
     dtensor = job.config.policy.dtensor
     if dtensor is None or dtensor.dp_replicate_size in (None, 1):
@@ -250,7 +252,7 @@ def replicas_divide(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("router-replay", number=20, engines=NEMO_RL)
-def replay_has_both_sides(job: Job) -> Iterator[Finding]:
+def replay_has_both_sides(job: AnyJob) -> Iterator[Finding]:
     """Expert choices are recorded by vLLM and replayed by Megatron."""
     replay = job.config.policy.router_replay
     if replay and replay.enabled and (job.config.policy.megatron is None or job.vllm is None):
@@ -258,7 +260,7 @@ def replay_has_both_sides(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("nsys-variables", number=21, engines=NEMO_RL)
-def profiler_variables_agree(job: Job) -> Iterator[Finding]:
+def profiler_variables_agree(job: AnyJob) -> Iterator[Finding]:
     """Either both variables of the profiler or none."""
     patterns, steps = "NRL_NSYS_WORKER_PATTERNS" in job.env, job.env.get("NRL_NSYS_PROFILE_STEP_RANGE")
     if patterns != (steps is not None):
@@ -270,7 +272,7 @@ def profiler_variables_agree(job: Job) -> Iterator[Finding]:
 
 
 @rules.rule("filtered-logits", number=29, engines=NEMO_RL)
-def filtered_logits_divide(job: Job) -> Iterator[Finding]:
+def filtered_logits_divide(job: AnyJob) -> Iterator[Finding]:
     """Top-k and top-p spread rows x tokens over the tensor-parallel ranks."""
     policy, generation = job.config.policy, job.generation
     if generation is None or job.tensor_parallel == 1:

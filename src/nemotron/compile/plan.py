@@ -16,7 +16,7 @@ from nemotron.compile.describe import FileRef, Process
 from nemotron.compile.estimate import Memory, Work
 from nemotron.compile.machine import Machine
 from nemotron.compile.render import render_plan as render_plan
-from nemotron.compile.secrets import redact
+from nemotron.compile.secrets import redact, secret_variables
 from nemotron.config.layers import Resolved
 from nemotron.config.validate import validate
 from nemotron.errors import Finding
@@ -125,11 +125,12 @@ class Plan:
             "engine_reason": self.engine_reason,
             "fingerprint": self.fingerprint,
             "config_files": [str(path) for path in self.resolved.files],
+            "secret_variables": secret_variables(self.config, self.resolved.raw),
             "config": redact(here, self._secrets),
         }
 
     def secrets(self) -> dict[str, str]:
-        """Secret values that the run needs and that are never written: ``judge_api_key``."""
+        """Secret values that the run needs and that are never written, by config key."""
         return dict(self._secrets)
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class Plan:
             "exit_code": self.exit_code,
             "engine": {"name": self.engine, "reason": self.engine_reason},
             "processes": [asdict(process) for process in self.processes],
-            "work": asdict(self.work) if self.work else None,
+            "work": _given(asdict(self.work)) if self.work else None,
             "memory_bytes": {**asdict(self.memory), "total": self.memory.total} if self.memory else None,
             "inputs": [asdict(file) for file in self.inputs],
             "outputs": [asdict(file) for file in self.outputs],
@@ -219,8 +220,12 @@ def _fingerprint(resolved: Resolved, run_dir: str, secrets: Mapping[str, str]) -
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def _finding_json(finding: Finding) -> dict[str, Any]:
-    row = {key: value for key, value in asdict(finding).items() if value is not None}
+    row = _given(asdict(finding))
     if finding.origin:
         row["origin"] = str(finding.origin)
     return row

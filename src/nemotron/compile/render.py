@@ -39,19 +39,22 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         steps = "?" if w.steps is None else f"{w.steps:,}"
         updates = "1 optimizer step" if w.updates == 1 else f"{w.updates} optimizer steps"
         rows += [
-            ("steps", f"{steps}, each {w.prompts} prompts x {w.generations} generations, {updates}"),
+            ("steps", f"{steps}, each {w.batch}, {updates}"),
             ("tokens", f"at most {w.tokens_per_step:,} per step"),
-            ("judge calls", f"{w.judge_calls:,} per step"),
         ]
+        if w.judge_calls is not None:
+            rows.append(("judge calls", f"{w.judge_calls:,} per step"))
     if plan.memory:
         m = plan.memory
-        rows.append(
-            (
-                "memory",
-                f"about {_size(m.total)}: policy and optimizer {_size(m.policy)}, "
-                f"reference {_size(m.reference)}, judge {_size(m.judge)}, activations {_size(m.activations)}",
-            )
-        )
+        parts = {
+            "policy and optimizer": m.policy,
+            "reference": m.reference,
+            "judge": m.judge,
+            "critic and reward model": m.critic,
+            "activations": m.activations,
+        }
+        shown = ", ".join(f"{name} {_size(part)}" for name, part in parts.items() if part)
+        rows.append(("memory", f"about {_size(m.total)}: {shown}"))
     rows += [(f"in: {file.role}", f"{file.path} ({file.detail})") for file in plan.inputs]
     rows += [(f"out: {file.role}", f"{file.path} ({file.detail})") for file in plan.outputs]
     rows += [("findings", _counts(plan)), ("fingerprint", plan.fingerprint)]

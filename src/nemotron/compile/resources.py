@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemotron.compile.estimate import memory
-from nemotron.compile.job import EMBEDDED, Job, Rules
+from nemotron.compile.job import AnyJob
+from nemotron.compile.rules import EMBEDDED, Rules
 from nemotron.errors import Finding
 
-rules = Rules("resources")
+rules: Rules[AnyJob] = Rules("resources")
 
 
 @rules.rule("memory", engines=EMBEDDED)
-def job_fits_memory(job: Job) -> Iterator[Finding]:
+def job_fits_memory(job: AnyJob) -> Iterator[Finding]:
     """Only where the run will use main memory: a GPU's size is not known here."""
     need, have = memory(job), job.machine.memory_bytes
     if need and have and not job.machine.has_cuda and need.total > have:

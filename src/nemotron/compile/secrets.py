@@ -2,38 +2,68 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
-from nemotron.config.schema.extras import JudgedGrpoConfig
-
-SECRET_KEYS = {"judge_api_key": ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_model", "api_key")}
+from pydantic import BaseModel, SecretStr
 
 
-def secrets_in(config: JudgedGrpoConfig | None) -> dict[str, str]:
-    """Name -> value of every secret that is set."""
-    gym = config.env.nemo_gym if config else None
-    key = gym.genrm_model.responses_api_models.vllm_model.api_key if gym and gym.genrm_model else None
-    value = key.get_secret_value() if key else ""
-    return {"judge_api_key": value} if value else {}
+def secrets_in(config: BaseModel | None) -> dict[str, str]:
+    """Config key -> value of every secret that is set."""
+    found = {key: secret.get_secret_value() for key, secret in _places(config, "") if secret}
+    return {key: value for key, value in found.items() if value}
 
 
 def elsewhere(values: Any, secrets: Mapping[str, str]) -> list[str]:
     """Dotted keys of texts that hold a secret although they are no place for one."""
-    places = {".".join(path) for path in SECRET_KEYS.values()}
-    return [key for key, text in _texts(values) if key not in places and any(s in text for s in _findable(secrets))]
+    return [key for key, text in _texts(values) if key not in secrets and any(s in text for s in _findable(secrets))]
 
 
 def redact(values: Any, secrets: Mapping[str, str]) -> Any:
     """A copy without secrets: their own keys become null, and text that holds one loses it."""
     cleaned = _redact(values, _findable(secrets))
-    for path in SECRET_KEYS.values():
+    for key in secrets:
+        *path, name = key.split(".")
         at = cleaned
-        for name in path[:-1]:
-            at = at.get(name) if isinstance(at, dict) else None
-        if isinstance(at, dict) and path[-1] in at:
-            at[path[-1]] = None
+        for part in path:
+            at = at.get(part) if isinstance(at, dict) else None
+        if isinstance(at, dict) and name in at:
+            at[name] = None
     return cleaned
+
+
+def secret_variables(config: BaseModel | None, raw: Any) -> dict[str, str]:
+    """Config key -> environment variable of every key for a secret that the config reads from the environment.
+
+    ``raw`` is the config before interpolation: ``api_key: ${oc.env:RL_REWARD_API_KEY,null}``.
+    """
+    found = {}
+    for key, _ in _places(config, ""):
+        at = raw
+        for name in key.split("."):
+            at = at.get(name) if isinstance(at, Mapping) else None
+        match = _VARIABLE.match(at) if isinstance(at, str) else None
+        if match:
+            found[key] = match[1]
+    return found
+
+
+_VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
+
+
+def _places(value: Any, key: str) -> Iterator[tuple[str, SecretStr | None]]:
+    """Every key whose field is made for a secret, with what it holds."""
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            place = f"{key}.{name}" if key else name
+            if SecretStr in (field.annotation, *get_args(field.annotation)):
+                yield place, getattr(value, name)
+            else:
+                yield from _places(getattr(value, name), place)
+    elif isinstance(value, dict):
+        for name, child in value.items():
+            yield from _places(child, f"{key}.{name}" if key else str(name))
 
 
 def _findable(secrets: Mapping[str, str]) -> tuple[str, ...]:

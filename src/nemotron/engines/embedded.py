@@ -13,28 +13,25 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from nemotron.checkpoints.store import CheckpointStore
-from nemotron.config.dump import dump_yaml
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.config.schema.extras import HeldoutConfig, JudgedGrpoConfig
-from nemotron.config.schema.generation import GenerationConfig
 from nemotron.config.schema.judge import GenrmCompareConfig
 from nemotron.data.rows import PromptRow, read_prompts
 from nemotron.data.stream import PromptStream
 from nemotron.engines.embedded_process import judge_model
+from nemotron.engines.parts import TrainingParts
 from nemotron.engines.recorder import RunRecorder
-from nemotron.errors import ConfigError, DataError
+from nemotron.errors import DataError
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.local import RemoteJudge, RunningJudge
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.source import JudgeSource
 from nemotron.rewards import VERIFIERS
-from nemotron.rl.chat import Chat
 from nemotron.rl.evaluate import evaluate_heldout
 from nemotron.rl.loops.grpo import Grpo, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
-from nemotron.rl.saving import Progress, load_checkpoint, weights_of
+from nemotron.rl.saving import POLICY, Progress, Trained
 from nemotron.rl.threads import ThreadPlan, apply_threads
 from nemotron.rl.types import SamplingParams
 from nemotron.runs.folder import RunFolder
@@ -69,15 +66,15 @@ def run_job(run: RunFolder, config: JudgedGrpoConfig, judge: RunningJudge, threa
         run.write_status(state="running", steps_total=total, steps_done=done, error=None, exit_code=None)
         pool = parts.open_judge(stack, judge, recorder) if isinstance(judge, RemoteJudge) else None
         recorder.phase("loading policy")
-        policy, reference = parts.load_models()
-        optimization, stream = parts.optimization(policy), parts.stream()
+        policy, reference = parts.load_models(reference=parts.needs_reference)
+        optimization, stream = parts.optimization(policy.parameters()), parts.stream()
         heldout = HeldoutMetric(parts, config.eval.heldout) if config.eval.heldout else None
         if heldout and (not done or status.heldout_before is None):
             recorder.phase("held-out before")
             recorder.heldout("before", 0, heldout.measure(reference or policy))
         pool = pool or parts.open_judge(stack, judge, recorder)
         job = parts.grpo(policy, reference, optimization, stream, pool, recorder)
-        progress = load_checkpoint(job, parts.checkpoint) if parts.checkpoint else Progress()
+        progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
         progress = train(job, progress)
         if heldout:
@@ -89,51 +86,8 @@ def run_job(run: RunFolder, config: JudgedGrpoConfig, judge: RunningJudge, threa
     print_summary(run)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the config says, made real, piece by piece."""
-
-    run: RunFolder
-    config: JudgedGrpoConfig
-
-    @cached_property
-    def store(self) -> CheckpointStore:
-        """The checkpoints of this run, cleaned of what a killed attempt left half-written."""
-        settings = self.config.checkpointing
-        store = CheckpointStore(
-            Path(settings.checkpoint_dir), settings.keep_top_k, settings.metric_name, settings.higher_is_better
-        )
-        store.recover()
-        return store
-
-    @cached_property
-    def checkpoint(self) -> Path | None:
-        """The checkpoint to go on from; ``None`` at the start."""
-        return self.store.latest()
-
-    @property
-    def progress_on_disk(self) -> int:
-        """Steps that the newest checkpoint has done."""
-        return self.store.steps()[-1] if self.checkpoint else 0
-
-    @cached_property
-    def chat(self) -> Chat:
-        """Tokenizer and chat template of the policy."""
-        settings = self.config.policy.tokenizer
-        template = settings.chat_template if "chat_template" in settings.model_fields_set else "default"
-        return Chat.load(settings.name, template, settings.chat_template_kwargs)
-
-    @cached_property
-    def sampling(self) -> SamplingParams:
-        """How responses are sampled in training."""
-        generation = self._generation
-        return SamplingParams(
-            max_new_tokens=generation.max_new_tokens,
-            stop_token_ids=self.chat.stop_token_ids(generation.stop_token_ids),
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            top_k=generation.top_k,
-        )
+class Parts(TrainingParts[JudgedGrpoConfig]):
+    """The parts of GRPO with a judge."""
 
     @cached_property
     def judge_settings(self) -> JudgeSettings:
@@ -149,38 +103,12 @@ class Parts:
         pool = JudgePool(judge.endpoint, self.judge_settings, explain=judge.explain)
         return stack.enter_context(pool)
 
-    def load_models(self) -> tuple[Policy, Policy | None]:
-        """The policy, from the newest checkpoint if there is one, and the reference it must stay near.
-
-        Raises:
-            ArtifactError: a model cannot be loaded.
-        """
-        settings = self.config.policy
-        precision = _precision(settings.precision)
-        pretrained = settings.pretrained_checkpoint
-        if pretrained is not None:
-            start = Policy.load_checkpoint(Path(pretrained.path).expanduser(), precision=precision)
-        else:
-            start = Policy.load(settings.model_name, precision=precision)
-        needs_reference = (
-            self.config.loss_fn.reference_policy_kl_penalty > 0 or self.config.limits.max_kl is not None
-        ) and not self.config.grpo.skip_reference_policy_logprobs_calculation
-        reference = start.frozen_copy() if needs_reference else None
-        if self.checkpoint is None:
-            return start, reference
-        return Policy.load_checkpoint(weights_of(self.checkpoint), precision=precision), reference
-
-    def optimization(self, policy: Policy) -> Optimization:
-        """Optimizer and schedule. Raises ConfigError when they cannot be built."""
-        settings = self.config.policy
-        if settings.optimizer is None:
-            raise ConfigError("the embedded engine needs `policy.optimizer`", hint="for example `torch.optim.AdamW`")
-        return Optimization.build(
-            policy.parameters(),
-            optimizer=settings.optimizer.model_dump(),
-            scheduler=[entry.model_dump(exclude_none=True) for entry in settings.scheduler or []] or None,
-            max_grad_norm=settings.max_grad_norm,
-        )
+    @property
+    def needs_reference(self) -> bool:
+        """Whether loss or limits ask for the KL to the policy before training."""
+        config = self.config
+        wanted = config.loss_fn.reference_policy_kl_penalty > 0 or config.limits.max_kl is not None
+        return wanted and not config.grpo.skip_reference_policy_logprobs_calculation
 
     def stream(self) -> PromptStream:
         """The training prompts in their order. Raises DataError when rows are missing, broken, too few or too long."""
@@ -206,7 +134,6 @@ class Parts:
     ) -> Grpo:
         """Everything the loop needs."""
         config = self.config
-        job = self.run.job()
         return Grpo(
             config=config.grpo,
             loss=config.loss_fn,
@@ -215,7 +142,7 @@ class Parts:
             global_batch_size=config.policy.train_global_batch_size,
             micro_batch_size=config.policy.train_micro_batch_size,
             logprob_batch_size=config.policy.logprob_batch_size or config.policy.train_micro_batch_size,
-            save_period=config.checkpointing.save_period if config.checkpointing.enabled else None,
+            save_period=self.save_period,
             policy=policy,
             reference=reference,
             optimization=optimization,
@@ -223,21 +150,9 @@ class Parts:
             rewards=JudgeSource(judge),
             stream=stream,
             validation=self._validation_rows(),
-            store=self.store,
+            saver=self.saver({POLICY: Trained(policy.model, optimization)}, stream),
             recorder=recorder,
-            config_yaml=dump_yaml(job["config"]),
-            step_id=job["step"],
-            inputs=job.get("inputs", []),
-            config_fingerprint=job["fingerprint"],
-            save_hf=bool(config.checkpointing.save_consolidated),
         )
-
-    @property
-    def _generation(self) -> GenerationConfig:
-        generation = self.config.policy.generation
-        if generation is None:
-            raise ConfigError("`policy.generation` is missing", hint="GRPO samples its own training data")
-        return generation
 
     def _rows(self, sets: list[DatasetConfig]) -> list[PromptRow]:
         paths = [entry.data_path for entry in sets if entry.data_path]
@@ -293,8 +208,3 @@ class HeldoutMetric:
             seed=parts.config.grpo.seed,
             batch_size=HELDOUT_BATCH,
         )
-
-
-def _precision(name: str) -> Any:
-    """NeMo-RL also writes ``bf16`` and ``fp32``."""
-    return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(name, name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from nemotron.compile.grpo_job import JUDGE_MODEL
 from nemotron.config.schema.extras import JudgedGrpoConfig
 from nemotron.config.schema.judge import GenrmModelConfig
 from nemotron.errors import NotAvailableError
@@ -19,7 +20,7 @@ from nemotron.runs.folder import RunFolder
 
 
 def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
-    """Do the job of ``run`` with the embedded engine. ``secrets`` may hold ``judge_api_key``.
+    """Do the job of ``run`` with the embedded engine. ``secrets``: by config key.
 
     Raises:
         NemotronError: of every kind.
@@ -29,8 +30,9 @@ def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
 
     config = job_config(run.job())
     model = judge_model(config)
-    if "judge_api_key" in secrets:
-        model = model.model_copy(update={"api_key": SecretStr(secrets["judge_api_key"])})
+    key = secrets.get(f"{JUDGE_MODEL}.api_key")
+    if key is not None:
+        model = model.model_copy(update={"api_key": SecretStr(key)})
     threads = plan_threads(local_judge=model.base_url is None)
     set_environment(threads.policy)
     # The judge starts first: it loads its model on its own core while this process imports torch and loads the policy.

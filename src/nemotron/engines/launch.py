@@ -57,9 +57,11 @@ def resume(run_dir: Path) -> int:
     run = RunFolder.open(run_dir)
     if run.state() == "finished":
         return _finished_already(run)
-    # job.json holds no secrets: on the way back they come from the environment, where default.yaml looks for them too.
-    key = os.environ.get("RL_REWARD_API_KEY")
-    return _attached(run, step_code(find_step(run.job()["step"])), {"judge_api_key": key} if key else {})
+    # job.json holds no secrets: on the way back they come from the variables it names.
+    job = run.job()
+    variables = job.get("secret_variables", {})
+    found = {key: os.environ[name] for key, name in variables.items() if os.environ.get(name)}
+    return _attached(run, step_code(find_step(job["step"])), found)
 
 
 def _finished_already(run: RunFolder) -> int:

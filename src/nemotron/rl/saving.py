@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError
 
 from nemotron.artifacts.fingerprint import fingerprint
+from nemotron.artifacts.kinds import Kind
 from nemotron.artifacts.record import write_record
 from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.policy import write_root
-from nemotron.checkpoints.store import read_info
+from nemotron.checkpoints.store import CheckpointStore, read_info
 from nemotron.errors import ArtifactError, OutputError
+from nemotron.rl.optim import Optimization
 
-if TYPE_CHECKING:
-    from nemotron.rl.loops.grpo import Grpo
-
-WEIGHTS = Path("policy", "weights")
-"""The root of a Megatron-Core checkpoint: ``iter_0000000`` and the files that name it."""
-HF_WEIGHTS = WEIGHTS / "hf"
-"""Beside it the same weights as Hugging Face safetensors, when asked for or when the family does not convert."""
-OPTIMIZER = Path("policy", "optimizer", "optimizer.pt")
-TOKENIZER = Path("policy", "tokenizer")
+POLICY = "policy"
+"""Folder of the policy in a checkpoint; a critic's is ``value``."""
+WEIGHTS = "weights"
+"""In it the root of a Megatron-Core checkpoint: ``iter_0000000`` and the files that name it."""
+HF = "hf"
+"""In that the same weights as Hugging Face safetensors, when asked for or when the family does not convert."""
+OPTIMIZER = Path("optimizer", "optimizer.pt")
+TOKENIZER = "tokenizer"
 DATALOADER = Path("train_dataloader.pt")
 RNG = Path("rng_state.pt")
 
@@ -62,30 +63,125 @@ class Progress:
         )
 
 
-def save_checkpoint(job: Grpo, progress: Progress, metrics: Mapping[str, float]) -> Path:
-    """Write ``step_N`` with everything the next step depends on. Raises OutputError."""
+class Stateful(Protocol):
+    """Something with a position that a resumed run goes on from."""
 
-    def write(folder: Path) -> None:
+    def state_dict(self) -> Any:
+        """What ``load_state_dict`` needs."""
+        ...
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go back to ``state``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What made a checkpoint."""
+
+    step_id: str
+    config_yaml: str
+    """The resolved config."""
+    config_fingerprint: str
+    inputs: Sequence[Mapping[str, Any]]
+    """Key, path and content hash of data and models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model and its optimizer."""
+
+    model: Any
+    """Hugging Face model with float32 weights."""
+    optimization: Optimization
+    layout: Literal["megatron", "hf"] = "megatron"
+    """``megatron``: as a Megatron-Core checkpoint where the family has a place there. ``hf``: only as safetensors."""
+
+
+@dataclass(frozen=True)
+class Saver:
+    """Writes ``step_N`` folders and goes on from one."""
+
+    store: CheckpointStore
+    tokenizer: Any
+    trained: Mapping[str, Trained]
+    """By the name of their folder in a checkpoint: ``policy``, ``value``."""
+    stream: Stateful
+    """The training data."""
+    provenance: Provenance
+    save_hf: bool
+    """Write Hugging Face weights beside Megatron's."""
+    more: Callable[[Path], None] | None = None
+    """Writes further files into a checkpoint before it appears."""
+
+    def save(self, progress: Progress, metrics: Mapping[str, float]) -> Path:
+        """Write ``step_N`` with everything the next step depends on. Raises OutputError."""
+
+        def write(folder: Path) -> None:
+            try:
+                for name, trained in self.trained.items():
+                    self._write_model(folder / name, trained)
+                torch.save(self.stream.state_dict(), folder / DATALOADER)
+                torch.save({"torch": torch.get_rng_state()}, folder / RNG)
+            except (RuntimeError, SafetensorError) as error:
+                # The writers of torch and safetensors do not raise OSError when the disk is full.
+                reason = str(error).splitlines()[0]
+                raise OutputError(
+                    f"cannot write checkpoint of step {progress.step}: {reason}",
+                    hint="free disk space, then go on with `--resume` from the checkpoint before",
+                ) from error
+            if self.more is not None:
+                self.more(folder)
+            (folder / "config.yaml").write_text(self.provenance.config_yaml)
+
+        return self.store.save(progress.step, {**asdict(progress), **_monitored(metrics)}, write)
+
+    def load(self, checkpoint: Path) -> Progress:
+        """Put optimizers, data position and random state back (weights are loaded with their models).
+
+        Raises:
+            ArtifactError: a file of the checkpoint is missing or damaged.
+        """
+        info = read_info(checkpoint)
         try:
-            job.chat.tokenizer.save_pretrained(folder / TOKENIZER)
-            _write_weights(job, folder)
-            for name, state in (
-                (OPTIMIZER, job.optimization.state_dict()),
-                (DATALOADER, job.stream.state_dict()),
-                (RNG, {"torch": torch.get_rng_state()}),
-            ):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                torch.save(state, folder / name)
-        except (RuntimeError, SafetensorError) as error:
-            # The writers of torch and safetensors do not raise OSError when the disk is full.
-            reason = str(error).splitlines()[0]
-            raise OutputError(
-                f"cannot write checkpoint of step {progress.step}: {reason}",
-                hint="free disk space, then go on with `--resume` from the checkpoint before",
+            for name, trained in self.trained.items():
+                trained.optimization.load_state_dict(_load(checkpoint / name / OPTIMIZER))
+            self.stream.load_state_dict(_load(checkpoint / DATALOADER))
+            torch.set_rng_state(_load(checkpoint / RNG)["torch"])
+            return Progress(**{field.name: info[field.name] for field in fields(Progress)})
+        except (KeyError, ValueError) as error:
+            raise ArtifactError(
+                f"checkpoint `{checkpoint}` does not fit this job: {error}", hint=_DAMAGED_HINT
             ) from error
-        (folder / "config.yaml").write_text(job.config_yaml)
 
-    return job.store.save(progress.step, {**asdict(progress), **_monitored(metrics)}, write)
+    def _write_model(self, folder: Path, trained: Trained) -> None:
+        """Weights (float32 masters) with their record, optimizer and tokenizer."""
+        model = trained.model
+        tokenizer, root, optimizer = folder / TOKENIZER, folder / WEIGHTS, folder / OPTIMIZER
+        self.tokenizer.save_pretrained(tokenizer)
+        root.mkdir(parents=True)
+        hf_config = json.loads(model.config.to_json_string())
+        megatron = trained.layout == "megatron" and megatron_family(hf_config)
+        if megatron:
+            write_root(root, model.state_dict(), hf_config, tokenizer, None, None, None, None)
+            self._record(root, "checkpoint_megatron")
+        if self.save_hf or not megatron:
+            model.save_pretrained(root / HF)
+            self.tokenizer.save_pretrained(root / HF)
+            self._record(root / HF, "checkpoint_hf")
+        optimizer.parent.mkdir(parents=True)
+        torch.save(trained.optimization.state_dict(), optimizer)
+
+    def _record(self, root: Path, kind: Kind) -> None:
+        made_by = self.provenance
+        write_record(
+            root,
+            kind=kind,
+            step=made_by.step_id,
+            fingerprint=fingerprint(root, kind),
+            inputs=list(made_by.inputs),
+            details={"config_fingerprint": made_by.config_fingerprint},
+        )
 
 
 def megatron_family(model_config: Mapping[str, Any]) -> bool:
@@ -99,46 +195,7 @@ def megatron_family(model_config: Mapping[str, Any]) -> bool:
 
 def weights_of(checkpoint: Path) -> Path:
     """Where ``Policy.load_checkpoint`` finds the weights of a ``step_N``."""
-    hf = checkpoint / HF_WEIGHTS
-    return checkpoint if layout.find_iteration(checkpoint) else hf
-
-
-def _write_weights(job: Grpo, folder: Path) -> None:
-    """Float32 masters as a Megatron-Core checkpoint with its record; as safetensors too where that is wanted."""
-    model = job.policy.model
-    hf_config = json.loads(model.config.to_json_string())
-    converts = megatron_family(hf_config)
-    root = folder / WEIGHTS
-    root.mkdir(parents=True)
-    if converts:
-        write_root(root, model.state_dict(), hf_config, folder / TOKENIZER, None, None, None, None)
-        write_record(
-            root,
-            kind="checkpoint_megatron",
-            step=job.step_id,
-            fingerprint=fingerprint(root, "checkpoint_megatron"),
-            inputs=list(job.inputs),
-            details={"config_fingerprint": job.config_fingerprint},
-        )
-    if job.save_hf or not converts:
-        model.save_pretrained(folder / HF_WEIGHTS)
-        job.chat.tokenizer.save_pretrained(folder / HF_WEIGHTS)
-
-
-def load_checkpoint(job: Grpo, checkpoint: Path) -> Progress:
-    """Put optimizer, data position and random state back (weights are loaded with the policy).
-
-    Raises:
-        ArtifactError: a file of the checkpoint is missing or damaged.
-    """
-    info = read_info(checkpoint)
-    try:
-        job.optimization.load_state_dict(_load(checkpoint / OPTIMIZER))
-        job.stream.load_state_dict(_load(checkpoint / DATALOADER))
-        torch.set_rng_state(_load(checkpoint / RNG)["torch"])
-        return Progress(**{field.name: info[field.name] for field in fields(Progress)})
-    except (KeyError, ValueError) as error:
-        raise ArtifactError(f"checkpoint `{checkpoint}` does not fit this job: {error}", hint=_DAMAGED_HINT) from error
+    return checkpoint if layout.find_iteration(checkpoint) else checkpoint / POLICY / WEIGHTS / HF
 
 
 _DAMAGED_HINT = "remove that folder; the run then resumes from the checkpoint before it"

@@ -123,7 +123,7 @@ def test_secrets_are_nowhere_but_where_they_are_needed(compiled: Compile, monkey
     plan = compiled("tiny", f"{JUDGE}.base_url='http://host/v1'")
     everything = json.dumps([plan.to_json(), plan.job(), leak.to_json()]) + text(plan) + text(leak) + repr((plan, leak))
     assert "sk-very-secret" not in everything
-    assert plan.secrets() == {"judge_api_key": "sk-very-secret"}
+    assert plan.secrets() == {"env.nemo_gym.genrm_model.responses_api_models.vllm_model.api_key": "sk-very-secret"}
     monkeypatch.setenv("RL_REWARD_API_KEY", "another-secret")
     assert compiled("tiny").fingerprint == compiled("tiny").fingerprint
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from compile_world import LAPTOP, NODE, Compile, named
 
-from nemotron.compile.engine import EMBEDDED_READS, EMBEDDED_SKIPS, embedded_reads
+from nemotron.compile.engine import embedded_reads
+from nemotron.compile.grpo_job import JudgedJob
 from nemotron.compile.judged_grpo import STAGES
 from nemotron.config.known import Place, look_up
 from nemotron.steps.rl.nemo_rl.rlhf.config import Config
@@ -316,13 +317,13 @@ def test_overrides_that_others_refer_to_have_an_effect(compiled: Compile) -> Non
 
 
 def test_what_the_embedded_engine_reads_exists() -> None:
-    for key in (*EMBEDDED_READS, *EMBEDDED_SKIPS):
+    for key in (*JudgedJob.reads, *JudgedJob.skips):
         assert look_up(Config, key.split(".")) is Place.KNOWN, key
-    assert embedded_reads("policy")
-    assert embedded_reads("grpo.seed")
-    assert embedded_reads("data.train.0.data_path")
-    assert not embedded_reads("policy.generation.vllm_cfg")
-    assert not embedded_reads("grpo.val_batch_size")
+    assert embedded_reads(JudgedJob, "policy")
+    assert embedded_reads(JudgedJob, "grpo.seed")
+    assert embedded_reads(JudgedJob, "data.train.0.data_path")
+    assert not embedded_reads(JudgedJob, "policy.generation.vllm_cfg")
+    assert not embedded_reads(JudgedJob, "grpo.val_batch_size")
 
 
 def test_every_rule_has_a_test() -> None:

@@ -25,10 +25,11 @@ from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
 from nemotron.rl.loops.grpo import Grpo, collect, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
-from nemotron.rl.saving import HF_WEIGHTS, Progress, load_checkpoint, weights_of
+from nemotron.rl.saving import Progress, Provenance, Saver, Trained, weights_of
 from nemotron.rl.timing import Timings
 from nemotron.rl.types import SamplingParams
 
+HF_WEIGHTS = Path("policy", "weights", "hf")
 ROWS = [PromptRow(f"rows:{i}", [{"role": "user", "content": word}], None, {}) for i, word in enumerate("abcdefgh")]
 GRPO = {
     "num_prompts_per_step": 2,
@@ -93,7 +94,13 @@ class Log:
 
 
 def job(
-    folder: Path, *, judge: LetterJudge | None = None, policy: Policy | None = None, lr: float = 0.02, **changes: Any
+    folder: Path,
+    *,
+    judge: LetterJudge | None = None,
+    policy: Policy | None = None,
+    lr: float = 0.02,
+    save_hf: bool = False,
+    **changes: Any,
 ) -> Grpo:
     limits = {"max_kl": None, "max_missing_share": 0.5, **changes.pop("limits", {})}
     loss = LossFnConfig(**{"reference_policy_kl_penalty": 0.01, **changes.pop("loss", {})})
@@ -102,6 +109,8 @@ def job(
     policy = policy or start
     rows = int(config.num_prompts_per_step * config.batch_multiplier)
     optimizer = {"name": "torch.optim.Adam", "kwargs": {"lr": lr}}
+    optimization = Optimization.build(policy.parameters(), optimizer=optimizer)
+    chat, stream = tiny_chat(), PromptStream(ROWS, rows, config.seed, True)
     return Grpo(
         config=config,
         loss=loss,
@@ -113,18 +122,22 @@ def job(
         save_period=2,
         policy=policy,
         reference=start.frozen_copy(),
-        optimization=Optimization.build(policy.parameters(), optimizer=optimizer),
-        chat=tiny_chat(),
+        optimization=optimization,
+        chat=chat,
         rewards=JudgeSource(judge or LetterJudge()),
-        stream=PromptStream(ROWS, rows, config.seed, True),
+        stream=stream,
         validation=ROWS[:3],
-        store=CheckpointStore(folder, None, None, True),
+        saver=Saver(
+            store=CheckpointStore(folder, None, None, True),
+            tokenizer=chat.tokenizer,
+            trained={"policy": Trained(policy.model, optimization)},
+            stream=stream,
+            provenance=Provenance(
+                "rl/nemo_rl/rlhf", "a: 1\n", "f", [{"key": "policy.model_name", "path": "p", "sha256": "0"}]
+            ),
+            save_hf=save_hf,
+        ),
         recorder=Log(),
-        config_yaml="a: 1\n",
-        step_id="rl/nemo_rl/rlhf",
-        inputs=[{"key": "policy.model_name", "path": "p", "sha256": "0"}],
-        config_fingerprint="f",
-        save_hf=False,
     )
 
 
@@ -152,7 +165,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     checkpoint = tmp_path / "parts" / "step_2"
     second = job(tmp_path / "parts", policy=Policy.load_checkpoint(checkpoint))
     torch.manual_seed(99)  # a new process has another random state
-    assert train(second, load_checkpoint(second, checkpoint)) == end
+    assert train(second, second.saver.load(checkpoint)) == end
     assert torch.equal(weights(whole.policy), weights(second.policy))
     assert log_of(whole).rows[2]["train/loss"] == log_of(second).rows[0]["train/loss"]
 
@@ -178,7 +191,7 @@ def test_checkpoint_has_nemo_rls_layout(tmp_path: Path) -> None:
 
 
 def test_weights_are_megatrons_and_hugging_faces_when_asked(tmp_path: Path) -> None:
-    work = replace(job(tmp_path, max_num_steps=2), save_hf=True)
+    work = job(tmp_path, max_num_steps=2, save_hf=True)
     train(work, Progress())
     checkpoint = tmp_path / "step_2"
     record = json.loads((checkpoint / "policy" / "weights" / "nemotron_artifact.json").read_text())

@@ -41,14 +41,19 @@ class LimitsConfig(Strict):
     """Largest share of a step's judge comparisons that may stay without verdict after all retries."""
 
 
-class JudgedGrpoConfig(GrpoMasterConfig):
-    """GRPO whose rewards come from a generative judge: NeMo-RL's tree and our sections."""
+class GrpoRunConfig(GrpoMasterConfig):
+    """GRPO with NeMo-RL's tree and our sections, wherever rewards come from."""
 
     engine: EngineChoice
     """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""
-    judge: JudgeConfig
-    """How the judge is served and asked."""
     eval: EvalConfig
     """Measurements that are independent of the reward."""
     limits: LimitsConfig
     """Bounds whose crossing stops the run."""
+
+
+class JudgedGrpoConfig(GrpoRunConfig):
+    """GRPO whose rewards come from a generative judge."""
+
+    judge: JudgeConfig
+    """How the judge is served and asked."""

@@ -7,14 +7,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.checkpointing import CheckpointingConfig
-from nemotron.config.schema.cluster import ClusterConfig
-from nemotron.config.schema.data import DataConfig
 from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.fields import Count, Name, Omittable, PositiveFloat
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
-from nemotron.config.schema.logger import LoggerConfig
-from nemotron.config.schema.policy import PolicyConfig
+from nemotron.config.schema.training import TrainingConfig
 
 
 class ObservabilityConfig(Strict):
@@ -104,25 +100,15 @@ class OnPolicyDistillationConfig(Strict):
     """Teachers on their own GPUs."""
 
 
-class GrpoMasterConfig(Strict):
+class GrpoMasterConfig(TrainingConfig):
     """Every section that NeMo-RL's ``run_grpo.py`` reads."""
 
-    policy: PolicyConfig
-    """The model that is trained."""
     loss_fn: LossFnConfig
     """The policy-gradient loss."""
     env: EnvConfig
     """Where rewards come from."""
-    data: DataConfig
-    """Prompts."""
     grpo: GrpoConfig
     """The algorithm: batch, groups, advantages, schedule of the run."""
-    logger: LoggerConfig
-    """Loggers."""
-    cluster: ClusterConfig
-    """GPUs of a NeMo-RL job."""
-    checkpointing: CheckpointingConfig
-    """Checkpoints."""
     data_plane: DataPlaneConfig | None = None
     """TransferQueue; null sends rollouts through the driver."""
     on_policy_distillation: OnPolicyDistillationConfig | None = None

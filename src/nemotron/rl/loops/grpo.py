@@ -16,13 +16,11 @@ Differences from NeMo-RL v0.7.0's synchronous loop; the formulas are the same (t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from nemotron.checkpoints.store import CheckpointStore
 from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
 from nemotron.data.rows import PromptRow
@@ -39,7 +37,7 @@ from nemotron.rl.policy import Policy
 from nemotron.rl.reward_source import GroupRewards, RewardSource, missing_share
 from nemotron.rl.reward_transforms import filter_overlong
 from nemotron.rl.rollout import Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
-from nemotron.rl.saving import Progress, save_checkpoint
+from nemotron.rl.saving import Progress, Saver
 from nemotron.rl.timing import Timings
 from nemotron.rl.types import SamplingParams
 from nemotron.rl.update import TrainBatch, update
@@ -66,16 +64,8 @@ class Grpo:
     rewards: RewardSource
     stream: PromptStream
     validation: Sequence[PromptRow]
-    store: CheckpointStore
+    saver: Saver
     recorder: Recorder
-    config_yaml: str
-    """The resolved config, kept with every checkpoint."""
-    step_id: str
-    inputs: Sequence[Mapping[str, Any]]
-    """Key, path and content hash of data and models: every checkpoint says what made it."""
-    config_fingerprint: str
-    save_hf: bool
-    """Write the weights as Hugging Face safetensors too."""
 
     @property
     def needs_previous(self) -> bool:
@@ -141,7 +131,7 @@ def train(job: Grpo, progress: Progress) -> Progress:
         job.recorder.samples(step, sample_rows(samples, batch.advantages))
         job.recorder.step(step, {**metrics, **timings.metrics()})
         if job.save_period and (step % job.save_period == 0 or last or over_limit):
-            job.recorder.checkpoint(save_checkpoint(job, progress, metrics))
+            job.recorder.checkpoint(job.saver.save(progress, metrics))
         if over_limit:
             raise LimitError(
                 f"the KL to the reference is {metrics['train/kl_penalty']:.3f} nats per token in step {step}, "
