@@ -10,7 +10,7 @@ code  class                  when
 4     NotFoundError          no such step, config name, run or profile
 5     DataError              a data file is missing, broken or too small
 6     ArtifactError          a checkpoint or tokenizer is missing, corrupt or of the wrong kind
-7     JudgeError             the judge cannot be reached, or too many of its verdicts are missing
+7     RewardError            the judge, a verifier or a server gives no rewards, or too many are missing
 8     OutputError            a result cannot be written (permission, disk full)
 9     EngineError            the run failed or crossed a limit set in the config (NaN loss, KL bound)
 10    NotAvailableError      a part that is not installed, or not available on this machine or yet
@@ -96,10 +96,14 @@ class ArtifactError(NemotronError):
     exit_code = 6
 
 
-class JudgeError(NemotronError):
-    """The judge cannot be reached, or too many of its verdicts are missing."""
+class RewardError(NemotronError):
+    """Rewards cannot be had: their source cannot be reached, or too many of them are missing."""
 
     exit_code = 7
+
+
+class JudgeError(RewardError):
+    """The judge cannot be reached, or too many of its verdicts are missing."""
 
 
 class OutputError(NemotronError):

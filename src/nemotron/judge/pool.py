@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
-import threading
-from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from nemotron.judge.client import Endpoint, Explain, JudgeClient
 from nemotron.judge.groups import JudgeSettings, judge_group
+from nemotron.judge.loop_thread import LoopThread
 from nemotron.judge.types import GroupRequest, GroupResult
-
-_CLOSE_TIMEOUT_S = 5.0
-T = TypeVar("T")
 
 
 class JudgePool:
@@ -37,14 +32,13 @@ class JudgePool:
         self._endpoint = endpoint
         self._explain = explain
         self._settings = settings
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="judge-client", daemon=True)
+        self._background = LoopThread("judge-client")
         self._client: JudgeClient | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._background.start()
         try:
-            self._run(self._open()).result()
+            self._background.run(self._open()).result()
         except BaseException:
             self.close()
             raise
@@ -62,31 +56,18 @@ class JudgePool:
         """
         if self._client is None:
             raise RuntimeError("JudgePool.submit is called outside of its `with` block")
-        return self._run(judge_group(self._client, request, self._settings, seed=seed))
+        return self._background.run(judge_group(self._client, request, self._settings, seed=seed))
 
     def close(self) -> None:
         """Cancel everything in flight and stop the thread. May be called more than once."""
-        if self._loop.is_closed():
-            return
-        if self._thread.is_alive():
-            self._run(self._shut_down()).result(_CLOSE_TIMEOUT_S)
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(_CLOSE_TIMEOUT_S)
+        self._background.close(self._leave)
         self._client = None
-        self._loop.close()
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _open(self) -> None:
         self._client = JudgeClient(self._endpoint, self._settings.requests, explain=self._explain)
         await self._client.__aenter__()
         await self._client.wait_ready()
 
-    async def _shut_down(self) -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+    async def _leave(self) -> None:
         if self._client is not None:
             await self._client.__aexit__(None, None, None)

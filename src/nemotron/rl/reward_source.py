@@ -6,6 +6,7 @@ A response that a source cannot score is *missing* (``None``): masked, counted, 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
@@ -83,3 +84,32 @@ def then(future: Future[A], convert: Callable[[A], B]) -> Future[B]:
 
     future.add_done_callback(done)
     return converted
+
+
+def gather(futures: Sequence[Future[A]]) -> Future[list[A]]:
+    """A future of all results in order; the first error or cancellation, in order, is passed on."""
+    gathered: Future[list[A]] = Future()
+    left = len(futures)
+    lock = threading.Lock()
+
+    def done(_finished: Future[A]) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            last = left == 0
+        if last:
+            finish()
+
+    def finish() -> None:
+        errors = [CancelledError() if f.cancelled() else f.exception() for f in futures]
+        error = next((error for error in errors if error is not None), None)
+        if error is not None:
+            gathered.set_exception(error)
+        else:
+            gathered.set_result([future.result() for future in futures])
+
+    if not futures:
+        finish()
+    for future in futures:
+        future.add_done_callback(done)
+    return gathered

@@ -1,0 +1,66 @@
+"""``gym``: resources servers that speak NeMo-Gym's protocol and score answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from nemotron.config.schema.base import Strict
+from nemotron.config.schema.fields import Count, Name, NonNegativeInt, PositiveFloat
+
+ServerKind = Literal["math", "mcqa"]
+
+
+def _address(url: str) -> str:
+    if not url.startswith(("http://", "https://")) or not url.split("://", 1)[1].strip("/"):
+        raise ValueError(f"`{url}` is not an http address, e.g. `http://localhost:12001`")
+    return url.rstrip("/")
+
+
+class GymServerConfig(Strict):
+    """One resources server: its address, or which of our own servers stands in for it."""
+
+    base_url: Annotated[str, AfterValidator(_address)] | None = None
+    """Address of a running server, e.g. ``http://localhost:12001``; null starts our own ``kind`` on loopback."""
+    kind: ServerKind | None = None
+    """Our own server: ``math`` (math-verify, no judge model) or ``mcqa`` (letters of multiple-choice answers)."""
+    agents: Annotated[list[Name], Field(min_length=1)]
+    """Rows whose ``agent_ref.name`` is one of these are scored by this server."""
+    seed_session: bool = True
+    """Open a session before each check, as NeMo-Gym's agents do; servers without state do not need it."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> GymServerConfig:
+        if (self.base_url is None) == (self.kind is None):
+            raise ValueError("give either `base_url` (a running server) or `kind` (our own)")
+        return self
+
+
+class GymConfig(Strict):
+    """Servers by name, and how they are asked."""
+
+    servers: Annotated[dict[Name, GymServerConfig], Field(min_length=1)]
+    """Resources servers by name; the name stands in metrics."""
+    request_timeout_s: PositiveFloat = 60.0
+    """Seconds one request may take in all."""
+    max_retries: NonNegativeInt = 4
+    """Further tries after a connection failure, a timeout, 429 or 5xx, with growing, jittered pauses."""
+    max_concurrent_requests: Count = 64
+    """Requests in flight at once."""
+    ready_timeout_s: PositiveFloat = 60.0
+    """Seconds to wait until every server answers its first probe."""
+
+    @model_validator(mode="after")
+    def _agents_are_unique(self) -> GymConfig:
+        seen: dict[str, str] = {}
+        for name, server in self.servers.items():
+            for agent in server.agents:
+                if agent in seen:
+                    raise ValueError(f"agent `{agent}` belongs to two servers: `{seen[agent]}` and `{name}`")
+                seen[agent] = name
+        return self
+
+    def server_of(self, agent: str | None) -> str | None:
+        """Name of the server that scores the rows of ``agent``."""
+        return next((name for name, server in self.servers.items() if agent in server.agents), None)

@@ -1,0 +1,1 @@
+"""NeMo-Gym's protocol: rewards from resources servers over HTTP, and two servers of our own that speak it."""

@@ -1,0 +1,114 @@
+"""NeMo-Gym's messages: what a resources server is sent, and what it answers. Pure functions over JSON values.
+
+Written for nemo-gym 0.4.0 to 0.7.0: fields that only one of them knows are sent to all, the others ignore them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+THINK_END = "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A server's answer about one response."""
+
+    reward: float | None
+    """None: the server gave none."""
+    failure: str | None
+    """Why, when there is none."""
+    extras: Json
+    """What else the server says: numbers, texts and yes/no values beside the fields that were sent."""
+
+
+def agent_of(row: Mapping[str, Any]) -> str | None:
+    """``agent_ref.name`` of a row."""
+    agent = row.get("agent_ref")
+    name = agent.get("name") if isinstance(agent, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def task_row(row: Mapping[str, Any], messages: Sequence[Mapping[str, str]], group: int, rollout: int) -> Json:
+    """A data row as NeMo-Gym wants it: every field of its own, the prompt as ``responses_create_params``, the group.
+
+    Rows with ``messages``, ``prompt`` or ``text`` get their prompt translated; ``group`` names the prompt of this step,
+    ``rollout`` counts the responses to it from 0.
+    """
+    params = row.get("responses_create_params")
+    if not isinstance(params, Mapping):
+        params = {"input": [{"role": message["role"], "content": message["content"]} for message in messages]}
+    return {
+        **row,
+        "responses_create_params": params,
+        "_ng_task_index": group,
+        "_ng_rollout_index": rollout,
+        "_ng_group_id": str(group),
+    }
+
+
+def response_object(text: str, *, ended: bool, response_id: str, model: str = "policy") -> Json:
+    """A sampled text as a Responses-API object; what comes before ``</think>`` becomes a reasoning item."""
+    reasoning, end, answer = text.partition(THINK_END)
+    output: list[Json] = []
+    if end:
+        thought = reasoning.removeprefix("<think>").strip()
+        summary = [{"type": "summary_text", "text": thought}]
+        output.append({"id": f"rs_{response_id}", "type": "reasoning", "summary": summary})
+    else:
+        answer = text
+    output.append(
+        {
+            "id": f"msg_{response_id}",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed" if ended else "incomplete",
+            "content": [{"type": "output_text", "text": answer.strip(), "annotations": []}],
+        }
+    )
+    return {
+        "id": f"resp_{response_id}",
+        "created_at": 0.0,
+        "model": model,
+        "object": "response",
+        "output": output,
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "incomplete_details": None if ended else {"reason": "max_output_tokens"},
+    }
+
+
+def output_text(response: Any) -> str | None:
+    """Texts of all ``message`` items of a Responses-API object, joined; None when it is none."""
+    items = response.get("output") if isinstance(response, Mapping) else None
+    if not isinstance(items, list):
+        return None
+    return "".join(
+        part["text"]
+        for item in items
+        if isinstance(item, Mapping) and item.get("type") == "message" and isinstance(item.get("content"), list)
+        for part in item["content"]
+        if isinstance(part, Mapping) and part.get("type") == "output_text" and isinstance(part.get("text"), str)
+    )
+
+
+def read_verified(body: Any, sent: Mapping[str, Any]) -> Verified:
+    """The reward in a ``/verify`` or ``/run`` answer; a reward that is no finite number is missing, never 0."""
+    if not isinstance(body, Mapping):
+        return Verified(None, "the answer is not a JSON object", {})
+    extras = {
+        name: value
+        for name, value in body.items()
+        if name not in sent and name != "reward" and isinstance(value, bool | int | float | str)
+    }
+    if body.get("mask_sample") is True:
+        return Verified(None, str(body.get("failure_reason") or "the server masks the sample"), extras)
+    reward = body.get("reward")
+    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
+        return Verified(None, "the answer has no finite `reward`", extras)
+    return Verified(float(reward), None, extras)

@@ -1,0 +1,183 @@
+"""Two resources servers of our own that speak NeMo-Gym's protocol: ``math`` and ``mcqa``. Loopback, no model.
+
+They stand in for NeMo-Gym's servers of the same names where those are not installed: same requests, same answers.
+Where NeMo-Gym's math server scores a check that did not finish with 0, ours masks the sample.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from nemotron.config.schema.gym import GymConfig, ServerKind
+from nemotron.config.schema.rewards import RewardConfig
+from nemotron.gym.mcqa import grade
+from nemotron.gym.protocol import Json, output_text
+from nemotron.judge.loop_thread import LoopThread
+from nemotron.rewards import Scorer, build_rewards
+
+MAX_BODY_BYTES = 16 * 2**20
+START_TIMEOUT_S = 30.0
+_CLIENT_GONE_S = 1.0
+
+
+class Unfit(Exception):
+    """The row lacks what the server needs; becomes status 422."""
+
+
+class OwnServer:
+    """One aiohttp application; ``check`` of a subclass gives the fields that it adds to the request."""
+
+    needs: tuple[str, ...] = ()
+    """Fields of a row that must be texts."""
+
+    async def check(self, row: Mapping[str, Any], text: str, *, ended: bool) -> Json:
+        """``reward`` and what else the server says."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what the checks hold."""
+
+    def application(self) -> web.Application:
+        """The routes of a resources server."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_get("/", _health)
+        app.router.add_post("/seed_session", _seed_session)
+        app.router.add_post("/verify", self._verify)
+        return app
+
+    async def _verify(self, request: web.Request) -> web.Response:
+        try:
+            body = await _object(request)
+            if not isinstance(body.get("responses_create_params"), dict):
+                raise Unfit("`responses_create_params` is missing")
+            response = body.get("response")
+            text = output_text(response)
+            if text is None or not isinstance(response, dict):
+                raise Unfit("`response` is no Responses-API object")
+            for name in self.needs:
+                if not isinstance(body.get(name), str):
+                    raise Unfit(f"`{name}` is missing")
+            ended = response.get("incomplete_details") is None
+            said = await self.check(body, text, ended=ended)
+        except Unfit as error:
+            return web.json_response({"detail": str(error)}, status=422)
+        return web.json_response({**body, **said})
+
+
+class MathServer(OwnServer):
+    """``math_with_judge`` without a judge: is the answer equal to ``expected_answer``?"""
+
+    needs = ("question", "expected_answer")
+
+    def __init__(self) -> None:
+        config = {"functions": [{"name": "math"}]}
+        self._scorer: Scorer = build_rewards(RewardConfig.model_validate(config))
+
+    async def check(self, row: Mapping[str, Any], text: str, *, ended: bool) -> Json:
+        """1.0 or 0.0; a check that does not finish masks the sample."""
+        score = await asyncio.wrap_future(self._scorer.submit(row, text, ended=ended))
+        if score.reward is None:
+            reason = "; ".join(score.missing.values())
+            return {"reward": 0.0, "mask_sample": True, "failure_kind": "verifier", "failure_reason": reason}
+        return {"reward": score.reward, "library_reward": score.reward, "judge_evaluations": None}
+
+    def close(self) -> None:
+        """End the processes of math-verify."""
+        self._scorer.close()
+
+
+class McqaServer(OwnServer):
+    """``mcqa``: the letter of a multiple-choice answer."""
+
+    needs = ("expected_answer",)
+
+    async def check(self, row: Mapping[str, Any], text: str, *, ended: bool) -> Json:
+        """1.0 or 0.0, and the letter that was read."""
+        try:
+            reward, letter = grade(row, text)
+        except ValueError as error:
+            raise Unfit(str(error)) from error
+        return {"reward": reward, "expected_answer": row["expected_answer"].strip().upper(), "extracted_answer": letter}
+
+
+KINDS: dict[ServerKind, type[OwnServer]] = {"math": MathServer, "mcqa": McqaServer}
+
+
+class OwnServers:
+    """Runs the servers of a config that have no address, in a thread of this process, on loopback.
+
+    Example: ``with OwnServers(config) as own: own.addresses`` has the address of *every* server of the config.
+    """
+
+    def __init__(self, config: GymConfig) -> None:
+        self.addresses: dict[str, str] = {n: s.base_url for n, s in config.servers.items() if s.base_url is not None}
+        self._kinds: dict[str, ServerKind] = {n: s.kind for n, s in config.servers.items() if s.kind is not None}
+        self._background = LoopThread("gym-servers")
+        self._runners: list[web.AppRunner] = []
+        self._servers: list[OwnServer] = []
+
+    def __enter__(self) -> Self:
+        if self._kinds:
+            self._background.start()
+            try:
+                for name, kind in self._kinds.items():
+                    server = KINDS[kind]()
+                    self._servers.append(server)
+                    self.addresses[name] = self._background.run(self._serve(server)).result(START_TIMEOUT_S)
+            except BaseException:
+                self.close()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop serving. May be called more than once."""
+        self._background.close(self._stop)
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def _serve(self, server: OwnServer) -> str:
+        runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=_CLIENT_GONE_S)
+        await runner.setup()
+        self._runners.append(runner)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        return f"http://{host}:{port}"
+
+    async def _stop(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+
+
+async def _object(request: web.Request) -> Json:
+    try:
+        body = json.loads(await request.read())
+    except ValueError:
+        raise Unfit("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise Unfit("the body is not a JSON object")
+    return body
+
+
+async def _health(request: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+async def _seed_session(request: web.Request) -> web.Response:
+    """Neither server keeps anything between calls."""
+    try:
+        await _object(request)
+    except Unfit as error:
+        return web.json_response({"detail": str(error)}, status=422)
+    return web.json_response({})
