@@ -71,9 +71,8 @@ class GymSource:
         }
         return {
             **{f"reward/{name}/mean": mean(found) for name, found in by_server.items() if found},
-            "reward/pass_rate": mean([float(reward >= 1.0) for reward in rewards]),
+            "train/pass_rate": mean([float(reward >= 1.0) for reward in rewards]),
             "reward/requests": float(sum(a.requests for _, a in asked)),
-            "reward/missing_share": missing_share(results),
             **missing_counts((name, a.verified.failure) for name, a in asked if a.verified.failure is not None),
         }
 

@@ -44,8 +44,11 @@ class VerifierSource:
         scored = [score for score in scores if score.reward is not None]
         return {
             **{f"reward/{label}/mean": mean(found) for label, found in values.items() if found},
-            "reward/pass_rate": mean([float(passed(score, self._config)) for score in scored]),
-            "reward/missing_share": missing_share(results),
+            "train/pass_rate": mean([float(passed(score, self._config)) for score in scored]),
+            **{
+                f"reward/{label}/missing_share": 1.0 - len(found) / max(len(scores), 1)
+                for label, found in values.items()
+            },
             **missing_counts(item for score in scores for item in score.missing.items()),
         }
 

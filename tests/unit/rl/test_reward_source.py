@@ -10,7 +10,7 @@ from nemotron.data.rows import PromptRow
 from nemotron.errors import JudgeError
 from nemotron.judge.source import JudgeSource, judged_response
 from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
-from nemotron.rl.reward_source import GroupRewards, first_failure, missing_share, then
+from nemotron.rl.reward_source import GroupRewards, first_failure, gather, missing_share, then
 
 ROW = PromptRow("r:1", [{"role": "user", "content": "Hi"}], "Be kind.", {})
 
@@ -64,3 +64,19 @@ def test_the_judges_result_as_rewards() -> None:
     assert (request.principle, [r.answer for r in request.responses], seed) == ("Be kind.", ["a", "b"], 7)
     assert source.metrics([result])["judge/missing_share"] == 0.5
     assert "50% of the judge's verdicts in step 3" in source.too_many_missing([result], 3, 0.1).message
+
+
+def test_gather_keeps_order_and_passes_errors_on() -> None:
+    parts: list[Future[int]] = [Future(), Future()]
+    whole = gather(parts)
+    parts[1].set_result(2)
+    assert not whole.done()
+    parts[0].set_result(1)
+    assert whole.result(1) == [1, 2]
+    assert gather([]).result(1) == []
+    broken: list[Future[int]] = [Future(), Future()]
+    failed = gather(broken)
+    broken[0].set_exception(JudgeError("down"))
+    broken[1].cancel()
+    with pytest.raises(JudgeError, match="down"):
+        failed.result(1)
