@@ -129,6 +129,23 @@ def share(key: str, name: str, when: str, *, title: str | None = None, optional:
     )
 
 
+def estimate(key: str, name: str) -> Headline:
+    """A share with the 95% interval of ``<key>_low`` and ``<key>_high``."""
+
+    def text(summary: Summary) -> str:
+        low, high = summary[f"{key}_low"], summary[f"{key}_high"]
+        return "" if low is None or high is None else f"95% interval {percent(low)} to {percent(high)}"
+
+    return Headline(
+        key,
+        lambda summary: (
+            name,
+            " ".join(filter(None, (percent(summary[key]), f"({text(summary)})" if text(summary) else ""))),
+        ),
+        lambda summary: Card(_capital(name), percent(summary[key]), text(summary)),
+    )
+
+
 def level(key: str, name: str, digits: int = 3, *, note: str = "", optional: bool = True) -> Headline:
     """One number without a before."""
     return Headline(

@@ -14,6 +14,7 @@ from typing import Any
 from nemotron.errors import NotAvailableError
 from nemotron.runs import metrics as m
 from nemotron.runs.atomic import write_atomic
+from nemotron.runs.audit_report import write_audit_report
 from nemotron.runs.figures import figures
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.headlines import Card
@@ -32,6 +33,8 @@ def write_report(run: RunFolder) -> Path:
         OutputError: the file cannot be written; an older report stays.
         DataError, ArtifactError: the run folder is damaged.
     """
+    if run.job().get("view") == "audit":
+        return write_audit_report(run)
     write_atomic(run.report, render(run).encode())
     return run.report
 

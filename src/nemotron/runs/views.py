@@ -26,7 +26,7 @@ from typing import Any, Literal
 from nemotron.manifest import ViewName
 from nemotron.runs import charts as c
 from nemotron.runs.charts import Chart
-from nemotron.runs.headlines import Headline, heldout, kl_drift, level, share, share_trend, trend
+from nemotron.runs.headlines import Headline, estimate, heldout, kl_drift, level, share, share_trend, trend
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,22 +212,25 @@ REWARD_MODEL = View(
 AUDIT = View(
     step_metric="audit/agreement",
     numbers=tuple(
-        Number(name, f"audit/{name}", "last")
+        Number(f"audit_{name}", f"audit/{name}", "last")
         for name in (
-            "agreement", "agreement_low", "agreement_high", "first_position_share", "length_correlation",
-            "self_consistency", "parse_failures", "saturation", "calibration_error",
+            "agreement", "agreement_low", "agreement_high", "position_bias", "flip_share", "length_bias",
+            "self_consistency", "missing_share", "unparseable_share", "extreme_score_share",
+            "expected_calibration_error",
         )
     ),
     leading=(
-        share("agreement", "agreement with labels", "of the pairs"),
-        share("first_position_share", "first answer preferred", "unbiased is 50%"),
-        level("length_correlation", "reward and length", 2, note="correlation", optional=False),
-        share("parse_failures", "parse failures", "of all answers"),
+        estimate("audit_agreement", "agreement with labels"),
+        level("audit_position_bias", "position bias", 2, note="0 is none, 1 always the first answer"),
+        share("audit_flip_share", "flips with the order", "of the pairs", optional=True),
+        level("audit_length_bias", "length bias", 2, note="0 is none, 1 always the longer answer"),
+        share("audit_missing_share", "missing", "of all comparisons"),
     ),
     other=(
-        share("self_consistency", "self-consistency", "same answer when asked again", optional=True),
-        share("saturation", "saturation", "scores at the end of the scale", optional=True),
-        level("calibration_error", "calibration error"),
+        share("audit_self_consistency", "self-consistency", "same winner when asked again", optional=True),
+        share("audit_unparseable_share", "unparseable", "of all answers", optional=True),
+        share("audit_extreme_score_share", "saturation", "scores at the end of the scale", optional=True),
+        share("audit_expected_calibration_error", "calibration error", "expected", optional=True),
     ),
     columns=(LiveColumn("agreement", "audit/agreement", share=True),),
     charts=(),

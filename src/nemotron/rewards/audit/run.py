@@ -22,9 +22,10 @@ from nemotron.rewards.audit.records import Audited, Pair, by_index, from_row, to
 from nemotron.rewards.audit.results import crossed, results
 from nemotron.rewards.audit.sample import Sample, draw
 from nemotron.runs.atomic import output_errors, write_atomic
-from nemotron.runs.audit_report import RESULTS, write_audit_report
+from nemotron.runs.audit_report import RESULTS
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.jsonl import JsonLines, Row, to_json
+from nemotron.runs.report import write_report
 from nemotron.runs.summary import print_summary
 
 if TYPE_CHECKING:
@@ -74,10 +75,12 @@ class Audit:
                 self._ask_reward_model(known, bar)
         self.run.write_status(phase="report", steps_done=total, wall_s=time.monotonic() - began)
         found = self.write_results(by_index(list(known.values())))
+        self.run.truncate_metrics(0)
+        self.run.append_metrics({"step": total, **{f"audit/{name}": v for name, v in found["metrics"].items()}})
         beyond = crossed(found["metrics"], self.config.limits)
         if not beyond:
             self.run.write_status(state="finished", phase=None, wall_s=time.monotonic() - began)
-        write_audit_report(self.run)
+        write_report(self.run)
         print_summary(self.run)
         if beyond:
             raise LimitError(
@@ -106,9 +109,7 @@ class Audit:
 
     def write_results(self, rows: list[Audited]) -> dict[str, Any]:
         """``eval_results.json`` with its record beside it."""
-        found = results(
-            rows, kind=self.kind, pairs_in_data=self.sample.rows, worst=self.config.audit.worst
-        )
+        found = results(rows, kind=self.kind, pairs_in_data=self.sample.rows, worst=self.config.audit.worst)
         folder = Path(self.config.output_dir).expanduser()
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,12 @@ def score_pairs(model: AuditedRewardModel, todo: Sequence[Sequence[Pair]], done:
         kept = [group for group, fitting in zip(groups, fits, strict=True) if fitting]
         with torch.no_grad():
             scores = iter(scorer.sequence_scores(kept).tolist() if kept else [])
-        done([_audited(pair, next(scores), next(scores)) if fit else Audited(pair, None, None) for pair, fit in zip(batch, fits, strict=True)])
+        done(
+            [
+                _audited(pair, next(scores), next(scores)) if fit else Audited(pair, None, None)
+                for pair, fit in zip(batch, fits, strict=True)
+            ]
+        )
 
 
 def _audited(pair: Pair, chosen: float, rejected: float) -> Audited:

@@ -1,0 +1,82 @@
+"""Check and run the step: a judge or a reward model, measured on labelled pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nemotron.compile.describe import FileRef, Process
+from nemotron.compile.model_files import read_model
+from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.config.layers import Resolved
+from nemotron.runs.folder import RunFolder
+from nemotron.steps.eval.reward_audit.checks import DATA, MODEL, REWARD_MODEL, Checks
+from nemotron.steps.eval.reward_audit.config import Config
+
+
+def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Preflight:
+    """Everything that can be known before anything is asked."""
+    checks = Checks(config, resolved, where.machine, where.runs_dir)
+    model = checks.judge_model
+    secret = model.api_key.get_secret_value() if model and model.api_key else ""
+    return Preflight(
+        engine="local",
+        engine_reason="an audit trains nothing: plain Python in this process",
+        findings=tuple(checks.findings()),
+        processes=_processes(checks),
+        inputs=_inputs(checks),
+        outputs=(
+            FileRef("run folder", None, str(where.runs_dir), "samples.jsonl with every verdict, report.html"),
+            FileRef("results", "output_dir", config.output_dir, "eval_results.json"),
+        ),
+        secrets={"judge_api_key": secret} if secret else {},
+    )
+
+
+def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
+    """Ask, measure, report. ``secrets`` may hold ``judge_api_key``.
+
+    Raises:
+        LimitError: a figure crosses a limit. DataError, ArtifactError, JudgeError, OutputError: as they say.
+    """
+    from nemotron.rl.threads import plan_threads, set_environment
+
+    config = Config.model_validate(run.job()["config"])
+    # With a reward model this process computes; with a judge it only asks.
+    set_environment(plan_threads(local_judge=config.reward_model.path is None).policy)
+    from nemotron.rewards.audit.run import run_audit
+
+    run_audit(run, config, secrets)
+
+
+def _processes(checks: Checks) -> tuple[Process, ...]:
+    config, pairs = checks.config, checks.pairs
+    if not checks.audits_judge:
+        return (Process("audit", f"this process: scores both answers of {pairs:,} pairs"),)
+    model = checks.judge_model
+    orders = 2 if config.audit.both_orders else 1
+    again = min(pairs, config.audit.repeat_pairs) * config.audit.repeats
+    calls = orders * (pairs * checks.compare.num_judges_per_comparison + again)
+    asker = Process("audit", f"this process: asks {calls:,} questions about {pairs:,} pairs")
+    if model is None:
+        return (asker,)
+    served = "child process: serves the judge model on a free loopback port"
+    return asker, Process("judge", served if model.base_url is None else f"endpoint {model.base_url}")
+
+
+def _inputs(checks: Checks) -> tuple[FileRef, ...]:
+    config, found = checks.config, checks.survey
+    inputs = []
+    model = checks.judge_model
+    named = (
+        ("reward model", REWARD_MODEL, config.reward_model.path)
+        if not checks.audits_judge
+        else ("judge model", f"{MODEL}.model", model.model if model and model.base_url is None else None)
+    )
+    role, key, name = named
+    if name is not None:
+        files = read_model(name, checks.machine)
+        detail = f"{files.parameters:,} parameters" if files and files.parameters else "size unknown"
+        inputs.append(FileRef(role, key, name, detail))
+    inputs.append(FileRef("pairs", DATA, str(Path(config.data.data_path)), found.problem or f"{found.rows} rows"))
+    return tuple(inputs)
