@@ -39,9 +39,9 @@ def test_every_name_of_a_manifest_has_a_view() -> None:
     assert set(VIEWS) == set(get_args(ViewName))
 
 
-def test_a_step_that_trains_names_its_view() -> None:
+def test_a_step_that_trains_or_measures_names_its_view() -> None:
     for step in load_catalog().steps:
-        assert (step.view is not None) == (step.category == "rl"), step.id
+        assert (step.view is not None) == (step.category in ("rl", "eval")), step.id
 
 
 @pytest.mark.parametrize("name", VIEWS)
