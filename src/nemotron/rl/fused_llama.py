@@ -166,6 +166,10 @@ class FusedLlama:
         self._kept[dtype] = (state, weights)
         return weights
 
+    def forget(self) -> None:
+        """Let go of the rearranged copies; the next call makes new ones. For a model that leaves the device."""
+        self._kept.clear()
+
     def _layer(self, layer: Any, dtype: torch.dtype) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         qkv = _stack([attention.q_proj, attention.k_proj, attention.v_proj])

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from nemotron.config.schema.grpo import GrpoConfig
+from nemotron.config.schema.grpo import RewardScalingConfig, RewardShapingConfig
 from nemotron.data.rows import PromptRow
 from nemotron.rl.advantages import baseline_and_std, prompt_groups
 from nemotron.rl.batch import request_seed, response_tensors, rows_of
@@ -67,6 +67,17 @@ class Pending:
         return [future.result() for future in self.futures]
 
 
+class RewardRules(Protocol):
+    """What an algorithm's section says about rewards between their source and the advantages."""
+
+    @property
+    def reward_scaling(self) -> RewardScalingConfig: ...
+    @property
+    def reward_shaping(self) -> RewardShapingConfig: ...
+    @property
+    def use_leave_one_out_baseline(self) -> bool: ...
+
+
 def start_rollout(
     policy: Policy,
     chat: Chat,
@@ -107,7 +118,7 @@ def token_logprobs_of(policy: Policy, groups: Sequence[Group], sampling: Samplin
 def finish_rollout(
     pending: Pending,
     results: Sequence[GroupRewards],
-    config: GrpoConfig,
+    config: RewardRules,
     reference: Sequence[Tensor] | None,
     previous: Sequence[Tensor] | None,
 ) -> list[Sample]:

@@ -14,8 +14,17 @@ from torch import Tensor
 
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.errors import EngineError
+from nemotron.rl.kl import importance_weight
 from nemotron.rl.logprobs import mask_out_neg_inf
-from nemotron.rl.losses import LossBatch, clip_fraction, clipped_pg_loss, merge_metrics, prepend_column, valid_counts
+from nemotron.rl.losses import (
+    LossBatch,
+    clip_fraction,
+    clipped_pg_loss,
+    masked_mean,
+    merge_metrics,
+    prepend_column,
+    valid_counts,
+)
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.types import Group, SamplingParams, split_rows
@@ -70,10 +79,12 @@ def update(
     *,
     global_batch_size: int,
     micro_batch_size: int,
+    entropy_bonus: float = 0.0,
 ) -> dict[str, float]:
     """Train on ``batch`` once: an optimizer step per global batch of rows, the scheduler once (NeMo-RL's DTensor path).
 
-    Returns NeMo-RL's loss metrics, ``grad_norm`` and ``lr`` of the call.
+    Returns NeMo-RL's loss metrics, ``grad_norm`` and ``lr`` of the call. ``entropy_bonus`` is the weight of the
+    policy's entropy (``sampled_entropy``), which is subtracted from the loss.
 
     Raises:
         EngineError: the loss or the gradient is not finite; the weights are as before the step.
@@ -83,7 +94,7 @@ def update(
     grad_norm = 0.0
     for start in range(0, total, global_batch_size):
         part = batch.rows(start, min(start + global_batch_size, total))
-        reports.append(_accumulate(policy, part, loss_config, sampling, micro_batch_size))
+        reports.append(_accumulate(policy, part, loss_config, sampling, micro_batch_size, entropy_bonus))
         grad_norm = optimization.clip_and_step()
         if not math.isfinite(grad_norm):
             raise EngineError("the gradient is not finite", hint=_NOT_FINITE_HINT)
@@ -93,7 +104,12 @@ def update(
 
 
 def _accumulate(
-    policy: Policy, batch: TrainBatch, loss_config: LossFnConfig, sampling: SamplingParams, micro_batch_size: int
+    policy: Policy,
+    batch: TrainBatch,
+    loss_config: LossFnConfig,
+    sampling: SamplingParams,
+    micro_batch_size: int,
+    entropy_bonus: float,
 ) -> dict[str, float]:
     """Gradients of one global batch: micro-batch losses share the global normalisers, so they sum to the batch loss."""
     valid_rows, valid_tokens = valid_counts(batch.token_mask, batch.sample_mask)
@@ -107,12 +123,27 @@ def _accumulate(
         loss, metrics = clipped_pg_loss(
             logprobs, inputs, loss_config, global_valid_seqs=valid_rows, global_valid_toks=valid_tokens
         )
+        if entropy_bonus:
+            entropy = sampled_entropy(logprobs, inputs, global_valid_toks=valid_tokens)
+            loss = loss - entropy_bonus * entropy
+            metrics["scaled_entropy"] = entropy_bonus * float(entropy.detach())
         if not torch.isfinite(loss):
             raise EngineError("the loss is not finite", hint=_NOT_FINITE_HINT)
         loss.backward()  # type: ignore[no-untyped-call]
         clipped = clip_fraction(logprobs, inputs, loss_config, global_valid_toks=valid_tokens)
         reports.append({**metrics, "clip_fraction": clipped})
     return {**merge_metrics(reports), "global_valid_seqs": valid_rows, "global_valid_toks": valid_tokens}
+
+
+def sampled_entropy(next_token_logprobs: Tensor, inputs: LossBatch, *, global_valid_toks: float) -> Tensor:
+    """Mean token entropy of the current policy in nats, estimated on the sampled tokens; adds up over micro-batches.
+
+    ``-mean(w log p)`` with ``w = p / p_sampler``, NeMo-RL's ``approx_entropy``. Its gradient is an unbiased estimate of
+    the entropy's at the states that were sampled, because the gradient of ``p log p`` holds both terms.
+    """
+    weights = importance_weight(next_token_logprobs, inputs.generation_logprobs[:, 1:])
+    mask = inputs.token_mask[:, 1:] * inputs.sample_mask[:, None]
+    return -masked_mean(weights * next_token_logprobs, mask, global_valid_toks)
 
 
 def _forward(

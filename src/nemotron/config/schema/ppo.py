@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat
+from pydantic import BeforeValidator, Field, FiniteFloat, SecretStr
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.dtensor import DTensorConfig
+from nemotron.config.schema.env import EnvConfig
+from nemotron.config.schema.extras import EngineChoice, EvalConfig, LimitsConfig
 from nemotron.config.schema.fields import (
     Count,
     Name,
@@ -22,7 +24,7 @@ from nemotron.config.schema.fields import (
     Probability,
     needs_keys_when_enabled,
 )
-from nemotron.config.schema.grpo import RewardScalingConfig, RewardShapingConfig
+from nemotron.config.schema.grpo import LossFnConfig, RewardScalingConfig, RewardShapingConfig
 from nemotron.config.schema.megatron import MegatronConfig
 from nemotron.config.schema.policy import (
     DynamicBatchingConfig,
@@ -32,6 +34,7 @@ from nemotron.config.schema.policy import (
     SequencePackingConfig,
     TokenizerConfig,
 )
+from nemotron.config.schema.training import TrainingConfig
 
 
 class PpoEstimatorConfig(Strict):
@@ -103,6 +106,11 @@ class PpoConfig(Strict):
     max_val_samples: NonNegativeInt
     """Validation prompts used."""
 
+    @property
+    def use_leave_one_out_baseline(self) -> bool:
+        """Whether the spread of a group is that of the other responses, as it is for `rloo`."""
+        return self.adv_estimator.name == "rloo"
+
 
 class ValueLossConfig(Strict):
     """`value_loss_fn`: the critic's squared error."""
@@ -134,7 +142,7 @@ class ValueConfig(Strict):
     """Responses per forward and backward pass."""
     logprob_batch_size: Omittable[Count] = None
     """Responses per forward pass that only computes values; left out means the micro-batch size."""
-    make_sequence_length_divisible_by: Omittable[Count] = None
+    make_sequence_length_divisible_by: Count
     """Padded lengths are a multiple of this."""
     max_grad_norm: NonNegativeFloat | None = None
     """Gradients are scaled down to this global norm; null does not clip."""
@@ -183,12 +191,15 @@ class ActorConfig(Strict):
 class CriticConfig(Strict):
     """`critic` (ours): the server that holds reward model and critic, and how the actor reaches it."""
 
-    address: str | None
-    """`http://HOST:PORT` of a critic that was started with `only: critic`. null: the run starts its own."""
+    address: Name | None
+    """`http://HOST:PORT` of the critic, for the actor that runs alone (`only: actor`)."""
+    token: SecretStr | None
+    """Bearer token that both sides show when they run apart. A run of both draws its own. Never written to a run
+    folder."""
     host: Name
-    """Address that the server listens on; anything but loopback needs a token in `NEMOTRON_CRITIC_TOKEN`."""
+    """Address that the server listens on, for the critic that runs alone."""
     port: Annotated[int, Field(ge=0, le=65535)]
-    """Port that the server listens on. 0: any free one."""
+    """Port that the server listens on, for the critic that runs alone. 0: any free one."""
     request_timeout_s: PositiveFloat
     """Seconds that one request may take in all."""
     max_retries: NonNegativeInt
@@ -203,3 +214,32 @@ class CriticConfig(Strict):
     """Models that stay in host memory and visit the GPU only while they compute. No effect on a CPU."""
     threads: Literal["auto"] | Count
     """CPU threads of the server; `auto` shares the cores with the actor as `rl/threads.py` plans it."""
+
+
+class PpoMasterConfig(TrainingConfig):
+    """PPO: NeMo-RL's tree and our sections."""
+
+    ppo: PpoConfig
+    """The algorithm: batch, advantages, epochs, schedule of the run."""
+    loss_fn: LossFnConfig
+    """The policy's loss."""
+    value: ValueConfig
+    """The critic."""
+    value_loss_fn: ValueLossConfig
+    """The critic's loss."""
+    env: EnvConfig
+    """Where NeMo-RL's rewards come from; the embedded engine's come from `reward_model`."""
+    engine: EngineChoice
+    """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""
+    only: Literal["critic", "actor"] | None
+    """Run one side alone, for two machines; null runs both. `--only critic` on the command line is the same."""
+    reward_model: RewardSourceConfig
+    """Where rewards come from."""
+    critic: CriticConfig
+    """The server that holds reward model and critic."""
+    actor: ActorConfig
+    """What the policy's side does beyond NeMo-RL."""
+    eval: EvalConfig
+    """Measurements that are independent of the reward."""
+    limits: LimitsConfig
+    """Bounds whose crossing stops the run."""

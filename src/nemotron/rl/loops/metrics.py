@@ -58,7 +58,7 @@ def reward_metrics(samples: Sequence[Sample], batch: TrainBatch, tensors: Respon
         "train/reward": float(judged.mean()),
         "train/reward_std": float(judged.std(unbiased=False)),
         "train/filtered_reward": float(batch.rewards.mean()),
-        "train/reward_length_correlation": _correlation(judged, lengths),
+        "train/reward_lengthcorrelation": correlation(judged, lengths),
         "train/advantages/mean": float(valid.mean()),
         "train/advantages/max": float(valid.max()),
         "train/advantages/min": float(valid.min()),
@@ -91,7 +91,7 @@ def kl_metrics(trained: Mapping[str, float], batch: TrainBatch) -> dict[str, flo
     return {"train/kl_penalty": per_token, "train/kl_sum_per_response": float((kl * mask).sum() / rows)}
 
 
-def _correlation(a: Tensor, b: Tensor) -> float:
+def correlation(a: Tensor, b: Tensor) -> float:
     """Pearson; 0 where one of them does not vary."""
     if a.numel() < 2 or a.std() == 0 or b.std() == 0:
         return 0.0

@@ -1,0 +1,281 @@
+"""PPO with a critic in a process of its own, one story from top to bottom.
+
+Per step: sample responses and send each finished group to the critic server, which answers with the reward model's
+score and a value per token; subtract the KL to the reference from the rewards; estimate advantages; then, PPO epoch
+by PPO epoch, let the server train the critic while the policy is trained here.
+
+The formulas are those of NeMo-RL v0.7.0 (tests/golden). Differences from its loop:
+
+1. Values and rewards arrive while other groups are still sampled and while log-probs are computed. Critic and policy
+   train at the same time; neither needs the other within a step.
+2. `actor.exclude_truncated` leaves truncated responses out of the policy's loss only (NeMo-Aligner); NeMo-RL's
+   `overlong_filtering` leaves them out of everything.
+3. `rloo` needs no critic: the server then holds the reward model alone.
+4. The data order and every random number follow from the seed and the step, so a resumed run repeats the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nemotron.config.schema.extras import LimitsConfig
+from nemotron.config.schema.grpo import LossFnConfig
+from nemotron.config.schema.ppo import ActorConfig, PpoConfig
+from nemotron.data.rows import PromptRow
+from nemotron.data.stream import PromptStream
+from nemotron.errors import LimitError
+from nemotron.rl.advantages import prompt_groups
+from nemotron.rl.batch import ResponseTensors, in_columns, response_tensors
+from nemotron.rl.chat import Chat
+from nemotron.rl.critic.source import Critic, CriticSource, full_rows
+from nemotron.rl.gae import Estimate, estimate, leave_one_out, token_kl, token_rewards
+from nemotron.rl.logprobs import mask_out_neg_inf
+from nemotron.rl.loops.metrics import Recorder, rollout_metrics, sample_rows
+from nemotron.rl.loops.ppo_metrics import step_metrics
+from nemotron.rl.optim import Optimization
+from nemotron.rl.policy import Policy
+from nemotron.rl.reward_source import missing_share
+from nemotron.rl.reward_transforms import filter_overlong
+from nemotron.rl.rollout import Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
+from nemotron.rl.saving import Progress, Saver
+from nemotron.rl.timing import Timings
+from nemotron.rl.types import Group, SamplingParams
+from nemotron.rl.update import TrainBatch, update
+
+
+@dataclass(frozen=True)
+class Ppo:
+    """What the loop works with; ``engines/ppo.py`` builds it from the compiled job."""
+
+    config: PpoConfig
+    actor: ActorConfig
+    loss: LossFnConfig
+    limits: LimitsConfig
+    sampling: SamplingParams
+    global_batch_size: int
+    micro_batch_size: int
+    logprob_batch_size: int
+    save_period: int | None
+    """``None``: no checkpoints."""
+    policy: Policy
+    reference: Policy | None
+    """``None`` when nothing needs a KL."""
+    optimization: Optimization
+    chat: Chat
+    critic: Critic
+    stream: PromptStream
+    validation: Sequence[PromptRow]
+    saver: Saver
+    recorder: Recorder
+
+    @property
+    def rewards(self) -> CriticSource:
+        """The critic as a source of rewards."""
+        return CriticSource(self.critic, self.chat)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A rollout batch, ready for training. [N,S] tensors as in ``batch.py``."""
+
+    groups: list[Group]
+    tensors: ResponseTensors
+    token_mask: Tensor
+    mask: Tensor
+    """[N,S] token mask times the mask of responses that count at all."""
+    trained: Tensor
+    """[N] responses that the policy's loss sees."""
+    rewards: Tensor
+    """[N]"""
+    values: Tensor
+    """[N,S]"""
+    kl: Tensor | None
+    """[N,S] to the reference, as it enters the reward."""
+    previous: Tensor
+    """[N,S] log-probs before the update."""
+    reference: Tensor | None
+    """[N,S]"""
+    estimate: Estimate
+
+
+def train(job: Ppo, progress: Progress) -> Progress:
+    """Run the loop from ``progress`` until ``max_num_steps`` or ``max_num_epochs``; returns where it ended.
+
+    Raises:
+        EngineError: the critic is gone or refuses; a loss or gradient is not finite.
+        LimitError: the KL crosses ``limits.max_kl``; metrics and a checkpoint are written before.
+        OutputError: a metric or checkpoint cannot be written.
+    """
+    config = job.config
+    if config.val_at_start and progress.step == 0 and job.validation:
+        job.recorder.write(0, validate(job))
+
+    while progress.step < config.max_num_steps and job.stream.next_epoch < config.max_num_epochs:
+        step = progress.step + 1
+        timings = Timings()
+        with timings.phase("generation"):
+            pending = start_rollout(
+                job.policy,
+                job.chat,
+                job.rewards,
+                job.stream.next_batch(),
+                config.num_generations_per_prompt,
+                job.sampling,
+                (config.seed, "train", step),
+            )
+        with timings.phase("policy_and_reference_logprobs"):
+            previous = token_logprobs_of(job.policy, pending.groups, job.sampling, job.logprob_batch_size)
+            # The reference is unfiltered: the KL compares whole distributions (NeMo-RL 2.10).
+            unfiltered = SamplingParams(1, (), temperature=job.sampling.temperature)
+            reference = (
+                token_logprobs_of(job.reference, pending.groups, unfiltered, job.logprob_batch_size)
+                if job.reference
+                else None
+            )
+        with timings.phase("reward_calculation"):
+            results = pending.results()
+        samples = finish_rollout(pending, results, config, reference, previous)
+        if missing_share(results) > job.limits.max_missing_share:
+            job.recorder.samples(step, sample_rows(samples))
+            raise job.rewards.too_many_missing(results, step, job.limits.max_missing_share)
+        with timings.phase("advantage_calculation"):
+            rollout = make_rollout(job, samples, [values for result in results for values in result.raw])
+
+        critic_updates = []
+        if rollout.estimate.returns is not None:
+            # All passes at once: the server applies them in order while the policy is trained here.
+            columns = {"returns": rollout.estimate.returns, "prev_values": rollout.values, "mask": rollout.mask}
+            request = full_rows(rollout.groups, columns)
+            critic_updates = [job.critic.train(request) for _ in range(config.ppo_epochs)]
+        trained: dict[str, float] = {}
+        # Until then only the critic learns; and a batch of truncated responses alone teaches the policy nothing.
+        if progress.step >= config.policy_training_start_step and bool(rollout.trained.any()):
+            with timings.phase("policy_training"):
+                batch = train_batch(rollout)
+                for _ in range(config.ppo_epochs):
+                    trained = update(
+                        job.policy,
+                        job.optimization,
+                        batch,
+                        job.loss,
+                        job.sampling,
+                        global_batch_size=job.global_batch_size,
+                        micro_batch_size=job.micro_batch_size,
+                        entropy_bonus=job.actor.entropy_bonus,
+                    )
+        with timings.phase("value_training"):
+            critic = [future.result() for future in critic_updates]
+
+        last = step == config.max_num_steps or job.stream.next_epoch >= config.max_num_epochs
+        validation = {}
+        if job.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
+            with timings.phase("validation"):
+                validation = validate(job)
+
+        progress = progress.after_step(job.stream.next_epoch, len(samples), float(rollout.mask.sum()))
+        metrics = {
+            **{f"train/{name}": value for name, value in trained.items()},
+            **{f"critic/{name}": value for name, value in (critic[-1] if critic else {}).items()},
+            **rollout_metrics(samples, 1),
+            **step_metrics(rollout, job.loss.reference_policy_kl_penalty),
+            **job.rewards.metrics(results),
+            **validation,
+        }
+        kl = metrics["train/kl_penalty"]
+        over_limit = job.limits.max_kl is not None and kl > job.limits.max_kl
+        # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
+        job.recorder.samples(step, sample_rows(samples, mean_advantages(rollout)))
+        job.recorder.step(step, {**metrics, **timings.metrics()})
+        if job.save_period and (step % job.save_period == 0 or last or over_limit):
+            job.recorder.checkpoint(job.saver.save(progress, metrics))
+        if over_limit:
+            raise LimitError(
+                f"the KL to the reference is {kl:.3f} nats per token in step {step}, the limit is {job.limits.max_kl}",
+                hint="lower the learning rate or raise `loss_fn.reference_policy_kl_penalty` or `limits.max_kl`",
+            )
+    return progress
+
+
+def make_rollout(job: Ppo, samples: Sequence[Sample], values: Sequence[Tensor]) -> Rollout:
+    """Masks, token rewards and advantages; ``values`` holds one [L] tensor per response."""
+    groups = regroup(samples)
+    tensors = response_tensors(groups)
+    width = tensors.token_mask.shape[1]
+    previous = in_columns([s.previous for s in samples if s.previous is not None], width)
+    previous, token_mask = mask_out_neg_inf(previous, tensors.token_mask)
+    reference = in_columns([s.reference for s in samples if s.reference is not None], width) if job.reference else None
+
+    counted = torch.tensor([float(sample.judged is not None) for sample in samples])
+    if job.config.overlong_filtering:
+        counted = filter_overlong(counted, tensors.truncated)
+    trained = filter_overlong(counted, tensors.truncated) if job.actor.exclude_truncated else counted
+    mask = token_mask * counted[:, None]
+
+    rewards = torch.tensor([sample.reward for sample in samples])
+    kl = None
+    if reference is not None:
+        kl_type = job.loss.reference_policy_kl_type
+        kl = token_kl(previous, reference, kl_type=kl_type, absolute=job.actor.absolute_kl)
+    penalty = kl if job.loss.use_kl_in_reward else None
+    per_token = token_rewards(rewards, mask, penalty, job.loss.reference_policy_kl_penalty)
+    placed = in_columns(values, width)
+    if job.config.adv_estimator.name == "gae":
+        found = estimate(per_token, placed, mask, job.config.adv_estimator)
+    else:
+        numbers = prompt_groups([sample.prompt_ids for sample in samples])
+        found = leave_one_out(numbers, per_token, mask, normalize=job.config.adv_estimator.normalize_advantages)
+    return Rollout(
+        groups=groups,
+        tensors=tensors,
+        token_mask=token_mask,
+        mask=mask,
+        trained=trained,
+        rewards=rewards,
+        values=placed,
+        kl=kl,
+        previous=previous,
+        reference=reference,
+        estimate=found,
+    )
+
+
+def train_batch(rollout: Rollout) -> TrainBatch:
+    """What the policy's loss reads of a rollout."""
+    return TrainBatch(
+        groups=rollout.groups,
+        token_mask=rollout.token_mask,
+        sample_mask=rollout.trained,
+        advantages=rollout.estimate.advantages,
+        generation_logprobs=rollout.tensors.generation_logprobs,
+        prev_logprobs=rollout.previous,
+        reference_logprobs=rollout.reference,
+        rewards=rollout.rewards,
+    )
+
+
+def mean_advantages(rollout: Rollout) -> Tensor:
+    """[N,1] mean over the tokens of each response, for the samples that are kept."""
+    return (rollout.estimate.advantages * rollout.mask).sum(1, keepdim=True) / rollout.mask.sum(1, keepdim=True).clamp(
+        min=1
+    )
+
+
+def validate(job: Ppo) -> dict[str, float]:
+    """Mean reward and length on the validation prompts, sampled at the training temperature (as NeMo-RL)."""
+    config = job.config
+    samples: list[Sample] = []
+    for start in range(0, len(job.validation), config.val_batch_size):
+        part = job.validation[start : start + config.val_batch_size]
+        seed_parts = (config.seed, "validation", start)
+        pending = start_rollout(job.policy, job.chat, job.rewards, part, 1, job.sampling, seed_parts)
+        samples += finish_rollout(pending, pending.results(), config, None, None)
+    rewards = [sample.judged for sample in samples if sample.judged is not None]
+    lengths = [len(sample.completion.token_ids) for sample in samples]
+    return {
+        "validation/accuracy": sum(rewards) / max(len(rewards), 1),
+        "validation/avg_length": sum(lengths) / max(len(lengths), 1),
+    }
