@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nemotron.artifacts.kinds import Kind, jsonl_files, recognise, result_files
@@ -33,6 +33,16 @@ def fingerprint(path: Path, kind: Kind | None = None, *, progress: Callable[[int
         digest = _digest(file, progress)
         lines.append(f"{file.relative_to(root).as_posix()} {digest}" if named else digest)
     return "sha256:" + hashlib.sha256("\n".join([kind, *sorted(lines)]).encode()).hexdigest()
+
+
+def fingerprint_files(files: Sequence[Path]) -> str:
+    """The fingerprint of the data set that some files make up, wherever they are.
+
+    Raises:
+        ArtifactError: a file cannot be read.
+    """
+    lines = sorted(_digest(file, None) for file in files)
+    return "sha256:" + hashlib.sha256("\n".join(["training_jsonl", *lines]).encode()).hexdigest()
 
 
 def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:

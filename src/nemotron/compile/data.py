@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemotron.compile import prepared
 from nemotron.compile.job import AnyJob
 from nemotron.compile.rules import NEMO_RL, Rules
 from nemotron.compile.survey import PROMPTS, Shape, Survey, survey
 from nemotron.config import resolvers
 from nemotron.config.schema.data import DatasetConfig
-from nemotron.data.rows import PairKeys
+from nemotron.data.inputs import pair_keys
 from nemotron.errors import DataError, Finding, Origin
 
-rules: Rules[AnyJob] = Rules("data")
+rules: Rules[AnyJob] = Rules("data", [*prepared.rules.members])
 
 SHOWN_FAULTS = 3
 
@@ -45,6 +46,8 @@ class DataFile:
 def files(job: AnyJob) -> list[DataFile]:
     """Every data file that the run reads."""
     data = job.config.data
+    if data.manifest_path is not None:
+        return _prepared_files(job) + _heldout_file(job)
     shared = data.default.data_path if data.default else None
     found = []
     for role, sets in (("train", data.training_sets()), ("validation", data.validation_sets())):
@@ -53,20 +56,39 @@ def files(job: AnyJob) -> list[DataFile]:
             path = rows.data_path or shared
             if path:
                 found.append(DataFile(role, f"{where}.data_path", (Path(path).expanduser(),), _shape(job, rows)))
-    if job.heldout_path:
-        found.append(DataFile("heldout", "eval.heldout.data_path", (Path(job.heldout_path).expanduser(),)))
+    return found + _heldout_file(job)
+
+
+def _prepared_files(job: AnyJob) -> list[DataFile]:
+    """The splits of the manifest."""
+    found = []
+    for role, (key, shards) in prepared.shards_of(job).items():
+        paths, rows = tuple(shard.path for shard in shards), sum(shard.rows for shard in shards)
+        shape = PROMPTS if role == "heldout" else Shape(job.row_kind)
+        found.append(DataFile(role, key, paths, shape, rows))
     return found
 
 
+def _heldout_file(job: AnyJob) -> list[DataFile]:
+    """The held-out prompts, where they are not a split of the manifest."""
+    if job.heldout_path is None or job.heldout_split is not None:
+        return []
+    return [DataFile("heldout", "eval.heldout.data_path", (Path(job.heldout_path).expanduser(),))]
+
+
 def _shape(job: AnyJob, rows: DatasetConfig) -> Shape:
-    names = (rows.prompt_key or "prompt", rows.chosen_key or "chosen", rows.rejected_key or "rejected")
-    return Shape(job.row_kind, PairKeys(*names))
+    return Shape(job.row_kind, pair_keys(rows))
 
 
 @rules.rule("no-data-path", number=70)
 def data_path_is_given(job: AnyJob) -> Iterator[Finding]:
     """A data set of rows needs a file."""
     data = job.config.data
+    if job.has_heldout and not (job.heldout_path or job.heldout_split):
+        hint = "set `eval.heldout.data_path=FILE.jsonl`, or `eval.heldout.split` with prepared data"
+        yield job.error("eval.heldout", "the held-out metric has no prompts", kind=DataError, hint=hint)
+    if data.manifest_path is not None:
+        return
     shared = data.default.data_path if data.default else None
     for role, sets in (("train", data.training_sets()), ("validation", data.validation_sets())):
         for rows in sets:
@@ -131,11 +153,12 @@ def one_batch_is_there(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: an incomplete batch is dropped, so the run makes no step and ends with success."""
     needed = job.rows_per_step
     noun = "prompts" if job.row_kind == "prompt" else "pairs"
-    train = [file.survey() for file in files(job) if file.role == "train"]
+    mine = [file for file in files(job) if file.role == "train"]
+    train = [file.survey() for file in mine]
     rows = sum(found.rows for found in train)
     if train and all(found.rows and not found.problem for found in train) and rows < needed:
         yield job.error(
-            "data.train.data_path",
+            mine[0].key,
             f"{rows} training rows are fewer than one batch of {needed} {noun}: the run would make no step",
             kind=DataError,
             hint=f"add rows, or set `{job.batch_key}` to at most {rows}",

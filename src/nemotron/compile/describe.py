@@ -32,6 +32,8 @@ class FileRef:
     path: str
     detail: str
     """Size or kind, for people."""
+    files: tuple[str, ...] = ()
+    """The files that are read, where ``path`` only names them."""
 
 
 def policy_processes(job: AnyJob, work: str = "samples, scores and trains") -> Iterator[Process]:
@@ -81,7 +83,13 @@ def inputs(job: AnyJob) -> tuple[FileRef, ...]:
         found.append(FileRef("policy weights", "policy.pretrained_checkpoint.path", start.path, "checkpoint_megatron"))
     for file in data.files(job):
         survey = file.survey()
-        found.append(FileRef(f"{file.role} data", file.key, str(file.path), survey.problem or f"{survey.rows} rows"))
+        detail = survey.problem or f"{survey.rows} rows"
+        if file.rows is None:
+            found.append(FileRef(f"{file.role} data", file.key, str(file.path), detail))
+        else:
+            shards = tuple(map(str, file.paths))
+            detail = f"{detail} in {len(shards)} shard{'s' if len(shards) > 1 else ''} of the manifest"
+            found.append(FileRef(f"{file.role} data", file.key, str(job.config.data.manifest_path), detail, shards))
     return tuple(found)
 
 

@@ -53,6 +53,7 @@ COMMON_READS = (
     "checkpointing.metric_name",
     "checkpointing.save_consolidated",
     "checkpointing.save_period",
+    "data.manifest_path",
     "data.shuffle",
     "data.train.data_path",
     "data.validation.data_path",
@@ -128,8 +129,18 @@ class Job(Generic[C]):
         return None
 
     @property
+    def has_heldout(self) -> bool:
+        """Whether `eval.heldout` is measured."""
+        return False
+
+    @property
     def heldout_path(self) -> str | None:
         """The file of `eval.heldout`."""
+        return None
+
+    @property
+    def heldout_split(self) -> str | None:
+        """The split of `data.manifest_path` that `eval.heldout` takes instead."""
         return None
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,105 @@ from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
 
 VERSION = 1
+CHEAP_BYTES = 64 << 20
+"""Shards up to this size in all are hashed wherever they are looked at; that takes a tenth of a second."""
 _FORCE = "make the data again with `nemotron steps run data_prep/rl_prep`"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A shard as the manifest names it."""
+
+    path: Path
+    rows: int
+    bytes: int
+    sha256: str
+
+    def check(self, manifest: Path, *, verify: bool) -> None:
+        """Compare the file with the entry; with ``verify`` its SHA-256 too, else its size alone.
+
+        Raises:
+            DataError: the file is not there, or was changed.
+        """
+        origin = Origin(str(manifest))
+        try:
+            size = self.path.stat().st_size
+            digest = file_sha256(self.path) if verify and size == self.bytes else self.sha256
+        except OSError as error:
+            message = f"the shard `{self.path}` cannot be read: {(error.strerror or str(error)).lower()}"
+            raise DataError(message, hint=_FORCE, origin=origin) from error
+        if size != self.bytes or digest != self.sha256:
+            what = f"has {size} bytes instead of {self.bytes}" if size != self.bytes else "has another SHA-256"
+            raise DataError(f"the shard `{self.path}` was changed: it {what}", hint=_FORCE, origin=origin)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that was read, with its shards as files."""
+
+    path: Path
+    kind: str
+    """Kind of all rows: ``prompt``, ``preference``, ``verifier``, ``nemo_gym`` or ``mixed``."""
+    splits: Mapping[str, tuple[ShardFile, ...]]
+    value: dict[str, Any]
+    """The whole of it as written."""
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a manifest; ``path`` is the file or its folder. No shard is looked at.
+
+        Raises:
+            DataError: there is none, or it is not one.
+        """
+        path = path / "manifest.json" if path.is_dir() else path
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise DataError(f"there is no manifest `{path}`", hint=_FORCE) from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read the manifest: {error}", hint=_FORCE, origin=Origin(str(path))) from error
+        try:
+            splits = {name: _shards(path.parent, split) for name, split in value["splits"].items()}
+        except (AttributeError, KeyError, TypeError) as error:
+            problem = "this file is not a manifest of `data_prep/rl_prep`"
+            raise DataError(problem, hint=_FORCE, origin=Origin(str(path))) from error
+        for name, shards in splits.items():
+            rows, said = sum(shard.rows for shard in shards), value["splits"][name].get("rows")
+            if rows != said:
+                message = f"the shards of `{name}` have {rows} rows, the manifest says {said}"
+                raise DataError(message, hint=_FORCE, origin=Origin(str(path)))
+        return cls(path, str(value.get("kind", "mixed")), splits, value)
+
+    def split(self, name: str) -> str:
+        """The split that ``name`` means: ``val`` and the like mean ``validation``.
+
+        Raises:
+            DataError: the manifest has no rows of it.
+        """
+        found = name if name in self.splits else SPLIT_NAMES.get(name, name)
+        if not self.splits.get(found):
+            guess = closest(name, list(self.splits))
+            have = listed(sorted(split for split, shards in self.splits.items() if shards))
+            hint = f"did you mean `{guess}`?" if guess and self.splits[guess] else f"it has {have}"
+            raise DataError(f"the manifest `{self.path}` has no rows of the split `{name}`", hint=hint)
+        return found
+
+    def problems(self, *, verify: bool | None = None) -> Iterator[DataError]:
+        """What is wrong with the shards, one error each. ``verify`` None hashes them where that is cheap."""
+        shards = [shard for split in self.splits.values() for shard in split]
+        hashed = sum(shard.bytes for shard in shards) <= CHEAP_BYTES if verify is None else verify
+        for shard in shards:
+            try:
+                shard.check(self.path, verify=hashed)
+            except DataError as error:
+                yield error
+
+
+def _shards(folder: Path, split: Any) -> tuple[ShardFile, ...]:
+    found = tuple(ShardFile(folder / s["path"], s["rows"], s["bytes"], s["sha256"]) for s in split["shards"])
+    if not all(isinstance(number, int) for shard in found for number in (shard.rows, shard.bytes)):
+        raise TypeError("rows and bytes are whole numbers")
+    return found
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -22,20 +121,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         DataError: there is none, or it is not one.
     """
-    if path.is_dir():
-        path = path / "manifest.json"
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"there is no manifest `{path}`", hint=_FORCE) from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the manifest: {error}", hint=_FORCE, origin=Origin(str(path))) from error
-    splits = value.get("splits") if isinstance(value, dict) else None
-    if not isinstance(splits, dict) or not all(
-        isinstance(split, dict) and "shards" in split for split in splits.values()
-    ):
-        raise DataError("this file is not a manifest of `data_prep/rl_prep`", hint=_FORCE, origin=Origin(str(path)))
-    return dict(value)
+    return Manifest.read(path).value
 
 
 def resolve_manifest(path: Path, *, verify: bool = True) -> dict[str, list[Path]]:
@@ -46,49 +132,26 @@ def resolve_manifest(path: Path, *, verify: bool = True) -> dict[str, list[Path]
     Raises:
         DataError: no manifest, a shard that is missing or was changed, or row counts that do not add up.
     """
-    path = path / "manifest.json" if path.is_dir() else path
-    manifest = read_manifest(path)
-    found: dict[str, list[Path]] = {}
-    for name, split in manifest["splits"].items():
-        for shard in split["shards"]:
-            _check_shard(path, path.parent / shard["path"], shard, verify=verify)
-        rows = sum(shard["rows"] for shard in split["shards"])
-        if rows != split["rows"]:
-            message = f"the shards of `{name}` have {rows} rows, the manifest says {split['rows']}"
-            raise DataError(message, hint=_FORCE, origin=Origin(str(path)))
-        found[name] = [path.parent / shard["path"] for shard in split["shards"]]
-    return found
+    manifest = Manifest.read(path)
+    for problem in manifest.problems(verify=verify):
+        raise problem
+    return {name: [shard.path for shard in shards] for name, shards in manifest.splits.items()}
 
 
 def split_paths(path: Path, split: str, *, verify: bool = True) -> list[Path]:
-    """The shards of one split; ``val`` and the like mean ``validation``.
+    """The shards of one split; ``val`` and the like mean ``validation``. Other splits are not looked at.
 
     Raises:
         DataError: the manifest has no rows of that split, or does not hold.
     """
-    splits = resolve_manifest(path, verify=verify)
-    name = split if split in splits else SPLIT_NAMES.get(split, split)
-    if not splits.get(name):
-        guess = closest(split, list(splits))
-        have = listed(sorted(name for name, shards in splits.items() if shards))
-        hint = f"did you mean `{guess}`?" if guess and splits[guess] else f"it has {have}"
-        raise DataError(f"the manifest `{path}` has no rows of the split `{split}`", hint=hint)
-    return splits[name]
+    manifest = Manifest.read(path)
+    shards = manifest.splits[manifest.split(split)]
+    for shard in shards:
+        shard.check(manifest.path, verify=verify)
+    return [shard.path for shard in shards]
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_shard(manifest: Path, shard: Path, entry: Mapping[str, Any], *, verify: bool) -> None:
-    try:
-        size = shard.stat().st_size
-        digest = file_sha256(shard) if verify and size == entry["bytes"] else entry["sha256"]
-    except OSError as error:
-        message = f"the shard `{shard}` cannot be read: {(error.strerror or str(error)).lower()}"
-        raise DataError(message, hint=_FORCE, origin=Origin(str(manifest))) from error
-    if size != entry["bytes"] or digest != entry["sha256"]:
-        what = f"has {size} bytes instead of {entry['bytes']}" if size != entry["bytes"] else "has another SHA-256"
-        raise DataError(f"the shard `{shard}` was changed: it {what}", hint=_FORCE, origin=Origin(str(manifest)))

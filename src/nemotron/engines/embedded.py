@@ -9,13 +9,12 @@ import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
-from pathlib import Path
+from itertools import chain, islice
 from typing import Any
 
-from nemotron.config.schema.data import DatasetConfig
 from nemotron.config.schema.extras import HeldoutConfig, JudgedGrpoConfig
 from nemotron.config.schema.judge import GenrmCompareConfig
+from nemotron.data.inputs import heldout_paths, training_prompts
 from nemotron.data.rows import PromptRow, read_prompts
 from nemotron.data.stream import PromptStream
 from nemotron.engines.embedded_process import judge_model
@@ -115,7 +114,7 @@ class Parts(TrainingParts[JudgedGrpoConfig]):
         config = self.config
         grpo = config.grpo
         stream = PromptStream(
-            self._rows(config.data.training_sets()),
+            training_prompts(config.data, "train"),
             batch_size=int(grpo.num_prompts_per_step * grpo.batch_multiplier),
             seed=grpo.seed,
             shuffle=config.data.shuffle,
@@ -154,15 +153,11 @@ class Parts(TrainingParts[JudgedGrpoConfig]):
             recorder=recorder,
         )
 
-    def _rows(self, sets: list[DatasetConfig]) -> list[PromptRow]:
-        paths = [entry.data_path for entry in sets if entry.data_path]
-        return list(chain.from_iterable(read_prompts(Path(path)) for path in paths))
-
     def _validation_rows(self) -> list[PromptRow]:
         grpo = self.config.grpo
         if not (grpo.val_period or grpo.val_at_start or grpo.val_at_end):
             return []
-        rows = self._rows(self.config.data.validation_sets())
+        rows = training_prompts(self.config.data, "validation")
         return rows if grpo.max_val_samples is None else rows[: grpo.max_val_samples]
 
     def _check_lengths(self, stream: PromptStream) -> None:
@@ -189,7 +184,8 @@ class HeldoutMetric:
     @cached_property
     def rows(self) -> list[PromptRow]:
         """The first ``max_samples`` rows of the held-out file."""
-        return list(read_prompts(Path(self.config.data_path)))[: self.config.max_samples]
+        paths = heldout_paths(self.parts.config.data, self.config, verify=True)
+        return list(islice(chain.from_iterable(map(read_prompts, paths)), self.config.max_samples))
 
     def measure(self, policy: Policy) -> Any:
         """Answer the held-out prompts and check the answers."""

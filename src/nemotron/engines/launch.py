@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from nemotron.artifacts.fingerprint import fingerprint
+from nemotron.artifacts.fingerprint import fingerprint, fingerprint_files
 from nemotron.artifacts.kinds import recognise
 from nemotron.errors import LimitError, NemotronError, NotAvailableError
 from nemotron.manifest import find_step, step_code
@@ -89,21 +89,36 @@ def _attached(run: RunFolder, code: StepCode, secrets: Mapping[str, str]) -> int
     return 0
 
 
-def fingerprints(inputs: Iterable[FileRef]) -> list[dict[str, str]]:
+def fingerprints(inputs: Iterable[FileRef]) -> list[dict[str, Any]]:
     """Key, path, artifact type and content hash of every input that is a file or folder of this machine.
+
+    Prepared data are the manifest with its hash, and an entry with ``files`` for each split: the shards.
 
     Raises:
         ArtifactError: an input is no artifact, or cannot be read.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for ref in inputs:
         path = Path(ref.path).expanduser()
-        if path.exists():
+        if ref.files:
+            found += _prepared(ref, path, found)
+        elif path.exists():
             # A file that a config names is data, whatever its name ends in.
             kind = "training_jsonl" if path.is_file() else recognise(path)
             content = fingerprint(path, kind)
             found.append({"key": ref.key or ref.role, "type": kind, "path": ref.path, "fingerprint": content})
     return found
+
+
+def _prepared(ref: FileRef, manifest: Path, before: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The manifest, unless it stands in ``before``, and the shards of one of its splits."""
+    file = str(manifest / "manifest.json" if manifest.is_dir() else manifest)
+    if not any(entry["path"] == file for entry in before):
+        content = fingerprint(Path(file), "training_jsonl")
+        yield {"key": "data.manifest_path", "type": "training_jsonl", "path": file, "fingerprint": content}
+    shards = [Path(name) for name in ref.files]
+    entry = {"key": ref.role, "type": "training_jsonl", "path": str(shards[0]), "files": list(ref.files)}
+    yield {**entry, "fingerprint": fingerprint_files(shards)}
 
 
 @contextmanager

@@ -36,14 +36,17 @@ def _inputs(inputs: Any) -> Iterator[Fact]:
 
 def _from_config(config: dict[str, Any]) -> Iterator[Fact]:
     judge = _get(config, *_JUDGE)
-    named = (
+    named = [
         ("policy.model_name", _get(config, "policy", "model_name")),
         ("judge model", _get(judge, "model")),
         ("judge endpoint", _get(judge, "base_url")),
-        ("data.train.data_path", _get(config, "data", "train", "data_path")),
-        ("data.validation.data_path", _get(config, "data", "validation", "data_path")),
-        ("eval.heldout.data_path", _get(config, "eval", "heldout", "data_path")),
-    )
+    ]
+    # With a manifest the files that the data sets name are not read.
+    if not _get(config, "data", "manifest_path"):
+        roles = ("train", "validation")
+        named += [(f"data.{role}.data_path", _get(config, "data", role, "data_path")) for role in roles]
+    if not _get(config, "eval", "heldout", "split"):
+        named.append(("eval.heldout.data_path", _get(config, "eval", "heldout", "data_path")))
     for name, value in named:
         if value:
             yield Fact(name, str(value))

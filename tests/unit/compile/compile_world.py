@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,22 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return path
+
+
+def write_manifest(
+    folder: Path, splits: Mapping[str, Sequence[Sequence[dict[str, Any]]]], kind: str = "prompt"
+) -> Path:
+    """Shards, and the manifest that names them."""
+    value: dict[str, Any] = {"version": 1, "kind": kind, "splits": {}}
+    for split, shards in splits.items():
+        entries = []
+        for i, rows in enumerate(shards):
+            path = write_rows(folder / f"{split}-{i:05d}-of-{len(shards):05d}.jsonl", rows)
+            size, digest = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+            entries.append({"path": path.name, "rows": len(rows), "bytes": size, "sha256": digest})
+        value["splits"][split] = {"rows": sum(map(len, shards)), "shards": entries}
+    (folder / "manifest.json").write_text(json.dumps(value))
+    return folder / "manifest.json"
 
 
 def write_model(folder: Path, *, vocabulary: int = 256, tokens: int = 256, **config: Any) -> Path:

@@ -36,6 +36,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(resolvers, "ASSETS", assets)
     for name in ("RL_POLICY_MODEL", "RL_REWARD_MODEL", "RL_TRAIN_DATA", "RL_VALIDATION_DATA", "RL_REWARD_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RL_PREP_MANIFEST", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -58,6 +58,9 @@ class DataConfig(Strict):
     """Rows to validate on; null validates on nothing."""
     default: DatasetConfig | None = None
     """Keys that data sets share."""
+    manifest_path: Name | None = None
+    """Ours: ``manifest.json`` of `data_prep/rl_prep`, or its folder. Its splits ``train`` and ``validation`` are then
+    the rows, whatever ``data_path`` the configs name; null reads the files of the data sets."""
     max_input_seq_length: Count | None
     """Longest prompt in tokens; longer ones are truncated and masked by NeMo-RL. NeMo-Gym data needs null."""
     shuffle: bool

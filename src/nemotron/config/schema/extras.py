@@ -15,8 +15,10 @@ EngineChoice = Literal["auto", "embedded", "nemo_rl"]
 class HeldoutConfig(Strict):
     """Prompts with a programmatic answer check, which neither judge nor loss ever sees."""
 
-    data_path: Name
-    """JSONL file of the held-out prompts."""
+    data_path: Omittable[Name] = None
+    """JSONL file of the held-out prompts; needed unless ``split`` is given."""
+    split: Omittable[Name] = None
+    """Split of ``data.manifest_path`` that holds them instead, such as ``heldout`` or ``test``."""
     verifier: Literal["tiny_world"]
     """Program that checks an answer."""
     max_samples: Count

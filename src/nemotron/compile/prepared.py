@@ -1,0 +1,159 @@
+"""``data.manifest_path``: prepared data are what their manifest says, and fit the step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemotron.compile.job import AnyJob
+from nemotron.compile.rules import Rules
+from nemotron.config.layers import Resolved
+from nemotron.data.manifest import Manifest, ShardFile
+from nemotron.errors import DataError, Finding, NemotronError
+
+KEY = "data.manifest_path"
+HELDOUT = "eval.heldout.split"
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_ENVIRONMENT = re.compile(r"oc\.env:(\w+)")
+
+rules: Rules[AnyJob] = Rules("manifest")
+
+
+def manifest_of(job: AnyJob) -> Manifest | None:
+    """The manifest of the config; None when there is none, or none that can be read (a rule says so)."""
+    path = job.config.data.manifest_path
+    if path is None:
+        return None
+    try:
+        return Manifest.read(Path(path).expanduser())
+    except DataError:
+        return None
+
+
+def splits_wanted(job: AnyJob) -> dict[str, tuple[str, str]]:
+    """Role of a data file -> the split of the manifest that it is, and the key that asks for it."""
+    found = {"train": ("train", KEY)}
+    if job.config.data.validation_sets():
+        found["validation"] = ("validation", KEY)
+    if job.heldout_split:
+        found["heldout"] = (job.heldout_split, HELDOUT)
+    return found
+
+
+def shards_of(job: AnyJob) -> dict[str, tuple[str, tuple[ShardFile, ...]]]:
+    """Role -> key and shards, for every split that the run reads and that is there."""
+    manifest = manifest_of(job)
+    found = {}
+    if manifest is not None:
+        for role, (split, key) in splits_wanted(job).items():
+            try:
+                found[role] = (key, manifest.splits[manifest.split(split)])
+            except DataError:
+                continue  # `manifest-split` reports it
+    return found
+
+
+def _error(job: AnyJob, key: str, problem: NemotronError) -> Finding:
+    return job.error(key, problem.message, kind=type(problem), hint=problem.hint, origin=problem.origin)
+
+
+@rules.rule("manifest-missing")
+def manifest_can_be_read(job: AnyJob) -> Iterator[Finding]:
+    """There is a manifest, written by `data_prep/rl_prep`."""
+    path = job.config.data.manifest_path
+    if path is not None:
+        try:
+            Manifest.read(Path(path).expanduser())
+        except DataError as problem:
+            yield _error(job, KEY, problem)
+    elif job.heldout_split:
+        yield job.error(HELDOUT, f"`{HELDOUT}` names a split of a manifest, and `{KEY}` is not set", kind=DataError)
+
+
+@rules.rule("manifest-shard")
+def shards_are_unchanged(job: AnyJob) -> Iterator[Finding]:
+    """Every shard has the size that the manifest says, and the SHA-256 where that is quick to find out.
+
+    The engine hashes all that it reads before it trains.
+    """
+    manifest = manifest_of(job)
+    if manifest is not None:
+        for problem in manifest.problems():
+            yield _error(job, KEY, problem)
+
+
+@rules.rule("manifest-split")
+def splits_have_rows(job: AnyJob) -> Iterator[Finding]:
+    """The manifest has the splits that the run reads."""
+    manifest = manifest_of(job)
+    if manifest is None:
+        return
+    for role, (split, key) in splits_wanted(job).items():
+        try:
+            manifest.split(split)
+        except DataError as problem:
+            without = ", or set `data.validation=null`" if role == "validation" else ""
+            hint = f"{problem.hint}; prepare the data with that split{without}"
+            yield job.error(key, problem.message, kind=DataError, hint=hint)
+
+
+@rules.rule("manifest-kind")
+def rows_are_of_the_kind(job: AnyJob) -> Iterator[Finding]:
+    """Preferences are learned from pairs; of pairs, a step that samples answers uses the prompts alone."""
+    manifest = manifest_of(job)
+    if manifest is None:
+        return
+    if job.row_kind == "preference" and manifest.kind != "preference":
+        message = (
+            f"this step learns from preference pairs, and the rows of the manifest are of the kind `{manifest.kind}`"
+        )
+        hint = "prepare rows with `prompt`, `chosen` and `rejected`"
+        yield job.error(KEY, message, kind=DataError, hint=hint)
+    elif job.row_kind == "prompt" and manifest.kind == "preference":
+        yield job.warning(KEY, "the manifest holds preference pairs; of each only the prompt is used")
+
+
+@rules.rule("data-twice")
+def rows_are_named_once(job: AnyJob) -> Iterator[Finding]:
+    """The manifest wins over files that a config names; it cannot win over the command line."""
+    if job.config.data.manifest_path is None:
+        return
+    for key in _file_keys(job):
+        origin = job.resolved.origin(key)
+        if origin is None or job.resolved.get(key) is None:
+            continue
+        if origin.argument is not None:
+            message = f"`{key}` would not be read: `{KEY}` names the rows"
+            yield job.error(key, message, hint=f"leave one of them out; `{KEY}=null` switches the manifest off")
+        else:
+            variable = _variable(job, key)
+            if variable or _from_own_file(job.resolved, origin.source):
+                what = f"the environment variable `{variable}`" if variable else f"`{key}`"
+                yield job.warning(key, f"{what} is not read: `{KEY}` names the rows")
+
+
+def _file_keys(job: AnyJob) -> Iterator[str]:
+    data = job.config.data
+    yield "data.default.data_path"
+    for role in ("train", "validation"):
+        sets = getattr(data, role)
+        if isinstance(sets, list):
+            yield from (f"data.{role}.{i}.data_path" for i in range(len(sets)))
+        else:
+            yield f"data.{role}.data_path"
+    if job.heldout_split:
+        yield "eval.heldout.data_path"
+
+
+def _variable(job: AnyJob, key: str) -> str | None:
+    """The environment variable that gives a key its value."""
+    names = _ENVIRONMENT.findall(str(Resolved(job.resolved.raw, {}, {}, ()).get(key)))
+    return next((name for name in names if name in job.env), None)
+
+
+def _from_own_file(resolved: Resolved, source: str) -> bool:
+    """Whether a value is from the user's own YAML: a file that is not shipped with its step."""
+    shipped = {path.resolve() for path in resolved.files if path.resolve().is_relative_to(_PACKAGE)}
+    return Path(source).resolve() not in shipped

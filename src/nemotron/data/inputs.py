@@ -1,0 +1,80 @@
+"""Which files the rows of a training config are in. The preflight and the engines ask here, so that they agree.
+
+``data.manifest_path`` wins over the ``data_path`` of the data sets: with it, training and validation rows are the
+splits ``train`` and ``validation`` of the manifest. A ``data_path`` on the command line beside a manifest is an error
+(``compile/prepared.py``), so nothing that was asked for is passed over.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from nemotron.config.schema.data import DataConfig, DatasetConfig
+from nemotron.config.schema.extras import HeldoutConfig
+from nemotron.data.manifest import split_paths
+from nemotron.data.rows import PAIR_KEYS, PairKeys, PairRow, PromptRow, read_pairs, read_prompts
+from nemotron.errors import ConfigError
+
+Role = Literal["train", "validation"]
+
+
+def data_paths(data: DataConfig, role: Role, *, verify: bool = False) -> list[Path]:
+    """The files of the training or validation rows, in order: those of the data sets, or the shards of the manifest.
+
+    Without ``data.validation`` there are no validation rows, whatever the manifest holds. With ``verify`` the shards
+    are hashed, else only their sizes are compared.
+
+    Raises:
+        DataError: the manifest has no such rows, or a shard of it is missing or was changed.
+    """
+    sets = data.training_sets() if role == "train" else data.validation_sets()
+    if data.manifest_path is not None:
+        return split_paths(Path(data.manifest_path).expanduser(), role, verify=verify) if sets else []
+    shared = data.default.data_path if data.default else None
+    paths = (rows.data_path or shared for rows in sets)
+    return [Path(path).expanduser() for path in paths if path]
+
+
+def training_prompts(data: DataConfig, role: Role) -> list[PromptRow]:
+    """The prompts of a split, after the shards of a manifest were hashed.
+
+    Raises:
+        DataError: as :func:`data_paths`, or a row without a prompt.
+    """
+    return list(chain.from_iterable(map(read_prompts, data_paths(data, role, verify=True))))
+
+
+def training_pairs(data: DataConfig, role: Role) -> list[PairRow]:
+    """The preference pairs of a split, after the shards of a manifest were hashed. Data sets may name their fields
+    by ``prompt_key``, ``chosen_key`` and ``rejected_key``; prepared pairs have ours.
+
+    Raises:
+        DataError: as :func:`data_paths`, or a row that is no pair.
+    """
+    paths = data_paths(data, role, verify=True)
+    sets = data.training_sets() if role == "train" else data.validation_sets()
+    with_files = [rows for rows in sets if rows.data_path or (data.default and data.default.data_path)]
+    keys = [PAIR_KEYS] * len(paths) if data.manifest_path is not None else list(map(pair_keys, with_files))
+    return [row for path, names in zip(paths, keys, strict=True) for row in read_pairs(path, names)]
+
+
+def pair_keys(rows: DatasetConfig) -> PairKeys:
+    """The fields that a data set names."""
+    return PairKeys(rows.prompt_key or "prompt", rows.chosen_key or "chosen", rows.rejected_key or "rejected")
+
+
+def heldout_paths(data: DataConfig, heldout: HeldoutConfig, *, verify: bool = False) -> list[Path]:
+    """The files of the held-out prompts: ``data_path``, or the shards of ``split``.
+
+    Raises:
+        ConfigError: neither, or a split without a manifest. DataError: as :func:`data_paths`.
+    """
+    if heldout.split is None:
+        if heldout.data_path is None:
+            raise ConfigError("the held-out metric has no prompts", hint="set `eval.heldout.data_path`")
+        return [Path(heldout.data_path).expanduser()]
+    if data.manifest_path is None:
+        raise ConfigError("`eval.heldout.split` names a split of a manifest, and `data.manifest_path` is not set")
+    return split_paths(Path(data.manifest_path).expanduser(), heldout.split, verify=verify)
