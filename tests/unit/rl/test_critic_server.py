@@ -140,7 +140,7 @@ def test_a_folder_that_only_the_actor_sees_is_an_error(folder: Path, tmp_path: P
         ("/infer", {"tokens": torch.zeros(2, 3)}, "`tokens` is float32, it must be int64"),
         ("/infer", {"tokens": torch.tensor([[1, 2, 99]] * 2)}, "outside of the vocabulary"),
         ("/infer", {"tokens": torch.tensor([[1, 2, -1]] * 2)}, "outside of the vocabulary"),
-        ("/infer", {"lengths": torch.tensor([3])}, "`tokens` has 2 where other tensors have 1"),
+        ("/infer", {"lengths": torch.tensor([3])}, "`lengths` has 1 where other tensors have 2"),
         ("/infer", {"lengths": torch.tensor([4, 3])}, "inside of the row"),
         ("/infer", {"lengths": torch.tensor([2**62, 3])}, "inside of the row"),
         ("/infer", {"prompt_lengths": torch.tensor([0, 1])}, "a prompt of at least one token"),

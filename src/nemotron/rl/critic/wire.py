@@ -78,8 +78,10 @@ def unpack(body: bytes, fields: Mapping[str, Field]) -> dict[str, Tensor]:
         wrong = [f"unknown tensor `{name}`" for name in unknown] + [f"no tensor `{name}`" for name in missing]
         raise WireError(", ".join(wrong))
     sizes: dict[str, int] = {"1": 1}
-    for name, tensor in tensors.items():
-        field = fields[name]
+    for name, field in fields.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            continue
         if tensor.dtype != field.dtype:
             raise WireError(f"`{name}` is {_name(tensor.dtype)}, it must be {_name(field.dtype)}")
         if tensor.dim() != len(field.shape) or 0 in tensor.shape:
