@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from nemotron.engines.sinks import MetricSink, close_all, finite, open_sinks
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.live import LiveView
 from nemotron.runs.views import JUDGED_GRPO, view_of
@@ -27,28 +28,41 @@ class Measured(Protocol):
 
 @contextmanager
 def recording(run: RunFolder, *, total: int, done: int) -> Iterator[RunRecorder]:
-    """Record an attempt at ``run``: status set to running, rows after step ``done`` dropped, live view open.
+    """Record an attempt at ``run``: status set to running, rows after step ``done`` dropped, live view open, and
+    the loggers that the config asks for; they are written out and closed however the attempt ends.
 
     Args:
         run: the run, which this process holds.
         total: steps when the run is finished.
         done: steps that the checkpoint has which this attempt goes on from; 0 starts over.
+
+    Raises:
+        NemotronError: a logger cannot be opened; see :func:`nemotron.engines.sinks.open_sinks`.
     """
     wall_s = run.status().wall_s or 0.0
     # Without a checkpoint the run starts over, rows of step 0 included.
     run.truncate_metrics(done or -1)
     run.truncate_samples(done or -1)
+    run.write_status(state="running", steps_total=total, steps_done=done, error=None, exit_code=None)
     with LiveView(total, start_step=done, view=view_of(run.job()) or JUDGED_GRPO) as live:
-        run.write_status(state="running", steps_total=total, steps_done=done, error=None, exit_code=None)
-        yield RunRecorder(run, live, wall_s)
+        sinks = open_sinks(run)
+        for sink in sinks:
+            live.note(sink.place)
+        try:
+            yield RunRecorder(run, live, wall_s, sinks)
+        except BaseException:
+            close_all(sinks, failed=True)
+            raise
+        close_all(sinks, failed=False)
 
 
 class RunRecorder:
     """Writes metrics, samples and status of one run and keeps the live view up to date."""
 
-    def __init__(self, run: RunFolder, view: LiveView, wall_s_before: float) -> None:
+    def __init__(self, run: RunFolder, view: LiveView, wall_s_before: float, sinks: Sequence[MetricSink] = ()) -> None:
         """``wall_s_before``: seconds that earlier attempts of a resumed run worked."""
         self._run = run
+        self._sinks = sinks
         self._view = view
         self._began = time.monotonic() - wall_s_before
 
@@ -64,7 +78,10 @@ class RunRecorder:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a metrics row."""
-        self._run.append_metrics({"step": step, "wall_s": self.wall_s, **metrics})
+        row = {"wall_s": self.wall_s, **metrics}
+        self._run.append_metrics({"step": step, **row})
+        for sink in self._sinks:
+            sink.log(step, finite(row))
 
     def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep samples of a step: any fields.

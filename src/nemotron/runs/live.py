@@ -88,6 +88,13 @@ class LiveView:
         if self._live is None:
             self._line(text)
 
+    def note(self, text: str) -> None:
+        """Say something that stays on the screen."""
+        if self._live is None:
+            self._line(text)
+        else:
+            self.console.print(text, markup=False, soft_wrap=True)
+
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Show the metrics row of a step that is done (names as in ``metrics.jsonl``)."""
         step = int(metrics["step"])
