@@ -122,6 +122,13 @@ class LimitError(EngineError):
     """A limit that the config sets was crossed; the run stopped after saving what it had."""
 
 
+class OutOfTimeError(LimitError):
+    """The time that the config allows is over; the run stopped after saving and goes on when it is resumed."""
+
+    # As for a run that a scheduler interrupts: not finished, nothing wrong, resume it.
+    exit_code = 130
+
+
 class NotAvailableError(NemotronError):
     """Something that is not installed, or not available on this machine or yet."""
 

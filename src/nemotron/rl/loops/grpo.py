@@ -25,7 +25,6 @@ from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
-from nemotron.errors import LimitError
 from nemotron.rl.advantages import AdvantageInputs, clip_advantages, estimate_advantages, prompt_groups
 from nemotron.rl.batch import ResponseTensors, in_columns, response_tensors
 from nemotron.rl.chat import Chat
@@ -38,6 +37,7 @@ from nemotron.rl.reward_source import GroupRewards, RewardSource, missing_share
 from nemotron.rl.reward_transforms import filter_overlong
 from nemotron.rl.rollout import Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
 from nemotron.rl.saving import Progress, Saver
+from nemotron.rl.stopping import Deadline, stop_reason
 from nemotron.rl.timing import Timings
 from nemotron.rl.types import SamplingParams
 from nemotron.rl.update import TrainBatch, update
@@ -80,7 +80,7 @@ def train(job: Grpo, progress: Progress) -> Progress:
 
     Raises:
         EngineError: the loss or gradient is not finite.
-        LimitError: the KL crosses ``limits.max_kl``; metrics and a checkpoint are written before.
+        LimitError: the KL crosses ``limits.max_kl``, or time is up; metrics and a checkpoint are written before.
         NemotronError: the source of rewards is unreachable (JudgeError for a judge), or too many rewards are missing.
         OutputError: a metric or checkpoint cannot be written.
     """
@@ -126,18 +126,14 @@ def train(job: Grpo, progress: Progress) -> Progress:
             **job.rewards.metrics(results),
             **validation,
         }
-        over_limit = job.limits.max_kl is not None and metrics["train/kl_penalty"] > job.limits.max_kl
+        stop = stop_reason(step, metrics, max_kl=job.limits.max_kl, deadline=None if last else job.deadline)
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
         job.recorder.samples(step, sample_rows(samples, batch.advantages))
         job.recorder.step(step, {**metrics, **timings.metrics()})
-        if job.save_period and (step % job.save_period == 0 or last or over_limit):
+        if job.save_period and (step % job.save_period == 0 or last or stop):
             job.recorder.checkpoint(job.saver.save(progress, metrics))
-        if over_limit:
-            raise LimitError(
-                f"the KL to the reference is {metrics['train/kl_penalty']:.3f} nats per token in step {step}, "
-                f"the limit is {job.limits.max_kl}",
-                hint="lower the learning rate or raise `loss_fn.reference_policy_kl_penalty` or `limits.max_kl`",
-            )
+        if stop:
+            raise stop
     return progress
 
 
