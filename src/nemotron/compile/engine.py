@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nemotron.compile.job import AnyJob, Engine
-from nemotron.compile.machine import Machine
+from nemotron.compile.machine import LOGGER_MODULES, Machine
 from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
+from nemotron.compile.wandb_login import wandb_can_start
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.config.schema.extras import EngineChoice
 from nemotron.errors import Finding, NotAvailableError
@@ -154,21 +155,48 @@ def optimizer_is_named(job: AnyJob) -> Iterator[Finding]:
 def loggers_exist(job: AnyJob) -> Iterator[Finding]:
     """Metrics go to the run folder in any case."""
     logger = job.config.logger
-    for name in ("wandb", "tensorboard", "mlflow", "swanlab"):
+    for name in ("mlflow", "swanlab"):
         if getattr(logger, f"{name}_enabled"):
             yield job.warning(
                 f"logger.{name}_enabled",
-                f"the embedded engine does not log to {name} yet; metrics are in the run folder",
+                f"the embedded engine does not log to {name} (W&B and TensorBoard work); metrics are in the run folder",
             )
 
 
-@rules.rule("time-limit-not-in-embedded", engines=EMBEDDED)
-def time_limit_exists(job: AnyJob) -> Iterator[Finding]:
-    """A run that is stopped from outside resumes from its last checkpoint."""
-    if job.config.checkpointing.checkpoint_must_save_by:
-        yield job.warning(
+@rules.rule("logger-not-installed", engines=EMBEDDED)
+def loggers_are_installed(job: AnyJob) -> Iterator[Finding]:
+    """The libraries are extras of the package."""
+    for name in LOGGER_MODULES:
+        if getattr(job.config.logger, f"{name}_enabled") and name not in job.machine.loggers:
+            yield job.error(
+                f"logger.{name}_enabled",
+                f"`logger.{name}_enabled` needs the module `{name}`",
+                hint=f"pip install 'nemotron[{name}]'",
+                kind=NotAvailableError,
+            )
+
+
+@rules.rule("wandb-login", engines=EMBEDDED)
+def wandb_is_logged_in(job: AnyJob) -> Iterator[Finding]:
+    """Without a key W&B asks for one on the terminal, or ends the run."""
+    logger = job.config.logger
+    if logger.wandb_enabled and not wandb_can_start(logger.wandb, job.env):
+        yield job.error(
+            "logger.wandb_enabled",
+            "nobody is logged in to W&B on this machine",
+            hint="`wandb login`, or set WANDB_API_KEY; `WANDB_MODE=offline` needs no account",
+        )
+
+
+@rules.rule("time-limit", engines=EMBEDDED)
+def time_limit_saves(job: AnyJob) -> Iterator[Finding]:
+    """A time limit is there to save in time."""
+    checkpointing = job.config.checkpointing
+    if checkpointing.checkpoint_must_save_by and not checkpointing.enabled:
+        yield job.error(
             "checkpointing.checkpoint_must_save_by",
-            "the embedded engine does not stop by itself in time; it resumes from its last checkpoint",
+            "the run would stop in time without anything to go on from: checkpoints are off",
+            hint="set `checkpointing.enabled=true`, or leave the limit out",
         )
 
 

@@ -47,6 +47,7 @@ class Schedule(Protocol):
 # What the embedded engine reads in every training step; NeMo-RL reads the rest.
 COMMON_READS = (
     "checkpointing.checkpoint_dir",
+    "checkpointing.checkpoint_must_save_by",
     "checkpointing.enabled",
     "checkpointing.higher_is_better",
     "checkpointing.keep_top_k",
@@ -60,6 +61,11 @@ COMMON_READS = (
     "engine",
     "eval",
     "limits",
+    "logger.log_dir",
+    "logger.tensorboard",
+    "logger.tensorboard_enabled",
+    "logger.wandb",
+    "logger.wandb_enabled",
     "policy.max_grad_norm",
     "policy.max_total_sequence_length",
     "policy.model_name",

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 EMBEDDED_MODULES = ("torch", "transformers", "safetensors", "numpy", "aiohttp", "tenacity", "jinja2")
+LOGGER_MODULES = ("tensorboard", "wandb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Machine:
     """Folder of downloaded Hugging Face models."""
     offline: bool
     """Downloads are switched off."""
+    loggers: tuple[str, ...] = ()
+    """Logger libraries that are installed."""
 
     @classmethod
     def here(cls) -> Machine:
@@ -42,6 +45,7 @@ class Machine:
             offline=any(
                 os.environ.get(name, "") not in ("", "0") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
             ),
+            loggers=tuple(name for name in LOGGER_MODULES if find_spec(name) is not None),
         )
 
 

@@ -19,7 +19,7 @@ from nemotron.data.rows import PromptRow, read_prompts
 from nemotron.data.stream import PromptStream
 from nemotron.engines.embedded_process import judge_model
 from nemotron.engines.parts import TrainingParts
-from nemotron.engines.recorder import RunRecorder
+from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.errors import DataError
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.local import RemoteJudge, RunningJudge
@@ -34,7 +34,6 @@ from nemotron.rl.saving import POLICY, Progress, Trained
 from nemotron.rl.threads import ThreadPlan, apply_threads
 from nemotron.rl.types import SamplingParams
 from nemotron.runs.folder import RunFolder
-from nemotron.runs.live import LiveView
 from nemotron.runs.report import write_report
 from nemotron.runs.summary import print_summary
 
@@ -53,22 +52,15 @@ def run_job(run: RunFolder, config: JudgedGrpoConfig, judge: RunningJudge, threa
     apply_threads(threads.policy)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     parts = Parts(run, config)
-    status = run.status()
     done = parts.progress_on_disk
-    # Without a checkpoint the run starts over, rows of step 0 included.
-    run.truncate_metrics(done or -1)
-    run.truncate_samples(done or -1)
-    total = config.grpo.max_num_steps
     with ExitStack() as stack:
-        view = stack.enter_context(LiveView(total, start_step=done))
-        recorder = RunRecorder(run, view, status.wall_s or 0.0)
-        run.write_status(state="running", steps_total=total, steps_done=done, error=None, exit_code=None)
+        recorder = stack.enter_context(recording(run, total=config.grpo.max_num_steps, done=done))
         pool = parts.open_judge(stack, judge, recorder) if isinstance(judge, RemoteJudge) else None
         recorder.phase("loading policy")
         policy, reference = parts.load_models(reference=parts.needs_reference)
         optimization, stream = parts.optimization(policy.parameters()), parts.stream()
         heldout = HeldoutMetric(parts, config.eval.heldout) if config.eval.heldout else None
-        if heldout and (not done or status.heldout_before is None):
+        if heldout and (not done or run.status().heldout_before is None):
             recorder.phase("held-out before")
             recorder.heldout("before", 0, heldout.measure(reference or policy))
         pool = pool or parts.open_judge(stack, judge, recorder)
@@ -151,6 +143,7 @@ class Parts(TrainingParts[JudgedGrpoConfig]):
             validation=self._validation_rows(),
             saver=self.saver({POLICY: Trained(policy.model, optimization)}, stream),
             recorder=recorder,
+            deadline=self.deadline,
         )
 
     def _validation_rows(self) -> list[PromptRow]:

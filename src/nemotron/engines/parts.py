@@ -18,6 +18,7 @@ from nemotron.rl.chat import Chat
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.saving import Provenance, Saver, Stateful, Trained, weights_of
+from nemotron.rl.stopping import Deadline
 from nemotron.rl.types import SamplingParams
 from nemotron.runs.folder import RunFolder
 
@@ -56,6 +57,11 @@ class TrainingParts(Generic[C]):
         """Steps between checkpoints; ``None`` writes none."""
         settings = self.config.checkpointing
         return settings.save_period if settings.enabled else None
+
+    @cached_property
+    def deadline(self) -> Deadline | None:
+        """`checkpointing.checkpoint_must_save_by`, counted from the first look at it: take it when training begins."""
+        return Deadline.parse(self.config.checkpointing.checkpoint_must_save_by)
 
     @cached_property
     def chat(self) -> Chat:

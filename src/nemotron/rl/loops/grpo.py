@@ -66,6 +66,8 @@ class Grpo:
     validation: Sequence[PromptRow]
     saver: Saver
     recorder: Recorder
+    deadline: Deadline | None = None
+    """``None``: the run may take its time."""
 
     @property
     def needs_previous(self) -> bool:
