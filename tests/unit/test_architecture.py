@@ -14,7 +14,7 @@ LAYERS = [
     {"cli", "__main__"},
     {"steps"},
     {"engines", "compile"},
-    {"rl", "data", "judge", "rewards", "gym", "executors"},
+    {"rl", "data", "judge", "rewards", "sandbox", "gym", "executors"},
     {"config", "runs", "artifacts", "checkpoints"},
     {"manifest"},
     {"errors", "suggest"},

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from nemotron.rewards import tiny_world
-from nemotron.rewards.rows import row_problems
+from nemotron.rewards.rows import SetupProblem, row_problems, setup_problems
 from nemotron.rewards.scorer import Scorer, build_rewards
 from nemotron.rewards.types import RewardFunction, Score, VerifierError
 
@@ -30,10 +30,12 @@ __all__ = [
     "RewardFunction",
     "Score",
     "Scorer",
+    "SetupProblem",
     "Verifier",
     "VerifierError",
     "build_rewards",
     "row_problems",
+    "setup_problems",
 ]
 
 

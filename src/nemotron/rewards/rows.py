@@ -1,23 +1,103 @@
-"""What reward functions need of a row, asked before anything starts."""
+"""What reward functions need of a row and of this machine, asked before anything starts."""
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-from nemotron.config.schema.rewards import RewardConfig
+from nemotron.config.schema import rewards as schema
+from nemotron.config.schema.rewards import RewardConfig, RewardFunctionConfig
+from nemotron.errors import ConfigError, NemotronError, NotAvailableError
+from nemotron.rewards.code import Code
 from nemotron.rewards.functions import CheckedFunction, build_function
+from nemotron.rewards.isolation import START_S
+from nemotron.sandbox.box import containment
+
+
+@dataclass(frozen=True, slots=True)
+class SetupProblem:
+    """What a reward function lacks on this machine, in the terms of a `Finding`."""
+
+    severity: Literal["error", "warning", "note"]
+    name: str
+    """Error name: ``missing-package``, ``reward-function``, ``weak-sandbox``."""
+    index: int
+    """Index into ``rewards.functions``."""
+    message: str
+    hint: str | None = None
+    kind: type[NemotronError] = ConfigError
+    """Decides the exit code."""
 
 
 def row_problems(config: RewardConfig, row: Mapping[str, Any]) -> list[tuple[int, str]]:
-    """Why a row cannot be scored: (index into ``rewards.functions``, clause) for each function that cannot use it."""
+    """Why a row cannot be scored: (index into ``rewards.functions``, clause) for each function that cannot use it.
+
+    Call it after `setup_problems` found no error.
+    """
     found = []
     for index, function in enumerate(_functions(config.model_dump_json())):
         problem = function.problem(row)
         if problem is not None:
             found.append((index, problem))
     return found
+
+
+def setup_problems(config: RewardConfig) -> list[SetupProblem]:
+    """What keeps functions from working here: packages, the user's module, schema files, the sandbox.
+
+    A user's module is imported in a process of its own; the sandbox is tried out.
+    """
+    return [problem for index, function in enumerate(config.functions) for problem in _setup(index, function)]
+
+
+def _setup(index: int, function: RewardFunctionConfig) -> list[SetupProblem]:
+    package = {schema.MathRewardConfig: "math_verify", schema.JsonSchemaRewardConfig: "jsonschema"}.get(type(function))
+    if package and importlib.util.find_spec(package) is None:
+        message = f"the reward function `{function.shown}` needs the package `{package.replace('_', '-')}`"
+        hint = "install the engine: `pip install 'nemotron[local]'`"
+        return [SetupProblem("error", "missing-package", index, message, hint, NotAvailableError)]
+    if isinstance(function, schema.UserRewardConfig):
+        return _own_function(index, function)
+    try:
+        built = build_function(function)
+        if isinstance(built, Code):
+            return _sandbox(index, built)
+    except NemotronError as error:
+        name = "weak-sandbox" if isinstance(error, NotAvailableError) else "reward-function"
+        return [SetupProblem("error", name, index, error.message, error.hint, type(error))]
+    return []
+
+
+def _own_function(index: int, function: schema.UserRewardConfig) -> list[SetupProblem]:
+    command = [sys.executable, "-m", "nemotron.rewards.worker", "--check", function.function, function.search_path]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=START_S, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        message = f"importing `{function.function}` takes longer than {START_S:g} s"
+        return [SetupProblem("error", "reward-function", index, message)]
+    if result.returncode == 0:
+        return []
+    lines = result.stdout.splitlines() or [f"importing `{function.function}` ended with code {result.returncode}"]
+    return [SetupProblem("error", "reward-function", index, lines[0], lines[1] if len(lines) > 1 else None)]
+
+
+def _sandbox(index: int, code: Code) -> list[SetupProblem]:
+    level = code.level()
+    if level == "namespaces":
+        return []
+    why = containment()[1]
+    reasons = ", ".join(f"{name}: {reason}" for name, reason in why.items())
+    if level == "landlock":
+        message = f"code is contained by Landlock and seccomp without namespaces ({reasons}): it cannot start processes"
+        return [SetupProblem("note", "weak-sandbox", index, message)]
+    message = f"code runs with resource limits and an audit hook only ({reasons}); code that means harm gets out"
+    hint = "train only on code that you would run yourself, or move to a machine with user namespaces or Landlock"
+    return [SetupProblem("warning", "weak-sandbox", index, message, hint)]
 
 
 @lru_cache(maxsize=4)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nemotron.config.schema.rewards import RewardConfig
+from nemotron.rewards.code import Code
 from nemotron.rewards.functions import ISOLATED, CheckedFunction, build_function
 from nemotron.rewards.isolation import Worker
 from nemotron.rewards.types import Score, VerifierError
@@ -24,6 +25,7 @@ def build_rewards(config: RewardConfig) -> Scorer:
 
     Raises:
         ConfigError: a user's function cannot be imported.
+        NotAvailableError: the sandbox for code does not hold here, and ``allow_weak_sandbox`` is not set.
     """
     return Scorer(config)
 
@@ -45,6 +47,9 @@ class Scorer:
         if any(isinstance(function, ISOLATED) for function in config.functions):
             # At once, so that a function that cannot be set up is found before anything is sampled.
             self._all_workers[0].start()
+        for function in self._functions:
+            if isinstance(function, Code):
+                function.level()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="rewards")
 
     def score(self, row: Mapping[str, Any], response: str, *, ended: bool) -> Score:
@@ -73,6 +78,9 @@ class Scorer:
         self._threads.shutdown(wait=True, cancel_futures=True)
         for worker in self._all_workers:
             worker.stop()
+        for function in self._functions:
+            if isinstance(function, Code):
+                function.close()
 
     def _value(self, index: int, row: Mapping[str, Any], response: str, ended: bool) -> float:
         function, settings = self._functions[index], self._config.functions[index]

@@ -15,22 +15,24 @@ import resource
 import signal
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import NemotronError
 from nemotron.rewards.functions import CheckedFunction, build_function
 from nemotron.rewards.types import VerifierError
-from nemotron.rewards.user import User
+from nemotron.rewards.user import User, import_function
 
 MEMORY_BYTES = 4 << 30
 """Address space of a worker without functions of the user's; sympy can be asked for numbers that fill any memory."""
 _LONGEST_REASON = 200
 
 
-def main() -> int:
-    """Serve until stdin ends."""
+def main(arguments: Sequence[str] = ()) -> int:
+    """Serve until stdin ends; or ``--check module:function search_path``: say on stdout why it cannot be imported."""
+    if arguments:
+        return _check(*arguments[1:])
     # Whatever a function prints must not get between the lines of the protocol.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
@@ -49,6 +51,17 @@ def main() -> int:
             answer = _answer(functions[request["index"]], request)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _tell(out, answer)
+    return 0
+
+
+def _check(path: str, search_path: str) -> int:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        os.dup2(2, 1)
+        try:
+            import_function(path, search_path)
+        except NemotronError as error:
+            out.write(f"{error.message}\n{error.hint or ''}".rstrip() + "\n")
+            return 1
     return 0
 
 
@@ -84,4 +97,4 @@ def _tell(out: TextIO, message: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

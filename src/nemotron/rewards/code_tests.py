@@ -1,0 +1,144 @@
+"""Unit tests as rows have them, in one form, and whether what code gave is what a test expects."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+
+from nemotron.rewards.text import MISSING, field, first_field, listed_fields
+
+TEST_FIELDS = ("verifier_metadata.unit_tests", "unit_tests", "tests", "test_list", "test")
+"""Where a row has its tests when the config names no field."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitTest:
+    """One test."""
+
+    kind: Literal["main", "call", "assert"]
+    """``main``: run as a program and compare its output. ``call``: call a function. ``assert``: run lines after it."""
+    stdin: str = ""
+    function: str = ""
+    arguments: tuple[Any, ...] = ()
+    expected: Any = None
+    """Standard output (``main``) or value (``call``)."""
+    test: str = ""
+
+
+def unit_tests(row: Mapping[str, Any], name: str | None) -> list[UnitTest] | str:
+    """The tests of a row, or why there are none."""
+    names = (name,) if name else TEST_FIELDS
+    value = field(row, name) if name else first_field(row, names)
+    if value is MISSING:
+        return f"the row has no {listed_fields(names)}"
+    try:
+        tests = _read(value, row.get("entry_point"))
+    except (ValueError, TypeError, KeyError) as error:
+        return f"its unit tests cannot be read: {error}"
+    return tests or "its list of unit tests is empty"
+
+
+def _read(value: Any, entry_point: Any) -> list[UnitTest]:
+    if isinstance(value, str):
+        try:
+            decoded = json.loads(value)
+        except ValueError:
+            decoded = None
+        if isinstance(decoded, list | dict):
+            return _read(decoded, entry_point)
+        # HumanEval: ``check`` is defined by the test and takes the function.
+        call = f"\ncheck({entry_point})\n" if isinstance(entry_point, str) and "def check(" in value else ""
+        return [UnitTest("assert", test=_python(value + call))]
+    if isinstance(value, Mapping):
+        return _columns(value)
+    if not isinstance(value, list):
+        raise ValueError(f"expected a mapping or a list, got {type(value).__name__}")
+    return [_read(item, entry_point)[0] if isinstance(item, str) else _one(item) for item in value]
+
+
+def _columns(value: Mapping[str, Any]) -> list[UnitTest]:
+    """``{inputs, outputs, fn_name?}`` (APPS, TACO, NeMo-Gym's code_gen)."""
+    inputs, outputs = value.get("inputs"), value.get("outputs")
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        raise ValueError("expected lists `inputs` and `outputs`")
+    if len(inputs) != len(outputs):
+        raise ValueError(f"{len(inputs)} inputs but {len(outputs)} outputs")
+    return [_pair(given, expected, value.get("fn_name")) for given, expected in zip(inputs, outputs, strict=True)]
+
+
+def _one(value: Any) -> UnitTest:
+    """``{input, output, testtype?, fn_name?}`` (LiveCodeBench)."""
+    if not isinstance(value, Mapping) or "input" not in value or "output" not in value:
+        raise ValueError("expected `input` and `output` in each test")
+    return _pair(value["input"], value["output"], value.get("fn_name"))
+
+
+def _pair(given: Any, expected: Any, function: Any) -> UnitTest:
+    if function is None:
+        return UnitTest("main", stdin=_text(given), expected=_text(expected))
+    if not isinstance(function, str) or not function.isidentifier():
+        raise ValueError(f"`fn_name` {function!r} is no name of a function")
+    if isinstance(given, str):
+        # One argument in JSON per line, and the value in JSON.
+        arguments = tuple(json.loads(line) for line in given.splitlines() if line.strip())
+        return UnitTest("call", function=function, arguments=arguments, expected=json.loads(expected))
+    arguments = tuple(given) if isinstance(given, list) else (given,)
+    return UnitTest("call", function=function, arguments=arguments, expected=expected)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"expected text, got {type(value).__name__}")
+    return str(value)
+
+
+def _python(test: str) -> str:
+    try:
+        compile(test, "test.py", "exec")
+    except SyntaxError as error:
+        raise ValueError(f"a test is not Python: {error.msg}") from error
+    return test
+
+
+def same_output(found: str, expected: str) -> bool:
+    """Equal line by line without white space at the ends; numbers may be written differently (``1.50`` for ``1.5``)."""
+    left, right = _lines(found), _lines(expected)
+    return left == right or (len(left) == len(right) and all(map(_same_line, left, right)))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.strip().splitlines()]
+
+
+def _same_line(found: str, expected: str) -> bool:
+    left, right = found.split(), expected.split()
+    return len(left) == len(right) and all(map(_same_word, left, right))
+
+
+def _same_word(found: str, expected: str) -> bool:
+    if found == expected:
+        return True
+    try:
+        return Decimal(found) == Decimal(expected)
+    except InvalidOperation:
+        return False
+
+
+def same_value(found: Any, expected: Any) -> bool:
+    """Equal as JSON; floats to nine digits."""
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(same_value, found, expected))
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(same_value(found[key], expected[key]) for key in found)
+    if isinstance(found, bool) or isinstance(expected, bool):
+        return found is expected
+    if isinstance(found, float) or isinstance(expected, float):
+        numbers = isinstance(found, int | float) and isinstance(expected, int | float)
+        return numbers and math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-9)
+    return bool(found == expected)

@@ -1,0 +1,201 @@
+"""The parent's side of the sandbox: choose the strongest level that works here, start it, run programs in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import nemotron
+
+Level = Literal["namespaces", "landlock", "weak"]
+LEVELS: tuple[Level, ...] = ("namespaces", "landlock", "weak")
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
+_START_S = 30.0
+"""Seconds for the walls to be built, and beyond a program's own time for its result to come."""
+
+
+class SandboxError(Exception):
+    """The sandbox itself failed; says nothing about the program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one program may use."""
+
+    cpu_s: int = 5
+    """CPU seconds of each process."""
+    wall_s: float = 11.0
+    """Seconds from start to end."""
+    memory_mb: int = 512
+    """Address space of each process, MiB."""
+    file_mb: int = 16
+    """Size of a file, and of the whole folder at level ``namespaces``, MiB."""
+    output_mb: int = 4
+    """What may be printed, MiB."""
+    max_processes: int = 16
+    """Processes and threads at once (level ``namespaces``; at ``landlock`` there is one process)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended."""
+
+    status: Literal["exited", "timeout", "output"]
+    """``timeout``: killed after ``wall_s``; ``output``: it printed too much."""
+    code: int
+    """Exit code, or minus the number of the signal."""
+    stdout: str
+    """Standard output; standard error goes nowhere."""
+    result: str
+    """What it wrote to file descriptor 3."""
+
+
+class Sandbox:
+    """A place for Python programs. Used by one thread at a time; close it when done."""
+
+    def __init__(self, level: Level, limits: Limits) -> None:
+        self.level, self.limits = level, limits
+        self._folder = tempfile.mkdtemp(prefix="nemotron-box-")
+        self._rest = b""
+        source = str(Path(nemotron.__file__).resolve().parents[1])
+        python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+        start = f"import sys; sys.path.append({source!r}); from nemotron.sandbox.launcher import main; main()"
+        self._process = subprocess.Popen(
+            [python, "-I", "-S", "-B", "-c", start],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"LANG": "C.UTF-8"},
+            cwd="/",
+            start_new_session=True,
+        )
+        prefix = os.path.realpath(sys.base_prefix)
+        setting = {
+            "level": level,
+            "limits": asdict(limits),
+            "box": self._folder,
+            "parent": os.getpid(),
+            "python": [python, "-I", "-S", "-B", "-X", "utf8"],
+            "readable": [*_SYSTEM, *([] if prefix.startswith("/usr") else [prefix])],
+        }
+        try:
+            answer = self._ask(setting, _START_S)
+            if "ready" not in answer:
+                raise SandboxError(answer["error"])
+        except SandboxError:
+            self.close()
+            raise
+
+    def run(self, argv: list[str], files: dict[str, str], stdin: str = "") -> Outcome:
+        """Run ``python argv`` in a fresh folder that holds ``files``.
+
+        Raises:
+            SandboxError: the sandbox failed; close it.
+        """
+        program = {"argv": argv, "files": files, "stdin": stdin}
+        answer = self._ask(program, self.limits.wall_s + _START_S)
+        if answer["status"] == "sandbox":
+            raise SandboxError(answer["reason"])
+        if answer["code"] == 127 and answer["result"].startswith('{"sandbox"'):
+            raise SandboxError(json.loads(answer["result"])["sandbox"])
+        return Outcome(**answer)
+
+    def close(self) -> None:
+        """End all processes and remove the folder."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue  # what was not sent is for a process that is no more
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        if stdin.closed:
+            raise SandboxError("the sandbox is closed")
+        try:
+            stdin.write(json.dumps(message).encode() + b"\n")
+            stdin.flush()
+        except BrokenPipeError as error:
+            raise SandboxError("the sandbox ended") from error
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._rest:
+            poll = select.poll()
+            poll.register(stdout, select.POLLIN)
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise SandboxError("the sandbox does not answer")
+            block = os.read(stdout.fileno(), 1 << 20)
+            if not block:
+                raise SandboxError("the sandbox ended")
+            self._rest += block
+        line, _, self._rest = self._rest.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+_PROBE = """
+import os, socket
+found = []
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_STREAM).connect(("127.0.0.1", {port}))
+    found.append("network")
+except OSError:
+    found.append("")
+try:
+    open({outside!r}, "w").write("x")
+    found.append("files")
+except OSError:
+    found.append("")
+try:
+    os.kill({parent}, 0)
+    found.append("signals")
+except OSError:
+    found.append("")
+os.write(3, ",".join(found).encode())
+"""
+
+
+@cache
+def containment() -> tuple[Level, dict[Level, str]]:
+    """The strongest level that holds on this machine, tried out, and why each stronger one does not."""
+    import socket
+
+    why: dict[Level, str] = {}
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+        outside = Path(folder) / "written"
+        code = _PROBE.format(port=server.getsockname()[1], outside=str(outside), parent=os.getpid())
+        for level in LEVELS[:-1]:
+            try:
+                with Sandbox(level, replace(Limits(), wall_s=20.0)) as box:
+                    outcome = box.run(["probe.py"], {"probe.py": code})
+            except SandboxError as error:
+                why[level] = str(error)
+                continue
+            reached = [name for name in outcome.result.split(",") if name]
+            if outcome.code == 0 and outcome.result and not reached and not outside.exists():
+                return level, why
+            why[level] = f"code in it reaches {' and '.join(reached)}" if reached else "the trial program failed in it"
+            outside.unlink(missing_ok=True)
+    return "weak", why

@@ -1,0 +1,67 @@
+"""Sandboxes come and go with the process that uses them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sandbox_processes import processes_with
+
+from nemotron.sandbox.box import LEVELS, Level, Limits, Sandbox, SandboxError, containment
+
+
+def test_folder_goes_with_the_sandbox() -> None:
+    level, _ = containment()
+    sandbox = Sandbox(level, Limits())
+    folder = Path(sandbox._folder)
+    assert folder.is_dir()
+    sandbox.close()
+    assert not folder.exists()
+    with pytest.raises(SandboxError):
+        sandbox.run(["-c", "1"], {})
+
+
+@pytest.mark.parametrize("level", ["namespaces", "landlock"])
+def test_nothing_outlives_a_killed_parent(level: Level, tmp_path: Path) -> None:
+    marker = f"outlives-{os.getpid()}-{level}"
+    script = f"""
+from nemotron.sandbox.box import *
+with Sandbox({level!r}, Limits(cpu_s=100, wall_s=600.0)) as box:
+    print("ready", flush=True)
+    box.run(["-c", "import time; time.sleep(600)", {marker!r}], {{}})
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent:
+        if parent.stdout.readline() != "ready\n":
+            pytest.skip(f"no {level} here")
+        wait_for(lambda: len(processes_with(marker)) > 0)
+        parent.kill()
+    wait_for(lambda: processes_with(marker) == [])
+
+
+def test_a_sandbox_outlives_the_thread_that_made_it() -> None:
+    made: list[Sandbox] = []
+    thread = threading.Thread(target=lambda: made.append(Sandbox(containment()[0], Limits())))
+    thread.start()
+    thread.join()
+    with made[0] as box:
+        assert box.run(["-c", "print(1)"], {}).stdout == "1\n"
+
+
+def test_the_strongest_level_that_holds_is_chosen() -> None:
+    level, why = containment()
+    assert list(why) == list(LEVELS[: LEVELS.index(level)])
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
