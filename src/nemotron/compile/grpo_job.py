@@ -31,7 +31,11 @@ class GrpoJob(Job[G]):
         "grpo.val_batch_size",
     )
     batch_key: ClassVar[str] = "grpo.num_prompts_per_step"
-    validation_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "avg_length")
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """What GRPO measures in validation."""
+        return ("accuracy", "avg_length")
 
     @property
     def responses(self) -> int:

@@ -115,14 +115,17 @@ class Job(Generic[C]):
     batch_key: ClassVar[str] = "policy.train_global_batch_size"
     """The key that says how many rows a step takes."""
     trains_reward_model: ClassVar[bool] = False
-    validation_metrics: ClassVar[tuple[str, ...]] = ()
-    """Names that `checkpointing.metric_name` may have after ``val:``."""
 
     @property
     def schedule(self) -> Schedule:
         """The algorithm's section."""
         section: Schedule = getattr(self.config, self.section)
         return section
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """Names that `checkpointing.metric_name` may have after ``val:``."""
+        return ()
 
     @property
     def rows_per_step(self) -> int:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from nemotron.config.schema.data import DatasetConfig
+from nemotron.config.schema.extras import EngineChoice, EvalConfig
+from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat, Probability
+from nemotron.config.schema.training import TrainingConfig
 
 
 class DpoLossConfig(Strict):
@@ -43,3 +48,35 @@ class DpoConfig(DpoLossConfig):
     """Validate after the last step."""
     seed: int = 42
     """Order of the pairs, and every other random number of the run."""
+
+
+class PairLimitsConfig(Strict):
+    """Bounds whose crossing stops the run with an error."""
+
+    max_rejected_share: Probability
+    """Largest share of the training pairs that may be left out because they are too long."""
+
+
+class DpoRunConfig(TrainingConfig):
+    """DPO with NeMo-RL's tree and our sections."""
+
+    engine: EngineChoice
+    """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""
+    dpo: DpoConfig
+    """The algorithm: loss, schedule of the run, validation."""
+    eval: EvalConfig
+    """Measurements that are independent of the preferences."""
+    limits: PairLimitsConfig
+    """Bounds whose crossing stops the run."""
+
+    def named_validation_sets(self) -> dict[str, DatasetConfig]:
+        """Validation sets by the name in their metrics: ``default`` for a single one (or the split of a
+        manifest), as in NeMo-RL, else the name of the file up to its first dot, made unique."""
+        sets = self.data.validation_sets()
+        if len(sets) == 1 or (sets and self.data.manifest_path is not None):
+            return {"default": sets[0]}
+        found: dict[str, DatasetConfig] = {}
+        for number, entry in enumerate(sets):
+            name = Path(entry.data_path or str(number)).name.partition(".")[0]
+            found[f"{name}-{number}" if name in found else name] = entry
+        return found

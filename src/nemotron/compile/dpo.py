@@ -1,0 +1,216 @@
+"""The preflight of DPO: its own rules, and the families that it shares with every training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nemotron.compile import artifacts, checkpointing, data, engine, output, parallelism, resources
+from nemotron.compile.describe import inputs, outputs, policy_processes
+from nemotron.compile.estimate import Work, memory, steps
+from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job
+from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.rules import NEMO_RL, Rules, check
+from nemotron.compile.secrets import secrets_in
+from nemotron.compile.survey import RowKind
+from nemotron.config.layers import Resolved
+from nemotron.config.schema.dpo import DpoRunConfig
+from nemotron.errors import DataError, Finding
+
+GBS, MBS = "policy.train_global_batch_size", "policy.train_micro_batch_size"
+PAIR_READS = (
+    "data.add_bos",
+    "data.add_eos",
+    "data.max_input_seq_length",
+    *(f"data.{role}.{key}_key" for role in ("train", "validation") for key in ("prompt", "chosen", "rejected")),
+)
+"""Keys of preference data that the embedded engine reads."""
+METRICS = (
+    *("loss", "preference_loss", "sft_loss", "accuracy", "margin", "num_valid_samples"),
+    *("rewards_chosen_mean", "rewards_rejected_mean", "logps_chosen_mean", "logps_rejected_mean"),
+)
+
+
+@dataclass(frozen=True)
+class DpoJob(Job[DpoRunConfig]):
+    """DPO on preference pairs."""
+
+    section: ClassVar[str] = "dpo"
+    row_kind: ClassVar[RowKind] = "preference"
+    reads: ClassVar[tuple[str, ...]] = (*COMMON_READS, *SAMPLING_READS, *PAIR_READS, "dpo")
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """NeMo-RL's names, for every validation set."""
+        return tuple(
+            f"validation-{name}_{metric}" for name in self.config.named_validation_sets() for metric in METRICS
+        )
+
+    @property
+    def has_heldout(self) -> bool:
+        """Whether `eval.heldout` is measured."""
+        return self.config.eval.heldout is not None
+
+    @property
+    def heldout_split(self) -> str | None:
+        """The split of `data.manifest_path` that `eval.heldout` takes instead."""
+        heldout = self.config.eval.heldout
+        return heldout.split if heldout else None
+
+    @property
+    def heldout_path(self) -> str | None:
+        """The file of `eval.heldout`."""
+        heldout = self.config.eval.heldout
+        return heldout.data_path if heldout else None
+
+    @property
+    def validates(self) -> bool:
+        """Whether the run measures anything on validation pairs."""
+        dpo = self.config.dpo
+        return bool(dpo.val_period or dpo.val_at_start or dpo.val_at_end)
+
+
+rules: Rules[DpoJob] = Rules("dpo")
+
+
+@rules.rule("no-steps")
+def steps_are_made(job: DpoJob) -> Iterator[Finding]:
+    """Silent upstream: -1 means "no limit" in other sections; here it ends the run before its first step."""
+    most = job.config.dpo.max_num_steps
+    if most < 1:
+        yield job.error(
+            "dpo.max_num_steps",
+            f"with `dpo.max_num_steps` {most} no step is made",
+            hint="for whole epochs set a number that is larger than they have, for example 1000000",
+        )
+
+
+@rules.rule("no-loss")
+def something_is_learned(job: DpoJob) -> Iterator[Finding]:
+    """With both weights 0 every gradient is 0."""
+    dpo = job.config.dpo
+    if dpo.preference_loss_weight == 0 and dpo.sft_loss_weight == 0:
+        yield job.error(
+            "dpo.preference_loss_weight",
+            "both `dpo.preference_loss_weight` and `dpo.sft_loss_weight` are 0: there is nothing to learn from",
+            hint="set `dpo.preference_loss_weight=1`",
+        )
+
+
+@rules.rule("sft-average-unused")
+def average_belongs_to_a_term(job: DpoJob) -> Iterator[Finding]:
+    """The SFT term is left out at weight 0, however it would be averaged."""
+    dpo = job.config.dpo
+    if dpo.sft_average_log_probs and dpo.sft_loss_weight == 0:
+        yield job.warning(
+            "dpo.sft_average_log_probs",
+            "`dpo.sft_average_log_probs` has no effect: `dpo.sft_loss_weight` is 0",
+            hint="set `dpo.sft_loss_weight`, for example 0.1",
+        )
+
+
+@rules.rule("no-validation-data", number=64)
+def validation_has_pairs(job: DpoJob) -> Iterator[Finding]:
+    """Upstream stops at the first validation."""
+    if job.validates and not job.config.data.validation_sets():
+        yield job.error(
+            "data.validation",
+            "validation is asked for, but there are no validation pairs",
+            kind=DataError,
+            hint="set `data.validation.data_path`, or `dpo.val_period=0 dpo.val_at_start=false dpo.val_at_end=false`",
+        )
+
+
+@rules.rule("no-generation", number=30)
+def heldout_answers_can_be_sampled(job: DpoJob) -> Iterator[Finding]:
+    """DPO itself samples nothing, its held-out metric does."""
+    if job.config.eval.heldout and job.generation is None:
+        yield job.error(
+            "eval.heldout",
+            "the held-out metric samples answers, but there is no section `policy.generation`",
+            hint="add it as `tiny.yaml` does, or set `eval.heldout=null`",
+        )
+
+
+@rules.rule("micro-batch-larger")
+def micro_batch_fits(job: DpoJob) -> Iterator[Finding]:
+    """Both sizes count pairs; a pair is two sequences."""
+    policy = job.config.policy
+    if policy.train_micro_batch_size > policy.train_global_batch_size:
+        yield job.error(
+            MBS,
+            f"`{MBS}` {policy.train_micro_batch_size} pairs are more than `{GBS}` {policy.train_global_batch_size}",
+            hint=f"set `{MBS}` to a divisor of {policy.train_global_batch_size}",
+        )
+
+
+@rules.rule("data-parallel-batch", number=23, engines=NEMO_RL)
+def batches_divide_over_ranks(job: DpoJob) -> Iterator[Finding]:
+    """NeMo-RL doubles both sizes, because a pair is two rows, and then wants whole micro-batches on every rank."""
+    policy, dp = job.config.policy, job.data_parallel
+    gbs, mbs = policy.train_global_batch_size, policy.train_micro_batch_size
+    if 2 * gbs % dp:
+        yield job.error(GBS, f"{gbs} pairs are {2 * gbs} rows, which do not divide over {dp} data-parallel ranks")
+    elif 2 * gbs // dp % (2 * mbs):
+        yield job.error(
+            MBS,
+            f"{2 * gbs // dp} rows per rank are not a multiple of {2 * mbs}, the rows of `{MBS}` {mbs} pairs",
+            hint=f"choose `{GBS}` as a multiple of {dp * mbs} pairs ({dp} ranks x {mbs})",
+        )
+
+
+@rules.rule("batching-mode", number=63, engines=NEMO_RL)
+def pairs_are_not_packed(job: DpoJob) -> Iterator[Finding]:
+    """The loss needs chosen and rejected rows side by side."""
+    policy = job.config.policy
+    for name, section in (("sequence_packing", policy.packing), ("dynamic_batching", policy.batching)):
+        if section is not None:
+            key = f"policy.{name}.enabled"
+            yield job.error(key, f"DPO in NeMo-RL does not work with `policy.{name}`", hint=f"set `{key}=false`")
+
+
+@rules.rule("response-too-long")
+def limits_agree(job: DpoJob) -> Iterator[Finding]:
+    """Both bound prompt and answer together here; pairs beyond the smaller one are left out and counted."""
+    rows, longest = job.config.data.max_input_seq_length, job.config.policy.max_total_sequence_length
+    if rows is not None and rows > longest:
+        yield job.error(
+            "data.max_input_seq_length",
+            f"`data.max_input_seq_length` {rows} is more than `policy.max_total_sequence_length` {longest}",
+            hint="set both to the same number",
+        )
+
+
+STAGES: tuple[tuple[Rules[Any], ...], ...] = (
+    (engine.rules,),
+    (rules, parallelism.rules, checkpointing.rules),
+    (output.rules, resources.rules),
+    (artifacts.rules,),
+    (data.rules,),
+)
+"""The order of the preflight. All stages run; the first error in this order decides the exit code."""
+
+
+def preflight(config: DpoRunConfig, resolved: Resolved, where: Surroundings) -> Preflight:
+    """Choose the engine, run every rule, and describe what would run."""
+    choice = engine.choose(config.engine, where.machine)
+    job = DpoJob(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
+    pairs = config.policy.train_global_batch_size
+    return Preflight(
+        engine=choice.engine,
+        engine_reason=choice.reason,
+        findings=check(job, STAGES),
+        processes=tuple(policy_processes(job, "scores pairs and trains")),
+        inputs=inputs(job),
+        outputs=outputs(job),
+        work=Work(
+            batch=f"{pairs} pairs",
+            pairs=pairs,
+            updates=1,
+            steps=steps(job),
+            tokens_per_step=2 * pairs * config.policy.max_total_sequence_length,
+        ),
+        memory=memory(job) if choice.engine == "embedded" else None,
+        secrets=secrets_in(config),
+    )
