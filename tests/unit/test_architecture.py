@@ -24,6 +24,7 @@ LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in 
 TORCH_PACKAGES = {"rl"}
 TORCH_MODULES = {
     "engines/embedded.py",
+    "engines/embedded_rm.py",
     "engines/parts.py",
     "judge/server/worker.py",
     "checkpoints/convert.py",

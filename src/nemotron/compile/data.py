@@ -64,7 +64,7 @@ def _prepared_files(job: AnyJob) -> list[DataFile]:
     found = []
     for role, (key, shards) in prepared.shards_of(job).items():
         paths, rows = tuple(shard.path for shard in shards), sum(shard.rows for shard in shards)
-        shape = PROMPTS if role == "heldout" else Shape(job.row_kind)
+        shape = Shape(job.heldout_kind if role == "heldout" else job.row_kind)
         found.append(DataFile(role, key, paths, shape, rows))
     return found
 
@@ -73,7 +73,8 @@ def _heldout_file(job: AnyJob) -> list[DataFile]:
     """The held-out prompts, where they are not a split of the manifest."""
     if job.heldout_path is None or job.heldout_split is not None:
         return []
-    return [DataFile("heldout", "eval.heldout.data_path", (Path(job.heldout_path).expanduser(),))]
+    path = Path(job.heldout_path).expanduser()
+    return [DataFile("heldout", "eval.heldout.data_path", (path,), Shape(job.heldout_kind))]
 
 
 def _shape(job: AnyJob, rows: DatasetConfig) -> Shape:

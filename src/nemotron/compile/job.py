@@ -108,6 +108,8 @@ class Job(Generic[C]):
     """The algorithm's section of the config."""
     row_kind: ClassVar[RowKind] = "prompt"
     """What the rows of training and validation are."""
+    heldout_kind: ClassVar[RowKind] = "prompt"
+    """What the rows of `eval.heldout` are."""
     reads: ClassVar[tuple[str, ...]] = COMMON_READS
     """Sections and keys that the embedded engine reads."""
     skips: ClassVar[tuple[str, ...]] = ()

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from nemotron.config.schema.data import DataConfig, DatasetConfig
-from nemotron.config.schema.extras import HeldoutConfig
-from nemotron.data.manifest import Manifest, split_paths
+from nemotron.data.manifest import split_paths
 from nemotron.data.rows import PAIR_KEYS, PairKeys, PairRow, PromptRow, read_pairs, read_prompts
 from nemotron.errors import ConfigError
 
 Role = Literal["train", "validation"]
+
+
+class HeldoutFiles(Protocol):
+    """Where an ``eval.heldout`` keeps its rows."""
+
+    @property
+    def data_path(self) -> str | None: ...
+    @property
+    def split(self) -> str | None: ...
 
 
 def data_paths(data: DataConfig, role: Role, *, verify: bool = False) -> list[Path]:
@@ -65,19 +73,7 @@ def pair_keys(rows: DatasetConfig) -> PairKeys:
     return PairKeys(rows.prompt_key or "prompt", rows.chosen_key or "chosen", rows.rejected_key or "rejected")
 
 
-def token_split(data: DataConfig, role: str) -> tuple[Path, str]:
-    """Manifest and split for ``nemotron.rl.tokenized.TokenizedDataset``, where ``data.use_tokens`` asks for it.
-
-    Raises:
-        ConfigError: no manifest. DataError: it cannot be read, or has no such split.
-    """
-    if data.manifest_path is None:
-        raise ConfigError("`data.use_tokens` needs prepared data", hint="set `data.manifest_path`")
-    manifest = Manifest.read(Path(data.manifest_path).expanduser())
-    return manifest.path, manifest.split(role)
-
-
-def heldout_paths(data: DataConfig, heldout: HeldoutConfig, *, verify: bool = False) -> list[Path]:
+def heldout_paths(data: DataConfig, heldout: HeldoutFiles, *, verify: bool = False) -> list[Path]:
     """The files of the held-out prompts: ``data_path``, or the shards of ``split``.
 
     Raises:

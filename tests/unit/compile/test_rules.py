@@ -270,7 +270,6 @@ ELSEWHERE = {
     "cuda-arch-list",
     "data-file",
     "data-row",
-    "data-tokens",
     "data-twice",
     "disk-space",
     "engine-not-installed",

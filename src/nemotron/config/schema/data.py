@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -61,8 +62,6 @@ class DataConfig(Strict):
     manifest_path: Name | None = None
     """Ours: ``manifest.json`` of `data_prep/rl_prep`, or its folder. Its splits ``train`` and ``validation`` are then
     the rows, whatever ``data_path`` the configs name; null reads the files of the data sets."""
-    use_tokens: Omittable[bool] = None
-    """Ours: train on the token ids that the manifest's `tokenize` made, instead of its text."""
     max_input_seq_length: Count | None
     """Longest prompt in tokens; longer ones are truncated and masked by NeMo-RL. NeMo-Gym data needs null."""
     shuffle: bool
@@ -93,3 +92,15 @@ class DataConfig(Strict):
         if self.validation is None:
             return []
         return self.validation if isinstance(self.validation, list) else [self.validation]
+
+    def named_validation_sets(self) -> dict[str, DatasetConfig]:
+        """Validation sets by the name in their metrics: ``default`` for a single one, as in NeMo-RL, else the name of
+        the file up to its first dot, made unique. The split of a manifest is a single one."""
+        sets = self.validation_sets()
+        if len(sets) == 1 or (sets and self.manifest_path is not None):
+            return {"default": sets[0]}
+        found: dict[str, DatasetConfig] = {}
+        for number, entry in enumerate(sets):
+            name = Path(entry.data_path or str(number)).name.partition(".")[0]
+            found[f"{name}-{number}" if name in found else name] = entry
+        return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.config.schema.extras import EngineChoice, EvalConfig
@@ -72,11 +70,4 @@ class DpoRunConfig(TrainingConfig):
     def named_validation_sets(self) -> dict[str, DatasetConfig]:
         """Validation sets by the name in their metrics: ``default`` for a single one (or the split of a
         manifest), as in NeMo-RL, else the name of the file up to its first dot, made unique."""
-        sets = self.data.validation_sets()
-        if len(sets) == 1 or (sets and self.data.manifest_path is not None):
-            return {"default": sets[0]}
-        found: dict[str, DatasetConfig] = {}
-        for number, entry in enumerate(sets):
-            name = Path(entry.data_path or str(number)).name.partition(".")[0]
-            found[f"{name}-{number}" if name in found else name] = entry
-        return found
+        return self.data.named_validation_sets()
