@@ -25,6 +25,8 @@ TORCH_PACKAGES = {"rl"}
 TORCH_MODULES = {
     "engines/embedded.py",
     "engines/embedded_rm.py",
+    "engines/grpo.py",
+    "engines/verified.py",
     "engines/parts.py",
     "judge/server/worker.py",
     "checkpoints/convert.py",

@@ -61,13 +61,13 @@ def kl_limit_is_measured(job: AnyGrpoJob) -> Iterator[Finding]:
 
 @rules.rule("advantage-estimator", number=45)
 def estimator_has_what_it_needs(job: AnyGrpoJob) -> Iterator[Finding]:
-    """``gdpo`` needs several rewards, ``opd`` needs teachers; the judge gives one reward."""
+    """``gdpo`` needs several rewards, ``opd`` needs teachers; the embedded loop has one reward."""
     estimator = job.config.grpo.adv_estimator
     name = estimator.name if estimator else "grpo"
     key = "grpo.adv_estimator.name"
     if name == "gdpo":
         yield job.error(
-            key, "`gdpo` needs at least two reward components, the judge gives one", hint=f"set `{key}=grpo`"
+            key, "`gdpo` needs at least two reward components, this step gives one", hint=f"set `{key}=grpo`"
         )
     distillation = job.config.on_policy_distillation
     if name == "opd" and not (distillation and distillation.enabled):
@@ -254,15 +254,18 @@ def ranges_are_not_empty(job: AnyGrpoJob) -> Iterator[Finding]:
 
 
 @rules.rule("reward-scale")
-def scaling_covers_judge_scores(job: AnyGrpoJob) -> Iterator[Finding]:
-    """The judge scores from 1 to 5; scaling clamps what lies outside its source range."""
-    scaling = job.config.grpo.reward_scaling
-    if scaling.enabled and (scaling.source_max < 5 or scaling.source_min > 1):
+def scaling_covers_rewards(job: AnyGrpoJob) -> Iterator[Finding]:
+    """Scaling clamps what lies outside its source range."""
+    scaling, known = job.config.grpo.reward_scaling, job.reward_range
+    if not scaling.enabled or known is None:
+        return
+    low, high = known
+    if scaling.source_max < high or scaling.source_min > low:
         yield job.warning(
             "grpo.reward_scaling.source_max",
-            f"judge scores run from 1 to 5, but scaling clamps them to {scaling.source_min:g} to "
+            f"rewards run from {low:g} to {high:g}, but scaling clamps them to {scaling.source_min:g} to "
             f"{scaling.source_max:g} first",
-            hint="set `grpo.reward_scaling.source_min=1` and `grpo.reward_scaling.source_max=5`",
+            hint=f"set `grpo.reward_scaling.source_min={low:g}` and `grpo.reward_scaling.source_max={high:g}`",
         )
 
 

@@ -38,6 +38,11 @@ class GrpoJob(Job[G]):
         return ("accuracy", "avg_length")
 
     @property
+    def reward_range(self) -> tuple[float, float] | None:
+        """Least and greatest reward that can come, where that is known."""
+        return None
+
+    @property
     def responses(self) -> int:
         """Responses per step: prompts times generations."""
         return self.config.grpo.num_prompts_per_step * self.config.grpo.num_generations_per_prompt
@@ -125,6 +130,11 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         "env.should_use_nemo_gym",
         "judge",
     )
+
+    @property
+    def reward_range(self) -> tuple[float, float] | None:
+        """The judge's scores, before bonuses."""
+        return 1.0, 5.0
 
     @property
     def judge_model(self) -> GenrmModelConfig | None:

@@ -10,7 +10,9 @@ from nemotron.config.schema.data import DataConfig
 from nemotron.config.schema.extras import HeldoutConfig
 from nemotron.data.inputs import heldout_paths
 from nemotron.data.rows import PromptRow, read_prompts
-from nemotron.rewards import VERIFIERS
+from nemotron.errors import RewardError
+from nemotron.rewards import VERIFIERS, build_rewards
+from nemotron.rewards.heldout import Check, by_rewards, by_verifier
 from nemotron.rl.chat import Chat
 from nemotron.rl.evaluate import HeldOut, evaluate_heldout
 from nemotron.rl.policy import Policy
@@ -30,6 +32,8 @@ class HeldoutMetric:
     chat: Chat
     sampling: SamplingParams
     seed: int
+    max_missing_share: float = 0.05
+    """Largest share of the answers that may stay unchecked."""
 
     @cached_property
     def rows(self) -> list[PromptRow]:
@@ -38,14 +42,32 @@ class HeldoutMetric:
         return list(islice(chain.from_iterable(map(read_prompts, paths)), self.config.max_samples))
 
     def measure(self, policy: Policy) -> HeldOut:
-        """Answer the prompts and check the answers; the same seed draws with the same numbers every time."""
+        """Answer the prompts and check the answers; the same seed draws with the same numbers every time.
+
+        Raises:
+            RewardError: too many answers could not be checked.
+        """
+        rewards = self.config.rewards
+        if rewards is None:
+            return self._measure(policy, by_verifier(VERIFIERS[self.config.verifier or "tiny_world"]))
+        with build_rewards(rewards) as scorer:
+            return self._measure(policy, by_rewards(scorer, rewards))
+
+    def _measure(self, policy: Policy, check: Check) -> HeldOut:
         limit = self.config.max_new_tokens
-        return evaluate_heldout(
+        found = evaluate_heldout(
             policy,
             self.chat,
             self.rows,
-            VERIFIERS[self.config.verifier],
+            check,
             self.sampling if limit is None else replace(self.sampling, max_new_tokens=limit),
             seed=self.seed,
             batch_size=HELDOUT_BATCH,
         )
+        if found.missing > self.max_missing_share * len(self.rows):
+            raise RewardError(
+                f"{found.missing} of {len(self.rows)} held-out answers could not be checked, the limit is "
+                f"{self.max_missing_share:.0%}",
+                hint="see whether the held-out rows have what `eval.heldout.rewards` needs",
+            )
+        return found

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.fields import Count, Name, Omittable, PositiveFloat, Probability
 from nemotron.config.schema.judge import JudgeConfig
 from nemotron.config.schema.master import GrpoMasterConfig
+from nemotron.config.schema.rewards import RewardConfig
 
 EngineChoice = Literal["auto", "embedded", "nemo_rl"]
 
@@ -19,12 +22,20 @@ class HeldoutConfig(Strict):
     """JSONL file of the held-out prompts; needed unless ``split`` is given."""
     split: Omittable[Name] = None
     """Split of ``data.manifest_path`` that holds them instead, such as ``heldout`` or ``test``."""
-    verifier: Literal["tiny_world"]
-    """Program that checks an answer."""
+    verifier: Omittable[Literal["tiny_world"]] = None
+    """Program that checks an answer; either this or ``rewards``."""
+    rewards: Omittable[RewardConfig] = None
+    """Reward functions that check an answer: it is fully right where each of them has its best value."""
     max_samples: Count
     """Prompts that are answered before and after training."""
     max_new_tokens: Omittable[Count] = None
     """Longest answer in tokens; left out means ``policy.generation.max_new_tokens``."""
+
+    @model_validator(mode="after")
+    def _one_check(self) -> HeldoutConfig:
+        if (self.verifier is None) == (self.rewards is None):
+            raise ValueError("give either `verifier` or `rewards`")
+        return self
 
 
 class EvalConfig(Strict):
@@ -40,7 +51,8 @@ class LimitsConfig(Strict):
     max_kl: PositiveFloat | None
     """Largest mean per-token KL to the reference policy in nats; null sets no bound."""
     max_missing_share: Probability
-    """Largest share of a step's judge comparisons that may stay without verdict after all retries."""
+    """Largest share of a step's judge comparisons (of its responses, where no judge compares) that may stay without a
+    result after all retries."""
 
 
 class GrpoRunConfig(GrpoMasterConfig):

@@ -45,7 +45,7 @@ from nemotron.rl.update import TrainBatch, update
 
 @dataclass(frozen=True)
 class Grpo:
-    """What the loop works with; ``engines/embedded.py`` builds it from the compiled job."""
+    """What the loop works with; ``engines/grpo.py`` builds it from the compiled job."""
 
     config: GrpoConfig
     loss: LossFnConfig

@@ -1,0 +1,65 @@
+"""The preflight of GRPO with verifiable rewards: every family of rules, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nemotron.compile import (
+    artifacts,
+    batch,
+    checkpointing,
+    data,
+    engine,
+    generation,
+    grpo,
+    output,
+    parallelism,
+    resources,
+    verified_rewards,
+)
+from nemotron.compile.describe import Process, inputs, outputs, policy_processes
+from nemotron.compile.estimate import memory, work
+from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.rules import Rules, check
+from nemotron.compile.secrets import secrets_in
+from nemotron.compile.verified_job import VerifiedJob
+from nemotron.config.layers import Resolved
+from nemotron.config.schema.verified import VerifiedGrpoConfig
+
+STAGES: tuple[tuple[Rules[Any], ...], ...] = (
+    (engine.rules,),
+    (batch.rules, grpo.rules, generation.rules, parallelism.rules, checkpointing.rules),
+    (output.rules, resources.rules),
+    (artifacts.rules,),
+    (data.rules,),
+    (verified_rewards.rules,),
+)
+"""The order of the preflight. All stages run; the first error in this order decides the exit code."""
+
+
+def preflight(config: VerifiedGrpoConfig, resolved: Resolved, where: Surroundings) -> Preflight:
+    """Choose the engine, run every rule, and describe what would run."""
+    choice = engine.choose(config.engine, where.machine)
+    job = VerifiedJob(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
+    return Preflight(
+        engine=choice.engine,
+        engine_reason=choice.reason,
+        findings=check(job, STAGES),
+        processes=(*policy_processes(job), *reward_processes(job)),
+        inputs=inputs(job),
+        outputs=outputs(job),
+        work=work(job),
+        memory=memory(job) if choice.engine == "embedded" else None,
+        secrets=secrets_in(config),
+    )
+
+
+def reward_processes(job: VerifiedJob) -> Iterator[Process]:
+    """Where rewards are computed."""
+    if job.config.rewards is not None:
+        labels = ", ".join(function.shown for function in job.config.rewards.functions)
+        yield Process("rewards", f"{labels}: in worker processes on this machine")
+    for name, server in (job.config.gym.servers if job.config.gym else {}).items():
+        place = f"server {server.base_url}" if server.base_url else f"our own `{server.kind}` server on loopback"
+        yield Process(f"server {name}", place)

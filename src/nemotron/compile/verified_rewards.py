@@ -1,0 +1,183 @@
+"""Rules of verifiable rewards: where they come from, and whether the rows have what the checks need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nemotron.compile import data
+from nemotron.compile.data import DataFile
+from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
+from nemotron.compile.verified_job import VerifiedJob
+from nemotron.config.schema.gym import ServerKind
+from nemotron.config.schema.rewards import RewardConfig
+from nemotron.data.rows import read_lines
+from nemotron.errors import DataError, Finding, Origin
+from nemotron.rewards import row_problems
+from nemotron.suggest import closest
+
+rules: Rules[VerifiedJob] = Rules("verified_rewards")
+
+ROWS_READ = 2000
+"""Rows of each file that are looked at."""
+SERVER_NEEDS: Mapping[ServerKind, tuple[str, ...]] = {
+    "math": ("question", "expected_answer"),
+    "mcqa": ("expected_answer",),
+}
+"""Fields that our own servers read of a row."""
+
+Row = tuple[Path, int, dict[str, Any]]
+"""File, line and content."""
+
+
+@rules.rule("no-rewards")
+def rewards_come_from_one_place(job: VerifiedJob) -> Iterator[Finding]:
+    """Functions or servers, not both: there is one reward."""
+    config = job.config
+    if config.rewards is None and config.gym is None:
+        yield job.error(
+            "rewards",
+            "nothing gives rewards: `rewards` and `gym` are both null",
+            hint="list functions in `rewards.functions`, or servers in `gym.servers` (`-c nemo_gym`)",
+        )
+    elif config.rewards is not None and config.gym is not None:
+        yield job.error(
+            "gym",
+            "`rewards` and `gym` are both set, but a response has one reward",
+            hint="set `rewards=null` where servers score, or `gym=null` where functions do",
+        )
+
+
+@rules.rule("reward-row")
+def rows_have_what_functions_need(job: VerifiedJob) -> Iterator[Finding]:
+    """A row that a function cannot use would be missing in every step."""
+    heldout = job.config.eval.heldout
+    for file in data.files(job):
+        key, rewards = (
+            ("eval.heldout.rewards", heldout.rewards if heldout else None)
+            if file.role == "heldout"
+            else ("rewards", job.config.rewards)
+        )
+        if rewards is not None:
+            yield from _unfit_rows(job, file, f"{key}.functions", rewards)
+
+
+def _unfit_rows(job: VerifiedJob, file: DataFile, key: str, rewards: RewardConfig) -> Iterator[Finding]:
+    """The first unfit row of every function, and how many there are."""
+    found: dict[int, tuple[str, Origin, int]] = {}
+    for path, line, row in sample(file):
+        for index, problem in row_problems(rewards, row):
+            first, origin, count = found.get(index, (problem, Origin(str(path), line), 0))
+            found[index] = (first, origin, count + 1)
+    for index, (problem, origin, count) in sorted(found.items()):
+        function = rewards.functions[index]
+        if function.optional and count < sum(1 for _ in sample(file)):
+            continue
+        rows = "a row" if count == 1 else f"{count} rows"
+        yield job.error(
+            f"{key}.{index}",
+            f"the reward function `{function.shown}` cannot score {rows} of the {file.role} data: {problem}",
+            kind=DataError,
+            origin=origin,
+            hint=f"name the right field in `{key}.{index}`, or give the rows what it needs",
+        )
+
+
+@rules.rule("gym-row")
+def rows_have_what_servers_need(job: VerifiedJob) -> Iterator[Finding]:
+    """A row goes to the server of its agent; our own servers need the fields that NeMo-Gym's do."""
+    gym = job.config.gym
+    if gym is None:
+        return
+    agents = [agent for server in gym.servers.values() for agent in server.agents]
+
+    def problem(row: dict[str, Any]) -> tuple[str, str] | None:
+        agent = row.get("agent_ref")
+        name = agent.get("name") if isinstance(agent, dict) else None
+        if not isinstance(name, str):
+            return "it has no `agent_ref.name`", 'add `"agent_ref": {"type": "responses_api_agents", "name": ...}`'
+        server = gym.server_of(name)
+        if server is None:
+            guess = closest(name, agents)
+            meant = f"; did you mean `{guess}`?" if guess else ""
+            return f"no server of `gym.servers` serves its agent `{name}`", f"add it to `agents` of a server{meant}"
+        kind = gym.servers[server].kind
+        lacking = [field for field in SERVER_NEEDS[kind] if not isinstance(row.get(field), str)] if kind else []
+        if lacking:
+            return f"it has no text `{lacking[0]}`, which the server `{server}` needs", "see the README of this step"
+        return None
+
+    for file in data.files(job):
+        if file.role != "heldout":
+            yield from _first_unfit(job, file, problem)
+
+
+def _first_unfit(
+    job: VerifiedJob, file: DataFile, problem: Callable[[dict[str, Any]], tuple[str, str] | None]
+) -> Iterator[Finding]:
+    unfit = [(path, line, found) for path, line, row in sample(file) if (found := problem(row)) is not None]
+    if unfit:
+        path, line, (reason, hint) = unfit[0]
+        more = f" (and {len(unfit) - 1} more)" if len(unfit) > 1 else ""
+        message = f"a row of the {file.role} data{more} cannot be scored: {reason}"
+        yield job.error(file.key, message, kind=DataError, origin=Origin(str(path), line), hint=hint)
+
+
+@rules.rule("gym-servers", engines=EMBEDDED)
+def servers_are_asked_later(job: VerifiedJob) -> Iterator[Finding]:
+    """The preflight opens no connection."""
+    gym = job.config.gym
+    for name, server in (gym.servers if gym else {}).items():
+        if server.base_url is not None:
+            key = f"gym.servers.{name}.base_url"
+            yield job.note(key, f"the server `{name}` at `{server.base_url}` is asked when the run starts")
+
+
+@rules.rule("not-in-nemo-rl", engines=NEMO_RL)
+def nemo_rl_scores_mathematics(job: VerifiedJob) -> Iterator[Finding]:
+    """NeMo-RL's own environment checks mathematical answers; everything else goes through NeMo-Gym."""
+    rewards = job.config.rewards
+    for index, function in enumerate(rewards.functions if rewards else ()):
+        if function.name != "math":
+            yield job.error(
+                f"rewards.functions.{index}",
+                f"NeMo-RL has no reward function `{function.name}`",
+                hint="run with `engine=embedded`, or score through NeMo-Gym (`-c nemo_gym`)",
+            )
+
+
+def sample(file: DataFile) -> Iterator[Row]:
+    """The first rows of a data file that can be read; broken ones are another rule's business."""
+    yield from _sample(tuple((path, _version(path)) for path in file.paths))
+
+
+@lru_cache(maxsize=8)
+def _sample(files: tuple[tuple[Path, int], ...]) -> tuple[Row, ...]:
+    return tuple(islice((row for path, version in files if version for row in _rows(path)), ROWS_READ))
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    try:
+        for number, line in read_lines(path):
+            row = _object(line)
+            if row is not None:
+                yield path, number, row
+    except DataError:  # `data-file` says so
+        return
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _version(path: Path) -> int:
+    """Changes with the file; 0 when there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else 0
