@@ -17,6 +17,7 @@ from tasks import Choice, Sum, draw_choice, draw_sum, split_sums
 SHARES = (0.08, 0.15)
 """Share of the sums that only validation, or only held-out, uses."""
 SIZES = {"train": 1200, "validation": 100, "heldout": 200}
+CHOICES = {"train": 200, "validation": 40, "heldout": 40}
 
 
 def sums_of(split: str) -> list[Sum]:
@@ -34,11 +35,11 @@ def choices() -> dict[str, list[Choice]]:
     """The questions of every split, all different."""
     rng = random.Random(f"{SEED} choices")
     drawn: dict[str, Choice] = {}
-    while len(drawn) < sum(SIZES.values()):
+    while len(drawn) < sum(CHOICES.values()):
         task = draw_choice(rng)
         drawn.setdefault(task.prompt, task)
     rest = iter(drawn.values())
-    return {split: [next(rest) for _ in range(size)] for split, size in SIZES.items()}
+    return {split: [next(rest) for _ in range(size)] for split, size in CHOICES.items()}
 
 
 def data_row(name: str, number: int, task: Sum | Choice) -> dict[str, Any]:
