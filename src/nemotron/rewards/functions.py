@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from nemotron.config.schema import rewards as schema
 from nemotron.config.schema.rewards import RewardFunctionConfig
-from nemotron.rewards import code, math_answers, patterns, plain, user
+from nemotron.rewards import code, instructions, math_answers, patterns, plain, user
 from nemotron.rewards.types import RewardFunction
 
 
@@ -20,6 +20,7 @@ class CheckedFunction(RewardFunction, Protocol):
 
 _KINDS: dict[type[RewardFunctionConfig], Any] = {
     schema.CodeRewardConfig: code.Code,
+    schema.InstructionsRewardConfig: instructions.Instructions,
     schema.MathRewardConfig: math_answers.Math,
     schema.RegexRewardConfig: patterns.Regex,
     schema.JsonSchemaRewardConfig: patterns.JsonSchema,

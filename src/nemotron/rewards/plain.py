@@ -112,7 +112,12 @@ class Choice:
         if boxed is not None and self._config.extract != "answer_colon":
             boxed = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{(.*)\}", r"\1", boxed.strip())
             return self._letter(boxed, letters)
-        colon = re.compile(rf"answer\s*(?:is)?\s*[:=]?\s*[*_`(\[]*([{re.escape(letters)}])(?!\w)", re.IGNORECASE)
+        group = re.escape(letters)
+        # After a colon any case will do; after "is" a small a may be an article.
+        colon = re.compile(
+            rf"(?i:answer\s*(?:is)?[\s*_]*[:=])[\s*_`(\[]*([{group}{group.lower()}])(?!\w)"
+            rf"|(?i:answer\s+is)\s+[*_`(\[]*([{group}])(?!\w)"
+        )
         if self._config.extract != "boxed" and (letter := last_match(colon, text)):
             return letter.upper()
         return self._loose(text, letters, options) if self._config.extract == "lenient" else None

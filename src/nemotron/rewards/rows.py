@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import subprocess
 import sys
@@ -37,28 +38,33 @@ class SetupProblem:
 def row_problems(config: RewardConfig, row: Mapping[str, Any]) -> list[tuple[int, str]]:
     """Why a row cannot be scored: (index into ``rewards.functions``, clause) for each function that cannot use it.
 
-    Call it after `setup_problems` found no error.
+    Functions that cannot be set up here are left to `setup_problems`.
     """
-    found = []
-    for index, function in enumerate(_functions(config.model_dump_json())):
-        problem = function.problem(row)
-        if problem is not None:
-            found.append((index, problem))
-    return found
+    return [
+        (index, problem)
+        for index, function in _functions(config.model_dump_json())
+        if (problem := function.problem(row)) is not None
+    ]
 
 
 def setup_problems(config: RewardConfig) -> list[SetupProblem]:
     """What keeps functions from working here: packages, the user's module, schema files, the sandbox.
 
-    A user's module is imported in a process of its own; the sandbox is tried out.
+    A user's module is imported in a process of its own; the sandbox is tried out. Asked once per config and process.
     """
-    return [problem for index, function in enumerate(config.functions) for problem in _setup(index, function)]
+    return list(_all_setup(config.model_dump_json()))
+
+
+@lru_cache(maxsize=8)
+def _all_setup(config: str) -> tuple[SetupProblem, ...]:
+    functions = RewardConfig.model_validate_json(config).functions
+    return tuple(problem for index, function in enumerate(functions) for problem in _setup(index, function))
 
 
 def _setup(index: int, function: RewardFunctionConfig) -> list[SetupProblem]:
-    package = {schema.MathRewardConfig: "math_verify", schema.JsonSchemaRewardConfig: "jsonschema"}.get(type(function))
-    if package and importlib.util.find_spec(package) is None:
-        message = f"the reward function `{function.shown}` needs the package `{package.replace('_', '-')}`"
+    package = _missing_package(function)
+    if package is not None:
+        message = f"the reward function `{function.shown}` needs the package `{package}`"
         hint = "install the engine: `pip install 'nemotron[local]'`"
         return [SetupProblem("error", "missing-package", index, message, hint, NotAvailableError)]
     if isinstance(function, schema.UserRewardConfig):
@@ -101,5 +107,16 @@ def _sandbox(index: int, code: Code) -> list[SetupProblem]:
 
 
 @lru_cache(maxsize=4)
-def _functions(config: str) -> tuple[CheckedFunction, ...]:
-    return tuple(build_function(function) for function in RewardConfig.model_validate_json(config).functions)
+def _functions(config: str) -> tuple[tuple[int, CheckedFunction], ...]:
+    found = []
+    for index, function in enumerate(RewardConfig.model_validate_json(config).functions):
+        if _missing_package(function) is None:
+            with contextlib.suppress(NemotronError):
+                found.append((index, build_function(function)))
+    return tuple(found)
+
+
+def _missing_package(function: RewardFunctionConfig) -> str | None:
+    packages = {schema.MathRewardConfig: "math_verify", schema.JsonSchemaRewardConfig: "jsonschema"}
+    name = packages.get(type(function))
+    return name.replace("_", "-") if name and importlib.util.find_spec(name) is None else None

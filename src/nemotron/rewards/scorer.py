@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nemotron.config.schema.rewards import RewardConfig
+from nemotron.errors import NemotronError
 from nemotron.rewards.code import Code
 from nemotron.rewards.functions import ISOLATED, CheckedFunction, build_function
 from nemotron.rewards.isolation import Worker
@@ -85,7 +86,12 @@ class Scorer:
     def _value(self, index: int, row: Mapping[str, Any], response: str, ended: bool) -> float:
         function, settings = self._functions[index], self._config.functions[index]
         if not isinstance(settings, ISOLATED):
-            return function(row, response, ended=ended)
+            try:
+                return function(row, response, ended=ended)
+            except (VerifierError, NemotronError):
+                raise
+            except Exception as error:  # noqa: BLE001 - an answer that breaks a function must not end the run
+                raise VerifierError(f"raised {type(error).__name__}: {error}") from error
         if problem := function.problem(row):
             raise VerifierError(problem)
         timeout_s = settings.timeout_s or self._config.timeout_s

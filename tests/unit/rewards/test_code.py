@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nemotron.config.schema.rewards import CodeRewardConfig, RewardConfig
 from nemotron.errors import NotAvailableError
-from nemotron.rewards import build_rewards, code, row_problems, setup_problems
+from nemotron.rewards import build_rewards, code, row_problems, rows, setup_problems
 from nemotron.rewards.code import Code
 from nemotron.rewards.code_tests import same_output, same_value, unit_tests
 from nemotron.sandbox.box import containment
@@ -144,6 +144,7 @@ def test_every_value_equals_itself(value: Any) -> None:
 def test_a_weak_machine_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code, "containment", lambda: ("weak", {"namespaces": "no", "landlock": "no"}))
     monkeypatch.setattr("nemotron.rewards.rows.containment", code.containment)
+    rows._all_setup.cache_clear()
     strict = RewardConfig.model_validate({"functions": [{"name": "code"}]})
     with pytest.raises(NotAvailableError, match="cannot keep untrusted code"):
         build_rewards(strict)
@@ -157,6 +158,7 @@ def test_a_weak_machine_is_refused_unless_allowed(monkeypatch: pytest.MonkeyPatc
         assert scorer.score(STDIN, DOUBLE, ended=True).reward == 1.0
         for harm in ("open('/tmp/nemotron-weak', 'w')", "import socket; socket.socket()", "import os; os.fork()"):
             assert scorer.score(ASSERTS, ADD.replace("def", f"{harm}\ndef"), ended=True).reward == 0.0
+    rows._all_setup.cache_clear()
 
 
 def test_this_machine_contains_code() -> None:
