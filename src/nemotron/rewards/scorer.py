@@ -90,7 +90,7 @@ class Scorer:
                 return function(row, response, ended=ended)
             except (VerifierError, NemotronError):
                 raise
-            except Exception as error:  # noqa: BLE001 - an answer that breaks a function must not end the run
+            except Exception as error:  # an answer that breaks a function must not end the run
                 raise VerifierError(f"raised {type(error).__name__}: {error}") from error
         if problem := function.problem(row):
             raise VerifierError(problem)
