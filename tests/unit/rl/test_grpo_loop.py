@@ -19,13 +19,14 @@ from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
-from nemotron.errors import EngineError, JudgeError, LimitError
+from nemotron.errors import EngineError, JudgeError, LimitError, OutOfTimeError
 from nemotron.judge.source import JudgeSource
 from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
 from nemotron.rl.loops.grpo import Grpo, collect, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.saving import Progress, Provenance, Saver, Trained, weights_of
+from nemotron.rl.stopping import Deadline
 from nemotron.rl.timing import Timings
 from nemotron.rl.types import SamplingParams
 
@@ -301,3 +302,17 @@ def test_validation_runs_when_asked(tmp_path: Path) -> None:
     train(work, Progress())
     steps = [row["step"] for row in log_of(work).rows if "validation/accuracy" in row]
     assert steps == [0, 2, 4]
+
+
+def test_a_run_that_is_out_of_time_saves_and_goes_on_when_resumed(tmp_path: Path) -> None:
+    work = replace(job(tmp_path / "parts", max_num_steps=2), deadline=Deadline(0.0))
+    with pytest.raises(OutOfTimeError, match="after step 1"):
+        train(work, Progress())
+    assert [path.name for path in log_of(work).checkpoints] == ["step_1"]
+    policy = Policy.load_checkpoint(weights_of(tmp_path / "parts" / "step_1"))
+    again = replace(job(tmp_path / "parts", policy=policy, max_num_steps=2), deadline=Deadline(0.0))
+    end = train(again, again.saver.load(tmp_path / "parts" / "step_1"))
+    whole = job(tmp_path / "whole", max_num_steps=2)
+    train(whole, Progress())
+    assert end.step == 2
+    assert torch.equal(weights(again.policy), weights(whole.policy))
