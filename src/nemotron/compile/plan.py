@@ -84,8 +84,6 @@ class Plan:
     run_id: str
     """Name of the run folder if the job starts now."""
     runs_dir: Path
-    run_dir: str
-    """The run folder as it is written in ``resolved``, before it has a name."""
     resolved: Resolved = field(repr=False)
     config: BaseModel | None = field(default=None, repr=False)
     """The typed config; None when it has errors."""
@@ -119,14 +117,14 @@ class Plan:
 
     def job(self) -> dict[str, Any]:
         """What job.json holds: engine, fingerprint, and the config with this run's own paths and without secrets."""
-        here = _moved(self.resolved.values, self.run_dir, str(self.runs_dir.resolve() / self.run_id))
+        here = self.resolved.in_run_dir(str(self.runs_dir.resolve() / self.run_id))
         return {
             "engine": self.engine,
             "engine_reason": self.engine_reason,
             "fingerprint": self.fingerprint,
             "config_files": [str(path) for path in self.resolved.files],
             "secret_variables": secret_variables(self.config, self.resolved.raw),
-            "config": redact(here, self._secrets),
+            "config": redact(here.values, self._secrets),
         }
 
     def secrets(self) -> dict[str, str]:
@@ -160,7 +158,6 @@ def compile_job(
     code: StepCode,
     *,
     runs_dir: Path,
-    run_dir: str | None = None,
     machine: Machine | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Plan:
@@ -169,10 +166,8 @@ def compile_job(
     Args:
         model: the step's config model.
         code: the step's own checks.
-        run_dir: the run folder with which ``resolved`` was loaded; ``RUN_ID`` below ``runs_dir`` unless given.
         machine, env: this machine and its environment unless given.
     """
-    run_dir = run_dir or str(runs_dir / "RUN_ID")
     config, found = validate(resolved, model)
     where = Surroundings(machine or Machine.here(), os.environ if env is None else env, runs_dir)
     result = Preflight(engine="", engine_reason="") if config is None else code.preflight(config, resolved, where)
@@ -184,10 +179,9 @@ def compile_job(
         engine=result.engine,
         engine_reason=result.engine_reason,
         findings=tuple(_clean(finding, secrets) for finding in (*found, *result.findings)),
-        fingerprint=_fingerprint(resolved, run_dir, secrets),
+        fingerprint=_fingerprint(resolved, secrets),
         run_id=new_run_id(step.id, name),
         runs_dir=runs_dir,
-        run_dir=run_dir,
         resolved=resolved,
         config=config,
         processes=tuple(replace(p, where=redact(p.where, secrets)) for p in result.processes),
@@ -204,18 +198,9 @@ def _clean(finding: Finding, secrets: Mapping[str, str]) -> Finding:
     return replace(finding, message=message, hint=hint)
 
 
-def _moved(value: Any, old: str, new: str) -> Any:
-    """A copy of the config with the paths of one run folder turned into those of another."""
-    if isinstance(value, dict):
-        return {key: _moved(child, old, new) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_moved(child, old, new) for child in value]
-    return value.replace(old, new) if isinstance(value, str) else value
-
-
-def _fingerprint(resolved: Resolved, run_dir: str, secrets: Mapping[str, str]) -> str:
+def _fingerprint(resolved: Resolved, secrets: Mapping[str, str]) -> str:
     """Hash of the config with the run folder and secrets left out."""
-    values = redact(_moved(resolved.values, run_dir, "RUN_DIR"), secrets)
+    values = redact(resolved.in_run_dir("RUN_DIR").values, secrets)
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
