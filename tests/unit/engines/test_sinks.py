@@ -119,6 +119,20 @@ def test_wandb_offline_is_one_whole_file(make_run: MakeRun, tmp_path: Path) -> N
     assert [row["heldout/fully_right"] for row in rows if "heldout/fully_right" in row] == [0.1, 0.9]
 
 
+def test_an_attempt_that_wandb_refuses_leaves_the_file_of_the_one_before(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(wandb_enabled=True)
+    attempt(run, 0, range(1, 3))
+    [file] = tmp_path.glob("logs/wandb/offline-run-*/*.wandb")
+    before = file.read_bytes()
+    path = run.path / "job.json"
+    job = json.loads(path.read_text())
+    job["config"]["logger"]["wandb"]["invented"] = 1
+    path.write_text(json.dumps(job))
+    with pytest.raises(ConfigError):
+        attempt(run, 1, range(2, 3))
+    assert file.read_bytes() == before
+
+
 def interrupted(run: RunFolder) -> None:
     with recording(run, total=9, done=0) as recorder:
         recorder.write(0, {"heldout/fully_right": 0.1})

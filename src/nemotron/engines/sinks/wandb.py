@@ -18,7 +18,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,21 +74,21 @@ class WandbSink:
             **{name: value for name, value in asked.items() if name not in _OURS},
         }
         write_atomic(run.path / _STATE, to_json({**state, "id": arguments["id"]}))
-        try:
-            started = _init(wandb, run, arguments)
-        except (wandb.Error, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"W&B refuses to start: {str(error).splitlines()[0]}",
-                hint="`wandb login` or WANDB_API_KEY logs in, `WANDB_MODE=offline` needs neither; `logger.wandb` takes "
-                "arguments of `wandb.init`",
-            ) from error
-        offline = started.settings.mode == "offline"
-        if offline:
-            _remove_earlier(state, str(arguments["id"]))
-            write_atomic(run.path / _STATE, to_json({"id": started.id, "offline": started.settings.sync_dir}))
-        sink = cls(started, folder, -1 if offline else started.starting_step - 1)
-        for step, metrics in recorded(run):
-            sink.log(step, metrics)
+        with _replaced(state, str(arguments["id"])):
+            try:
+                started = _init(wandb, run, arguments)
+            except (wandb.Error, TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"W&B refuses to start: {str(error).splitlines()[0]}",
+                    hint="`wandb login` or WANDB_API_KEY logs in, `WANDB_MODE=offline` needs neither; `logger.wandb` "
+                    "takes arguments of `wandb.init`",
+                ) from error
+            offline = started.settings.mode == "offline"
+            sink = cls(started, folder, -1 if offline else started.starting_step - 1)
+            for step, metrics in recorded(run):
+                sink.log(step, metrics)
+        more = {"offline": started.settings.sync_dir} if offline else {}
+        write_atomic(run.path / _STATE, to_json({"id": started.id, **more}))
         return sink
 
     @property
@@ -106,7 +107,13 @@ class WandbSink:
 
     def close(self, *, failed: bool) -> None:
         """Write out what is pending."""
+        offline = self._run.settings.mode == "offline"
         self._run.finish(exit_code=1 if failed else 0)
+        if offline:
+            import wandb
+
+            # The file is whole only when the library's own process has ended.
+            wandb.teardown()
 
 
 def _init(wandb: Any, run: RunFolder, arguments: Mapping[str, Any]) -> Run:
@@ -148,9 +155,24 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def _remove_earlier(state: Mapping[str, Any], run_id: str) -> None:
-    """Delete the offline file of the attempt before, which the new one repeats."""
-    folder = state.get("offline")
+@contextmanager
+def _replaced(state: Mapping[str, Any], run_id: str) -> Iterator[None]:
+    """Delete the offline file of the attempt before once the block has repeated it; put it back when that fails.
+
+    It is out of the way meanwhile: W&B names its folders by the second.
+    """
+    earlier = Path(str(state.get("offline") or ""))
     # Only what W&B named itself for this very run.
-    if isinstance(folder, str) and Path(folder).name.startswith("offline-run-") and folder.endswith(f"-{run_id}"):
-        shutil.rmtree(folder, ignore_errors=True)
+    if not (earlier.name.startswith("offline-run-") and earlier.name.endswith(f"-{run_id}") and earlier.is_dir()):
+        yield
+        return
+    aside = earlier.with_name(f"replaced-{earlier.name}")
+    with output_errors(earlier):
+        earlier.rename(aside)
+    try:
+        yield
+    except BaseException:
+        with output_errors(earlier):
+            aside.rename(earlier)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
