@@ -46,7 +46,7 @@ def _agreement(metrics: Mapping[str, Any]) -> Figure:
     }
     shown = {label: name for label, name in named.items() if number(metrics.get(name)) is not None}
     values = [float(metrics[name]) for name in shown.values()]
-    bounds = [(metrics[f"{name}_low"], metrics[f"{name}_high"]) for name in shown.values()]
+    bounds = [(metrics.get(f"{name}_low"), metrics.get(f"{name}_high")) for name in shown.values()]
     bar = {
         "type": "bar",
         "x": list(shown),
