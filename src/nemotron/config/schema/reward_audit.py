@@ -31,6 +31,10 @@ class LabelledPairs(Strict):
 
     data_path: Name
     """JSONL file of preference pairs, in any form that `docs/guides/data.md` describes."""
+    manifest_path: Name | None = None
+    """``manifest.json`` of `data_prep/rl_prep`, or its folder: its pairs are audited instead of ``data_path``."""
+    split: Name = "validation"
+    """Which split of the manifest. Pairs that a reward model was trained on say little about it."""
     prompt_key: Omittable[Name] = None
     """Field of the prompt; left out means ``prompt``."""
     chosen_key: Omittable[Name] = None

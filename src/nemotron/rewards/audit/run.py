@@ -31,9 +31,12 @@ from nemotron.runs.summary import print_summary
 if TYPE_CHECKING:
     from nemotron.rewards.audit.judging import Questions
 
+JUDGE_MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
+"""Where the config names the judge."""
+
 
 def run_audit(run: RunFolder, config: RewardAuditConfig, secrets: Mapping[str, str]) -> None:
-    """Do the audit of ``run`` from where it stands. ``secrets`` may hold ``judge_api_key``.
+    """Do the audit of ``run`` from where it stands. ``secrets``: by config key.
 
     Raises:
         LimitError: a figure crosses a limit of the config; results and report are written before.
@@ -132,7 +135,7 @@ class Audit:
         if gym is None or gym.genrm_model is None:
             raise ConfigError("the config names no judge", hint="set `env.nemo_gym.genrm_model`")
         model = gym.genrm_model.responses_api_models.vllm_model
-        secret = self.secrets.get("judge_api_key")
+        secret = self.secrets.get(f"{JUDGE_MODEL}.api_key")
         return model.model_copy(update={"api_key": SecretStr(secret)}) if secret else model
 
     @cached_property

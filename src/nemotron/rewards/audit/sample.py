@@ -6,9 +6,11 @@ import hashlib
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from nemotron.config.schema.reward_audit import LabelledPairs
+from nemotron.data.manifest import split_paths
 from nemotron.data.rows import PAIR_KEYS, PairKeys, PairRow, read_pairs
 from nemotron.errors import DataError
 from nemotron.rewards.audit.records import Pair, digest
@@ -29,16 +31,30 @@ def draw(data: LabelledPairs, count: int | None, seed: int) -> Sample:
     Raises:
         DataError: the file cannot be read, has no rows, or a row is no pair.
     """
-    rows = _Counted(read_pairs(Path(data.data_path).expanduser(), keys_of(data)))
+    keys = keys_of(data)
+    rows = _Counted(chain.from_iterable(read_pairs(path, keys) for path in paths_of(data, verify=True)))
     ranked = ((_rank(row, seed), row) for row in rows)
     chosen = sorted(ranked, key=_first) if count is None else heapq.nsmallest(count, ranked, key=_first)
     if not chosen:
-        raise DataError(f"`{data.data_path}` has no pairs", hint="check `data.data_path`")
+        raise DataError(f"`{data.manifest_path or data.data_path}` has no pairs", hint="check the section `data`")
     return Sample([_pair(index, row) for index, (_, row) in enumerate(chosen)], rows.count)
 
 
+def paths_of(data: LabelledPairs, *, verify: bool = False) -> list[Path]:
+    """The file, or the shards of the manifest's split; with ``verify`` these are hashed.
+
+    Raises:
+        DataError: the manifest has no such split, or a shard of it is missing or was changed.
+    """
+    if data.manifest_path is None:
+        return [Path(data.data_path).expanduser()]
+    return split_paths(Path(data.manifest_path).expanduser(), data.split, verify=verify)
+
+
 def keys_of(data: LabelledPairs) -> PairKeys:
-    """The fields that hold a pair."""
+    """The fields that hold a pair; prepared pairs have ours."""
+    if data.manifest_path is not None:
+        return PAIR_KEYS
     return PairKeys(
         data.prompt_key or PAIR_KEYS.prompt,
         data.chosen_key or PAIR_KEYS.chosen,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nemotron.compile.machine import Machine
 from nemotron.compile.model_files import folder_of, is_path, read_model
 from nemotron.compile.output import existing
+from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.compile.survey import Shape, Survey, survey
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig
@@ -26,11 +28,12 @@ from nemotron.errors import (
     OutputError,
     Severity,
 )
-from nemotron.rewards.audit.sample import keys_of
+from nemotron.rewards.audit.sample import keys_of, paths_of
 
 MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 COMPARE = "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare"
 DATA = "data.data_path"
+MANIFEST = "data.manifest_path"
 REWARD_MODEL = "reward_model.path"
 FEW_PAIRS = 30
 SHOWN_FAULTS = 3
@@ -52,6 +55,7 @@ class Checks:
         yield from self.modules()
         yield from self.unread()
         yield from self.judge() if self.audits_judge else self.reward_model()
+        yield from self.secrets()
         yield from self.repeats()
         yield from self.data()
         yield from self.output()
@@ -74,11 +78,14 @@ class Checks:
         server = gym.genrm_compare_resources_server if gym else None
         return server.resources_servers.genrm_compare if server else GenrmCompareConfig()
 
-    @property
+    @cached_property
     def survey(self) -> Survey:
         """What was found in the data."""
-        path = Path(self.config.data.data_path).expanduser()
-        return survey(path, Shape("preference", keys_of(self.config.data)))
+        data = self.config.data
+        try:
+            return survey(paths_of(data), Shape("preference", keys_of(data)))
+        except DataError as error:
+            return Survey(problem=error.message)
 
     @property
     def pairs(self) -> int:
@@ -137,6 +144,13 @@ class Checks:
             hint = f"audit it as a judge (`{MODEL}.model`), or train a reward model from it with `rl/nemo_rl/rm`"
             yield self._error("model-files", REWARD_MODEL, ArtifactError(message, hint=hint))
 
+    def secrets(self) -> Iterator[Finding]:
+        """A run folder never holds a secret, so a key that contains one could not be read back from it."""
+        for key in elsewhere(self.resolved.values, secrets_in(self.config)):
+            message = f"`{key}` contains the judge's API key, which is never written to a run folder"
+            error = ConfigError(message, hint=f"give the API key in `{MODEL}.api_key` only")
+            yield self._error("secret-elsewhere", key, error)
+
     def repeats(self) -> Iterator[Finding]:
         """Asking a greedy judge again measures nothing."""
         audit = self.config.audit
@@ -149,7 +163,20 @@ class Checks:
 
     def data(self) -> Iterator[Finding]:
         """The pairs can be read, and are enough to say something."""
-        path, found = self.config.data.data_path, self.survey
+        data, found = self.config.data, self.survey
+        path = data.data_path
+        if data.manifest_path is not None:
+            try:
+                paths_of(data)
+            except DataError as error:
+                name = "manifest-split" if "split" in error.message else "manifest-missing"
+                yield self._error(name, MANIFEST, error)
+                return
+            origin = self.resolved.origin(DATA)
+            if origin is not None and origin.argument is not None:
+                message = f"`{DATA}` would not be read: `{MANIFEST}` names the rows"
+                hint = f"leave one of them out; `{MANIFEST}=null` switches the manifest off"
+                yield self._error("data-twice", DATA, ConfigError(message, hint=hint))
         if found.problem:
             what = "does not exist" if not Path(path).expanduser().exists() else f"cannot be read: {found.problem}"
             yield self._error("data-file", DATA, DataError(f"the data `{path}` {what}", hint=f"check `{DATA}`"))
@@ -166,7 +193,9 @@ class Checks:
             yield self._error("data-row", DATA, DataError(message), Origin(str(rest.path), rest.line))
         for clash in found.clashes[:SHOWN_FAULTS]:
             message = f"this pair prefers what {clash.other} rejects: one of the labels is wrong"
-            yield self._finding("warning", "data-clash", DATA, message, origin=Origin(str(clash.path), clash.line))
+            yield self._finding(
+                "warning", "contradictory-pairs", DATA, message, origin=Origin(str(clash.path), clash.line)
+            )
         if self.pairs < FEW_PAIRS:
             message = f"{self.pairs} pairs know an agreement only to about {100 / self.pairs**0.5:.0f} points"
             yield self._finding("warning", "few-pairs", DATA, message, "take a few hundred")

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from nemotron.compile.describe import FileRef, Process
 from nemotron.compile.model_files import read_model
 from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.secrets import secrets_in
 from nemotron.config.layers import Resolved
 from nemotron.runs.folder import RunFolder
-from nemotron.steps.eval.reward_audit.checks import DATA, MODEL, REWARD_MODEL, Checks
+from nemotron.steps.eval.reward_audit.checks import DATA, MANIFEST, MODEL, REWARD_MODEL, Checks
 from nemotron.steps.eval.reward_audit.config import Config
 
 
 def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Preflight:
     """Everything that can be known before anything is asked."""
     checks = Checks(config, resolved, where.machine, where.runs_dir)
-    model = checks.judge_model
-    secret = model.api_key.get_secret_value() if model and model.api_key else ""
     return Preflight(
         engine="local",
         engine_reason="an audit trains nothing: plain Python in this process",
@@ -29,12 +27,12 @@ def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Prefli
             FileRef("run folder", None, str(where.runs_dir), "samples.jsonl with every verdict, report.html"),
             FileRef("results", "output_dir", config.output_dir, "eval_results.json"),
         ),
-        secrets={"judge_api_key": secret} if secret else {},
+        secrets=secrets_in(config),
     )
 
 
 def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
-    """Ask, measure, report. ``secrets`` may hold ``judge_api_key``.
+    """Ask, measure, report. ``secrets``: by config key.
 
     Raises:
         LimitError: a figure crosses a limit. DataError, ArtifactError, JudgeError, OutputError: as they say.
@@ -78,5 +76,7 @@ def _inputs(checks: Checks) -> tuple[FileRef, ...]:
         files = read_model(name, checks.machine)
         detail = f"{files.parameters:,} parameters" if files and files.parameters else "size unknown"
         inputs.append(FileRef(role, key, name, detail))
-    inputs.append(FileRef("pairs", DATA, str(Path(config.data.data_path)), found.problem or f"{found.rows} rows"))
+    data = config.data
+    place = (DATA, data.data_path) if data.manifest_path is None else (MANIFEST, data.manifest_path)
+    inputs.append(FileRef("pairs", *place, found.problem or f"{found.rows} rows"))
     return tuple(inputs)
