@@ -36,6 +36,7 @@ class Code:
             max_processes=config.max_processes,
         )
         self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+        self._busy: set[Sandbox] = set()
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """Why the row cannot be used."""
@@ -73,6 +74,11 @@ class Code:
         except SandboxError as error:
             raise VerifierError(f"the sandbox failed: {error}") from error
 
+    def kill(self) -> None:
+        """Make what runs in other threads fail at once."""
+        for box in tuple(self._busy):
+            box.kill()
+
     def close(self) -> None:
         """End the sandboxes that wait for work."""
         while True:
@@ -109,6 +115,7 @@ class Code:
 
     def _run(self, source: str, test: UnitTest, token: str) -> Outcome:
         box = self._take()
+        self._busy.add(box)
         files = {"solution.py": source}
         argv = ["solution.py"]
         weak = box.level == "weak"
@@ -122,6 +129,8 @@ class Code:
         except SandboxError:
             box.close()
             raise
+        finally:
+            self._busy.discard(box)
         self._idle.put(box)
         return outcome
 

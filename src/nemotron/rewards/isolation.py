@@ -76,8 +76,14 @@ class Worker:
             raise VerifierError(answer["missing"])
         return float(answer["value"])
 
+    def kill(self) -> None:
+        """Make a call that is waiting in another thread fail at once."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def stop(self) -> None:
-        """Kill the process."""
+        """Kill the process and forget it."""
         process, self._process, self._rest = self._process, None, b""
         if process is None:
             return

@@ -37,6 +37,7 @@ class Scorer:
     def __init__(self, config: RewardConfig) -> None:
         self._functions: list[CheckedFunction] = [build_function(function) for function in config.functions]
         self._config = config
+        self._closed = False
         self.labels = tuple(function.shown for function in config.functions)
         """Labels of the components, in the order of the config."""
         workers = min(8, max(1, (os.cpu_count() or 1) // 2)) if config.workers == "auto" else config.workers
@@ -75,7 +76,10 @@ class Scorer:
         return [future.result() for future in futures]
 
     def close(self) -> None:
-        """Drop what waits and end all child processes."""
+        """Drop what waits and end all child processes, in the middle of their work if need be."""
+        self._closed = True
+        for killed in (*self._all_workers, *(f for f in self._functions if isinstance(f, Code))):
+            killed.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for worker in self._all_workers:
             worker.stop()
@@ -84,6 +88,8 @@ class Scorer:
                 function.close()
 
     def _value(self, index: int, row: Mapping[str, Any], response: str, ended: bool) -> float:
+        if self._closed:
+            raise VerifierError("the scorer is closed")
         function, settings = self._functions[index], self._config.functions[index]
         if not isinstance(settings, ISOLATED):
             try:

@@ -111,6 +111,10 @@ class Sandbox:
             raise SandboxError(json.loads(answer["result"])["sandbox"])
         return Outcome(**answer)
 
+    def kill(self) -> None:
+        """Make a run that is waiting in another thread fail at once."""
+        self._process.kill()
+
     def close(self) -> None:
         """End all processes and remove the folder."""
         self._process.kill()

@@ -119,7 +119,8 @@ def _build_root(setting: dict[str, Any]) -> str:
         _bind_file(path, root + path)
     os.mkdir(f"{root}/box")
     kernel.mount("tmpfs", f"{root}/box", "tmpfs", safe, f"size={limits['file_mb']}m,mode=700,nr_inodes=4096")
-    os.symlink("/box", f"{root}/tmp")
+    if not os.path.lexists(f"{root}/tmp"):  # the interpreter may live there
+        os.symlink("/box", f"{root}/tmp")
     kernel.enter_root(root)
     kernel.make_read_only("/", recursive=False)
     return "/box"
@@ -178,13 +179,15 @@ def _become(setting: dict[str, Any], program: dict[str, Any], fds: tuple[int, in
         os.closerange(_RESULT_FD + 1, 4096)
         os.chdir(box)
         os.umask(0o077)
+        # Root's program is nobody, alone; otherwise it shares its user with the two processes around it.
+        others = 0 if os.geteuid() == 0 else 2
         if level != "landlock":
             os.setsid()
         if level == "namespaces" and os.geteuid() == 0:
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
-        _set_limits(setting["limits"], namespaces=level == "namespaces")
+        _set_limits(setting["limits"], others if level == "namespaces" else None)
         if level != "weak":
             kernel.give_up_privileges()
             if level == "landlock" or kernel.landlock_version():
@@ -200,7 +203,7 @@ def _become(setting: dict[str, Any], program: dict[str, Any], fds: tuple[int, in
         os._exit(127)
 
 
-def _set_limits(limits: dict[str, Any], *, namespaces: bool) -> None:
+def _set_limits(limits: dict[str, Any], others: int | None) -> None:
     memory, file_size = limits["memory_mb"] * _MIB, limits["file_mb"] * _MIB
     chosen = {
         resource.RLIMIT_AS: (memory, memory),
@@ -211,8 +214,8 @@ def _set_limits(limits: dict[str, Any], *, namespaces: bool) -> None:
         resource.RLIMIT_MEMLOCK: (0, 0),
         resource.RLIMIT_MSGQUEUE: (0, 0),
     }
-    if namespaces:  # elsewhere it would count all processes of the user
-        chosen[resource.RLIMIT_NPROC] = (limits["max_processes"] + 1,) * 2
+    if others is not None:  # without a namespace of its own it would count all processes of the user
+        chosen[resource.RLIMIT_NPROC] = (limits["max_processes"] + others,) * 2
     for kind, (soft, hard) in chosen.items():
         _, highest = resource.getrlimit(kind)
         if highest != resource.RLIM_INFINITY:

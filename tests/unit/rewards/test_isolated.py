@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,20 @@ def test_row_fields_of_an_own_function() -> None:
 def test_schema_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read the JSON schema"):
         build_rewards(config({"name": "json_schema", "schema_file": str(tmp_path / "none.json")}))
+
+
+def test_closing_waits_for_nobody(folder: Path) -> None:
+    own = {"name": "user", "function": "length_reward:length", "search_path": str(folder)}
+    tests = {"tests": {"inputs": [""], "outputs": [""]}}
+    sleep = "```python\nimport time\ntime.sleep(600)\n```"
+    scorer = build_rewards(config(own, {"name": "code", "test_timeout_s": 600.0}, timeout_s=600.0, workers=2))
+    hung = [scorer.submit(tests, "hang", ended=True), scorer.submit(tests, sleep, ended=True)]
+    waiting = [scorer.submit(tests, "", ended=True) for _ in range(5)]
+    while not (all(future.running() for future in hung) and scorer._functions[1]._busy):
+        time.sleep(0.01)
+    scorer.close()
+    assert [future.result().reward for future in hung] == [None, None]
+    assert all(future.cancelled() for future in waiting)
 
 
 def test_closing_ends_the_worker(folder: Path) -> None:

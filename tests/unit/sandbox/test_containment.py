@@ -86,6 +86,22 @@ def test_fork_bomb(brief: Sandbox) -> None:
     assert processes_with(marker) == []
 
 
+def test_number_of_processes(brief: Sandbox) -> None:
+    code = """
+        import os, time
+        children = 0
+        try:
+            while True:
+                if os.fork() == 0:
+                    time.sleep(600)
+                children += 1
+        except OSError:
+            print(children)
+        """
+    children = int(run(brief, code).stdout)
+    assert children == (BRIEF.max_processes - 1 if brief.level == "namespaces" else 0)
+
+
 def test_infinite_loop(box: Sandbox) -> None:
     outcome = run(box, "while True: pass")
     assert (outcome.status, outcome.code) == ("exited", -signal.SIGXCPU)
