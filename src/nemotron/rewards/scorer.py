@@ -78,8 +78,11 @@ class Scorer:
     def close(self) -> None:
         """Drop what waits and end all child processes, in the middle of their work if need be."""
         self._closed = True
-        for killed in (*self._all_workers, *(f for f in self._functions if isinstance(f, Code))):
-            killed.kill()
+        for worker in self._all_workers:
+            worker.kill()
+        for function in self._functions:
+            if isinstance(function, Code):
+                function.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for worker in self._all_workers:
             worker.stop()
