@@ -182,8 +182,8 @@ def splits_do_not_share_prompts(job: AnyJob) -> Iterator[Finding]:
 
 @rules.rule("agent-ref", engines=NEMO_RL)
 def rows_name_their_agent(job: AnyJob) -> Iterator[Finding]:
-    """NeMo-Gym sends a row to the agent it names; without a name the rollout fails."""
-    for file in files(job):
+    """NeMo-Gym sends a row to the agent it names; without a name the rollout fails. Pairs go to no agent."""
+    for file in files(job) if job.row_kind == "prompt" else []:
         found = file.survey()
         if file.role != "heldout" and found.first_without_agent:
             origin = Origin(str(found.first_without_agent[0]), found.first_without_agent[1])

@@ -168,6 +168,7 @@ class DpoParts(TrainingParts[DpoRunConfig]):
             validation=validation,
             saver=self.saver({POLICY: Trained(policy.model, optimization)}, stream),
             recorder=recorder,
+            deadline=self.deadline,
         )
 
     def _stream(self, pairs: Sequence[TokenPair]) -> RowStream[TokenPair]:

@@ -32,6 +32,7 @@ from nemotron.rl.pairs import TokenPair, answer_mask, reference_rows
 from nemotron.rl.policy import Policy
 from nemotron.rl.preference import answer_rewards, dpo_loss
 from nemotron.rl.saving import Progress, Saver
+from nemotron.rl.stopping import Deadline, stop_reason
 from nemotron.rl.timing import Timings
 
 _NOT_FINITE_HINT = "lower the learning rate or use `policy.precision=float32`; the last checkpoint is unharmed"
@@ -72,6 +73,8 @@ class Dpo:
     """Validation pairs of each data set by its name, as many as one validation uses."""
     saver: Saver
     recorder: Recorder
+    deadline: Deadline | None = None
+    """``None``: the run may take its time."""
 
 
 def train(job: Dpo, progress: Progress) -> Progress:
@@ -79,6 +82,7 @@ def train(job: Dpo, progress: Progress) -> Progress:
 
     Raises:
         EngineError: the loss or gradient is not finite.
+        LimitError: the time limit leaves no room for another step; a checkpoint is written before.
         OutputError: a metric or checkpoint cannot be written.
     """
     config = job.config
@@ -101,11 +105,14 @@ def train(job: Dpo, progress: Progress) -> Progress:
 
         progress = progress.after_step(job.stream.next_epoch, len(pairs), trained["global_valid_toks"])
         metrics = {**{f"train/{name}": value for name, value in trained.items()}, **validation}
+        stop = stop_reason(step, metrics, max_kl=None, deadline=None if last else job.deadline)
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
         job.recorder.samples(step, samples)
         job.recorder.step(step, {**metrics, **timings.metrics()})
-        if job.save_period and (step % job.save_period == 0 or last):
+        if job.save_period and (step % job.save_period == 0 or last or stop):
             job.recorder.checkpoint(job.saver.save(progress, {**metrics, **monitored(validation)}))
+        if stop:
+            raise stop
     return progress
 
 

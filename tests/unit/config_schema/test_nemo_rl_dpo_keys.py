@@ -1,0 +1,50 @@
+"""The DPO model against the full key list of NeMo-RL v0.7.0, and the shipped configs against the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron.config.known import Place, look_up
+from nemotron.config.resolvers import interpolate
+from nemotron.steps.rl.nemo_rl.dpo.config import Config
+
+# key -> [declared type, required, value in the exemplar if it has one]
+KEYS: dict[str, list[Any]] = json.loads((Path(__file__).parent / "nemo_rl_dpo_v0.7.0.json").read_text())["keys"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_is_accepted(key: str) -> None:
+    assert look_up(Config, key.split(".")) is not Place.UNKNOWN
+
+
+def test_the_exemplar_of_nemo_rl_is_valid() -> None:
+    raw: dict[str, Any] = {
+        "engine": "auto",
+        "eval": {"heldout": None},
+        "limits": {"max_rejected_share": 0.0},
+    }
+    for key, (_, _, *exemplar) in KEYS.items():
+        if exemplar:
+            at = raw
+            *sections, name = key.split(".")
+            for section in sections:
+                at = at.setdefault(section, {})
+            at[name] = exemplar[0]
+    raw["policy"].pop("megatron_cfg")  # only the keys that dpo.yaml sets in a section that it switches off
+    values, findings = interpolate(raw, {}, run_dir="")
+    assert findings == []
+    config = Config.model_validate(values)
+    assert config.dpo.max_num_steps == 150
+    assert config.dpo.reference_policy_kl_penalty == 0.05
+    assert config.named_validation_sets().keys() == {"default"}
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key.startswith("dpo.")])
+def test_defaults_are_those_of_the_exemplar(key: str) -> None:
+    field = type(Config.model_fields["dpo"].annotation) and Config.model_fields["dpo"].annotation
+    assert field is not None
+    assert getattr(field(), key.removeprefix("dpo.")) == KEYS[key][2]
