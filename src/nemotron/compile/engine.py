@@ -114,7 +114,9 @@ def _wanted_features(job: AnyJob) -> Iterator[tuple[str, str]]:
         ("policy.quant_cfg", "quantisation"): policy.quant_cfg,
         ("policy.hf_config_overrides", "overrides of the model's `config.json`"): policy.hf_config_overrides,
         ("policy.tokenizer.use_processor", "multimodal processors"): policy.tokenizer.use_processor,
-        ("policy.dtensor_cfg.lora_cfg.enabled", "LoRA"): dtensor and dtensor.lora_cfg and dtensor.lora_cfg.enabled,
+        ("policy.dtensor_cfg.lora_cfg.enabled", "LoRA in this step"): (
+            dtensor and dtensor.lora_cfg and dtensor.lora_cfg.enabled and not job.trains_adapters
+        ),
         ("policy.megatron_cfg.peft.enabled", "LoRA"): megatron and megatron.peft and megatron.peft.enabled,
         ("policy.megatron_cfg.fp8_cfg.enabled", "FP8 training"): megatron
         and megatron.fp8_cfg

@@ -117,6 +117,8 @@ class Job(Generic[C]):
     batch_key: ClassVar[str] = "policy.train_global_batch_size"
     """The key that says how many rows a step takes."""
     trains_reward_model: ClassVar[bool] = False
+    trains_adapters: ClassVar[bool] = False
+    """Whether `policy.dtensor_cfg.lora_cfg` is honoured."""
 
     @property
     def schedule(self) -> Schedule:

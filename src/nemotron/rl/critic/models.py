@@ -26,7 +26,8 @@ from nemotron.rl.value_loss import ValueBatch, explained_variance, value_loss
 WEIGHTS = Path("value", "weights")
 OPTIMIZER = Path("value", "optimizer", "optimizer.pt")
 TOKENIZER = Path("value", "tokenizer")
-_PART = "value"
+PART = "value"
+"""The folder of the critic in a checkpoint."""
 _UNFINISHED = "value.tmp"
 
 
@@ -165,20 +166,20 @@ class CriticModels:
                 f"the critic's server does not see `{folder}`, which the actor has made",
                 hint="set `checkpointing.checkpoint_dir` to one folder on a file system that both machines share",
             )
-        if (folder / _PART).is_dir():  # a retry: the part appears under its name when it is complete
+        if (folder / PART).is_dir():  # a retry: the part appears under its name when it is complete
             return
         unfinished = folder / _UNFINISHED
         try:
             unfinished.mkdir(exist_ok=True)
             tokenizer = _tokenizer(self._value.tokenizer.name)
             for name in (WEIGHTS, TOKENIZER):
-                (unfinished / name.relative_to(_PART)).mkdir(exist_ok=True)
-            self._critic.save(unfinished / WEIGHTS.relative_to(_PART), tokenizer)
-            tokenizer.save_pretrained(unfinished / TOKENIZER.relative_to(_PART))
-            optimizer = unfinished / OPTIMIZER.relative_to(_PART)
+                (unfinished / name.relative_to(PART)).mkdir(exist_ok=True)
+            self._critic.save(unfinished / WEIGHTS.relative_to(PART), tokenizer)
+            tokenizer.save_pretrained(unfinished / TOKENIZER.relative_to(PART))
+            optimizer = unfinished / OPTIMIZER.relative_to(PART)
             optimizer.parent.mkdir(exist_ok=True)
             torch.save(self._optimization.state_dict(), optimizer)
-            unfinished.rename(folder / _PART)
+            unfinished.rename(folder / PART)
         except (OSError, RuntimeError) as error:
             raise OutputError(
                 f"cannot write the critic's part of checkpoint {step}: {str(error).splitlines()[0]}",

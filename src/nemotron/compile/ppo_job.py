@@ -1,0 +1,126 @@
+"""What the preflight knows of a PPO job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job, ModelRef
+from nemotron.config.schema.dtensor import LoraConfig
+from nemotron.config.schema.grpo import LossFnConfig
+from nemotron.config.schema.ppo import PpoMasterConfig
+
+
+@dataclass(frozen=True)
+class PpoJob(Job[PpoMasterConfig]):
+    """PPO with a critic and a reward model, or one side of it."""
+
+    section: ClassVar[str] = "ppo"
+    reads: ClassVar[tuple[str, ...]] = (
+        *COMMON_READS,
+        *SAMPLING_READS,
+        "actor",
+        "critic",
+        "loss_fn",
+        "only",
+        "policy.dtensor_cfg.enabled",
+        "policy.dtensor_cfg.lora_cfg",
+        "ppo",
+        "reward_model",
+        "value.logprob_batch_size",
+        "value.max_grad_norm",
+        "value.model_name",
+        "value.optimizer",
+        "value.precision",
+        "value.scheduler",
+        "value.tokenizer.name",
+        "value.train_global_batch_size",
+        "value.train_micro_batch_size",
+        "value_loss_fn",
+    )
+    skips: ClassVar[tuple[str, ...]] = (
+        "policy.dtensor_cfg.lora_cfg.dropout_position",
+        "policy.dtensor_cfg.lora_cfg.use_triton",
+        "ppo.batch_multiplier",
+        "ppo.calculate_advantages_on_gpu",
+        "ppo.dynamic_sampling_max_gen_batches",
+    )
+    batch_key: ClassVar[str] = "ppo.num_prompts_per_step"
+    validation_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "avg_length")
+    trains_adapters: ClassVar[bool] = True
+
+    @property
+    def responses(self) -> int:
+        """Responses per step: prompts times generations."""
+        return self.config.ppo.num_prompts_per_step * self.config.ppo.num_generations_per_prompt
+
+    @property
+    def rows_per_step(self) -> int:
+        """Prompts that one step takes."""
+        return self.config.ppo.num_prompts_per_step
+
+    @property
+    def rows_at_once(self) -> int:
+        """Responses of a step."""
+        return self.responses
+
+    @property
+    def policy_loss(self) -> LossFnConfig:
+        """``loss_fn``."""
+        return self.config.loss_fn
+
+    @property
+    def has_heldout(self) -> bool:
+        """Whether `eval.heldout` is measured."""
+        return self.config.eval.heldout is not None
+
+    @property
+    def heldout_path(self) -> str | None:
+        """The file of `eval.heldout`."""
+        heldout = self.config.eval.heldout
+        return heldout.data_path if heldout else None
+
+    @property
+    def heldout_split(self) -> str | None:
+        """The split of `data.manifest_path` that `eval.heldout` takes instead."""
+        heldout = self.config.eval.heldout
+        return heldout.split if heldout else None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether rewards, loss or limits ask for the KL to the policy before training."""
+        return self.config.loss_fn.reference_policy_kl_penalty > 0 or self.config.limits.max_kl is not None
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learned at all."""
+        return self.config.ppo.adv_estimator.name == "gae"
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The adapters that are trained, if any."""
+        dtensor = self.config.policy.dtensor
+        found = dtensor.lora_cfg if dtensor else None
+        return found if isinstance(found, LoraConfig) and found.enabled else None
+
+    def models(self) -> Iterator[ModelRef]:
+        """The models of the sides that run here."""
+        config = self.config
+        if config.only != "critic":
+            yield ModelRef("policy", "policy.model_name", config.policy.model_name)
+        if config.only != "actor":
+            yield ModelRef("reward model", "reward_model.model_name", config.reward_model.model_name)
+            if self.has_critic:
+                yield ModelRef("critic", "value.model_name", config.value.model_name)
+
+    def missing_features(self) -> Iterator[tuple[str, str]]:
+        """What PPO in NeMo-RL can and the embedded engine cannot."""
+        ppo, lora = self.config.ppo, self.lora
+        checks = (
+            ("ppo.max_rollout_turns", "rollouts of several turns", ppo.max_rollout_turns != 1),
+            ("ppo.use_dynamic_sampling", "dynamic sampling in PPO", ppo.use_dynamic_sampling),
+            ("value.hf_config_overrides", "overrides of the critic's `config.json`", self.config.value.hf_config_overrides),
+            ("policy.dtensor_cfg.lora_cfg.dropout", "dropout in adapters", lora is not None and lora.dropout > 0),
+        )
+        yield from ((key, what) for key, what, on in checks if on)

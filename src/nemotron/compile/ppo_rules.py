@@ -1,0 +1,320 @@
+"""Rules of PPO: batches, advantages, reward model and critic, and the two sides that may run apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from nemotron.compile.model_files import folder_of, read_model, tokenizer_facts
+from nemotron.compile.ppo_job import PpoJob
+from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
+from nemotron.config.schema.policy import SchedulerEntry
+from nemotron.errors import ArtifactError, Finding
+
+rules: Rules[PpoJob] = Rules("ppo")
+models: Rules[PpoJob] = Rules("ppo-models")
+TOKEN = "NEMOTRON_CRITIC_TOKEN"
+
+
+@rules.rule("batch-not-divisible", number=22)
+def total_batch_divides(job: PpoJob) -> Iterator[Finding]:
+    """Every response of a step lands in exactly one optimizer step of the policy, and in one of the critic."""
+    ppo = job.config.ppo
+    product = f"{ppo.num_prompts_per_step} prompts x {ppo.num_generations_per_prompt} generations = {job.responses}"
+    sizes = {"policy": job.config.policy.train_global_batch_size, "value": job.config.value.train_global_batch_size}
+    for section, size in sizes.items():
+        key = f"{section}.train_global_batch_size"
+        if job.responses % size:
+            yield job.error(
+                key,
+                f"{product} responses per step are not a multiple of `{key}` {size}",
+                hint=f"set `{key}={job.responses}` for one optimizer step per PPO epoch",
+            )
+
+
+@rules.rule("group-of-one")
+def leave_one_out_needs_company(job: PpoJob) -> Iterator[Finding]:
+    """The baseline of a response is the mean of the others."""
+    if job.config.ppo.adv_estimator.name == "rloo" and job.config.ppo.num_generations_per_prompt == 1:
+        yield job.error(
+            "ppo.num_generations_per_prompt",
+            "with one generation per prompt `rloo` has nothing to compare: every advantage is 0",
+            hint="set `ppo.num_generations_per_prompt` to at least 2, or `ppo.adv_estimator.name=gae`",
+        )
+
+
+@rules.rule("estimator-not-in-nemo-rl", engines=NEMO_RL)
+def estimator_exists_there(job: PpoJob) -> Iterator[Finding]:
+    """`rloo` is ours."""
+    if job.config.ppo.adv_estimator.name != "gae":
+        yield job.error(
+            "ppo.adv_estimator.name", "NeMo-RL's PPO has no estimator `rloo`", hint="set `engine=embedded`, or use `gae`"
+        )
+
+
+@rules.rule("critic-warm-up")
+def policy_is_trained_at_all(job: PpoJob) -> Iterator[Finding]:
+    """A warm-up that is as long as the run leaves the policy as it was."""
+    ppo = job.config.ppo
+    if ppo.policy_training_start_step >= ppo.max_num_steps:
+        yield job.error(
+            "ppo.policy_training_start_step",
+            f"the policy is trained from step {ppo.policy_training_start_step + 1} on, and the run ends after "
+            f"{ppo.max_num_steps}",
+            hint="lower `ppo.policy_training_start_step` or raise `ppo.max_num_steps`",
+        )
+    elif ppo.policy_training_start_step and not job.has_critic:
+        yield job.warning(
+            "ppo.policy_training_start_step", "there is no critic to warm up: these steps train nothing with `rloo`"
+        )
+
+
+@rules.rule("reference-kl-skipped", number=44)
+def skipped_reference_needs_no_kl(job: PpoJob) -> Iterator[Finding]:
+    """Without reference log-probabilities there is no KL, in the rewards, the loss or the limits."""
+    key = "ppo.skip_reference_policy_logprobs_calculation"
+    if not job.config.ppo.skip_reference_policy_logprobs_calculation:
+        return
+    if beta := job.config.loss_fn.reference_policy_kl_penalty:
+        yield job.error(
+            key,
+            f"`{key}` leaves nothing to compute `loss_fn.reference_policy_kl_penalty` {beta:g} from",
+            hint="set `loss_fn.reference_policy_kl_penalty=0`, or do not skip the reference",
+        )
+    if job.config.limits.max_kl is not None:
+        yield job.error(
+            "limits.max_kl",
+            "`limits.max_kl` cannot be measured without log-probabilities of the reference",
+            hint=f"set `limits.max_kl=null`, or `{key}=false`",
+        )
+
+
+@rules.rule("kl-without-weight")
+def kl_settings_have_an_effect(job: PpoJob) -> Iterator[Finding]:
+    """`absolute_kl` speaks about the KL in the reward."""
+    loss = job.config.loss_fn
+    if job.config.actor.absolute_kl and not (loss.use_kl_in_reward and loss.reference_policy_kl_penalty):
+        yield job.error(
+            "actor.absolute_kl",
+            "`actor.absolute_kl` is about the KL in the reward, and there is none",
+            hint="set `loss_fn.use_kl_in_reward=true` and a `loss_fn.reference_policy_kl_penalty`, or drop it",
+        )
+
+
+@rules.rule("no-validation-data", number=42)
+def validation_needs_rows(job: PpoJob) -> Iterator[Finding]:
+    """Validation that is asked for needs something to validate on."""
+    ppo = job.config.ppo
+    wanted = [name for name in ("val_period", "val_at_start", "val_at_end") if getattr(ppo, name)]
+    if wanted and not job.config.data.validation_sets():
+        yield job.error(
+            f"ppo.{wanted[0]}",
+            f"`ppo.{wanted[0]}` asks for validation, but `data.validation` is not set",
+            hint="set `data.validation.data_path`, or `ppo.val_period=0`, `ppo.val_at_start=false`, "
+            "`ppo.val_at_end=false`",
+        )
+
+
+@rules.rule("reward-shaping", number=50)
+def shaping_is_complete(job: PpoJob) -> Iterator[Finding]:
+    """Either the stop coefficient or all three values of the length penalty, and a scaling range that is not empty."""
+    shaping, scaling = job.config.ppo.reward_shaping, job.config.ppo.reward_scaling
+    if scaling.enabled and scaling.source_min >= scaling.source_max:
+        yield job.error(
+            "ppo.reward_scaling.source_max",
+            f"reward scaling maps an empty range: {scaling.source_min:g} to {scaling.source_max:g}",
+        )
+    if not shaping.enabled or shaping.stop_properly_penalty_coef is not None:
+        return
+    for name in ("overlong_buffer_length", "overlong_buffer_penalty", "max_response_length"):
+        if getattr(shaping, name) is None:
+            yield job.error(f"ppo.reward_shaping.{name}", f"reward shaping needs `ppo.reward_shaping.{name}`")
+
+
+@rules.rule("schedulers", number=19)
+def schedulers_form_a_sequence(job: PpoJob) -> Iterator[Finding]:
+    """Several schedulers need, as last entry, the steps at which one hands over to the next."""
+    for key, entries in (
+        ("policy.scheduler", job.config.policy.scheduler or []),
+        ("value.scheduler", job.config.value.scheduler or []),
+    ):
+        problem = _sequence_problem(entries)
+        if problem:
+            yield job.error(key, f"`{key}` {problem}", hint="end the list with `milestones: [...]`")
+
+
+def _sequence_problem(entries: list[SchedulerEntry]) -> str | None:
+    named = [entry for entry in entries if entry.milestones is None]
+    given = [step for entry in entries for step in entry.milestones or []]
+    if any(entry.milestones is not None for entry in entries[:-1]):
+        return "has `milestones` before its last entry"
+    if entries and not named:
+        return "has milestones but no scheduler"
+    if named and len(given) != len(named) - 1:
+        return f"has {len(named)} schedulers, which need {len(named) - 1} milestones; {len(given)} are given"
+    return None
+
+
+@rules.rule("value-model", engines=EMBEDDED)
+def critic_is_trained(job: PpoJob) -> Iterator[Finding]:
+    """The critic has an optimizer of its own, and its head is a regression."""
+    value = job.config.value
+    if job.has_critic and value.optimizer is None:
+        yield job.error("value.optimizer", "the embedded engine needs `value.optimizer` for the critic")
+    head = value.reward_model_cfg
+    if not head.enabled or head.reward_model_type != "regression":
+        yield job.error(
+            "value.reward_model_cfg",
+            "a critic predicts a value per token",
+            hint="set `value.reward_model_cfg={enabled: true, reward_model_type: regression}`",
+        )
+
+
+@rules.rule("value-backend", engines=NEMO_RL)
+def critic_backend_can_do_it(job: PpoJob) -> Iterator[Finding]:
+    """NeMo-RL v0.7.0's value worker: DTensor v2, no packing, no dynamic batching, no context parallelism."""
+    value = job.config.value
+    dtensor = value.dtensor_cfg if value.dtensor_cfg.enabled else None
+    if dtensor is None:
+        return
+    if not getattr(dtensor, "v2", False):
+        yield job.error("value.dtensor_cfg._v2", "the critic needs `value.dtensor_cfg._v2=true` in NeMo-RL")
+    if getattr(dtensor, "context_parallel_size", 1) > 1:
+        yield job.error("value.dtensor_cfg.context_parallel_size", "the critic has no context parallelism in NeMo-RL")
+    for name in ("sequence_packing", "dynamic_batching"):
+        section = getattr(value, name)
+        if section is not None and section.enabled:
+            yield job.error(f"value.{name}.enabled", f"the critic has no `{name}` with DTensor in NeMo-RL")
+
+
+@rules.rule("critic-elsewhere", engines=EMBEDDED)
+def the_other_side_is_named(job: PpoJob) -> Iterator[Finding]:
+    """A side that runs alone finds the other by address and token."""
+    config, critic = job.config, job.config.critic
+    if config.only is None:
+        for key in ("address", "host"):
+            set_here = job.resolved.origin(f"critic.{key}")
+            if set_here is not None and set_here.argument is not None:
+                yield job.error(
+                    f"critic.{key}",
+                    f"`critic.{key}` has no effect when both sides run here",
+                    hint="start them apart with `--only critic` and `--only actor`",
+                )
+        return
+    if critic.token is None or not critic.token.get_secret_value():
+        yield job.error(
+            "critic.token",
+            f"`only: {config.only}` needs a token that both sides share",
+            hint=f"set `{TOKEN}` to the same long random text for both",
+        )
+    if config.only == "actor":
+        if critic.address is None:
+            yield job.error(
+                "critic.address",
+                "`only: actor` needs to know where the critic is",
+                hint="start the critic with `--only critic`, and set `critic.address=http://HOST:PORT`",
+            )
+        elif not _is_url(critic.address):
+            yield job.error(
+                "critic.address", f"`{critic.address}` is no address of a critic", hint="write it as `http://HOST:PORT`"
+            )
+
+
+def _is_url(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port is not None
+    except ValueError:
+        return False
+
+
+@rules.rule("checkpoints-not-shared", engines=EMBEDDED)
+def both_sides_write_one_folder(job: PpoJob) -> Iterator[Finding]:
+    """Each side that runs alone has a run folder of its own; a checkpoint holds parts of both."""
+    checkpointing = job.config.checkpointing
+    key = "checkpointing.checkpoint_dir"
+    if job.config.only is not None and checkpointing.enabled and "RUN_ID" in checkpointing.checkpoint_dir:
+        yield job.error(
+            key,
+            f"`{key}` lies in the folder of this run, which the other side does not have",
+            hint=f"set `{key}` to one folder on a file system that both sides see, the same for both",
+        )
+
+
+@rules.rule("request-size", engines=EMBEDDED)
+def an_update_fits_a_request(job: PpoJob) -> Iterator[Finding]:
+    """An update carries tokens, returns, values and mask of a whole rollout batch."""
+    need = job.responses * job.config.policy.max_total_sequence_length * (8 + 3 * 4) / 2**20
+    key = "critic.max_request_mib"
+    if job.has_critic and need > job.config.critic.max_request_mib:
+        yield job.error(
+            key,
+            f"an update of {job.responses} responses may take {math.ceil(need)} MiB, `{key}` is "
+            f"{job.config.critic.max_request_mib}",
+            hint=f"set `{key}={math.ceil(need)}`",
+        )
+
+
+@models.rule("reward-model", engines=EMBEDDED)
+def reward_model_scores(job: PpoJob) -> Iterator[Finding]:
+    """A sequence classifier with one output; with mean and spread of its rewards where they are asked for."""
+    config = job.config
+    if config.only == "actor":
+        return
+    for key, name in (
+        ("reward_model.model_name", config.reward_model.model_name),
+        ("value.model_name", config.value.model_name),
+    ):
+        found = read_model(name, job.machine)
+        kinds = found.config.get("architectures") if found else None
+        if isinstance(kinds, list) and kinds and not any("SequenceClassification" in str(kind) for kind in kinds):
+            yield job.error(
+                key,
+                f"`{name}` is a `{kinds[0]}`, not a reward model",
+                kind=ArtifactError,
+                hint="train one with `nemotron steps run rl/nemo_rl/rm`",
+            )
+    found = read_model(config.reward_model.model_name, job.machine)
+    if found and config.reward_model.standardize and not found.config.get("reward_std"):
+        yield job.error(
+            "reward_model.standardize",
+            f"`{config.reward_model.model_name}` has no stored mean and spread of its rewards",
+            kind=ArtifactError,
+            hint="set `reward_model.standardize=false`, or train it with `rl/nemo_rl/rm`, which stores them",
+        )
+
+
+@models.rule("other-tokenizer", engines=EMBEDDED)
+def models_share_tokens(job: PpoJob) -> Iterator[Finding]:
+    """The critic's server is handed token ids, so both models must mean the same by them."""
+    policy = folder_of(job.config.policy.tokenizer.name, job.machine)
+    for key, name in (
+        ("reward_model.model_name", job.config.reward_model.model_name),
+        ("value.tokenizer.name", job.config.value.tokenizer.name),
+    ):
+        other = folder_of(name, job.machine)
+        if policy is None or other is None:
+            continue
+        ours, theirs = tokenizer_facts(policy).vocabulary, tokenizer_facts(other).vocabulary
+        if ours and theirs and ours != theirs:
+            yield job.error(
+                key,
+                f"`{name}` gives other ids to tokens than the policy's tokenizer",
+                kind=ArtifactError,
+                hint="train the reward model from the policy's own family, or retokenise",
+            )
+
+
+@models.rule("reward-model-context", engines=EMBEDDED)
+def sequence_fits_the_reward_model(job: PpoJob) -> Iterator[Finding]:
+    """Positions beyond those the model was trained with give nonsense, and the server refuses them."""
+    found = read_model(job.config.reward_model.model_name, job.machine)
+    positions = found.config.get("max_position_embeddings") if found else None
+    longest = job.config.policy.max_total_sequence_length
+    if isinstance(positions, int) and longest > positions:
+        yield job.error(
+            "policy.max_total_sequence_length",
+            f"`policy.max_total_sequence_length` {longest} is more than the {positions} positions of the reward model",
+            hint=f"set it to at most {positions}",
+        )

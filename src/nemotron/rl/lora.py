@@ -1,0 +1,149 @@
+"""Low-rank adapters through peft: trained in the place of the full weights, merged when they are saved.
+
+The adapters are injected into the model, so it stays a Llama (or whatever it is) for everything that looks at it.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nemotron.config.schema.dtensor import LoraConfig
+from nemotron.errors import ArtifactError, ConfigError, NotAvailableError
+from nemotron.rl.policy import Policy
+
+ADAPTER = Path("policy", "adapter")
+"""In a checkpoint: ``adapter_model.safetensors`` and ``adapter_config.json``, as ``from_pretrained`` of peft wants."""
+_WEIGHTS = "adapter_model.safetensors"
+_NAME = "default"
+
+
+def add_adapters(policy: Policy, config: LoraConfig, *, seed: int) -> Policy:
+    """``policy`` with fresh adapters; only they are trained. It computes what it did before, as the second matrix is 0.
+
+    Raises:
+        ConfigError: the modules named do not exist. NotAvailableError: peft is not installed.
+    """
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        raise NotAvailableError("LoRA needs the package `peft`", hint="pip install 'nemotron[local]'") from error
+    named = config.target_modules or ("all-linear" if config.match_all_linear else [])
+    if not named:
+        raise ConfigError(
+            "no module gets an adapter",
+            hint="list `policy.dtensor_cfg.lora_cfg.target_modules`, or set `match_all_linear=true`",
+        )
+    lora = peft.LoraConfig(
+        r=config.dim,
+        lora_alpha=config.alpha,
+        target_modules=_linears(policy.model) if named == "all-linear" else named,
+        exclude_modules=config.exclude_modules or None,
+        init_lora_weights=True,
+    )
+    policy.model.requires_grad_(False)
+    try:
+        model = peft.inject_adapter_in_model(lora, policy.model, adapter_name=_NAME)
+    except ValueError as error:
+        raise ConfigError(
+            f"adapters do not fit the policy: {error}", hint="check `target_modules` and `exclude_modules`"
+        ) from error
+    _initialise(model, config.lora_A_init, seed)
+    # A new wrapper: the old one remembers that the model could be rearranged, which adapters forbid.
+    return Policy(model, precision=policy.precision)
+
+
+def _linears(model: nn.Module) -> list[str]:
+    """Names of all linear layers but the head."""
+    found = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module) is nn.Linear}
+    return sorted(found - {"lm_head"})
+
+
+def _initialise(model: nn.Module, kind: str, seed: int) -> None:
+    """First matrices as NeMo-RL's Automodel draws them (``xavier``: normal, else Kaiming uniform), second ones 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in sorted(model.named_parameters()):
+        if "lora_A" in name:
+            drawn = torch.empty(parameter.shape)
+            if kind == "xavier":
+                nn.init.xavier_normal_(drawn, generator=generator)
+            else:
+                nn.init.kaiming_uniform_(drawn, a=5**0.5, generator=generator)
+            parameter.data.copy_(drawn)
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters' weights under peft's names for a file."""
+    return {
+        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def write_adapter(policy: Policy, folder: Path) -> None:
+    """Write the adapters so that peft reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(adapter_state(policy.model), folder / _WEIGHTS)
+    config: Any = policy.model.peft_config[_NAME]
+    config.save_pretrained(str(folder))
+
+
+def read_adapter(policy: Policy, folder: Path) -> None:
+    """Put the adapters of ``folder`` into ``policy``. Raises ArtifactError when they do not fit."""
+    try:
+        found = load_file(folder / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"the adapter `{folder}` cannot be read: {error}",
+            hint="remove that checkpoint; the run then resumes from the one before it",
+        ) from error
+    parameters = {
+        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter
+        for name, parameter in policy.model.named_parameters()
+        if ".lora_" in name
+    }
+    if {name: tensor.shape for name, tensor in found.items()} != {n: p.shape for n, p in parameters.items()}:
+        raise ArtifactError(f"the adapter `{folder}` was made for other modules or another rank")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(found[name])
+
+
+class Merged:
+    """The full weights as the adapters make them, computed when they are asked for: what a checkpoint stores."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    @property
+    def config(self) -> Any:
+        """The model's own config."""
+        return self._policy.model.config
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As the model without adapters would give it."""
+        return dict(self._plain().state_dict())
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the model without adapters."""
+        self._plain().save_pretrained(folder)
+
+    def _plain(self) -> Any:
+        """A copy with every adapter merged into its layer and taken out."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        model: Any = copy.deepcopy(self._policy.model)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge(safe_merge=True)
+                parent, _, leaf = name.rpartition(".")
+                setattr(model.get_submodule(parent), leaf, module.get_base_layer())
+        del model.peft_config
+        return model
