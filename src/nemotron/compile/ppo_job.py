@@ -47,8 +47,12 @@ class PpoJob(Job[PpoMasterConfig]):
         "ppo.dynamic_sampling_max_gen_batches",
     )
     batch_key: ClassVar[str] = "ppo.num_prompts_per_step"
-    validation_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "avg_length")
     trains_adapters: ClassVar[bool] = True
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """What PPO measures in validation."""
+        return ("accuracy", "avg_length")
 
     @property
     def responses(self) -> int:
@@ -116,11 +120,15 @@ class PpoJob(Job[PpoMasterConfig]):
 
     def missing_features(self) -> Iterator[tuple[str, str]]:
         """What PPO in NeMo-RL can and the embedded engine cannot."""
-        ppo, lora = self.config.ppo, self.lora
+        ppo, value, lora = self.config.ppo, self.config.value, self.lora
         checks = (
             ("ppo.max_rollout_turns", "rollouts of several turns", ppo.max_rollout_turns != 1),
             ("ppo.use_dynamic_sampling", "dynamic sampling in PPO", ppo.use_dynamic_sampling),
-            ("value.hf_config_overrides", "overrides of the critic's `config.json`", self.config.value.hf_config_overrides),
+            (
+                "value.hf_config_overrides",
+                "overrides of the critic's `config.json`",
+                value.hf_config_overrides,
+            ),
             ("policy.dtensor_cfg.lora_cfg.dropout", "dropout in adapters", lora is not None and lora.dropout > 0),
         )
         yield from ((key, what) for key, what, on in checks if on)

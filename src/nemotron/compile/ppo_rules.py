@@ -49,7 +49,9 @@ def estimator_exists_there(job: PpoJob) -> Iterator[Finding]:
     """`rloo` is ours."""
     if job.config.ppo.adv_estimator.name != "gae":
         yield job.error(
-            "ppo.adv_estimator.name", "NeMo-RL's PPO has no estimator `rloo`", hint="set `engine=embedded`, or use `gae`"
+            "ppo.adv_estimator.name",
+            "NeMo-RL's PPO has no estimator `rloo`",
+            hint="set `engine=embedded`, or use `gae`",
         )
 
 

@@ -50,9 +50,7 @@ def _critic(run: RunFolder, config: PpoMasterConfig, token: str | None, threads:
 
     if config.only == "actor":
         if config.critic.address is None:
-            raise EngineError(
-                "`only: actor` needs `critic.address`", hint="a critic says where it is when it starts"
-            )
+            raise EngineError("`only: actor` needs `critic.address`", hint="a critic says where it is when it starts")
         yield RemoteCritic(Address(config.critic.address, _required(token)))
         return
     own = threads.judge if config.critic.threads == "auto" else config.critic.threads
