@@ -27,7 +27,7 @@ SURFACE = {
     "nemotron runs show": ["--json", "--runs-dir", "RUN"],
     "nemotron steps list": ["--category", "--consumes", "--json", "--produces", "--tag"],
     "nemotron steps run": [
-        *("--batch", "--config", "--dry-run", "--force-squash", "--json", "--resume", "--run", "--runs-dir"),
+        *("--batch", "--config", "--dry-run", "--force-squash", "--json", "--only", "--resume", "--run", "--runs-dir"),
         *("-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
     ],
     "nemotron steps show": ["--json", "STEP"],

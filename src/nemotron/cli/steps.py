@@ -15,6 +15,8 @@ from nemotron.errors import CompileError, NotAvailableError, Origin, UsageError
 from nemotron.suggest import closest
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from nemotron.config.describe import Parameter
     from nemotron.config.overrides import Override
     from nemotron.manifest import Artifact
@@ -26,7 +28,7 @@ StepId = Annotated[str, typer.Argument(metavar="STEP", help="A step id, or a uni
 
 RUN_OPTIONS = (
     *("-c", "--config", "-r", "--run", "-b", "--batch", "-d", "--dry-run"),
-    *("--json", "--force-squash", "--resume", "--runs-dir"),
+    *("--json", "--force-squash", "--only", "--resume", "--runs-dir"),
 )
 """Options of `steps run`, to recognise one that was written before the command."""
 
@@ -123,6 +125,9 @@ DryRun = Annotated[bool, typer.Option("-d", "--dry-run", help="Compile, print th
 PlanAsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")]
 ForceSquash = Annotated[bool, typer.Option("--force-squash", help="With a profile: import its container image anew.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this config.")]
+Only = Annotated[
+    str | None, typer.Option(metavar="SIDE", help="Run one side of a step that has two: `critic` or `actor` of ppo.")
+]
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
 ]
@@ -139,6 +144,7 @@ def run_command(
     dry_run: DryRun = False,
     as_json: PlanAsJson = False,
     force_squash: ForceSquash = False,
+    only: Only = None,
     resume: Resume = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
@@ -149,8 +155,10 @@ def run_command(
 
     found = find_step(step)
     _refuse_clashes(run, batch, dry_run=dry_run, as_json=as_json, force_squash=force_squash, resume=resume)
-    parsed = _overrides(ctx.obj.words, overrides or [])
     model = config_model(found)
+    parsed = _overrides(ctx.obj.words, overrides or [])
+    if only is not None:
+        parsed.append(_only(ctx.obj.words, only, found.id, model))
     # The run folder is named when it is made; until then its paths are written with this placeholder.
     resolved = load(found.config_dir, config, parsed, run_dir=str(runs_dir / "RUN_ID"), model=model)
     code = step_code(found)
@@ -216,6 +224,24 @@ def _overrides(words: Sequence[str], found: Sequence[str]) -> list[Override]:
                 origin=Origin("command line", argument=start),
             )
     return parse_overrides(tokens)
+
+
+def _only(words: Sequence[str], side: str, step: str, model: type[BaseModel]) -> Override:
+    """``--only SIDE`` as the override ``only=SIDE`` that it stands for.
+
+    Raises:
+        UsageError: the step has no sides.
+    """
+    from nemotron.config.overrides import parse_overrides
+
+    place = next(i for i, word in enumerate(words, 1) if word.partition("=")[0] == "--only")
+    if "only" not in model.model_fields:
+        raise UsageError(
+            f"`{step}` runs as a whole, so `--only` has no use",
+            hint="`rl/nemo_rl/ppo` has sides that run apart",
+            origin=Origin("command line", argument=place),
+        )
+    return parse_overrides([(place, f"only={side}")])[0]
 
 
 def _print_json(value: Any) -> None:

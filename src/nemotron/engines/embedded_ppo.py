@@ -6,7 +6,6 @@ wherever `critic.address` points.
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain, islice
@@ -18,6 +17,7 @@ from nemotron.config.schema.ppo import PpoMasterConfig
 from nemotron.data.inputs import heldout_paths, training_prompts
 from nemotron.data.rows import PromptRow, read_prompts
 from nemotron.data.stream import PromptStream
+from nemotron.engines.embedded_dpo import quiet_transformers
 from nemotron.engines.parts import TrainingParts
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.errors import DataError, EngineError
@@ -50,7 +50,7 @@ def run_job(run: RunFolder, config: PpoMasterConfig, critic: RunningCritic, thre
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
     apply_threads(threads.policy)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    quiet_transformers()
     parts = PpoParts(run, config)
     before, done = run.status().heldout_before, parts.progress_on_disk
     with ExitStack() as stack:
