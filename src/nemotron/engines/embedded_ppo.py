@@ -7,26 +7,22 @@ wherever `critic.address` points.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 
 from nemotron.config.schema.dtensor import LoraConfig
-from nemotron.config.schema.extras import HeldoutConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
-from nemotron.data.inputs import heldout_paths, training_prompts
-from nemotron.data.rows import PromptRow, read_prompts
+from nemotron.data.inputs import training_prompts
+from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
 from nemotron.engines.embedded_dpo import quiet_transformers
+from nemotron.engines.heldout import HeldoutMetric
 from nemotron.engines.parts import TrainingParts
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.errors import DataError, EngineError
-from nemotron.rewards import VERIFIERS
 from nemotron.rl.batch import request_seed
 from nemotron.rl.critic.client import CriticClient
 from nemotron.rl.critic.local import RemoteCritic, RunningCritic
 from nemotron.rl.critic.models import PART
-from nemotron.rl.evaluate import HeldOut, evaluate_heldout
 from nemotron.rl.loops.ppo import Ppo, train
 from nemotron.rl.lora import ADAPTER, Merged, add_adapters, read_adapter, write_adapter
 from nemotron.rl.policy import Policy
@@ -35,9 +31,6 @@ from nemotron.rl.threads import ThreadPlan, apply_threads
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.report import write_report
 from nemotron.runs.summary import print_summary
-
-HELDOUT_BATCH = 256
-"""Held-out prompts answered at a time: large enough that a step of the sampler is all arithmetic."""
 
 
 def run_job(run: RunFolder, config: PpoMasterConfig, critic: RunningCritic, threads: ThreadPlan) -> None:
@@ -60,18 +53,19 @@ def run_job(run: RunFolder, config: PpoMasterConfig, critic: RunningCritic, thre
             client = _attach(attached, critic, config, recorder) if elsewhere else None
             recorder.phase("loading policy")
             policy, reference = parts.load_models(reference=parts.needs_reference)
-            if config.eval.heldout and (not done or before is None):
+            heldout = parts.heldout
+            if heldout and (not done or before is None):
                 recorder.phase("held-out before")
-                recorder.heldout("before", 0, parts.measure(reference or policy, config.eval.heldout))
+                recorder.heldout("before", 0, heldout.measure(reference or policy))
             client = client or _attach(attached, critic, config, recorder)
             client.begin(done)
             job = parts.ppo(policy, reference, client, recorder)
             progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
             recorder.phase("training")
             progress = train(job, progress)
-        if config.eval.heldout:
+        if heldout:
             recorder.phase("held-out after")
-            recorder.heldout("after", progress.step, parts.measure(policy, config.eval.heldout))
+            recorder.heldout("after", progress.step, heldout.measure(policy))
         recorder.phase("report")
         run.write_status(state="finished", phase=None, steps_done=progress.step, wall_s=recorder.wall_s)
         write_report(run)
@@ -169,19 +163,15 @@ class PpoParts(TrainingParts[PpoMasterConfig]):
         self._check_lengths(stream)
         return stream
 
-    def measure(self, policy: Policy, heldout: HeldoutConfig) -> HeldOut:
-        """Answer the held-out prompts and check the answers."""
-        paths = heldout_paths(self.config.data, heldout, verify=True)
-        limit = heldout.max_new_tokens
-        return evaluate_heldout(
-            policy,
-            self.chat,
-            list(islice(chain.from_iterable(map(read_prompts, paths)), heldout.max_samples)),
-            VERIFIERS[heldout.verifier],
-            self.sampling if limit is None else replace(self.sampling, max_new_tokens=limit),
-            seed=self.config.ppo.seed,
-            batch_size=HELDOUT_BATCH,
-        )
+    @property
+    def heldout(self) -> HeldoutMetric | None:
+        """The program-checked metric, where one is asked for."""
+        config = self.config
+        wanted = config.eval.heldout
+        if wanted is None:
+            return None
+        limit = config.limits.max_missing_share
+        return HeldoutMetric(wanted, config.data, self.chat, self.sampling, config.ppo.seed, limit)
 
     def _validation_rows(self) -> list[PromptRow]:
         ppo = self.config.ppo

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nemotron.data.rows import PromptRow
-from nemotron.errors import EngineError, NemotronError
+from nemotron.errors import NemotronError, RewardError
 from nemotron.rl.chat import Chat
 from nemotron.rl.critic.wire import padded
 from nemotron.rl.reward_source import GroupRewards, first_failure, missing_share, then
@@ -48,7 +48,7 @@ class CriticSource:
 
     def too_many_missing(self, results: Sequence[GroupRewards], step: int, limit: float) -> NemotronError:
         """What ends the run when the reward model leaves too many responses without a score."""
-        return EngineError(
+        return RewardError(
             f"{missing_share(results):.0%} of the rewards in step {step} are missing, the limit is {limit:.0%}: "
             f"{first_failure(results)}",
             hint="`limits.max_missing_share` is the limit",
