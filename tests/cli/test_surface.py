@@ -69,6 +69,7 @@ HEAVY = {"torch", "transformers", "ray", "nemo_run", "numpy", "aiohttp"}
         (["steps", "list", "--json"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
         (["steps", "show", "rlhf"], HEAVY),
         (["steps", "run", "rlhf", "-c", "tiny", "--dry-run"], HEAVY),
+        (["steps", "run", "reward_audit", "-c", "tiny", "--dry-run"], HEAVY),
         (["runs", "list"], HEAVY),
         (["artifacts", "--help"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
         (["steps", "run", "convert/hf_to_megatron", "-c", "tiny", "--dry-run"], HEAVY - {"numpy"}),

@@ -68,10 +68,13 @@ def results(rows: Sequence[Audited], *, kind: str, pairs_in_data: int, worst: in
 
 
 def crossed(metrics: Mapping[str, float | None], limits: AuditLimits) -> list[str]:
-    """The limits that the figures cross, as sentences. A figure that is not known crosses nothing."""
+    """The limits that the figures cross, as sentences. A bias that is not known crosses nothing, as a reward model has
+    no position bias; an agreement that is not known proves nothing."""
     found = []
     agreement = metrics.get("agreement")
-    if limits.min_agreement is not None and agreement is not None and agreement < limits.min_agreement:
+    if limits.min_agreement is not None and agreement is None:
+        found.append("agreement is not known, as every verdict is missing")
+    elif limits.min_agreement is not None and agreement is not None and agreement < limits.min_agreement:
         found.append(f"agreement {agreement:.3f} is below `limits.min_agreement` {limits.min_agreement:g}")
     for name, limit in (
         ("position_bias", limits.max_position_bias),
