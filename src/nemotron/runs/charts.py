@@ -188,7 +188,13 @@ CRITIC = Chart(
     "Critic",
     "Explained variance near 1: the critic foresees returns; at or below 0 it knows less than their mean does.",
     (
-        Panel("explained", (Line("critic/explained_var", "explained variance", "@green"),)),
+        Panel(
+            "explained",
+            (
+                Line("critic/explained_var", "while learning", "@green"),
+                Line("critic/explained_var_before", "before the update", "@blue"),
+            ),
+        ),
         Panel("loss", (Line("critic/loss", "loss", "@orange"),), from_zero=True),
         Panel("value", (Line("critic/values_mean", "mean value", "@blue"),)),
     ),

@@ -207,6 +207,7 @@ _PHASES = (
     ("reward_calculation", "reward", "@orange"),
     ("policy_and_reference_logprobs", "log-probs", "@green"),
     ("policy_training", "training", "@violet"),
+    ("value_training", "critic", "@red"),
     ("checkpointing", "checkpoint", "@yellow"),
 )
 

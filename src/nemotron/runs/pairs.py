@@ -30,6 +30,8 @@ class Answer:
     truncated: bool
     aspects: list[tuple[str, bool]]
     """(label, whether it holds) of every yes/no property that was checked."""
+    side: str = ""
+    """``chosen`` or ``rejected`` in a labelled pair."""
 
     @property
     def right(self) -> int:
@@ -138,6 +140,7 @@ def _answer(row: Row) -> Answer:
         advantage=number(row.get("advantage")),
         truncated=row.get("truncated") is True,
         aspects=[aspect for aspect in aspects if aspect[0] != "truncated"],
+        side=_text(row.get("side")),
     )
 
 

@@ -77,7 +77,7 @@ def test_a_run_of_dpo(make_run: MakeRun) -> None:
     run = make_run(view="dpo", run_id="r1")
     with recording(run, total=10, done=0) as recorder:
         for step in range(1, 11):
-            rows = [{"prompt": "p", "response": "yes", "reward": 0.5}]
+            rows = [{"prompt": "p", "response": "yes", "reward": 0.5, "side": "rejected"}]
             recorder.samples(step, rows)
             extra = {"validation-default_accuracy": 0.4 + 0.04 * step} if step % 5 == 0 else {}
             row = {"train/loss": 0.7 - 0.02 * step, "train/accuracy": 0.5, "train/margin": 0.1 * step, **extra}
@@ -98,9 +98,11 @@ def test_a_run_of_dpo(make_run: MakeRun) -> None:
         ["loss", "0.6400 → 0.5400"],
     ]
     assert next(iter(run.read_samples())) == {
-        "step": 1, "phase": "train", "prompt": "p", "response": "yes", "reward": 0.5,
+        "step": 1, "phase": "train", "prompt": "p", "response": "yes", "reward": 0.5, "side": "rejected",
     }  # fmt: skip
-    assert "Preference accuracy" in render(run)
+    page = render(run)
+    assert "Preference accuracy" in page
+    assert "<span>rejected</span>" in page
 
 
 def test_heldout_pairs_lead_a_reward_model(make_run: MakeRun) -> None:

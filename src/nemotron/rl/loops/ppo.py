@@ -27,7 +27,6 @@ from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.ppo import ActorConfig, PpoConfig
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
-from nemotron.errors import LimitError
 from nemotron.rl.advantages import prompt_groups
 from nemotron.rl.batch import ResponseTensors, in_columns, response_tensors
 from nemotron.rl.chat import Chat
@@ -42,6 +41,7 @@ from nemotron.rl.reward_source import missing_share
 from nemotron.rl.reward_transforms import filter_overlong
 from nemotron.rl.rollout import Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
 from nemotron.rl.saving import Progress, Saver
+from nemotron.rl.stopping import Deadline, stop_reason
 from nemotron.rl.timing import Timings
 from nemotron.rl.types import Group, SamplingParams
 from nemotron.rl.update import TrainBatch, update
@@ -71,6 +71,8 @@ class Ppo:
     validation: Sequence[PromptRow]
     saver: Saver
     recorder: Recorder
+    deadline: Deadline | None = None
+    """``None``: the run may take its time."""
 
     @property
     def rewards(self) -> CriticSource:
@@ -107,7 +109,7 @@ def train(job: Ppo, progress: Progress) -> Progress:
 
     Raises:
         EngineError: the critic is gone or refuses; a loss or gradient is not finite.
-        LimitError: the KL crosses ``limits.max_kl``; metrics and a checkpoint are written before.
+        LimitError: the KL crosses ``limits.max_kl``, or time is up; metrics and a checkpoint are written before.
         OutputError: a metric or checkpoint cannot be written.
     """
     config = job.config
@@ -185,18 +187,14 @@ def train(job: Ppo, progress: Progress) -> Progress:
             **job.rewards.metrics(results),
             **validation,
         }
-        kl = metrics["train/kl_penalty"]
-        over_limit = job.limits.max_kl is not None and kl > job.limits.max_kl
+        stop = stop_reason(step, metrics, max_kl=job.limits.max_kl, deadline=None if last else job.deadline)
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
         job.recorder.samples(step, sample_rows(samples, mean_advantages(rollout)))
         job.recorder.step(step, {**metrics, **timings.metrics()})
-        if job.save_period and (step % job.save_period == 0 or last or over_limit):
+        if job.save_period and (step % job.save_period == 0 or last or stop):
             job.recorder.checkpoint(job.saver.save(progress, metrics))
-        if over_limit:
-            raise LimitError(
-                f"the KL to the reference is {kl:.3f} nats per token in step {step}, the limit is {job.limits.max_kl}",
-                hint="lower the learning rate or raise `loss_fn.reference_policy_kl_penalty` or `limits.max_kl`",
-            )
+        if stop:
+            raise stop
     return progress
 
 
