@@ -171,11 +171,12 @@ _PAIR_COLUMNS = (
     LiveColumn("validation", "validation-*_accuracy", share=True, rare=True),
 )
 
+# Before training, policy and reference agree and every reward is 0: an accuracy of then would mean nothing.
 DPO = View(
     step_metric="train/loss",
     numbers=(*_PAIR_NUMBERS, Number("sft_loss", "train/sft_loss")),
     leading=(
-        share_trend("validation_accuracy", "validation accuracy"), heldout(),
+        share("validation_accuracy", "validation accuracy", "last validation; chance is 50%"), heldout(),
         trend("rewards_chosen", "reward of chosen", note="falling means that chosen answers get less likely"),
         trend("margin", "margin", note="chosen minus rejected"),
     ),

@@ -90,7 +90,7 @@ def test_a_run_of_dpo(make_run: MakeRun) -> None:
     assert summary["reward"] is None
     lines = [re.split(r"  +", line.rstrip()) for line in text_of(run).splitlines()]
     assert lines[1:7] == [
-        ["validation accuracy", "60.0% → 80.0% (+20.0 points)"],
+        ["validation accuracy", "80.0%"],
         ["held-out fully right", "– → –"],
         ["reward of chosen", "-0.300 → -0.800 (falling means that chosen answers get less likely)"],
         ["margin", "0.300 → 0.800 (chosen minus rejected)"],
