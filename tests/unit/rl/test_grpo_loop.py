@@ -316,3 +316,23 @@ def test_a_run_that_is_out_of_time_saves_and_goes_on_when_resumed(tmp_path: Path
     train(whole, Progress())
     assert end.step == 2
     assert torch.equal(weights(again.policy), weights(whole.policy))
+
+
+def test_reward_minus_kl_and_clamped_rewards_are_reported(tmp_path: Path) -> None:
+    scaling = {"enabled": True, "source_min": 0.0, "source_max": 0.2}
+    work = job(tmp_path, max_num_steps=2, loss={"reference_policy_kl_penalty": 0.5}, reward_scaling=scaling, lr=0.05)
+    train(work, Progress())
+    for row in log_of(work).rows:
+        expected = row["train/reward"] - 0.5 * row["train/kl_sum_per_response"]
+        assert row["train/reward_minus_kl"] == pytest.approx(expected, abs=1e-5)
+    last = log_of(work).rows[-1]
+    assert last["train/kl_sum_per_response"] > 0
+    rewards = [sample["reward"] for sample in log_of(work).kept[8:]]
+    assert last["train/reward_clamped_share"] == sum(reward > 0.2 for reward in rewards) / 8
+    assert "train/reward_clamped_share" not in reported(tmp_path / "plain")
+
+
+def reported(folder: Path) -> dict[str, float]:
+    work = job(folder, max_num_steps=1)
+    train(work, Progress())
+    return log_of(work).rows[-1]

@@ -122,9 +122,9 @@ def train(job: Grpo, progress: Progress) -> Progress:
         progress = progress.after_step(job.stream.next_epoch, len(samples), trained["global_valid_toks"])
         metrics = {
             **{f"train/{name}": value for name, value in {**trained, **mask_metrics}.items()},
-            **reward_metrics(samples, batch, tensors),
+            **reward_metrics(samples, batch, tensors, config.reward_scaling),
             **rollout_metrics(samples, gen_batches),
-            **kl_metrics(trained, batch),
+            **kl_metrics(trained, batch, samples, job.loss.reference_policy_kl_penalty),
             **job.rewards.metrics(results),
             **validation,
         }

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nemotron.config.schema.grpo import RewardScalingConfig
 from nemotron.rl.batch import ResponseTensors
 from nemotron.rl.kl import calculate_kl
 from nemotron.rl.losses import masked_mean
+from nemotron.rl.reward_transforms import share_outside_source
 from nemotron.rl.rollout import Sample
 from nemotron.rl.update import TrainBatch
 
@@ -49,8 +51,11 @@ def sample_rows(samples: Sequence[Sample], advantages: Tensor | None = None) -> 
     ]
 
 
-def reward_metrics(samples: Sequence[Sample], batch: TrainBatch, tensors: ResponseTensors) -> dict[str, float]:
-    """Rewards as judged (missing ones left out), baselines' raw material, and advantages over valid rows."""
+def reward_metrics(
+    samples: Sequence[Sample], batch: TrainBatch, tensors: ResponseTensors, scaling: RewardScalingConfig
+) -> dict[str, float]:
+    """Rewards as the source gave them (missing ones left out), the share that ``scaling`` clamps, baselines' raw
+    material, and advantages over valid rows."""
     judged = torch.tensor([s.judged for s in samples if s.judged is not None] or [0.0])
     lengths = torch.tensor([float(len(s.completion.token_ids)) for s in samples if s.judged is not None] or [0.0])
     valid = batch.advantages[batch.sample_mask > 0, 0] if (batch.sample_mask > 0).any() else torch.zeros(1)
@@ -63,6 +68,7 @@ def reward_metrics(samples: Sequence[Sample], batch: TrainBatch, tensors: Respon
         "train/advantages/max": float(valid.max()),
         "train/advantages/min": float(valid.min()),
         "train/truncation_rate": float(tensors.truncated.float().mean()),
+        **({"train/reward_clamped_share": share_outside_source(judged, scaling)} if scaling.enabled else {}),
     }
 
 
@@ -80,15 +86,27 @@ def rollout_metrics(samples: Sequence[Sample], gen_batches: int) -> dict[str, fl
     }
 
 
-def kl_metrics(trained: Mapping[str, float], batch: TrainBatch) -> dict[str, float]:
-    """KL to the reference: per token (nats; the loss's own figure when it has a KL term) and summed over a response."""
+def kl_metrics(
+    trained: Mapping[str, float], batch: TrainBatch, samples: Sequence[Sample], beta: float
+) -> dict[str, float]:
+    """KL to the reference: per token (nats; the loss's own figure when it has a KL term) and summed over a response.
+
+    ``train/reward_minus_kl`` is what KL-regularised training maximises: the mean of R - beta * (KL summed over the
+    response) over the rows that are trained on; R as the source gave it, ``beta`` the loss's penalty.
+    """
     if batch.reference_logprobs is None:
         return {"train/kl_penalty": 0.0, "train/kl_sum_per_response": 0.0}
     kl = calculate_kl(batch.generation_logprobs, batch.reference_logprobs)
     mask = batch.token_mask * batch.sample_mask[:, None]
     per_token = trained["kl_penalty"] or float(masked_mean(kl, mask))
     rows = batch.sample_mask.sum().clamp(min=1)
-    return {"train/kl_penalty": per_token, "train/kl_sum_per_response": float((kl * mask).sum() / rows)}
+    kl_sum = float((kl * mask).sum() / rows)
+    rewards = torch.tensor([0.0 if sample.judged is None else sample.judged for sample in samples])
+    return {
+        "train/kl_penalty": per_token,
+        "train/kl_sum_per_response": kl_sum,
+        "train/reward_minus_kl": float((rewards * batch.sample_mask).sum() / rows) - beta * kl_sum,
+    }
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
