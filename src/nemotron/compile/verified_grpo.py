@@ -16,6 +16,7 @@ from nemotron.compile import (
     output,
     parallelism,
     resources,
+    reward_setup,
     verified_rewards,
 )
 from nemotron.compile.describe import Process, inputs, outputs, policy_processes
@@ -33,7 +34,7 @@ STAGES: tuple[tuple[Rules[Any], ...], ...] = (
     (output.rules, resources.rules),
     (artifacts.rules,),
     (data.rules,),
-    (verified_rewards.rules,),
+    (reward_setup.rules, verified_rewards.rules),
 )
 """The order of the preflight. All stages run; the first error in this order decides the exit code."""
 

@@ -16,7 +16,7 @@ from nemotron.compile.verified_job import VerifiedJob
 from nemotron.config.schema.gym import ServerKind
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.data.rows import read_lines
-from nemotron.errors import DataError, Finding, Origin
+from nemotron.errors import DataError, Finding, NemotronError, Origin
 from nemotron.rewards import row_problems
 from nemotron.suggest import closest
 
@@ -69,18 +69,22 @@ def rows_have_what_functions_need(job: VerifiedJob) -> Iterator[Finding]:
 def _unfit_rows(job: VerifiedJob, file: DataFile, key: str, rewards: RewardConfig) -> Iterator[Finding]:
     """The first unfit row of every function, and how many there are."""
     found: dict[int, tuple[str, Origin, int]] = {}
-    for path, line, row in sample(file):
-        for index, problem in row_problems(rewards, row):
-            first, origin, count = found.get(index, (problem, Origin(str(path), line), 0))
-            found[index] = (first, origin, count + 1)
+    rows = sample(file)
+    try:
+        for path, line, row in rows:
+            for index, problem in row_problems(rewards, row):
+                first, origin, count = found.get(index, (problem, Origin(str(path), line), 0))
+                found[index] = (first, origin, count + 1)
+    except NemotronError:  # the function cannot be set up at all: `reward-function` says so
+        return
     for index, (problem, origin, count) in sorted(found.items()):
         function = rewards.functions[index]
-        if function.optional and count < sum(1 for _ in sample(file)):
+        if function.optional and count < len(rows):
             continue
-        rows = "a row" if count == 1 else f"{count} rows"
+        which = "a row" if count == 1 else f"{count} rows"
         yield job.error(
             f"{key}.{index}",
-            f"the reward function `{function.shown}` cannot score {rows} of the {file.role} data: {problem}",
+            f"the reward function `{function.shown}` cannot score {which} of the {file.role} data: {problem}",
             kind=DataError,
             origin=origin,
             hint=f"name the right field in `{key}.{index}`, or give the rows what it needs",
@@ -150,9 +154,9 @@ def nemo_rl_scores_mathematics(job: VerifiedJob) -> Iterator[Finding]:
             )
 
 
-def sample(file: DataFile) -> Iterator[Row]:
+def sample(file: DataFile) -> tuple[Row, ...]:
     """The first rows of a data file that can be read; broken ones are another rule's business."""
-    yield from _sample(tuple((path, _version(path)) for path in file.paths))
+    return _sample(tuple((path, _version(path)) for path in file.paths))
 
 
 @lru_cache(maxsize=8)
