@@ -91,8 +91,8 @@ def test_pairs_prefer_what_is_better_and_splits_share_no_prompt() -> None:
         assert 0.2 * size < longer < 0.5 * size
 
 
-def test_everything_fits_in_twelve_megabytes() -> None:
-    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 12e6
+def test_everything_fits_in_fourteen_megabytes() -> None:
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 14e6
 
 
 @pytest.mark.parametrize("name", ["policy", "judge"])
@@ -169,3 +169,23 @@ def test_policy_answers_in_its_world_but_not_always_well() -> None:
     ]
     assert 0.05 < sum(s["fully_right"] for s in scores) / len(scores) < 0.30
     assert sum(s["right_intent"] for s in scores) / len(scores) > 0.7
+
+
+def test_the_reward_model_ranks_held_out_pairs() -> None:
+    folder = ASSETS / "reward_model"
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    pairs = [json.loads(line) for line in (ASSETS / "data/pairs_heldout.jsonl").read_text().splitlines()]
+    chats = [
+        [*pair["prompt"], {"role": "assistant", "content": pair[side]}]
+        for pair in pairs
+        for side in ("chosen", "rejected")
+    ]
+    batch = tokenizer.apply_chat_template(chats, padding=True, return_dict=True, return_tensors="pt")
+    with torch.inference_mode():
+        scores = model.eval()(**batch).logits[:, 0]
+    assert float((scores[::2] > scores[1::2]).float().mean()) > 0.88
+    assert model.config.reward_std > 0.5
+    assert abs(model.config.reward_mean) < 0.5
