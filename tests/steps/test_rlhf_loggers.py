@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from commands import command, kill_when, metrics, only_run, run_command, steps_logged
+
 from logger_files import history, run_of, scalars
 
 pytestmark = pytest.mark.timeout(600)
@@ -23,6 +24,8 @@ WORDS = (
     "logger.tensorboard_enabled=true",
     "logger.wandb.project=tests",
     "logger.wandb.name=killed",
+    # On the command line too: W&B would keep the words of the command with the run.
+    f"env.nemo_gym.genrm_model.responses_api_models.vllm_model.api_key={SECRETS[0]}",
 )
 
 
@@ -30,13 +33,13 @@ WORDS = (
 def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run killed in its last step, after the checkpoint of step 2, and resumed."""
     runs = tmp_path_factory.mktemp("loggers")
-    os.environ |= {"WANDB_MODE": "offline", "RL_REWARD_API_KEY": SECRETS[0], "WANDB_API_KEY": SECRETS[1]}
+    os.environ |= {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRETS[1]}
     try:
         argv = command(runs, *WORDS)
         kill_when(argv, lambda: steps_logged(runs) == 3)
         resumed = run_command([*argv, "--resume"])
     finally:
-        for name in ("WANDB_MODE", "RL_REWARD_API_KEY", "WANDB_API_KEY"):
+        for name in ("WANDB_MODE", "WANDB_API_KEY"):
             del os.environ[name]
     assert resumed.code == 0, resumed.stderr
     assert "W&B offline" in resumed.stderr
