@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from nemotron.compile.job import AnyJob
 from nemotron.compile.rules import EMBEDDED, Rules
@@ -22,26 +22,33 @@ def reward_sections(job: AnyJob) -> Iterator[tuple[str, RewardConfig]]:
             yield key, section
 
 
-def _rule(name: str, about: str) -> Callable[[AnyJob], Iterator[Finding]]:
-    """A rule that passes on the problems called ``name``."""
-
-    def check(job: AnyJob) -> Iterator[Finding]:
-        for key, section in reward_sections(job):
-            for problem in setup_problems(section):
-                place = f"{key}.functions.{problem.index}"
-                if problem.name != name:
-                    continue
-                if problem.severity == "error":
-                    yield job.error(place, problem.message, hint=problem.hint, kind=problem.kind)
-                elif problem.severity == "warning":
-                    yield job.warning(place, problem.message, hint=problem.hint)
-                else:
-                    yield job.note(place, problem.message, hint=problem.hint)
-
-    check.__doc__ = about
-    return rules.rule(name, engines=EMBEDDED)(check)
+@rules.rule("missing-package", engines=EMBEDDED)
+def packages_are_there(job: AnyJob) -> Iterator[Finding]:
+    """A library that a function needs is installed."""
+    yield from _problems(job, "missing-package")
 
 
-packages_are_there = _rule("missing-package", "A library that a function needs is installed.")
-functions_can_be_set_up = _rule("reward-function", "The user's module can be imported, the schema file can be read.")
-code_is_contained = _rule("weak-sandbox", "Untrusted code cannot reach the network or write outside of its folder.")
+@rules.rule("reward-function", engines=EMBEDDED)
+def functions_can_be_set_up(job: AnyJob) -> Iterator[Finding]:
+    """The user's module can be imported, the schema file can be read."""
+    yield from _problems(job, "reward-function")
+
+
+@rules.rule("weak-sandbox", engines=EMBEDDED)
+def code_is_contained(job: AnyJob) -> Iterator[Finding]:
+    """Untrusted code cannot reach the network or write outside of its folder."""
+    yield from _problems(job, "weak-sandbox")
+
+
+def _problems(job: AnyJob, name: str) -> Iterator[Finding]:
+    for key, section in reward_sections(job):
+        for problem in setup_problems(section):
+            place = f"{key}.functions.{problem.index}"
+            if problem.name != name:
+                continue
+            if problem.severity == "error":
+                yield job.error(place, problem.message, hint=problem.hint, kind=problem.kind)
+            elif problem.severity == "warning":
+                yield job.warning(place, problem.message, hint=problem.hint)
+            else:
+                yield job.note(place, problem.message, hint=problem.hint)
