@@ -139,6 +139,7 @@ class PpoParts(TrainingParts[PpoMasterConfig]):
             validation=self._validation_rows(),
             saver=self.saver({POLICY: Trained(weights, optimization)}, stream, more),
             recorder=recorder,
+            deadline=self.deadline,
         )
 
     def _save_critic(self, critic: CriticClient, folder: Path) -> None:
