@@ -1,0 +1,190 @@
+"""Every rule of PPO is broken once, on top of a config that breaks none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compile_world import LAPTOP, NODE, named, row, write_model, write_rows
+
+from nemotron.compile.engine import embedded_reads
+from nemotron.compile.machine import Machine
+from nemotron.compile.plan import Plan, compile_job
+from nemotron.compile.ppo_job import PpoJob
+from nemotron.compile.ppo_rules import models, rules
+from nemotron.config.known import Place, look_up
+from nemotron.config.layers import load
+from nemotron.config.overrides import parse_overrides
+from nemotron.manifest import find_step
+from nemotron.steps.rl.nemo_rl.ppo import step
+from nemotron.steps.rl.nemo_rl.ppo.config import Config
+
+STEP = find_step("rl/nemo_rl/ppo")
+OWN = """\
+defaults: default
+policy:
+  model_name: model
+  max_total_sequence_length: 256
+  generation:
+    max_new_tokens: 64
+reward_model:
+  model_name: reward_model
+data:
+  train:
+    data_path: own.jsonl
+  validation:
+    data_path: val.jsonl
+"""
+LORA = "policy.dtensor_cfg.lora_cfg.enabled=true"
+LINEAR = "{name: torch.optim.lr_scheduler.LinearLR, kwargs: {start_factor: 0.1}}"
+APART = ("only=actor", "critic.token=a-long-secret", "critic.address=http://host:5556")
+SHAPING = "ppo.reward_shaping"
+SHARED = "checkpointing.checkpoint_dir=/tmp/shared"
+
+# name, number, severity, overrides
+BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
+    ("batch-not-divisible", 22, "error", ("policy.train_global_batch_size=100", "value.train_global_batch_size=64")),
+    ("batch-not-divisible", 22, "error", ("value.train_global_batch_size=100",)),
+    ("group-of-one", None, "error", ("ppo.adv_estimator.name=rloo", "ppo.num_generations_per_prompt=1")),
+    ("critic-warm-up", None, "error", ("ppo.policy_training_start_step=5", "ppo.max_num_steps=5")),
+    ("critic-warm-up", None, "warning", ("ppo.policy_training_start_step=5", "ppo.adv_estimator.name=rloo")),
+    ("reference-kl-skipped", 44, "error", ("ppo.skip_reference_policy_logprobs_calculation=true",)),
+    ("kl-without-weight", None, "error", ("actor.absolute_kl=true", "loss_fn.use_kl_in_reward=false")),
+    ("no-validation-data", 42, "error", ("data.validation=null",)),
+    (
+        "reward-shaping",
+        50,
+        "error",
+        (f"{SHAPING}.enabled=true", f"{SHAPING}.overlong_buffer_length=null"),
+    ),
+    ("reward-shaping", 50, "error", ("ppo.reward_scaling.enabled=true", "ppo.reward_scaling.source_max=-1.0")),
+    ("schedulers", 19, "error", (f"value.scheduler=[{LINEAR}, {LINEAR}]",)),
+    ("schedulers", 19, "error", ("policy.scheduler=[{milestones: [3]}]",)),
+    ("value-model", None, "error", ("value.optimizer=null",)),
+    ("value-model", None, "error", ("value.reward_model_cfg.reward_model_type=bradley_terry",)),
+    ("critic-elsewhere", None, "error", ("critic.address=http://host:1",)),
+    ("critic-elsewhere", None, "error", ("only=critic", SHARED)),
+    ("critic-elsewhere", None, "error", ("only=actor", "critic.token=a-long-secret", SHARED)),
+    ("critic-elsewhere", None, "error", (*APART[:2], "critic.address=host:5556", SHARED)),
+    ("checkpoints-not-shared", None, "error", APART),
+    ("request-size", None, "error", ("critic.max_request_mib=1", "policy.max_total_sequence_length=512")),
+    ("reward-model", None, "error", ("reward_model.model_name=model", "value.model_name=reward_model")),
+    ("reward-model", None, "error", ("reward_model.model_name=unmeasured",)),
+    ("other-tokenizer", None, "error", ("reward_model.model_name=foreign",)),
+    ("reward-model-context", None, "error", ("policy.max_total_sequence_length=1024",)),
+    ("not-in-embedded", None, "error", ("ppo.use_dynamic_sampling=true",)),
+    ("not-in-embedded", None, "error", ("ppo.max_rollout_turns=2",)),
+    ("not-in-embedded", None, "error", (LORA, "policy.dtensor_cfg.lora_cfg.dropout=0.1")),
+    ("override-without-effect", None, "error", ("value.dtensor_cfg.tensor_parallel_size=2",)),
+    ("model-files", None, "error", ("reward_model.model_name=./nowhere",)),
+    ("too-few-rows", None, "error", ("ppo.num_prompts_per_step=400",)),
+]
+VALUE = "value.dtensor_cfg"
+ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
+    ("estimator-not-in-nemo-rl", None, "error", ("ppo.adv_estimator.name=rloo",)),
+    ("value-backend", None, "error", (f"{VALUE}._v2=false",)),
+    ("value-backend", None, "error", (f"{VALUE}.context_parallel_size=2",)),
+    ("value-backend", None, "error", ("value.sequence_packing={enabled: true, algorithm: x, train_mb_tokens: 4096}",)),
+]
+Compile = Callable[..., Plan]
+
+
+def write_reward_model(folder: Path, vocabulary: dict[str, int] | None = None, **config: Any) -> None:
+    """A model folder whose config says that it is a reward model."""
+    write_model(folder)
+    path = folder / "config.json"
+    given = {"architectures": ["LlamaForSequenceClassification"], "reward_mean": 0.0, "reward_std": 1.0, **config}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 512, **given}))
+    if vocabulary:
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        tokenizer["model"]["vocab"] = vocabulary
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
+    """Compile ``own.yaml`` (default.yaml with local models and prompts) with overrides on a machine."""
+    write_rows(tmp_path / "own.jsonl", [row(f"own {i}") for i in range(300)])
+    write_rows(tmp_path / "val.jsonl", [row(f"val {i}") for i in range(20)])
+    write_model(tmp_path / "model")
+    write_reward_model(tmp_path / "reward_model")
+    write_reward_model(tmp_path / "unmeasured", reward_std=None)
+    write_reward_model(tmp_path / "foreign", {"other": 0, "words": 1})
+    (tmp_path / "own.yaml").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    for name in ("RL_POLICY_MODEL", "RL_REWARD_MODEL", "RL_TRAIN_DATA", "RL_VALIDATION_DATA", "RL_PREP_MANIFEST"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("NEMOTRON_CRITIC_TOKEN", "NEMOTRON_CRITIC_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def build(*overrides: str, machine: Machine = LAPTOP, config: str = "own.yaml") -> Plan:
+        words = parse_overrides(list(enumerate(overrides, start=5)))
+        resolved = load(STEP.config_dir, config, words, run_dir="runs/RUN_ID", model=Config)
+        return compile_job(
+            STEP, resolved, Config, step, runs_dir=Path("runs"), machine=machine, env={"TORCH_CUDA_ARCH_LIST": "9.0"}
+        )
+
+    return build
+
+
+def test_the_base_breaks_no_rule(compiled: Compile) -> None:
+    assert [f.name for f in compiled().findings] == ["nemo-rl-settings"]
+    assert compiled("engine=nemo_rl", machine=NODE).findings == ()
+
+
+def test_adapters_and_sides_apart_compile(compiled: Compile) -> None:
+    assert compiled(LORA).ok
+    actor = compiled(*APART, SHARED)
+    assert actor.ok, actor.findings
+    critic = compiled("only=critic", "critic.token=a-long-secret", "critic.host=0.0.0.0", SHARED)
+    assert critic.ok, critic.findings
+    for plan, roles in ((actor, ["policy", "critic"]), (critic, ["critic"])):
+        assert [process.role for process in plan.processes] == roles
+        assert "a-long-secret" not in json.dumps([plan.to_json(), plan.job()])
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "severity", "overrides"), BROKEN, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_on_a_laptop(
+    compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
+) -> None:
+    plan = compiled(*overrides)
+    assert [(f.severity, f.rule) for f in named(plan, name)][:1] == [(severity, number)], plan.findings
+    for finding in plan.findings:
+        assert finding.origin is not None, finding
+        assert not finding.message.endswith("."), finding
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "severity", "overrides"), ON_CLUSTER, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_on_a_cluster(
+    compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
+) -> None:
+    plan = compiled("engine=nemo_rl", *overrides, machine=NODE)
+    assert [(f.severity, f.rule) for f in named(plan, name)][:1] == [(severity, number)], plan.findings
+
+
+def test_every_rule_of_ppo_has_a_test() -> None:
+    tested = {case[0] for case in [*BROKEN, *ON_CLUSTER]}
+    assert {rule.name for rule in [*rules.members, *models.members]} <= tested
+
+
+def test_what_the_embedded_engine_reads_exists() -> None:
+    for key in (*PpoJob.reads, *PpoJob.skips):
+        assert look_up(Config, key.split(".")) is Place.KNOWN, key
+    assert embedded_reads(PpoJob, "value.optimizer.kwargs.lr")
+    assert not embedded_reads(PpoJob, "value.megatron_cfg.enabled")
+
+
+def test_the_plan_names_what_is_loaded(compiled: Compile) -> None:
+    found = json.loads(json.dumps(compiled().to_json()))
+    roles = [file["role"] for file in found["inputs"]]
+    assert roles == ["policy model", "reward model", "critic model", "train data", "validation data"]
+    assert found["work"]["updates"] == 4
+    without = compiled("ppo.adv_estimator.name=rloo")
+    assert [file.role for file in without.inputs][:3] == ["policy model", "reward model", "train data"]

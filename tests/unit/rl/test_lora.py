@@ -1,0 +1,102 @@
+"""Adapters: they change nothing at first, only they learn, and they are saved merged and by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny_policy import tiny_policy
+
+from nemotron.config.schema.dtensor import LoraConfig
+from nemotron.errors import ArtifactError, ConfigError
+from nemotron.rl.lora import Merged, add_adapters, read_adapter, write_adapter
+from nemotron.rl.policy import Policy
+from nemotron.rl.types import Completion, Group
+
+GROUPS = [Group([3, 4, 5], [Completion([6, 7, 0], [], False), Completion([8], [], False)])]
+LORA: dict[str, Any] = {
+    "enabled": True,
+    "dim": 4,
+    "alpha": 8,
+    "dropout": 0.0,
+    "dropout_position": "post",
+    "target_modules": [],
+    "exclude_modules": [],
+    "match_all_linear": True,
+    "lora_A_init": "xavier",
+}
+
+
+def with_adapters(**changes: Any) -> Policy:
+    return add_adapters(tiny_policy(), LoraConfig.model_validate({**LORA, **changes}), seed=1)
+
+
+def trained(policy: Policy) -> Policy:
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
+    for _ in range(3):
+        policy.response_logprobs(GROUPS).sum().neg().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+    return policy
+
+
+def test_fresh_adapters_change_nothing_and_only_they_learn() -> None:
+    plain, policy = tiny_policy(), with_adapters()
+    torch.testing.assert_close(policy.response_logprobs(GROUPS), plain.response_logprobs(GROUPS))
+    names = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad]
+    assert names
+    assert all(".lora_" in name for name in names)
+    trained(policy)
+    base = dict(plain.model.named_parameters())
+    for name, parameter in policy.model.named_parameters():
+        if ".lora_" not in name:
+            assert torch.equal(parameter, base[name.replace(".base_layer", "")]), name
+    assert not torch.allclose(policy.response_logprobs(GROUPS), plain.response_logprobs(GROUPS))
+
+
+def test_the_merged_weights_compute_the_same_and_leave_the_adapters_alone(tmp_path: Path) -> None:
+    policy = trained(with_adapters())
+    expected = policy.response_logprobs(GROUPS)
+    merged = Merged(policy)
+    assert set(merged.state_dict()) == set(tiny_policy().model.state_dict())
+    merged.save_pretrained(tmp_path)
+    torch.testing.assert_close(
+        Policy.load(tmp_path, device="cpu").response_logprobs(GROUPS), expected, atol=1e-5, rtol=1e-5
+    )
+    assert torch.equal(policy.response_logprobs(GROUPS), expected)
+
+
+def test_a_saved_adapter_is_read_back_bit_for_bit_and_by_peft(tmp_path: Path) -> None:
+    policy = trained(with_adapters())
+    write_adapter(policy, tmp_path)
+    again = with_adapters()
+    read_adapter(again, tmp_path)
+    assert torch.equal(again.response_logprobs(GROUPS), policy.response_logprobs(GROUPS))
+    theirs = PeftModel.from_pretrained(tiny_policy().model, tmp_path)
+    ids = torch.tensor([[3, 4, 5, 6, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, policy.model(ids).logits)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no module gets an adapter"):
+        with_adapters(match_all_linear=False)
+    with pytest.raises(ConfigError, match="adapters do not fit"):
+        with_adapters(target_modules=["no_such_module"])
+    write_adapter(with_adapters(), tmp_path)
+    with pytest.raises(ArtifactError, match="other modules or another rank"):
+        read_adapter(with_adapters(dim=2), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"broken")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_adapter(with_adapters(), tmp_path)
+
+
+def test_the_seed_decides_the_first_matrices() -> None:
+    config = LoraConfig.model_validate(LORA)
+    first, same, other = (add_adapters(tiny_policy(), config, seed=seed) for seed in (1, 1, 2))
+    state = [torch.cat([p.flatten() for p in policy.parameters()]) for policy in (first, same, other)]
+    assert torch.equal(state[0], state[1])
+    assert not torch.equal(state[0], state[2])
