@@ -20,7 +20,9 @@ from nemotron.data.kinds import (
     check_gym,
     check_messages,
     check_pair,
+    check_pairs,
     check_prompt,
+    check_prompts,
     check_ranked,
     check_scored,
     check_text,
@@ -99,11 +101,11 @@ def _rewrite_dpo(row: Row, line: bytes) -> bytes:
 GYM = Form("gym", "nemo_gym", check_gym)
 RANKED = Form("ranked", "preference", check_ranked)
 SCORED = Form("scored", "preference", check_scored, _rewrite_scored)
-PAIR = Form("pair", "preference", check_pair)
+PAIR = Form("pair", "preference", check_pair, many=check_pairs)
 DPO = Form("dpo", "preference", check_dpo, _rewrite_dpo)
 JOINT = Form("whole_pair", "preference", _check_joint, _rewrite_joint)
 VERIFIER = Form("verifier", "verifier", check_verifier)
-PROMPT = Form("prompt", "prompt", check_prompt)
+PROMPT = Form("prompt", "prompt", check_prompt, many=check_prompts)
 MESSAGES = Form("messages", "prompt", check_messages)
 TEXT = Form("text", "prompt", check_text)
 

@@ -19,8 +19,9 @@ prompt          ``prompt``, ``messages`` or ``text``                            
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import eq, itemgetter
 from typing import Any, NoReturn
 
 import orjson
@@ -28,8 +29,12 @@ import orjson
 from nemotron.data.blend import Kind
 
 Row = dict[str, Any]
-Texts = tuple[str, str | None]
+Answers = tuple[str, str]
+"""The preferred and the other answer."""
+Texts = tuple[str, Answers | None]
 """The prompt, and the answers that go with it, where near duplicates must share those too."""
+Columns = tuple[list[str], list[str] | None, list[str] | None]
+"""Prompts, and preferred and other answers, of many rows."""
 
 PLACEHOLDER = "_hf_placeholder"
 QUESTIONS = ("question", "problem", "input", "prompt", "messages")
@@ -58,6 +63,8 @@ class Form:
     kind: Kind
     check: Callable[[Row], Texts]
     rewrite: Callable[[Row, bytes], bytes] | None = None
+    many: Callable[[Sequence[Row]], Columns | None] | None = None
+    """``check`` of many rows in a few passes; None when any of them needs a closer look."""
 
 
 def reject(reason: str, detail: str) -> NoReturn:
@@ -144,15 +151,26 @@ def different(prompt: str, chosen: str, rejected: str) -> Texts:
     """
     if chosen == rejected:
         reject("same-answers", "the preferred and the other answer are the same")
-    return prompt, f"{chosen}{_BREAK}{rejected}"
+    return prompt, (chosen, rejected)
 
 
 def check_prompt(row: Row) -> Texts:
     """``prompt``."""
-    prompt = row["prompt"]
-    if prompt.__class__ is str and prompt and not prompt.isspace():
-        return prompt, None
-    return conversation(prompt, "prompt"), None
+    return conversation(row["prompt"], "prompt"), None
+
+
+def check_prompts(rows: Sequence[Row]) -> Columns | None:
+    """:func:`check_prompt` of many rows whose prompts are good texts."""
+    prompts = list(map(_PROMPT, rows))
+    return (prompts, None, None) if _good(prompts) else None
+
+
+_PROMPT, _CHOSEN, _REJECTED = itemgetter("prompt"), itemgetter("chosen"), itemgetter("rejected")
+
+
+def _good(texts: list[Any]) -> bool:
+    """Whether all are texts with something in them. Every pass runs without a step of the interpreter per row."""
+    return set(map(type, texts)) <= {str} and all(texts) and not any(map(str.isspace, texts))
 
 
 def check_messages(row: Row) -> Texts:
@@ -172,18 +190,17 @@ def check_text(row: Row) -> Texts:
 
 
 def check_pair(row: Row) -> Texts:
-    """``prompt``, ``chosen``, ``rejected``. Three good texts, by far the most common row, take no further calls."""
-    prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
-    if (
-        prompt.__class__ is chosen.__class__ is rejected.__class__ is str
-        and prompt
-        and chosen
-        and rejected
-        and chosen != rejected
-        and not (prompt.isspace() or chosen.isspace() or rejected.isspace())
-    ):
-        return prompt, f"{chosen}{_BREAK}{rejected}"
-    return different(conversation(prompt, "prompt"), answer(chosen, "chosen"), answer(rejected, "rejected"))
+    """``prompt``, ``chosen``, ``rejected``."""
+    prompt = conversation(row["prompt"], "prompt")
+    return different(prompt, answer(row["chosen"], "chosen"), answer(row["rejected"], "rejected"))
+
+
+def check_pairs(rows: Sequence[Row]) -> Columns | None:
+    """:func:`check_pair` of many rows of three good texts, by far the most common ones."""
+    columns = prompts, chosen, rejected = [list(map(get, rows)) for get in (_PROMPT, _CHOSEN, _REJECTED)]
+    if not all(map(_good, columns)) or any(map(eq, chosen, rejected)):
+        return None
+    return prompts, chosen, rejected
 
 
 def check_dpo(row: Row) -> Texts:

@@ -1,7 +1,7 @@
-"""The identity of a row: hashes of its bytes, of its prompt and of its texts, for a whole block of rows at once.
+"""The identity of a row: hashes of its bytes, of its prompt and of its texts, for many rows at once.
 
-Every hash is xxh3, whose values are fixed for good. Working on a block keeps the cost per row below a microsecond:
-the texts are joined, brought into normal form by one ``bytes.translate``, and split again.
+Every hash is xxh3, whose values are fixed for good. Working on many rows at once keeps the cost per row below a
+microsecond: the texts are joined, brought into normal form by one ``bytes.translate``, and split again.
 """
 
 from __future__ import annotations
@@ -26,24 +26,32 @@ def normal_form(text: str) -> bytes:
     return text.encode().translate(_LOWER, _DROPPED)
 
 
-def text_hashes(texts: Sequence[str]) -> U64:
+def prompt_digests(texts: Sequence[str]) -> list[bytes]:
     """64-bit hash of the normal form of each text."""
     forms = _SEPARATOR.join(texts).encode().translate(_LOWER, _DROPPED).split(_SEPARATOR.encode())
     if len(forms) != len(texts):
         # No texts at all, or one of them holds the separator itself.
         forms = [normal_form(text) for text in texts]
-    return np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, forms)), dtype=">u8").astype(np.uint64)
+    return list(map(xxhash.xxh3_64_digest, forms))
 
 
-def exact_hashes(texts: Sequence[str]) -> U64:
+def text_digests(texts: Sequence[str]) -> list[bytes]:
     """64-bit hash of each text as it is."""
-    return np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, map(str.encode, texts))), dtype=">u8").astype(np.uint64)
+    return list(map(xxhash.xxh3_64_digest, map(str.encode, texts)))
 
 
-def line_hashes(lines: Sequence[bytes]) -> tuple[U64, U64]:
-    """128-bit hash of each line, as two halves: the first orders rows, both together tell rows apart."""
-    digests = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, lines)), dtype=">u8").astype(np.uint64)
-    return digests[0::2], digests[1::2]
+def line_digests(lines: Sequence[bytes]) -> list[bytes]:
+    """128-bit hash of each line."""
+    return list(map(xxhash.xxh3_128_digest, lines))
+
+
+NO_TEXT = xxhash.xxh3_64_digest(b"")
+"""The digest of an answer that a row does not have."""
+
+
+def hashes(digests: Sequence[bytes]) -> U64:
+    """Digests as numbers, one or two of each: of a line, the first orders rows, both together tell rows apart."""
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
 
 
 def sort_order(keys: U64, checks: U64, *ties: NDArray[Any]) -> NDArray[np.int64]:

@@ -113,7 +113,8 @@ def write_piece(path: Path, info: PieceInfo, rows: PieceRows, grid: Grid, reject
         "cells": cells,
     }
     blobs = [np.ascontiguousarray(columns[name], dtype=kind).tobytes() for name, kind in _COLUMNS]
-    blobs += [orjson.dumps(list(rejects)), b"\n".join(picked) + (b"\n" if picked else b"")]
+    # The empty row at the end writes the last line end, without one more copy of everything.
+    blobs += [orjson.dumps(list(rejects)), b"\n".join([*picked, b""])]
     check = xxhash.xxh3_64()
     for blob in blobs:
         check.update(blob)

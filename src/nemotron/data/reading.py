@@ -12,7 +12,7 @@ import numpy as np
 
 from nemotron.data.blend import SourceFile
 from nemotron.data.lines import Block, read_range, read_stream, unreadable
-from nemotron.data.normal import exact_hashes, line_hashes, mixed, text_hashes
+from nemotron.data.normal import hashes, mixed
 from nemotron.data.pieces import KEY_BITS, Grid, Piece, PieceInfo, PieceRows, write_piece
 from nemotron.data.scan import SHOWN_BYTES, PlaceholdersFound, Reject, Resolve, Scanned, Scanner
 from nemotron.data.workers import Step
@@ -21,7 +21,7 @@ from nemotron.errors import DataError
 if TYPE_CHECKING:
     from nemotron.data.tokens import Encoder
 
-ORDER_SALT, SPLIT_SALT = 1, 2
+ORDER_SALT, SPLIT_SALT, CHOSEN_SALT, REJECTED_SALT = 1, 2, 3, 4
 WANTED = ".wanted"
 """Marks a source with placeholders that are not looked up yet."""
 
@@ -141,12 +141,12 @@ class Pass:
         found = self._scanner(source).scan(lines, block.too_long)
         self._drop_too_long(found)
         split = self._split_of(source, found)
-        checks, keys = line_hashes(found.lines)
+        both = hashes(found.checks)
+        checks, keys = both[0::2], both[1::2]
         keys = mixed(keys, self.seed, ORDER_SALT) >> np.uint64(64 - KEY_BITS)
-        prompts = text_hashes(found.prompts)
-        # A row without answers gets the hash of none, so that its sum does not depend on its neighbours in the block.
-        answers = [texts or "" for texts in found.answers] if any(found.answers) else [""]
-        texts = prompts + mixed(exact_hashes(answers), self.seed)
+        prompts = hashes(found.prompts)
+        texts = prompts + mixed(hashes(found.chosen), self.seed, CHOSEN_SALT)
+        texts += mixed(hashes(found.rejected), self.seed, REJECTED_SALT)
         if isinstance(split, int):
             numbers = np.full(len(found.lines), split, dtype=np.uint64)
         else:
@@ -191,9 +191,7 @@ class Pass:
                     Reject(found.index[i], result.reason, result.detail, line[:SHOWN_BYTES], len(line))
                 )
         found.rejects.sort(key=lambda reject: reject.index)
-        for name in ("lines", "index", "prompts", "answers"):
-            values = getattr(found, name)
-            setattr(found, name, [values[i] for i in kept])
+        found.pick(kept)
 
     def _split_of(self, source: int, found: Scanned) -> int | None:
         if self.shares is not None:

@@ -86,7 +86,7 @@ class Merge:
                         here = lines[max(0, task.first - position) : task.last - position]
                         position += len(lines)
                         if here:
-                            output.write(b"\n".join(here) + b"\n")
+                            output.write(b"\n".join([*here, b""]))
                         step(len(here), 0)
                     shard = output.finish(task)
                 os.replace(draft, path)
