@@ -26,6 +26,10 @@ SHORT = (
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=null",
     "eval.heldout.max_samples=8",
+    "dpo.val_batches=1",
+    "dpo.val_global_batch_size=20",
+    "policy.train_global_batch_size=32",
+    "policy.train_micro_batch_size=32",
 )
 MOMENTS: tuple[Callable[[Path], bool], ...] = (
     lambda runs: any(runs.glob("*/cache")),  # the reference is being computed
