@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nemotron.compile.job import AnyJob
+from nemotron.compile.model_files import TokenizerFacts, folder_of, tokenizer_facts
 from nemotron.compile.rules import Rules
 from nemotron.config.layers import Resolved
-from nemotron.data.manifest import Manifest, ShardFile
-from nemotron.errors import DataError, Finding, NemotronError
+from nemotron.data.manifest import PASS_THROUGH, Manifest, ShardFile, text_sha256, vocabulary_sha256
+from nemotron.errors import ArtifactError, DataError, Finding, NemotronError
 
 KEY = "data.manifest_path"
 HELDOUT = "eval.heldout.split"
+TOKENS = "data.use_tokens"
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _ENVIRONMENT = re.compile(r"oc\.env:(\w+)")
@@ -80,7 +83,7 @@ def shards_are_unchanged(job: AnyJob) -> Iterator[Finding]:
     """
     manifest = manifest_of(job)
     if manifest is not None:
-        for problem in manifest.problems():
+        for problem in manifest.problems(tokens=bool(job.config.data.use_tokens)):
             yield _error(job, KEY, problem)
 
 
@@ -113,6 +116,58 @@ def rows_are_of_the_kind(job: AnyJob) -> Iterator[Finding]:
         yield job.error(KEY, message, kind=DataError, hint=hint)
     elif job.row_kind == "prompt" and manifest.kind == "preference":
         yield job.warning(KEY, "the manifest holds preference pairs; of each only the prompt is used")
+
+
+@rules.rule("data-tokens")
+def tokens_are_those_of_the_policy(job: AnyJob) -> Iterator[Finding]:
+    """Token ids mean nothing to a policy with another tokenizer, and little to one with another chat template."""
+    if not job.config.data.use_tokens:
+        return
+    if job.config.data.manifest_path is None:
+        yield job.error(TOKENS, f"`{TOKENS}` needs prepared data", hint=f"set `{KEY}`")
+    if TOKENS not in job.reads:
+        yield job.error(TOKENS, "this step reads text, not token ids", hint=f"leave `{TOKENS}` out")
+    manifest = manifest_of(job)
+    if manifest is None:
+        return
+    for split in sorted({split for split, _ in splits_wanted(job).values()}):
+        name = job.config.policy.tokenizer.name
+        if split in manifest.splits and split not in manifest.tokens:
+            hint = f"prepare the data with `tokenize.tokenizer={name}`"
+            yield job.error(TOKENS, f"the manifest has no token ids of the split `{split}`", kind=DataError, hint=hint)
+        elif split in manifest.tokens:
+            yield from _other_tokens(job, split, manifest.value["splits"][split].get("tokens", {}))
+
+
+def _other_tokens(job: AnyJob, split: str, made: Mapping[str, Any]) -> Iterator[Finding]:
+    """``made``: what the manifest says about the tokens of a split."""
+    settings = job.config.policy.tokenizer
+    folder = folder_of(settings.name, job.machine)
+    facts = tokenizer_facts(folder) if folder else TokenizerFacts(None, None)
+    own = settings.chat_template if "chat_template" in settings.model_fields_set else "default"
+    template = chat_template(own, facts)
+    ours = vocabulary_sha256(facts.vocabulary) if facts.vocabulary else None
+    wrong = None
+    if ours and made.get("vocabulary", ours) != ours:
+        wrong = "the tokenizer of the data gives other ids to tokens than the policy's"
+    elif template and made.get("chat_template") != text_sha256(template):
+        wrong = "the data were tokenised with another chat template than the policy's"
+    if wrong:
+        how = f"`tokenize.tokenizer={settings.name}` and `tokenize.chat_template={own or 'null'}`"
+        message = f"{wrong} (split `{split}`)"
+        yield job.error(TOKENS, message, kind=ArtifactError, hint=f"prepare the data with {how}")
+
+
+def chat_template(name: str | None, facts: TokenizerFacts) -> str | None:
+    """The text of a chat template: NeMo-RL's `null` joins contents, `default` is the tokenizer's own; None unknown."""
+    if name is None:
+        return PASS_THROUGH
+    if name == "default":
+        return facts.chat_template
+    if name.endswith(".jinja"):
+        path = Path(name).expanduser()
+        return path.read_text(errors="replace") if path.is_file() else None
+    return name
 
 
 @rules.rule("data-twice")

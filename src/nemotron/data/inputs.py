@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from nemotron.config.schema.data import DataConfig, DatasetConfig
-from nemotron.data.manifest import split_paths
+from nemotron.data.manifest import Manifest, split_paths
 from nemotron.data.rows import PAIR_KEYS, PairKeys, PairRow, PromptRow, read_pairs, read_prompts
 from nemotron.errors import ConfigError
 
@@ -71,6 +71,18 @@ def training_pairs(data: DataConfig, role: Role) -> list[PairRow]:
 def pair_keys(rows: DatasetConfig) -> PairKeys:
     """The fields that a data set names."""
     return PairKeys(rows.prompt_key or "prompt", rows.chosen_key or "chosen", rows.rejected_key or "rejected")
+
+
+def token_split(data: DataConfig, role: str) -> tuple[Path, str]:
+    """Manifest and split for ``nemotron.rl.tokenized.TokenizedDataset``, where ``data.use_tokens`` asks for it.
+
+    Raises:
+        ConfigError: no manifest. DataError: it cannot be read, or has no such split.
+    """
+    if data.manifest_path is None:
+        raise ConfigError("`data.use_tokens` needs prepared data", hint="set `data.manifest_path`")
+    manifest = Manifest.read(Path(data.manifest_path).expanduser())
+    return manifest.path, manifest.split(role)
 
 
 def heldout_paths(data: DataConfig, heldout: HeldoutFiles, *, verify: bool = False) -> list[Path]:

@@ -16,6 +16,8 @@ from nemotron.suggest import closest, listed
 VERSION = 1
 CHEAP_BYTES = 64 << 20
 """Shards up to this size in all are hashed wherever they are looked at; that takes a tenth of a second."""
+PASS_THROUGH = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+"""The chat template that `null` means in NeMo-RL: contents one after another."""
 _FORCE = "make the data again with `nemotron steps run data_prep/rl_prep`"
 
 
@@ -54,6 +56,8 @@ class Manifest:
     kind: str
     """Kind of all rows: ``prompt``, ``preference``, ``verifier``, ``nemo_gym`` or ``mixed``."""
     splits: Mapping[str, tuple[ShardFile, ...]]
+    tokens: Mapping[str, tuple[ShardFile, ...]]
+    """Shards of token ids by split; none where the data were not tokenised."""
     value: dict[str, Any]
     """The whole of it as written."""
 
@@ -72,7 +76,12 @@ class Manifest:
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read the manifest: {error}", hint=_FORCE, origin=Origin(str(path))) from error
         try:
-            splits = {name: _shards(path.parent, split) for name, split in value["splits"].items()}
+            splits = {name: _shards(path.parent, split["shards"]) for name, split in value["splits"].items()}
+            tokens = {
+                name: _shards(path.parent, split["token_shards"])
+                for name, split in value["splits"].items()
+                if split.get("token_shards")
+            }
         except (AttributeError, KeyError, TypeError) as error:
             problem = "this file is not a manifest of `data_prep/rl_prep`"
             raise DataError(problem, hint=_FORCE, origin=Origin(str(path))) from error
@@ -81,7 +90,7 @@ class Manifest:
             if rows != said:
                 message = f"the shards of `{name}` have {rows} rows, the manifest says {said}"
                 raise DataError(message, hint=_FORCE, origin=Origin(str(path)))
-        return cls(path, str(value.get("kind", "mixed")), splits, value)
+        return cls(path, str(value.get("kind", "mixed")), splits, tokens, value)
 
     def split(self, name: str) -> str:
         """The split that ``name`` means: ``val`` and the like mean ``validation``.
@@ -97,9 +106,11 @@ class Manifest:
             raise DataError(f"the manifest `{self.path}` has no rows of the split `{name}`", hint=hint)
         return found
 
-    def problems(self, *, verify: bool | None = None) -> Iterator[DataError]:
-        """What is wrong with the shards, one error each. ``verify`` None hashes them where that is cheap."""
-        shards = [shard for split in self.splits.values() for shard in split]
+    def problems(self, *, verify: bool | None = None, tokens: bool = False) -> Iterator[DataError]:
+        """What is wrong with the shards, one error each. ``verify`` None hashes them where that is cheap; ``tokens``
+        looks at the shards of token ids too."""
+        files = [*self.splits.values(), *(self.tokens.values() if tokens else ())]
+        shards = [shard for split in files for shard in split]
         hashed = sum(shard.bytes for shard in shards) <= CHEAP_BYTES if verify is None else verify
         for shard in shards:
             try:
@@ -108,8 +119,8 @@ class Manifest:
                 yield error
 
 
-def _shards(folder: Path, split: Any) -> tuple[ShardFile, ...]:
-    found = tuple(ShardFile(folder / s["path"], s["rows"], s["bytes"], s["sha256"]) for s in split["shards"])
+def _shards(folder: Path, shards: Any) -> tuple[ShardFile, ...]:
+    found = tuple(ShardFile(folder / s["path"], s["rows"], s["bytes"], s["sha256"]) for s in shards)
     if not all(isinstance(number, int) for shard in found for number in (shard.rows, shard.bytes)):
         raise TypeError("rows and bytes are whole numbers")
     return found
@@ -149,6 +160,16 @@ def split_paths(path: Path, split: str, *, verify: bool = True) -> list[Path]:
     for shard in shards:
         shard.check(manifest.path, verify=verify)
     return [shard.path for shard in shards]
+
+
+def text_sha256(text: str) -> str:
+    """SHA-256 of a text as hex: how the manifest names a chat template."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def vocabulary_sha256(vocabulary: Mapping[str, int]) -> str:
+    """How the manifest names what a tokenizer calls its tokens: SHA-256 of tokens and ids in order, as hex."""
+    return text_sha256(json.dumps(sorted(vocabulary.items(), key=lambda entry: (entry[1], entry[0]))))
 
 
 def file_sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ safetensors files per split with all ids of its rows one after another, and wher
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from nemotron.config.schema.data_prep import TokenizeConfig
 from nemotron.data.kinds import RejectedRow, Row
-from nemotron.data.manifest import file_sha256
+from nemotron.data.manifest import PASS_THROUGH, file_sha256, text_sha256, vocabulary_sha256
 from nemotron.data.nemo_aligner import rows_of
 from nemotron.data.pairs import Message, as_messages, content_text, example
 from nemotron.data.shards import Shard
@@ -27,7 +28,6 @@ from nemotron.runs.atomic import write_atomic
 ROWS_PER_FILE = 16384
 _DENSE_BYTES = 64 << 20
 _BATCH = 256
-_PASS_THROUGH = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,13 @@ class Encoder:
         """The padding token, or else the end-of-text token."""
         found = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id or 0) if found is None else int(found)
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Hash of the tokens and their ids; None of tokenizers that have no table of them."""
+        inner = getattr(self.tokenizer, "backend_tokenizer", None)
+        table = json.loads(inner.to_str())["model"].get("vocab") if inner is not None else None
+        return vocabulary_sha256(table) if isinstance(table, dict) else None
 
     def check(self, rows: Sequence[Row]) -> list[RejectedRow | None]:
         """For every row why it cannot be used, or None."""
@@ -137,7 +144,7 @@ class Encoder:
 def _template(config: TokenizeConfig, tokenizer: Any) -> str | None:
     name = config.chat_template
     if name is None:
-        return _PASS_THROUGH
+        return PASS_THROUGH
     if name == "default":
         if not tokenizer.chat_template:
             hint = "give `tokenize.chat_template`: a `.jinja` file, a template, or `null`"
@@ -245,6 +252,8 @@ def _statistics(lengths: Sequence[int], encoder: Encoder) -> dict[str, Any]:
     counts = np.array(lengths or [0], dtype=np.int64)
     return {
         "tokenizer": encoder.config.tokenizer,
+        "vocabulary": encoder.vocabulary,
+        "chat_template": text_sha256(encoder.template or encoder.tokenizer.chat_template),
         "pad_id": encoder.pad_id,
         "pad_to_multiple_of": encoder.config.pad_to_multiple_of,
         "total": int(counts.sum()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 from compile_world import Compile, named, row, write_manifest
 
+from nemotron.compile.grpo_job import GrpoJob, JudgedJob
 from nemotron.compile.job import Job
+from nemotron.data.manifest import PASS_THROUGH, text_sha256, vocabulary_sha256
 
 
 def rows(name: str, count: int) -> list[dict[str, Any]]:
@@ -149,3 +152,45 @@ def test_rows_of_shards_are_looked_at(compiled: Compile, world: Path) -> None:
     assert str(finding.origin) == f"{manifest.parent / 'train-00001-of-00002.jsonl'}:71"
     [finding] = named(plan, "split-overlap")
     assert finding.message == "1 of 1 validation prompts are also trained on"
+
+
+def tokenised(manifest: Path, **tokens: Any) -> None:
+    """Say that the training split has token ids, made as ``tokens`` tells."""
+    value = json.loads(manifest.read_text())
+    for split in ("train", "validation"):
+        (manifest.parent / f"{split}.safetensors").write_bytes(b"ids")
+        digest = hashlib.sha256(b"ids").hexdigest()
+        shard = {"path": f"{split}.safetensors", "rows": 1, "bytes": 3, "sha256": digest}
+        value["splits"][split] |= {"token_shards": [shard], "tokens": tokens}
+    manifest.write_text(json.dumps(value))
+
+
+def test_token_ids_are_those_of_the_policy(
+    compiled: Compile, world: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*words: str, path: object = manifest) -> list[str]:
+        plan = compiled("own.yaml", f"data.manifest_path={path}", "data.use_tokens=true", *words)
+        return [f.message for f in plan.findings if f.name in ("data-tokens", "manifest-shard")]
+
+    assert said() == [
+        "this step reads text, not token ids",
+        *[f"the manifest has no token ids of the split `{name}`" for name in ("train", "validation")],
+    ]
+    monkeypatch.setattr(GrpoJob, "reads", (*GrpoJob.reads, "data.use_tokens"))
+    monkeypatch.setattr(JudgedJob, "reads", (*JudgedJob.reads, "data.use_tokens"))
+    assert said(path="null")[0] == "`data.use_tokens` needs prepared data"
+    (world / "model" / "chat_template.jinja").write_text("{{ messages }}")
+    good = {
+        "vocabulary": vocabulary_sha256({f"t{i}": i for i in range(256)}),
+        "chat_template": text_sha256("{{ messages }}"),
+    }
+    tokenised(manifest, **good)
+    assert said() == []
+    tokenised(manifest, **good | {"chat_template": text_sha256(PASS_THROUGH)})
+    assert said()[0] == "the data were tokenised with another chat template than the policy's (split `train`)"
+    assert said("policy.tokenizer.chat_template=null") == []
+    tokenised(manifest, **good | {"vocabulary": vocabulary_sha256({"a": 0})})
+    assert said()[0] == "the tokenizer of the data gives other ids to tokens than the policy's (split `train`)"
+    tokenised(manifest, **good)
+    (manifest.parent / "train.safetensors").unlink()
+    assert len(said()) == 1

@@ -270,6 +270,7 @@ ELSEWHERE = {
     "cuda-arch-list",
     "data-file",
     "data-row",
+    "data-tokens",
     "data-twice",
     "disk-space",
     "engine-not-installed",

@@ -12,6 +12,8 @@ from prep_data import files_of, rejects_of, rows_of, run, write_rows
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from nemotron.compile.model_files import tokenizer_facts
+from nemotron.data.manifest import text_sha256, vocabulary_sha256
 from nemotron.errors import ArtifactError, DataError
 from nemotron.rl.tokenized import TokenizedDataset
 
@@ -59,8 +61,13 @@ def test_prompts(tmp_path: Path, tokenizer: str) -> None:
     [batch] = DataLoader(data, batch_size=2, collate_fn=data.collate)
     assert batch["input_ids"].shape == (2, 7)
     assert batch["attention_mask"].sum(1).tolist() == batch["length"].tolist()
-    assert result.manifest["splits"]["train"]["tokens"] | {"tokenizer": ""} == {
-        "tokenizer": "",
+    facts = tokenizer_facts(Path(tokenizer))
+    assert facts.vocabulary
+    assert facts.chat_template
+    assert result.manifest["splits"]["train"]["tokens"] == {
+        "tokenizer": tokenizer,
+        "vocabulary": vocabulary_sha256(facts.vocabulary),
+        "chat_template": text_sha256(facts.chat_template),
         "pad_id": WORDS.index("<pad>"),
         "pad_to_multiple_of": 1,
         "total": 12,

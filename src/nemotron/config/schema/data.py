@@ -62,6 +62,8 @@ class DataConfig(Strict):
     manifest_path: Name | None = None
     """Ours: ``manifest.json`` of `data_prep/rl_prep`, or its folder. Its splits ``train`` and ``validation`` are then
     the rows, whatever ``data_path`` the configs name; null reads the files of the data sets."""
+    use_tokens: Omittable[bool] = None
+    """Ours: train on the token ids that the manifest's `tokenize` made, instead of its text."""
     max_input_seq_length: Count | None
     """Longest prompt in tokens; longer ones are truncated and masked by NeMo-RL. NeMo-Gym data needs null."""
     shuffle: bool
