@@ -16,13 +16,14 @@ from nemotron.checkpoints.store import CheckpointStore
 from nemotron.config.schema.dpo import DpoConfig
 from nemotron.data.rows import PairRow
 from nemotron.data.stream import RowStream
-from nemotron.errors import EngineError
+from nemotron.errors import EngineError, LimitError
 from nemotron.rl.loops.dpo import Dpo, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.pairs import TokenPair, tokenise
 from nemotron.rl.policy import Policy
 from nemotron.rl.reference_cache import ReferenceCache
 from nemotron.rl.saving import POLICY, Progress, Provenance, Saver, Trained, weights_of
+from nemotron.rl.stopping import Deadline
 
 WORDS = ("abc", "deed", "fog", "hi", "jk", "lemon", "nose", "pq", "rust", "tuv", "wxy", "a b")
 START = {"max_num_steps": 4, "max_num_epochs": 100, "seed": 1, "val_period": 2, "val_batches": -1}
@@ -165,6 +166,13 @@ def test_the_epochs_end_the_run(tmp_path: Path) -> None:
     assert train(work, Progress()).step == 4
     assert [row["step"] for row in log_of(work).rows if "validation-default_loss" in row] == [0, 4]
     assert [path.name for path in log_of(work).checkpoints] == ["step_2", "step_4"]
+
+
+def test_a_time_limit_saves_and_stops(tmp_path: Path) -> None:
+    work = replace(job(tmp_path, max_num_steps=40), save_period=100, deadline=Deadline(0.0))
+    with pytest.raises(LimitError, match="after step 1"):
+        train(work, Progress())
+    assert [path.name for path in log_of(work).checkpoints] == ["step_1"]
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path: Path) -> None:
