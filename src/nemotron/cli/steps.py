@@ -165,6 +165,8 @@ def run_command(
     plan = compile_job(found, resolved, model, code, runs_dir=runs_dir)
     if ctx.obj.passthrough and plan.engine in ("embedded", "local"):
         hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
+        if "--only" in ctx.obj.passthrough:
+            hint = "write `--only` before the `--`"
         raise UsageError(f"the {plan.engine} engine takes no passthrough words", hint=hint)
     if as_json:
         _print_json(plan.to_json())

@@ -19,9 +19,10 @@ rules: Rules[AnyJob] = Rules("artifacts")
 def models_are_complete(job: AnyJob) -> Iterator[Finding]:
     """A model folder has a config, weights and a tokenizer; a name that is no folder is one of the hub."""
     for model in job.models():
-        role, key, name = model.role, model.key, model.name
+        key, name = model.key, model.name
+        role = model.role if model.role.endswith("model") else f"{model.role} model"
         if Path(name).expanduser().is_file():
-            yield job.error(key, f"the {role} model `{name}` is a file, not a folder", kind=ArtifactError)
+            yield job.error(key, f"the {role} `{name}` is a file, not a folder", kind=ArtifactError)
         elif folder_of(name, job.machine) is None:
             yield from _absent(job, role, key, name)
         else:
@@ -30,16 +31,16 @@ def models_are_complete(job: AnyJob) -> Iterator[Finding]:
 
 def _absent(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding]:
     if is_path(name):
-        yield job.error(key, f"there is no {role} model folder `{name}`", kind=ArtifactError, hint=f"check `{key}`")
+        yield job.error(key, f"there is no {role} folder `{name}`", kind=ArtifactError, hint=f"check `{key}`")
     elif job.machine.offline:
         yield job.error(
             key,
-            f"the {role} model `{name}` is not on this machine and downloads are switched off",
+            f"the {role} `{name}` is not on this machine and downloads are switched off",
             kind=ArtifactError,
             hint="unset `HF_HUB_OFFLINE`, or give a folder",
         )
     else:
-        yield job.note(key, f"the {role} model `{name}` is not on this machine and will be downloaded")
+        yield job.note(key, f"the {role} `{name}` is not on this machine and will be downloaded")
 
 
 def _incomplete(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding]:
@@ -50,11 +51,11 @@ def _incomplete(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding
         "a readable `config.json`": bool(model.config),
         "weights (`*.safetensors`)": model.has_weights,
     }
-    if role != "policy" or job.config.policy.tokenizer.name == name:
+    if role != "policy model" or job.config.policy.tokenizer.name == name:
         wanted["a tokenizer (`tokenizer.json`)"] = model.has_tokenizer
     missing = [what for what, there in wanted.items() if not there]
     if missing:
-        yield job.error(key, f"the {role} model `{name}` lacks {', '.join(missing)}", kind=ArtifactError)
+        yield job.error(key, f"the {role} `{name}` lacks {', '.join(missing)}", kind=ArtifactError)
 
 
 @rules.rule("tokenizer-files", number=77)

@@ -190,6 +190,13 @@ def critic_backend_can_do_it(job: PpoJob) -> Iterator[Finding]:
             yield job.error(f"value.{name}.enabled", f"the critic has no `{name}` with DTensor in NeMo-RL")
 
 
+@rules.rule("only-in-embedded", engines=NEMO_RL)
+def nemo_rl_runs_as_a_whole(job: PpoJob) -> Iterator[Finding]:
+    """NeMo-RL places its workers itself."""
+    if job.config.only is not None:
+        yield job.error("only", "NeMo-RL has no sides that run apart", hint="set `only=null`, or `engine=embedded`")
+
+
 @rules.rule("critic-elsewhere", engines=EMBEDDED)
 def the_other_side_is_named(job: PpoJob) -> Iterator[Finding]:
     """A side that runs alone finds the other by address and token."""

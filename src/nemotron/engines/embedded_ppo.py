@@ -58,7 +58,7 @@ def run_job(run: RunFolder, config: PpoMasterConfig, critic: RunningCritic, thre
                 recorder.phase("held-out before")
                 recorder.heldout("before", 0, heldout.measure(reference or policy))
             client = client or _attach(attached, critic, config, recorder)
-            client.begin(done)
+            client.begin(done, config.agreement())
             job = parts.ppo(policy, reference, client, recorder)
             progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
             recorder.phase("training")

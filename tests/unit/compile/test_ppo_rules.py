@@ -84,6 +84,7 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 ]
 VALUE = "value.dtensor_cfg"
 ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
+    ("only-in-embedded", None, "error", ("only=critic",)),
     ("estimator-not-in-nemo-rl", None, "error", ("ppo.adv_estimator.name=rloo",)),
     ("value-backend", None, "error", (f"{VALUE}._v2=false",)),
     ("value-backend", None, "error", (f"{VALUE}.context_parallel_size=2",)),

@@ -21,6 +21,7 @@ from nemotron.rl.critic.server import CriticServer, Models
 from nemotron.rl.scalar_model import ScalarModel
 
 TOKEN = "a token of the tests"
+CONFIG = "hash of a config"
 CRITIC: dict[str, Any] = {
     "address": None,
     "token": None,
@@ -102,7 +103,7 @@ def serving(models: Models, *, heartbeat_s: float = 3.0) -> Iterator[Served]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    server = CriticServer(models, token=TOKEN, max_request_mib=1, heartbeat_s=heartbeat_s, threads=1)
+    server = CriticServer(models, token=TOKEN, config=CONFIG, max_request_mib=1, heartbeat_s=heartbeat_s, threads=1)
 
     async def start() -> Served:
         runner = web.AppRunner(server.application(), handler_cancellation=True, shutdown_timeout=0.1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from critic_world import TOKEN, Served, critic_config, critic_models, serving, write_reward_model
+from critic_world import CONFIG, TOKEN, Served, critic_config, critic_models, serving, write_reward_model
 from torch import Tensor
 
 from nemotron.errors import EngineError, OutputError
@@ -62,7 +62,7 @@ def post(served: Served, path: str, body: bytes, **headers: str) -> tuple[int, d
 
 def test_values_stand_before_their_token_and_rewards_are_standardised(folder: Path, served: Served) -> None:
     with CriticClient(served.critic, critic_config()) as client:
-        client.begin(0)
+        client.begin(0, CONFIG)
         answer = client.infer(padded(GROUPS)).result(20)
     model = ScalarModel.load(folder, device="cpu")
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_requests_that_make_no_sense_are_refused(
 ) -> None:
     whole = {"tokens": torch.tensor([[1, 2, 3]] * 2), "lengths": torch.tensor([3, 3])}
     with CriticClient(served.critic, critic_config()) as client:
-        client.begin(0)
+        client.begin(0, CONFIG)
         status, body = post(served, path, pack({**whole, **change}))
         assert client.infer(padded(GROUPS)).result(20)["rewards"].shape == (3,)  # it goes on serving
     assert status == 400
@@ -166,7 +166,9 @@ def test_garbage_oversize_wrong_token_and_strangers_are_refused(served: Served) 
     good = pack(padded(GROUPS))
     assert post(served, "/infer", good)[0] == 409  # nobody is attached
     with CriticClient(served.critic, critic_config()) as client:
-        client.begin(0)
+        client.begin(0, CONFIG)
+        with pytest.raises(EngineError, match="different configs"):
+            client.begin(0, "another hash")
         assert post(served, "/infer", b"\x00" * 100)[0] == 400
         assert post(served, "/infer", b"\xff" * 8 + b"{}")[0] == 400
         assert post(served, "/infer", good[:-3])[0] == 400

@@ -5,6 +5,8 @@ Only what one key can decide alone is checked here; rules between keys belong to
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, SecretStr
@@ -243,3 +245,10 @@ class PpoMasterConfig(TrainingConfig):
     """Measurements that are independent of the reward."""
     limits: LimitsConfig
     """Bounds whose crossing stops the run."""
+
+    def agreement(self) -> str:
+        """A hash of what both sides must agree on; paths may differ between machines."""
+        value = self.value.model_dump(mode="json", exclude={"model_name", "tokenizer"})
+        loss, estimator = self.value_loss_fn.model_dump(mode="json"), self.ppo.adv_estimator.name
+        shared = [value, loss, estimator, self.reward_model.standardize]
+        return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()

@@ -68,6 +68,7 @@ async def _serve(options: argparse.Namespace) -> None:
     server = CriticServer(
         models,
         token=token,
+        config=config.agreement(),
         max_request_mib=settings.max_request_mib,
         heartbeat_s=settings.heartbeat_s,
         threads=options.threads,

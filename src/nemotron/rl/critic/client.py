@@ -50,7 +50,7 @@ class CriticClient:
     Example::
 
         with CriticClient(critic, config.critic) as client, client.interrupting():
-            client.begin(step=0)
+            client.begin(0, config.agreement())
             answers = [client.infer(padded([group])) for group in groups]
             ...  # log-probs meanwhile
             rewards = [answer.result()["rewards"] for answer in answers]
@@ -85,10 +85,14 @@ class CriticClient:
             self._run(self._goodbye()).result(_CLOSE_TIMEOUT_S)
         self.close()
 
-    def begin(self, step: int) -> None:
-        """Let the critic start from checkpoint ``step`` (0: from its first weights). Raises EngineError."""
+    def begin(self, step: int, config: str) -> None:
+        """Let the critic start from checkpoint ``step`` (0: from its first weights).
+
+        Raises EngineError, also when ``config`` (``PpoMasterConfig.agreement``) is not that of the server.
+        """
         self._number = 0
-        self._run(self._call("begin", json.dumps({"step": step}).encode(), "application/json")).result()
+        body = json.dumps({"step": step, "config": config}).encode()
+        self._run(self._call("begin", body, "application/json")).result()
 
     def infer(self, tensors: dict[str, Tensor]) -> concurrent.futures.Future[dict[str, Tensor]]:
         """Values and rewards of the rows ``wire.padded`` made. The future raises EngineError."""

@@ -3,7 +3,8 @@
 ==============  ==========================================================================================
 ``GET /health``  ``{"status": "ok"}`` once the models are loaded; needs no token
 ``GET /attach``  a WebSocket that the actor holds as long as it lives; with it gone the server ends
-``POST /begin``  ``{"step": N}``: put the critic where checkpoint N left it, 0 for the start
+``POST /begin``  ``{"step": N, "config": HASH}``: put the critic where checkpoint N left it, 0 for the start; the hash
+                 says that both sides run one config (``PpoMasterConfig.agreement``)
 ``POST /infer``  values and rewards (``wire.py``)
 ``POST /train``  one update of the critic (``wire.py``)
 ``POST /save``   ``{"step": N}``: write the critic's part into the checkpoint that the actor is writing
@@ -65,10 +66,17 @@ class CriticServer:
     """Serves ``models`` to one actor."""
 
     def __init__(
-        self, models: Models, *, token: str | None, max_request_mib: int, heartbeat_s: float, threads: int | None = None
+        self,
+        models: Models,
+        *,
+        token: str | None,
+        config: str,
+        max_request_mib: int,
+        heartbeat_s: float,
+        threads: int | None = None,
     ) -> None:
-        """``threads``: CPU threads of the computations; None leaves torch's setting."""
-        self._models, self._token = models, token
+        """``config``: hash of our config. ``threads``: CPU threads of the computations; None leaves torch's setting."""
+        self._models, self._token, self._config = models, token, config
         self._limit = max_request_mib * MIB
         self._heartbeat_s = heartbeat_s
         # One thread serialises all computations. The number of OpenMP threads belongs to the thread that sets it.
@@ -158,7 +166,10 @@ class CriticServer:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
     async def _begin(self, request: web.Request) -> web.Response:
-        step = _step(await request.read(), least=0)
+        content = _json(await request.read(), {"step", "config"})
+        step = _step(content, least=0)
+        if content["config"] != self._config:
+            raise Refusal(409, "actor and critic run different configs: `value`, `value_loss_fn`, estimator or rewards")
         await self._compute(lambda: self._models.begin(step))
         return web.json_response({})
 
@@ -172,7 +183,7 @@ class CriticServer:
         return web.json_response(await self._compute(lambda: self._models.train(tensors)))
 
     async def _save(self, request: web.Request) -> web.Response:
-        step = _step(await request.read(), least=1)
+        step = _step(_json(await request.read(), {"step"}), least=1)
         await self._compute(lambda: self._models.save(step))
         return web.json_response({})
 
@@ -183,14 +194,20 @@ async def _payload(request: web.Request) -> bytes:
     return await request.read()
 
 
-def _step(body: bytes, *, least: int) -> int:
+def _json(body: bytes, keys: set[str]) -> dict[str, Any]:
     try:
         content = json.loads(body)
     except ValueError as error:
         raise WireError("the body is no JSON") from error
-    step = content.get("step") if isinstance(content, dict) and set(content) == {"step"} else None
+    if not isinstance(content, dict) or set(content) != keys:
+        raise WireError(f"the body must be an object with {' and '.join(f'`{key}`' for key in sorted(keys))}")
+    return content
+
+
+def _step(content: dict[str, Any], *, least: int) -> int:
+    step = content["step"]
     if not isinstance(step, int) or isinstance(step, bool) or not least <= step < 2**31:
-        raise WireError(f'the body must be {{"step": N}} with a whole number N >= {least}')
+        raise WireError(f"`step` must be a whole number from {least} on")
     return step
 
 
