@@ -41,6 +41,11 @@ def check_config(config: DataPrepConfig, origin_of: OriginOf) -> Iterator[Findin
         except NemotronError as problem:
             missing = True
             yield error("source-missing", key, problem)
+    for dataset in blend:
+        if dataset.path.startswith("hf://") and dataset.revision is None and "@" not in dataset.path:
+            message = f"`{dataset.path}` has no revision: the newest is taken, and other rows may come next time"
+            hint = "write `hf://org/name@COMMIT`; the manifest of a run names the commit it read"
+            yield Finding("warning", "unpinned-source", message, key, origin_of(key), hint)
     for package, why in _packages(config, blend, sources):
         if find_spec(package) is None:
             hint = "pip install 'nemotron[data]'"

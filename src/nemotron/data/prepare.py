@@ -181,7 +181,8 @@ class _Job:
         rejects = self._write_rejects(counts, base, selection)
         if not sum(mine.kept for mine in counts):
             raise DataError("no row of the blend can be used", hint=f"`{self.output / 'rejects.jsonl'}` says why")
-        warnings = self._warnings(alike, counts)
+        revisions = _placeholder_revisions(space.folder)
+        warnings = self._warnings(alike, counts, revisions)
         weigh(config, selection, datasets(self.sources), folder=space.pieces, processes=processes_of(config))
         written = self._write(selection, space)
         extra = self._extras(written)
@@ -195,7 +196,7 @@ class _Job:
                 for split, shards in written.items()
             },
             "sources": [source_entry(source, mine) for source, mine in zip(self.sources, counts, strict=True)],
-            "placeholders": _placeholder_revisions(space.folder),
+            "placeholders": revisions,
             "rejects": rejects,
             "duplicates": {"exact": exact, "removed": exact if config.remove_duplicates else 0, **alike},
             "config": settings(config, self.sources),
@@ -249,8 +250,13 @@ class _Job:
             "sha256": file_sha256(path),
         }
 
-    def _warnings(self, alike: dict[str, int], counts: list[SourceCounts]) -> list[str]:
-        found = []
+    def _warnings(self, alike: dict[str, int], counts: list[SourceCounts], revisions: dict[str, str]) -> list[str]:
+        found = [
+            f"placeholders of `{key}` were filled from revision {revision}, the newest now: row numbers may mean other "
+            f"rows later; set `placeholder_sources.{key}.revision={revision}`"
+            for key, revision in revisions.items()
+            if self.config.placeholder_sources[key].is_unpinned
+        ]
         shared = alike["prompts_in_several_splits"]
         if shared and self.shares is None:
             message = f"{shared} prompts are in more than one of the given splits {', '.join(self.splits)}"

@@ -222,6 +222,8 @@ def test_placeholders_are_filled_from_a_pinned_data_set(mirror: Mirror, tmp_path
     assert len(rows_of(result)) == 5
     assert [(row["line"], row["reason"]) for row in rejects_of(result)] == [(3, "placeholder")]
     assert result.manifest["placeholders"] == {"plain": COMMIT, "wrapped": COMMIT}
+    [warning] = [text for text in result.warnings if "placeholders" in text]
+    assert f"set `placeholder_sources.wrapped.revision={COMMIT}`" in warning
 
 
 def test_an_unreachable_source_says_what_it_would_cost(mirror: Mirror, tmp_path: Path) -> None:

@@ -44,6 +44,11 @@ def test_a_plan_opens_no_connection(tmp_path: Path) -> None:
     assert [file.role for file in outputs] == ["shards", "manifest", "rejects"]
 
 
+def test_a_hub_data_set_without_revision_is_a_warning(tmp_path: Path) -> None:
+    settings = config(tmp_path / "out", {"datasets": [{"path": "hf://org/name"}]})
+    assert [(f.severity, f.name) for f in step.check(settings, NOWHERE)] == [("warning", "unpinned-source")]
+
+
 def test_the_run_prints_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_rows(tmp_path / "in.jsonl", [*prompts(30), b"broken"])
     settings = config(tmp_path / "out", source, num_shards_per_split=2)

@@ -56,6 +56,11 @@ class PlaceholderSource(Strict):
     unwrap: bool
     """Drop the first and the last paragraph of the question before the template is applied (DAPO)."""
 
+    @property
+    def is_unpinned(self) -> bool:
+        """Whether the rows may be others tomorrow: a hub data set without revision."""
+        return self.path.startswith("hf://") and self.revision is None and "@" not in self.path
+
 
 class DataPrepConfig(Strict):
     """Raw prompts or preferences in, verified shards and a manifest out."""
