@@ -143,6 +143,14 @@ def _wrong_value(key: str, details: list[ErrorDetails], *, secret: bool) -> tupl
             return "out-of-range", f"must be {words} {context[field]}, got {got}", None
         if error in ("value_error", "assertion_error"):
             return "invalid-value", detail["msg"].partition(", ")[2] or detail["msg"], None
+        if error in ("too_short", "too_long"):
+            field, words = ("min_length", "at least") if error == "too_short" else ("max_length", "at most")
+            return "out-of-range", f"must have {words} {context[field]} item(s), got {context['actual_length']}", None
+        if error == "union_tag_invalid":
+            tags = _choices(context["expected_tags"])
+            guess = closest(str(context["tag"]), tags)
+            hint = f"did you mean `{guess}`?" if guess else f"known: {listed(tags)}"
+            return "invalid-value", f"there is no {context['discriminator']} `{context['tag']}`".replace("'", "`"), hint
         if error == "literal_error":
             expected += [f"`{choice}`" for choice in _choices(context["expected"])]
         elif error in _EXPECTED:

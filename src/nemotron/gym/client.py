@@ -163,7 +163,7 @@ class GymClient:
         except TimeoutError as error:
             raise _Transient("no answer in time", unreachable=True) from error
         except aiohttp.ClientError as error:
-            raise _Transient(type(error).__name__, unreachable=True) from error
+            raise _Transient(_why(error), unreachable=True) from error
         if response.status in _TRANSIENT_STATUS or response.status >= 500:
             raise _Transient(f"status {response.status}")
         if response.status in (401, 403, 404, 405):
@@ -200,7 +200,7 @@ class GymClient:
             except aiohttp.InvalidURL as error:
                 raise RewardError(f"`{server.base_url}` is not a URL", hint="write `http://HOST:PORT`") from error
             except (TimeoutError, aiohttp.ClientError) as error:
-                reason = str(error) or type(error).__name__
+                reason = _why(error)
             if time.monotonic() + _PROBE_PAUSE_S >= deadline:
                 raise RewardError(
                     f"server `{name}` at `{server.base_url}` did not answer within "
@@ -217,6 +217,13 @@ class _Failed(Exception):
         super().__init__(reason)
         self.reason = reason
         self.requests = requests
+
+
+def _why(error: Exception) -> str:
+    """What went wrong with a connection, in a few words and without addresses, so that equal causes count together."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or "cannot connect"
+    return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
 def _cookies(found: SimpleCookie) -> dict[str, str]:
