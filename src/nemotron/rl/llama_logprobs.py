@@ -70,6 +70,8 @@ class Batch:
     """[R'] the tokens asked about"""
     places: Tensor
     """[R'] where their log-probabilities belong in the flattened result [N*T]"""
+    trim: bool = False
+    """so few positions are asked that the last layer leaves the others out as soon as they were attended to"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def make_plan(groups: Sequence[Group], device: torch.device, *, ends: bool = Fal
     for chosen in _cut([len(prompts[i]) for i in order], budget):
         members = [order[i] for i in chosen]
         batches.append(
-            _prompt_batch([list(prompts[i]) for i in members], members, [followers[i] for i in members], rows)
+            _prompt_batch([list(prompts[i]) for i in members], members, [followers[i] for i in members], rows, ends)
         )
     prompt_batches = len(batches)
     longer = sorted((row for row in rows if len(row[2]) > 1), key=lambda row: -len(row[2]))
@@ -125,7 +127,7 @@ def prompt_plan(prompts: Sequence[Sequence[int]], device: torch.device) -> Plan:
     batches = []
     for chosen in _cut([lengths[i] for i in order], _budget(device)):
         members = [order[i] for i in chosen]
-        batches.append(_to(_prompt_batch([list(prompts[i]) for i in members], members, [], []), device))
+        batches.append(_to(_prompt_batch([list(prompts[i]) for i in members], members, [], [], False), device))
     return Plan(batches, len(batches), lengths, 0, 0)
 
 
@@ -150,7 +152,11 @@ def _cut(lengths: list[int], budget: int) -> list[range]:
 
 
 def _prompt_batch(
-    prompts: list[list[int]], members: list[int], followers: list[list[int]], rows: list[tuple[int, int, list[int]]]
+    prompts: list[list[int]],
+    members: list[int],
+    followers: list[list[int]],
+    rows: list[tuple[int, int, list[int]]],
+    ends: bool,
 ) -> Batch:
     t = len(prompts[0])
     pairs = [(i, rows[index]) for i, followed in enumerate(followers) for index in followed]
@@ -163,6 +169,7 @@ def _prompt_batch(
         source=torch.tensor([i for i, _ in pairs], dtype=torch.int64),
         tokens=torch.tensor([row[2][0] for _, row in pairs], dtype=torch.int64),
         places=torch.tensor([row[0] for _, row in pairs], dtype=torch.int64),
+        trim=ends,
     )
 
 
@@ -184,6 +191,7 @@ def _response_batch(rows: list[tuple[int, int, list[int]]], prompt_lengths: list
         places=torch.tensor(
             [row[0] + (0 if ends else j + 1) for row, positions in zip(rows, asked, strict=True) for j in positions]
         ),
+        trim=ends and not every,
     )
 
 
@@ -272,13 +280,15 @@ class LlamaPass:
             attended = attended.view(n * t, -1)
             if is_prompt:
                 self.prefixes[number][:, batch.prompts, :, :t] = saved.kv
+            if batch.trim and number == len(weights.layers) - 1:
+                hidden, attended = hidden[batch.asked], attended[batch.asked]
             hidden.add_(layer.out(attended))
             mlp_normed, mlp_rstd = _norm(hidden, shape.eps, dtype)
             gate_up = layer.gate_up(mlp_normed)
             hidden.add_(layer.down(_gated(gate_up)))
             if self.keep:
                 traces.append(_LayerTrace(normed, rstd, attended, saved, mlp_normed, mlp_rstd, gate_up))
-        if batch.asked is not None:
+        if batch.asked is not None and not batch.trim:
             hidden = hidden[batch.asked]
         normed, rstd = _norm(hidden, shape.eps, weights.head.weight.dtype)
         return normed, _Trace(rotary, traces, normed, rstd)
@@ -295,8 +305,8 @@ class LlamaPass:
         return grads
 
     def _head_backward(self, batch: Batch, trace: _Trace, grad: Tensor, grads: Gradients) -> Tensor:
-        """Gradient [n*t,D] float32 of the last layer's output. The logits are computed anew: keeping them costs more
-        memory than everything else together."""
+        """Gradient [n*t,D] float32 of the last layer's output, [R,D] of a trimmed one. The logits are computed
+        anew: keeping them costs more memory than everything else together."""
         head = self.weights.head
         logits = head(trace.normed)
         with torch.enable_grad():
@@ -306,10 +316,7 @@ class LlamaPass:
         _accumulate(grads.head, logits_grad, trace.normed)
         asked_grad = torch.zeros(trace.normed.shape, device=grad.device)
         _norm_backward_(asked_grad, logits_grad @ head.weight, trace.normed, trace.rstd)
-        if batch.asked is None:
-            return asked_grad
-        hidden_grad = torch.zeros(batch.ids.numel(), asked_grad.shape[1], device=grad.device)
-        return hidden_grad.index_copy_(0, batch.asked, asked_grad)
+        return asked_grad if batch.asked is None or batch.trim else _spread(asked_grad, batch.asked, batch.ids.numel())
 
     def _batch_backward(
         self, batch: Batch, trace: _Trace, hidden_grad: Tensor, grads: Gradients, wanted: list[Tensor], is_prompt: bool
@@ -324,6 +331,9 @@ class LlamaPass:
             normed_grad = _linear_backward(layer.gate_up, gate_up, kept.mlp_normed, gate_up_grad)
             _norm_backward_(hidden_grad, normed_grad, kept.mlp_normed, kept.mlp_rstd)
             attended_grad = _linear_backward(layer.out, out, kept.attended, hidden_grad.to(dtype))
+            if batch.trim and number == len(self.weights.layers) - 1 and batch.asked is not None:
+                attended_grad = _spread(attended_grad, batch.asked, n * t)
+                hidden_grad = _spread(hidden_grad, batch.asked, n * t)
             more = wanted[number][:, batch.prompts, :, :t] if is_prompt else None
             qkv_grad, prefix_grad = attention.backward(
                 attended_grad.view(n, t, -1), kept.saved, trace.rotary, shape, more
@@ -333,6 +343,11 @@ class LlamaPass:
             normed_grad = _linear_backward(layer.qkv, qkv, kept.normed, qkv_grad.view(n * t, -1))
             _norm_backward_(hidden_grad, normed_grad, kept.normed, kept.rstd)
         grads.embedding.index_add_(0, batch.ids.flatten(), hidden_grad)
+
+
+def _spread(rows: Tensor, places: Tensor, total: int) -> Tensor:
+    """[R,*] -> [total,*] with the rows at ``places`` and 0 elsewhere."""
+    return rows.new_zeros(total, *rows.shape[1:]).index_copy_(0, places, rows)
 
 
 def _norm(hidden: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
