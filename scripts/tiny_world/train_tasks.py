@@ -1,6 +1,6 @@
 """Train the policy that `rl/nemo_rl/rlvr -c tiny` starts from: it can add and follow a format, but is careless.
 
-    python scripts/tiny_world/train_tasks.py [--steps 1200] [--out src/nemotron/assets/tiny_world]
+    python scripts/tiny_world/train_tasks.py [--steps 1200] [--measure] [--out src/nemotron/assets/tiny_world]
 
 It starts from the clerk of `train_policy.py`, who knows the words already, and learns all sums by heart; the splits are
 for reinforcement learning, which never sees the held-out ones. The first part of the training shows right answers only;
@@ -60,12 +60,23 @@ def right_format(task: Sum | Choice, text: str) -> bool:
     return re.search(pattern, text) is not None
 
 
+def measure(folder: Path) -> None:
+    """The shares of the model card, on held-out tasks."""
+    model, tokenizer = load(folder)
+    for name, tasks in (("sums", sums_of("heldout")), ("choices", choices()["heldout"])):
+        print(name, "sampled", shares(model, tokenizer, tasks * 5, temperature=1.0))
+        print(name, "greedy", shares(model, tokenizer, tasks, temperature=0.0))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--out", type=Path, default=ASSETS)
+    parser.add_argument("--measure", action="store_true", help="print the figures of the model card, train nothing")
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
+    if arguments.measure:
+        return measure(arguments.out / "policy_tasks")
     rng = random.Random(f"{SEED} tasks")
     model, tokenizer = load(ASSETS / "policy")
     [pairs] = split_sums(SEED, ())

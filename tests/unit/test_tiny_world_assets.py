@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,27 @@ def test_pairs_prefer_what_is_better_and_splits_share_no_prompt() -> None:
         shorter = sum(len(row["chosen"].split()) < len(row["rejected"].split()) for row in pairs)
         assert 0.2 * size < shorter < 0.5 * size, "length must not tell which answer is better"
         assert 0.2 * size < longer < 0.5 * size
+
+
+def test_tasks_have_right_answers_and_no_sum_is_in_two_splits() -> None:
+    sums: dict[str, set[tuple[int, ...]]] = {}
+    for split, size in (("train", 1200), ("validation", 100), ("heldout", 200)):
+        tasks = rows(f"tasks_{split}")
+        assert len({prompt_of(row) for row in tasks}) == len(tasks) == size
+        for row in tasks:
+            a, b = (int(number) for number in re.findall(r"\d+", row["question"]))
+            taken = "-" in row["question"] or "Take" in row["question"]
+            first, second = (b, a) if "Take" in row["question"] else (a, b)
+            assert int(row["expected_answer"]) == (first - second if taken else first + second)
+            sums.setdefault(split, set()).add((first, second, taken))
+        choices = rows(f"choices_{split}")
+        for row in choices:
+            [word] = [option[row["expected_answer"]] for option in row["options"] if row["expected_answer"] in option]
+            kind = next(kind for kind, words in SLOT_WORDS.items() if word in words)
+            asked = prompt_of(row).split("?")[0].removeprefix("Which is a ")
+            assert asked == {"item": "thing"}.get(kind, kind)
+    assert not sums["train"] & (sums["heldout"] | sums["validation"])
+    assert not sums["heldout"] & sums["validation"]
 
 
 def test_everything_fits_in_fourteen_megabytes() -> None:
