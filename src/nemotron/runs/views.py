@@ -136,10 +136,10 @@ PPO = View(
     ),
     leading=(
         kl_drift(), trend("reward_minus_kl", "reward minus KL"),
-        trend("explained_var", "critic explains", note="1 is all of the variance"), heldout(),
+        trend("explained_var", "critic explains", note="1 is all of the variance", optional=True), heldout(),
     ),
     other=(
-        _REWARD, _SPREAD, _LENGTH, trend("critic_loss", "critic loss", 4),
+        _REWARD, _SPREAD, _LENGTH, trend("critic_loss", "critic loss", 4, optional=True),
         trend("values_mean", "mean value", optional=True), _TRUNCATED, _MISSING,
     ),
     columns=(
