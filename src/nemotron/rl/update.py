@@ -52,6 +52,23 @@ class TrainBatch:
     rewards: Tensor
     """[N]"""
 
+    def on(self, device: torch.device) -> TrainBatch:
+        """The same batch with its tensors on ``device``."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device)
+
+        return TrainBatch(
+            groups=self.groups,
+            token_mask=move(self.token_mask),
+            sample_mask=move(self.sample_mask),
+            advantages=move(self.advantages),
+            generation_logprobs=move(self.generation_logprobs),
+            prev_logprobs=None if self.prev_logprobs is None else move(self.prev_logprobs),
+            reference_logprobs=None if self.reference_logprobs is None else move(self.reference_logprobs),
+            rewards=move(self.rewards),
+        )
+
     def rows(self, start: int, stop: int) -> TrainBatch:
         """Rows ``start:stop`` of every tensor; groups are cut to match."""
 
@@ -89,6 +106,8 @@ def update(
     Raises:
         EngineError: the loss or the gradient is not finite; the weights are as before the step.
     """
+    # Rollouts are put together on the host; the loss is computed where the policy is.
+    batch = batch.on(policy.device)
     total = batch.sample_mask.shape[0]
     reports: list[dict[str, float]] = []
     grad_norm = 0.0
