@@ -158,3 +158,15 @@ def test_an_agent_runs_a_row(ports: dict[str, int]) -> None:
     assert answer["response"]["output"][0]["content"][0]["text"] == r"\boxed{B}"
     asked, _ = asyncio.run(run(r"\boxed{C}"))
     assert asked.verified.reward == 0.0
+
+
+def test_an_agent_is_given_what_was_sampled(ports: dict[str, int]) -> None:
+    server = {
+        "base_url": f"http://127.0.0.1:{ports['replaying_agent']}",
+        "protocol": "run",
+        "agents": ["mcqa_simple_agent"],
+    }
+    settings = {"servers": {"mcqa": server}, "policy_endpoint": {"port": ports["replay"]}}
+    texts = [r"\boxed{B}", r"\boxed{C}", r"<think>hm</think>\boxed{B}", "B"]
+    [found] = rewards(GymConfig.model_validate(settings), [(choice(MODES[0], None), texts)])
+    assert (list(found.rewards), found.failure) == ([1.0, 0.0, 1.0, 0.0], None)

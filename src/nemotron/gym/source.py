@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,8 @@ from nemotron.config.schema.gym import GymConfig
 from nemotron.data.rows import PromptRow
 from nemotron.errors import RewardError
 from nemotron.gym.client import Asked, GymClient
-from nemotron.gym.protocol import agent_of, response_object, task_row
+from nemotron.gym.protocol import Json, Verified, agent_of, output_text, response_object, task_row
+from nemotron.gym.replay import ReplayEndpoint, named_row
 from nemotron.gym.servers import OwnServers
 from nemotron.judge.loop_thread import LoopThread
 from nemotron.rewards.counts import mean, missing_counts
@@ -33,6 +35,7 @@ class GymSource:
         self._own = OwnServers(config)
         self._background = LoopThread("gym-client")
         self._client: GymClient | None = None
+        self._replay = ReplayEndpoint(config.policy_endpoint) if config.policy_endpoint else None
 
     def __enter__(self) -> Self:
         self._own.__enter__()
@@ -85,6 +88,8 @@ class GymSource:
         )
 
     async def _open(self) -> None:
+        if self._replay is not None:
+            await self._replay.start()
         self._client = GymClient(self._config, self._own.addresses)
         await self._client.__aenter__()
         await self._client.wait_ready()
@@ -92,6 +97,8 @@ class GymSource:
     async def _leave(self) -> None:
         if self._client is not None:
             await self._client.__aexit__(None, None, None)
+        if self._replay is not None:
+            await self._replay.stop()
 
     async def _score(
         self, source: PromptRow, texts: Sequence[str], completions: Sequence[Completion], seed: int
@@ -105,18 +112,16 @@ class GymSource:
                 f"row {source.id} names the agent `{agent}`, which no server of `gym.servers` serves",
                 hint="add it to `agents` of the right server",
             )
-        server = self._config.servers[name]
-        bodies = [
-            {
-                **task_row(source.fields, source.messages, seed, index),
-                "response": response_object(
-                    text, ended=not completion.truncated, response_id=_id(seed, index), model="policy"
-                ),
-            }
-            for index, (text, completion) in enumerate(zip(texts, completions, strict=True))
-        ]
         asked = await asyncio.gather(
-            *(self._client.verify(name, body, seed_session=server.seed_session) for body in bodies)
+            *(
+                self._ask(
+                    self._client,
+                    name,
+                    task_row(source.fields, source.messages, seed, index),
+                    response_object(text, ended=not completion.truncated, response_id=_id(seed, index)),
+                )
+                for index, (text, completion) in enumerate(zip(texts, completions, strict=True))
+            )
         )
         failures = [a.verified.failure for a in asked if a.verified.failure is not None]
         return GroupRewards(
@@ -127,6 +132,22 @@ class GymSource:
             failure=next(iter(failures), None),
             raw=[(name, a) for a in asked],
         )
+
+    async def _ask(self, client: GymClient, name: str, row: Json, response: Json) -> Asked:
+        """Have one response scored, by the resources server itself or through an agent."""
+        server = self._config.servers[name]
+        if server.protocol == "verify" or self._replay is None:
+            return await client.verify(name, {**row, "response": response}, seed_session=server.seed_session)
+        rollout = response["id"]
+        self._replay.offer(rollout, row, response)
+        try:
+            asked, answer = await client.run(name, named_row(row, rollout))
+        finally:
+            self._replay.withdraw(rollout)
+        if asked.verified.reward is not None and output_text(answer.get("response")) != output_text(response):
+            # Its reward would belong to another text than the one that is trained on.
+            return replace(asked, verified=Verified(None, "the agent answers with another text", {}))
+        return asked
 
 
 def _details(server: str, asked: Asked) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from resources_servers.math_with_judge.app import (
 from resources_servers.mcqa.app import MCQAResourcesServer, MCQAResourcesServerConfig
 from responses_api_agents.simple_agent.app import SimpleAgent, SimpleAgentConfig
 
-NAMES = ("mcqa", "math", "agent", "policy")
+NAMES = ("mcqa", "math", "agent", "policy", "replaying_agent", "replay")
 
 
 def free_ports() -> dict[str, int]:
@@ -71,6 +71,9 @@ def main() -> None:
         "math": {"resources_servers": {"math_with_judge": {**shared, **place["math"]}}},
         "agent": {"responses_api_agents": {"simple_agent": {**shared, **place["agent"]}}},
         "policy": {"responses_api_models": {"stub": {**shared, **place["policy"]}}},
+        "replaying_agent": {"responses_api_agents": {"simple_agent": {**shared, **place["replaying_agent"]}}},
+        # Whoever uses this agent listens there.
+        "replay": {"responses_api_models": {"stub": {**shared, **place["replay"]}}},
     }
     # As a child of its own launcher would find it; otherwise the agent parses this program's command line.
     os.environ["NEMO_GYM_CONFIG_DICT"] = OmegaConf.to_yaml(OmegaConf.create(servers))
@@ -92,16 +95,23 @@ def main() -> None:
         ),
         server_client=client,
     )
-    agent = SimpleAgent(
-        config=SimpleAgentConfig(
-            name="agent", resources_server=resources, model_server=model, entrypoint="app.py", **place["agent"]
-        ),
-        server_client=client,
-    )
+    agents = {
+        name: SimpleAgent(
+            config=SimpleAgentConfig(
+                name=name,
+                resources_server=resources,
+                model_server={"type": "responses_api_models", "name": policy},
+                entrypoint="app.py",
+                **place[name],
+            ),
+            server_client=client,
+        )
+        for name, policy in (("agent", "policy"), ("replaying_agent", "replay"))
+    }
     apps = {
         "mcqa": mcqa.setup_webserver(),
         "math": math.setup_webserver(),
-        "agent": agent.setup_webserver(),
+        **{name: agent.setup_webserver() for name, agent in agents.items()},
         "policy": policy_app(),
     }
     running = []

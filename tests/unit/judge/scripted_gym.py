@@ -33,6 +33,7 @@ class ScriptedGym:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
@@ -68,3 +69,11 @@ class ScriptedGym:
         self.requests.append((request.path, body, dict(request.cookies)))
         asked = sum(path != "/seed_session" for path, _, _ in self.requests)
         return await self._answer(asked - 1, request, body)
+
+
+async def _cancel_others() -> None:
+    """Handlers that still sleep would be destroyed with the loop."""
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Count, Name, NonNegativeInt, PositiveFloat
+from nemotron.config.schema.fields import Count, Name, NonNegativeInt, Port, PositiveFloat
 
 ServerKind = Literal["math", "mcqa"]
 
@@ -29,12 +29,26 @@ class GymServerConfig(Strict):
     """Rows whose ``agent_ref.name`` is one of these are scored by this server."""
     seed_session: bool = True
     """Open a session before each check, as NeMo-Gym's agents do; servers without state do not need it."""
+    protocol: Literal["verify", "run"] = "verify"
+    """``verify``: ``base_url`` is a resources server. ``run``: it is an agent, which runs the row with our sampled
+    response as its model's answer and has it verified; needs ``gym.policy_endpoint``."""
 
     @model_validator(mode="after")
     def _one_place(self) -> GymServerConfig:
         if (self.base_url is None) == (self.kind is None):
             raise ValueError("give either `base_url` (a running server) or `kind` (our own)")
+        if self.protocol == "run" and self.base_url is None:
+            raise ValueError("`protocol: run` needs the `base_url` of an agent; our own servers verify")
         return self
+
+
+class PolicyEndpointConfig(Strict):
+    """Where agents find the policy: their config names this address as that of their model server."""
+
+    host: Name = "127.0.0.1"
+    """Address to listen on; anybody who reaches it can read the responses being scored."""
+    port: Port
+    """Port to listen on."""
 
 
 class GymConfig(Strict):
@@ -42,6 +56,8 @@ class GymConfig(Strict):
 
     servers: Annotated[dict[Name, GymServerConfig], Field(min_length=1)]
     """Resources servers by name; the name stands in metrics."""
+    policy_endpoint: PolicyEndpointConfig | None = None
+    """Where agents find the policy; null where no server has ``protocol: run``."""
     request_timeout_s: PositiveFloat = 60.0
     """Seconds one request may take in all."""
     max_retries: NonNegativeInt = 4
@@ -53,6 +69,9 @@ class GymConfig(Strict):
 
     @model_validator(mode="after")
     def _agents_are_unique(self) -> GymConfig:
+        agents = [name for name, server in self.servers.items() if server.protocol == "run"]
+        if agents and self.policy_endpoint is None:
+            raise ValueError(f"the agent of `{agents[0]}` finds no policy: set `gym.policy_endpoint.port`")
         seen: dict[str, str] = {}
         for name, server in self.servers.items():
             for agent in server.agents:
