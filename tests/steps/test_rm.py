@@ -136,7 +136,7 @@ def test_prepared_tokens_train_the_same_model_as_text(uninterrupted: Path, tmp_p
     argv = (f"data.manifest_path={tmp_path / 'data'}", *SHORT, "data.shuffle=false")
     folders = []
     for name, shards in (("text", "false"), ("tokens", "true")):
-        done = run(tmp_path / name, *argv, f"bradley_terry.token_shards={shards}")
+        done = run(tmp_path / name, *argv, f"data.use_tokens={shards}")
         assert done.code == 0, done.stderr
         folders.append(only_run(tmp_path / name))
     losses = [[row["train/loss"] for row in metrics(folder) if "train/loss" in row] for folder in folders]

@@ -71,9 +71,10 @@ def _prepared_files(job: AnyJob) -> list[DataFile]:
 
 def _heldout_file(job: AnyJob) -> list[DataFile]:
     """The held-out prompts, where they are not a split of the manifest."""
-    if job.heldout_path is None or job.heldout_split is not None:
+    heldout = job.heldout
+    if heldout is None or heldout.data_path is None or heldout.split is not None:
         return []
-    path = Path(job.heldout_path).expanduser()
+    path = Path(heldout.data_path).expanduser()
     return [DataFile("heldout", "eval.heldout.data_path", (path,), Shape(job.heldout_kind))]
 
 
@@ -85,7 +86,7 @@ def _shape(job: AnyJob, rows: DatasetConfig) -> Shape:
 def data_path_is_given(job: AnyJob) -> Iterator[Finding]:
     """A data set of rows needs a file."""
     data = job.config.data
-    if job.has_heldout and not (job.heldout_path or job.heldout_split):
+    if job.heldout is not None and not (job.heldout.data_path or job.heldout.split):
         hint = "set `eval.heldout.data_path=FILE.jsonl`, or `eval.heldout.split` with prepared data"
         yield job.error("eval.heldout", "the held-out metric has no prompts", kind=DataError, hint=hint)
     if data.manifest_path is not None:

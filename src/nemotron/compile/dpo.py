@@ -4,65 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from nemotron.compile import artifacts, checkpointing, data, engine, output, parallelism, resources
-from nemotron.compile.describe import inputs, outputs, policy_processes
-from nemotron.compile.estimate import Work, memory, steps
-from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job
+from nemotron.compile.describe import policy_processes
+from nemotron.compile.inspection import Stages, inspected
+from nemotron.compile.job import COMMON_READS, SAMPLING_READS
+from nemotron.compile.pair_job import PAIR_READS, PairJob, pair_work
 from nemotron.compile.plan import Preflight, Surroundings
-from nemotron.compile.rules import NEMO_RL, Rules, check
-from nemotron.compile.secrets import secrets_in
-from nemotron.compile.survey import RowKind
+from nemotron.compile.rules import NEMO_RL, Rules
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.dpo import DpoRunConfig
 from nemotron.errors import DataError, Finding
 
 GBS, MBS = "policy.train_global_batch_size", "policy.train_micro_batch_size"
-PAIR_READS = (
-    "data.add_bos",
-    "data.add_eos",
-    "data.max_input_seq_length",
-    *(f"data.{role}.{key}_key" for role in ("train", "validation") for key in ("prompt", "chosen", "rejected")),
-)
-"""Keys of preference data that the embedded engine reads."""
-METRICS = (
-    *("loss", "preference_loss", "sft_loss", "accuracy", "margin", "num_valid_samples"),
-    *("rewards_chosen_mean", "rewards_rejected_mean", "logps_chosen_mean", "logps_rejected_mean"),
-)
 
 
 @dataclass(frozen=True)
-class DpoJob(Job[DpoRunConfig]):
+class DpoJob(PairJob[DpoRunConfig]):
     """DPO on preference pairs."""
 
     section: ClassVar[str] = "dpo"
-    row_kind: ClassVar[RowKind] = "preference"
     reads: ClassVar[tuple[str, ...]] = (*COMMON_READS, *SAMPLING_READS, *PAIR_READS, "dpo")
-
-    @property
-    def validation_metrics(self) -> tuple[str, ...]:
-        """NeMo-RL's names, for every validation set."""
-        return tuple(
-            f"validation-{name}_{metric}" for name in self.config.named_validation_sets() for metric in METRICS
-        )
-
-    @property
-    def has_heldout(self) -> bool:
-        """Whether `eval.heldout` is measured."""
-        return self.config.eval.heldout is not None
-
-    @property
-    def heldout_split(self) -> str | None:
-        """The split of `data.manifest_path` that `eval.heldout` takes instead."""
-        heldout = self.config.eval.heldout
-        return heldout.split if heldout else None
-
-    @property
-    def heldout_path(self) -> str | None:
-        """The file of `eval.heldout`."""
-        heldout = self.config.eval.heldout
-        return heldout.data_path if heldout else None
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("loss", "preference_loss", "sft_loss", "accuracy", "margin", "num_valid_samples"),
+        *("rewards_chosen_mean", "rewards_rejected_mean", "logps_chosen_mean", "logps_rejected_mean"),
+    )
 
     @property
     def validates(self) -> bool:
@@ -182,7 +149,7 @@ def limits_agree(job: DpoJob) -> Iterator[Finding]:
         )
 
 
-STAGES: tuple[tuple[Rules[Any], ...], ...] = (
+STAGES: Stages = (
     (engine.rules,),
     (rules, parallelism.rules, checkpointing.rules),
     (output.rules, resources.rules),
@@ -194,23 +161,5 @@ STAGES: tuple[tuple[Rules[Any], ...], ...] = (
 
 def preflight(config: DpoRunConfig, resolved: Resolved, where: Surroundings) -> Preflight:
     """Choose the engine, run every rule, and describe what would run."""
-    choice = engine.choose(config.engine, where.machine)
-    job = DpoJob(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
-    pairs = config.policy.train_global_batch_size
-    return Preflight(
-        engine=choice.engine,
-        engine_reason=choice.reason,
-        findings=check(job, STAGES),
-        processes=tuple(policy_processes(job, "scores pairs and trains")),
-        inputs=inputs(job),
-        outputs=outputs(job),
-        work=Work(
-            batch=f"{pairs} pairs",
-            pairs=pairs,
-            updates=1,
-            steps=steps(job),
-            tokens_per_step=2 * pairs * config.policy.max_total_sequence_length,
-        ),
-        memory=memory(job) if choice.engine == "embedded" else None,
-        secrets=secrets_in(config),
-    )
+    job = DpoJob.of(config, resolved, where)
+    return inspected(job, STAGES, policy_processes(job, "scores pairs and trains"), pair_work(job))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from nemotron.compile.job import AnyJob, Engine
-from nemotron.compile.machine import LOGGER_MODULES, Machine
+from nemotron.compile.job import AnyJob
+from nemotron.compile.machine import LOGGER_MODULES
 from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
 from nemotron.compile.wandb_login import wandb_can_start
 from nemotron.config.schema.data import DatasetConfig
-from nemotron.config.schema.extras import EngineChoice
 from nemotron.errors import Finding, NotAvailableError
 
 rules: Rules[AnyJob] = Rules("engine")
@@ -26,29 +24,6 @@ def embedded_reads(job: AnyJob | type[AnyJob], key: str) -> bool:
     if _below(key, job.skips):
         return False
     return _below(key, job.reads) or any(read.startswith(f"{key}.") for read in job.reads)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """An engine and why."""
-
-    engine: Engine
-    reason: str
-
-
-def choose(wanted: EngineChoice, machine: Machine) -> Choice:
-    """``auto`` takes NeMo-RL where it is installed beside a CUDA device, else the embedded engine."""
-    if wanted == "embedded":
-        return Choice("embedded", "the config asks for it")
-    if wanted == "nemo_rl":
-        return Choice("nemo_rl", "the config asks for it")
-    if not machine.has_nemo_rl:
-        return Choice("embedded", "NeMo-RL is not installed here")
-    if not machine.has_cuda:
-        return Choice("embedded", "NeMo-RL needs a CUDA device, none is visible")
-    if not machine.has_adapter:
-        return Choice("embedded", "this version of nemotron does not drive NeMo-RL yet")
-    return Choice("nemo_rl", "NeMo-RL is installed and a CUDA device is visible")
 
 
 @rules.rule("engine-not-installed", engines=EMBEDDED)

@@ -6,18 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
+from nemotron.compile.choice import Engine as Engine
+from nemotron.compile.choice import choose
 from nemotron.compile.machine import Machine
 from nemotron.compile.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.training import TrainingConfig
+from nemotron.data.inputs import HeldoutFiles
 from nemotron.errors import ConfigError, Finding, NemotronError, Origin, Severity
 
-Engine = str
-"""``embedded`` or ``nemo_rl``."""
+if TYPE_CHECKING:
+    from nemotron.compile.plan import Surroundings
+
 C = TypeVar("C", bound=TrainingConfig, covariant=True)
 
 
@@ -99,6 +103,7 @@ class Job(Generic[C]):
     config: C
     resolved: Resolved
     engine: Engine
+    engine_reason: str
     machine: Machine
     runs_dir: Path
     env: Mapping[str, str]
@@ -119,6 +124,12 @@ class Job(Generic[C]):
     trains_reward_model: ClassVar[bool] = False
     trains_adapters: ClassVar[bool] = False
     """Whether `policy.dtensor_cfg.lora_cfg` is honoured."""
+
+    @classmethod
+    def of(cls, config: Any, resolved: Resolved, where: Surroundings) -> Self:
+        """The job of a config on the engine that it chooses (its key `engine`)."""
+        choice = choose(config.engine, where.machine)
+        return cls(config, resolved, choice.engine, choice.reason, where.machine, where.runs_dir, where.env)
 
     @property
     def schedule(self) -> Schedule:
@@ -142,19 +153,11 @@ class Job(Generic[C]):
         return None
 
     @property
-    def has_heldout(self) -> bool:
-        """Whether `eval.heldout` is measured."""
-        return False
-
-    @property
-    def heldout_path(self) -> str | None:
-        """The file of `eval.heldout`."""
-        return None
-
-    @property
-    def heldout_split(self) -> str | None:
-        """The split of `data.manifest_path` that `eval.heldout` takes instead."""
-        return None
+    def heldout(self) -> HeldoutFiles | None:
+        """`eval.heldout`: its file, or the split of `data.manifest_path` that it takes instead."""
+        section = getattr(self.config, "eval", None)
+        found: HeldoutFiles | None = section.heldout if section is not None else None
+        return found
 
     @property
     def has_reference(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nemotron.compile import (
     artifacts,
     batch,
@@ -18,16 +16,15 @@ from nemotron.compile import (
     parallelism,
     resources,
 )
-from nemotron.compile.describe import inputs, judge_processes, outputs, policy_processes
-from nemotron.compile.estimate import memory, work
+from nemotron.compile.describe import judge_processes, policy_processes
+from nemotron.compile.estimate import work
 from nemotron.compile.grpo_job import JudgedJob
+from nemotron.compile.inspection import Stages, inspected
 from nemotron.compile.plan import Preflight, Surroundings
-from nemotron.compile.rules import Rules, check
-from nemotron.compile.secrets import secrets_in
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.extras import JudgedGrpoConfig
 
-STAGES: tuple[tuple[Rules[Any], ...], ...] = (
+STAGES: Stages = (
     (engine.rules,),
     (batch.rules, grpo.rules, generation.rules, parallelism.rules, nemo_gym.rules, checkpointing.rules),
     (output.rules, resources.rules),
@@ -40,16 +37,5 @@ STAGES: tuple[tuple[Rules[Any], ...], ...] = (
 
 def preflight(config: JudgedGrpoConfig, resolved: Resolved, where: Surroundings) -> Preflight:
     """Choose the engine, run every rule, and describe what would run."""
-    choice = engine.choose(config.engine, where.machine)
-    job = JudgedJob(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
-    return Preflight(
-        engine=choice.engine,
-        engine_reason=choice.reason,
-        findings=check(job, STAGES),
-        processes=(*policy_processes(job), *judge_processes(job)),
-        inputs=inputs(job),
-        outputs=outputs(job),
-        work=work(job, judge_calls=judge.calls_per_step(job)),
-        memory=memory(job) if choice.engine == "embedded" else None,
-        secrets=secrets_in(config),
-    )
+    job = JudgedJob.of(config, resolved, where)
+    return inspected(job, STAGES, (*policy_processes(job), *judge_processes(job)), work(job, judge.calls_per_step(job)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from nemotron.compile import (
     artifacts,
@@ -16,16 +15,15 @@ from nemotron.compile import (
     ppo_rules,
     resources,
 )
-from nemotron.compile.describe import Process, inputs, outputs, policy_processes
-from nemotron.compile.estimate import Work, memory, steps
+from nemotron.compile.describe import Process, policy_processes
+from nemotron.compile.estimate import Work, steps
+from nemotron.compile.inspection import Stages, inspected
 from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.compile.ppo_job import PpoJob
-from nemotron.compile.rules import Rules, check
-from nemotron.compile.secrets import secrets_in
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.ppo import PpoMasterConfig
 
-STAGES: tuple[tuple[Rules[Any], ...], ...] = (
+STAGES: Stages = (
     (engine.rules,),
     (ppo_rules.rules, generation.rules, parallelism.rules, checkpointing.rules),
     (output.rules, resources.rules),
@@ -37,19 +35,8 @@ STAGES: tuple[tuple[Rules[Any], ...], ...] = (
 
 def preflight(config: PpoMasterConfig, resolved: Resolved, where: Surroundings) -> Preflight:
     """Choose the engine, run every rule, and describe what would run."""
-    choice = engine.choose(config.engine, where.machine)
-    job = PpoJob(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
-    return Preflight(
-        engine=choice.engine,
-        engine_reason=choice.reason,
-        findings=check(job, STAGES),
-        processes=tuple(_processes(job)),
-        inputs=inputs(job),
-        outputs=outputs(job),
-        work=_work(job),
-        memory=memory(job) if choice.engine == "embedded" else None,
-        secrets=secrets_in(config),
-    )
+    job = PpoJob.of(config, resolved, where)
+    return inspected(job, STAGES, _processes(job), _work(job))
 
 
 def _processes(job: PpoJob) -> Iterator[Process]:

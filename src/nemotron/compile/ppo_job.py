@@ -75,23 +75,6 @@ class PpoJob(Job[PpoMasterConfig]):
         return self.config.loss_fn
 
     @property
-    def has_heldout(self) -> bool:
-        """Whether `eval.heldout` is measured."""
-        return self.config.eval.heldout is not None
-
-    @property
-    def heldout_path(self) -> str | None:
-        """The file of `eval.heldout`."""
-        heldout = self.config.eval.heldout
-        return heldout.data_path if heldout else None
-
-    @property
-    def heldout_split(self) -> str | None:
-        """The split of `data.manifest_path` that `eval.heldout` takes instead."""
-        heldout = self.config.eval.heldout
-        return heldout.split if heldout else None
-
-    @property
     def has_reference(self) -> bool:
         """Whether rewards, loss or limits ask for the KL to the policy before training."""
         return self.config.loss_fn.reference_policy_kl_penalty > 0 or self.config.limits.max_kl is not None

@@ -40,8 +40,8 @@ def splits_wanted(job: AnyJob) -> dict[str, tuple[str, str]]:
     found = {"train": ("train", KEY)}
     if job.config.data.validation_sets():
         found["validation"] = ("validation", KEY)
-    if job.heldout_split:
-        found["heldout"] = (job.heldout_split, HELDOUT)
+    if job.heldout is not None and job.heldout.split:
+        found["heldout"] = (job.heldout.split, HELDOUT)
     return found
 
 
@@ -71,7 +71,7 @@ def manifest_can_be_read(job: AnyJob) -> Iterator[Finding]:
             Manifest.read(Path(path).expanduser())
         except DataError as problem:
             yield _error(job, KEY, problem)
-    elif job.heldout_split:
+    elif job.heldout is not None and job.heldout.split:
         yield job.error(HELDOUT, f"`{HELDOUT}` names a split of a manifest, and `{KEY}` is not set", kind=DataError)
 
 
@@ -198,7 +198,7 @@ def _file_keys(job: AnyJob) -> Iterator[str]:
             yield from (f"data.{role}.{i}.data_path" for i in range(len(sets)))
         else:
             yield f"data.{role}.data_path"
-    if job.heldout_split:
+    if job.heldout is not None and job.heldout.split:
         yield "eval.heldout.data_path"
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from nemotron.compile import artifacts, checkpointing, data, engine, output, parallelism, prepared, resources
-from nemotron.compile.describe import inputs, outputs, policy_processes
-from nemotron.compile.dpo import PAIR_READS
-from nemotron.compile.estimate import Work, memory, steps
-from nemotron.compile.job import COMMON_READS, Job
+from nemotron.compile import artifacts, checkpointing, data, engine, output, parallelism, resources
+from nemotron.compile.describe import policy_processes
+from nemotron.compile.inspection import Stages, inspected
+from nemotron.compile.job import COMMON_READS
+from nemotron.compile.pair_job import PAIR_READS, PairJob, pair_work
 from nemotron.compile.plan import Preflight, Surroundings
-from nemotron.compile.rules import NEMO_RL, Rules, check
-from nemotron.compile.secrets import secrets_in
+from nemotron.compile.rules import NEMO_RL, Rules
 from nemotron.compile.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.rm import RmRunConfig
@@ -22,47 +21,26 @@ from nemotron.errors import DataError, Finding, NotAvailableError
 KIND = "policy.reward_model_cfg"
 GBS = "policy.train_global_batch_size"
 MBS = "policy.train_micro_batch_size"
-METRICS = ("loss", "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean", "num_valid_samples")
 
 
 @dataclass(frozen=True)
-class RmJob(Job[RmRunConfig]):
+class RmJob(PairJob[RmRunConfig]):
     """Training a reward model."""
 
     section: ClassVar[str] = "rm"
-    row_kind: ClassVar[RowKind] = "preference"
     heldout_kind: ClassVar[RowKind] = "preference"
     reads: ClassVar[tuple[str, ...]] = (
         *COMMON_READS,
         "bradley_terry",
         *PAIR_READS,
+        "data.use_tokens",
         KIND,
         "rm",
     )
     trains_reward_model: ClassVar[bool] = True
-
-    @property
-    def validation_metrics(self) -> tuple[str, ...]:
-        """NeMo-RL's names, for every validation set."""
-        sets = self.config.data.named_validation_sets()
-        return tuple(f"validation-{name}_{metric}" for name in sets for metric in METRICS)
-
-    @property
-    def has_heldout(self) -> bool:
-        """Whether `eval.heldout` is measured."""
-        return self.config.eval.heldout is not None
-
-    @property
-    def heldout_path(self) -> str | None:
-        """The file of `eval.heldout`."""
-        heldout = self.config.eval.heldout
-        return heldout.data_path if heldout else None
-
-    @property
-    def heldout_split(self) -> str | None:
-        """The split of `data.manifest_path` that `eval.heldout` takes instead."""
-        heldout = self.config.eval.heldout
-        return heldout.split if heldout else None
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("loss", "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean", "num_valid_samples"),
+    )
 
 
 rules: Rules[RmJob] = Rules("reward-model")
@@ -173,33 +151,18 @@ def nemo_rl_has_the_plain_loss(job: RmJob) -> Iterator[Finding]:
             )
 
 
-@rules.rule("token-shards")
-def tokens_are_there(job: RmJob) -> Iterator[Finding]:
-    """Token shards come with a manifest, and hold neither text nor other fields."""
-    section, key = job.config.bradley_terry, "bradley_terry.token_shards"
-    if not section.token_shards:
-        return
-    if job.config.data.manifest_path is None:
-        yield job.error(key, f"`{key}` needs a manifest", kind=DataError, hint="set `data.manifest_path`")
-        return
-    if section.margin_key:
+@rules.rule("margin-in-tokens")
+def tokens_hold_no_margins(job: RmJob) -> Iterator[Finding]:
+    """Token shards hold ids and lengths, no other fields."""
+    if job.config.data.use_tokens and job.config.bradley_terry.margin_key:
         yield job.error(
-            "bradley_terry.margin_key", "token shards hold no margins", hint=f"set `{key}=false` to read the rows"
+            "bradley_terry.margin_key",
+            "token ids come without margins",
+            hint="set `data.use_tokens=false` to read the rows",
         )
-    manifest = prepared.manifest_of(job)
-    wanted = prepared.splits_wanted(job).values() if manifest else ()
-    for split, _ in wanted:
-        entry = manifest.value["splits"].get(split, {}) if manifest else {}
-        if entry.get("shards") and not entry.get("token_shards"):
-            yield job.error(
-                key,
-                f"the manifest has no tokens of the split `{split}`",
-                kind=DataError,
-                hint="prepare the data with `tokenize.tokenizer` and `tokenize.max_length`, or set it to false",
-            )
 
 
-STAGES: tuple[tuple[Rules[Any], ...], ...] = (
+STAGES: Stages = (
     (engine.rules,),
     (rules, parallelism.rules, checkpointing.rules),
     (output.rules, resources.rules),
@@ -211,28 +174,5 @@ STAGES: tuple[tuple[Rules[Any], ...], ...] = (
 
 def preflight(config: RmRunConfig, resolved: Resolved, where: Surroundings) -> Preflight:
     """Choose the engine, run every rule, and describe what would run."""
-    choice = engine.choose(config.engine, where.machine)
-    job = RmJob(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
-    return Preflight(
-        engine=choice.engine,
-        engine_reason=choice.reason,
-        findings=check(job, STAGES),
-        processes=tuple(policy_processes(job, work="trains the reward model")),
-        inputs=inputs(job),
-        outputs=outputs(job),
-        work=work(job),
-        memory=memory(job) if choice.engine == "embedded" else None,
-        secrets=secrets_in(config),
-    )
-
-
-def work(job: RmJob) -> Work:
-    """Sizes of the run."""
-    pairs = job.config.policy.train_global_batch_size
-    return Work(
-        batch=f"{pairs} pairs",
-        pairs=pairs,
-        updates=1,
-        steps=steps(job),
-        tokens_per_step=2 * pairs * job.config.policy.max_total_sequence_length,
-    )
+    job = RmJob.of(config, resolved, where)
+    return inspected(job, STAGES, policy_processes(job, work="trains the reward model"), pair_work(job))

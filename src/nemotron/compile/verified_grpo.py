@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from nemotron.compile import (
     artifacts,
@@ -19,16 +18,15 @@ from nemotron.compile import (
     reward_setup,
     verified_rewards,
 )
-from nemotron.compile.describe import Process, inputs, outputs, policy_processes
-from nemotron.compile.estimate import memory, work
+from nemotron.compile.describe import Process, policy_processes
+from nemotron.compile.estimate import work
+from nemotron.compile.inspection import Stages, inspected
 from nemotron.compile.plan import Preflight, Surroundings
-from nemotron.compile.rules import Rules, check
-from nemotron.compile.secrets import secrets_in
 from nemotron.compile.verified_job import VerifiedJob
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.verified import VerifiedGrpoConfig
 
-STAGES: tuple[tuple[Rules[Any], ...], ...] = (
+STAGES: Stages = (
     (engine.rules,),
     (batch.rules, grpo.rules, generation.rules, parallelism.rules, checkpointing.rules),
     (output.rules, resources.rules),
@@ -41,19 +39,8 @@ STAGES: tuple[tuple[Rules[Any], ...], ...] = (
 
 def preflight(config: VerifiedGrpoConfig, resolved: Resolved, where: Surroundings) -> Preflight:
     """Choose the engine, run every rule, and describe what would run."""
-    choice = engine.choose(config.engine, where.machine)
-    job = VerifiedJob(config, resolved, choice.engine, where.machine, where.runs_dir, where.env)
-    return Preflight(
-        engine=choice.engine,
-        engine_reason=choice.reason,
-        findings=check(job, STAGES),
-        processes=(*policy_processes(job), *reward_processes(job)),
-        inputs=inputs(job),
-        outputs=outputs(job),
-        work=work(job),
-        memory=memory(job) if choice.engine == "embedded" else None,
-        secrets=secrets_in(config),
-    )
+    job = VerifiedJob.of(config, resolved, where)
+    return inspected(job, STAGES, (*policy_processes(job), *reward_processes(job)), work(job))
 
 
 def reward_processes(job: VerifiedJob) -> Iterator[Process]:

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 
 from nemotron.config.schema.data import DataConfig
 from nemotron.config.schema.rm import RmRunConfig
-from nemotron.data.inputs import Role, heldout_paths, training_pairs
+from nemotron.data.inputs import Role, heldout_paths, token_split, training_pairs
 from nemotron.data.rows import PairRow, read_pairs
 from nemotron.data.stream import RowStream
 from nemotron.engines.parts import TrainingParts, precision
@@ -188,7 +187,7 @@ class Parts(TrainingParts[RmRunConfig]):
         heldout, data = self.config.eval.heldout, self.config.data
         if heldout is None:
             return []
-        if heldout.split and self.config.bradley_terry.token_shards:
+        if heldout.split and data.use_tokens:
             kept = self._token_shards(heldout.split)
         else:
             kept = self._tokens(chain.from_iterable(map(read_pairs, heldout_paths(data, heldout, verify=True))))
@@ -214,15 +213,12 @@ class Parts(TrainingParts[RmRunConfig]):
             yield name, pairs[:most]
 
     def _pairs(self, data: DataConfig, role: Role) -> Kept:
-        if self.config.bradley_terry.token_shards:
+        if data.use_tokens:
             return self._token_shards(role)
         return self._tokens(training_pairs(data, role))
 
     def _token_shards(self, split: str) -> Kept:
-        path = self.config.data.manifest_path
-        if path is None:
-            raise DataError("`bradley_terry.token_shards` needs a manifest", hint="set `data.manifest_path`")
-        return from_tokens(TokenizedDataset(Path(path).expanduser(), split), split, limit=self.limit)
+        return from_tokens(TokenizedDataset(*token_split(self.config.data, split)), split, limit=self.limit)
 
     def _tokens(self, rows: Iterable[PairRow]) -> Kept:
         data = self.config.data

@@ -51,7 +51,8 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("no-steps", None, "error", ("rm.max_num_steps=-2",)),
     ("micro-batch", None, "error", ("policy.train_micro_batch_size=3",)),
     ("micro-batch", None, "error", ("rm.val_micro_batch_size=5",)),
-    ("token-shards", None, "error", ("bradley_terry.token_shards=true",)),
+    ("data-tokens", None, "error", ("data.use_tokens=true",)),
+    ("margin-in-tokens", None, "error", ("data.use_tokens=true", "bradley_terry.margin_key=m")),
     ("too-few-rows", None, "error", ("policy.train_global_batch_size=400",)),
     ("checkpoint-metric", 79, "error", ("checkpointing.metric_name=val:validation-default_los",)),
     ("override-without-effect", None, "error", ("data.num_workers=3",)),
@@ -138,27 +139,6 @@ def test_held_out_rows_are_pairs_too(compiled: Compile, tmp_path: Path) -> None:
     write_rows(tmp_path / "held.jsonl", [{"prompt": "no answers"}])
     plan = compiled("eval.heldout={data_path: held.jsonl, max_samples: 2}")
     assert [f.key for f in named(plan, "data-row")] == ["eval.heldout.data_path"]
-
-
-def test_token_shards_need_tokens_and_hold_no_margins(compiled: Compile, tmp_path: Path) -> None:
-    words = ("data.manifest_path=prepared", "bradley_terry.token_shards=true")
-    shard = {"path": "own.jsonl", "rows": 300, "bytes": (tmp_path / "own.jsonl").stat().st_size, "sha256": ""}
-    split = {"rows": 300, "shards": [{**shard, "path": "../own.jsonl"}]}
-    (tmp_path / "prepared").mkdir()
-
-    def write(**extra: Any) -> None:
-        splits = {name: {**split, **extra} for name in ("train", "validation")}
-        (tmp_path / "prepared/manifest.json").write_text(json.dumps({"kind": "preference", "splits": splits}))
-
-    write()
-    assert [f.message for f in named(compiled(*words), "token-shards")] == [
-        f"the manifest has no tokens of the split `{name}`" for name in ("train", "validation")
-    ]
-    write(token_shards=[{"path": "t.safetensors", "rows": 300, "sha256": ""}])
-    assert not named(compiled(*words), "token-shards")
-    assert [f.key for f in named(compiled(*words, "bradley_terry.margin_key=m"), "token-shards")] == [
-        "bradley_terry.margin_key"
-    ]
 
 
 def test_what_the_embedded_engine_reads_exists() -> None:

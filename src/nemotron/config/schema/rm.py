@@ -39,9 +39,6 @@ class BradleyTerryConfig(Strict):
     """Field of a row with the margin by which the chosen answer should lead at least; null: no margin."""
     center_rewards_coefficient: NonNegativeFloat
     """Weight of the squared sum of a pair's rewards, which holds their level at 0 (TRL's name; 0.01 is usual)."""
-    token_shards: bool
-    """Read the token shards of ``data.manifest_path`` instead of its text: `data_prep/rl_prep` has tokenised it already
-    and checked its lengths."""
     statistics_pairs: Count | None
     """Training pairs whose rewards give the mean and standard deviation that are stored with the model; null: all."""
 
