@@ -251,6 +251,13 @@ def both_sides_write_one_folder(job: PpoJob) -> Iterator[Finding]:
         )
 
 
+@rules.rule("offload-without-gpu", engines=EMBEDDED)
+def there_is_something_to_leave(job: PpoJob) -> Iterator[Finding]:
+    """On a CPU every model is in host memory already."""
+    if job.config.critic.offload != "none" and not job.machine.has_cuda and job.config.only != "actor":
+        yield job.warning("critic.offload", "there is no GPU here, so `critic.offload` has no effect")
+
+
 @rules.rule("request-size", engines=EMBEDDED)
 def an_update_fits_a_request(job: PpoJob) -> Iterator[Finding]:
     """An update carries tokens, returns, values and mask of a whole rollout batch."""

@@ -70,6 +70,7 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("critic-elsewhere", None, "error", ("only=actor", "critic.token=a-long-secret", SHARED)),
     ("critic-elsewhere", None, "error", (*APART[:2], "critic.address=host:5556", SHARED)),
     ("checkpoints-not-shared", None, "error", APART),
+    ("offload-without-gpu", None, "warning", ("critic.offload=both",)),
     ("request-size", None, "error", ("critic.max_request_mib=1", "policy.max_total_sequence_length=512")),
     ("reward-model", None, "error", ("reward_model.model_name=model", "value.model_name=reward_model")),
     ("reward-model", None, "error", ("reward_model.model_name=unmeasured",)),

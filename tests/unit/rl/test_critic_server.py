@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from nemotron.errors import EngineError, OutputError
 from nemotron.rl.critic.client import CriticClient
 from nemotron.rl.critic.local import Address, RemoteCritic
 from nemotron.rl.critic.models import CriticModels
-from nemotron.rl.critic.wire import CONTENT_TYPE, pack, padded
+from nemotron.rl.critic.wire import CONTENT_TYPE, INFER, WireError, check_tokens, grouped, pack, padded, unpack
 from nemotron.rl.scalar_model import ScalarModel
 from nemotron.rl.types import Completion, Group
 
@@ -191,6 +192,36 @@ def test_garbage_oversize_wrong_token_and_strangers_are_refused(served: Served) 
         assert client.infer(padded(GROUPS)).result(20)["rewards"].shape == (3,)
 
 
+def test_no_damaged_payload_gets_past_the_checks() -> None:
+    """Flipped bytes, cut ends and noise are refused or, where they still make sense, taken; nothing else happens."""
+    good, random = pack(padded(GROUPS)), Random(1)
+    seen = {"taken": 0, "refused": 0}
+    for _ in range(600):
+        body = bytearray(good)
+        for _ in range(random.randrange(1, 6)):
+            body[random.randrange(len(body))] = random.randrange(256)
+        cut = bytes(body[: random.randrange(len(body))]) if random.random() < 0.3 else bytes(body)
+        try:
+            tensors = unpack(cut, INFER)
+            check_tokens(tensors["tokens"], 29, 64)
+            grouped(tensors["tokens"], tensors["prompt_lengths"], tensors["lengths"])
+            seen["taken"] += 1
+        except WireError:
+            seen["refused"] += 1
+    assert seen["refused"] > 100
+
+
+def test_models_that_stay_on_the_host_give_the_same_numbers(folder: Path) -> None:
+    """Without a GPU there is nowhere to go; what counts is that nothing changes."""
+    answers = []
+    for offload in ("none", "both"):
+        models = critic_models(folder, offload=offload)
+        models.begin(0)
+        models.train({**update_of(padded(GROUPS)), "number": torch.tensor([0])})
+        answers.append(models.infer(padded(GROUPS)))
+    assert all(torch.equal(answers[0][name], answers[1][name]) for name in ("values", "rewards"))
+
+
 def test_nobody_there_is_an_error_in_finite_time() -> None:
     nobody = RemoteCritic(Address("http://127.0.0.1:9", TOKEN))
     with pytest.raises(EngineError, match="is not ready"), CriticClient(nobody, critic_config(ready_timeout_s=0.3)):
@@ -235,9 +266,9 @@ def test_a_slow_server_is_given_up_after_the_retries() -> None:
 def test_a_failed_request_is_sent_again_with_its_number() -> None:
     models = Slow()
     with serving(models) as served, CriticClient(served.critic, critic_config()) as client:
-        assert client.train(update_of(padded(GROUPS))).result(20) == {"loss": 1.0}
-        assert client.train(update_of(padded(GROUPS))).result(20) == {"loss": 1.0}
-    assert models.updates == [0, 0, 1]
+        answers = [client.train(update_of(padded(GROUPS))) for _ in range(4)]
+        assert [answer.result(20) for answer in answers] == [{"loss": 1.0}] * 4
+    assert models.updates == [0, 0, 1, 2, 3]
 
 
 def work(client: CriticClient, served: Served, busy: str) -> None:

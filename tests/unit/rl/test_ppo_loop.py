@@ -185,6 +185,15 @@ def test_the_entropy_bonus_keeps_the_policy_undecided(tmp_path: Path) -> None:
     assert entropies[1] > entropies[0] + 0.1
 
 
+def test_validation_measures_reward_and_length(tmp_path: Path) -> None:
+    work = job(tmp_path, max_num_steps=2, val_at_start=True, val_period=2)
+    train(work, Progress())
+    measured = {row["step"]: row for row in rows_of(work) if "validation/accuracy" in row}
+    assert list(measured) == [0, 2]
+    assert 0 <= measured[0]["validation/accuracy"] <= 1
+    assert measured[0]["validation/avg_length"] > 0
+
+
 def test_equal_jobs_end_with_equal_bits(tmp_path: Path) -> None:
     ends = []
     for _ in range(2):

@@ -67,6 +67,7 @@ class CriticClient:
         self._interrupt = False
         self._leaving = False
         self._number = 0
+        self._updating = asyncio.Lock()
         self._base = ""
 
     def __enter__(self) -> Self:
@@ -241,7 +242,9 @@ class CriticClient:
             ) from error
 
     async def _train(self, body: bytes) -> dict[str, float]:
-        metrics: dict[str, float] = json.loads(await self._call("train", body, CONTENT_TYPE))
+        # One after the other: requests on connections of their own may overtake each other, retries even more so.
+        async with self._updating:
+            metrics: dict[str, float] = json.loads(await self._call("train", body, CONTENT_TYPE))
         return metrics
 
     async def _call(self, name: str, body: bytes, content_type: str) -> bytes:
@@ -268,7 +271,8 @@ class CriticClient:
         except _Transient as error:
             raise EngineError(
                 f"the critic at `{self._base}` does not answer `{name}`: {error}",
-                hint="`critic.max_retries` and `critic.request_timeout_s` say how long to try",
+                hint="the critic's own log (`logs/critic.log` of its run) may say why; `critic.max_retries` and "
+                "`critic.request_timeout_s` say how long to try",
             ) from error
 
     async def _exchange(self, name: str, body: bytes, content_type: str) -> bytes:

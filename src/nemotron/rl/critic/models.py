@@ -292,7 +292,7 @@ def _standard(reward: ScalarModel, source: RewardSourceConfig) -> tuple[float, f
     if not source.standardize:
         return 0.0, 1.0
     mean, std = reward.reward_mean, reward.reward_std
-    if mean is None or not std:
+    if not isinstance(mean, int | float) or not isinstance(std, int | float) or not 0 < std < math.inf:
         raise ArtifactError(
             f"the reward model `{source.model_name}` has no stored mean and spread of its rewards",
             hint="train it with `rl/nemo_rl/rm`, which stores them, or set `reward_model.standardize=false`",
