@@ -70,6 +70,8 @@ HEAVY = {"torch", "transformers", "ray", "nemo_run", "numpy", "aiohttp"}
         (["steps", "show", "rlhf"], HEAVY),
         (["steps", "run", "rlhf", "-c", "tiny", "--dry-run"], HEAVY),
         (["steps", "run", "reward_audit", "-c", "tiny", "--dry-run"], HEAVY),
+        (["steps", "run", "rlvr", "-c", "tiny", "--dry-run"], HEAVY),
+        (["steps", "run", "rlvr", "-c", "nemo_gym", "--dry-run"], HEAVY),
         (["runs", "list"], HEAVY),
         (["artifacts", "--help"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
         (["steps", "run", "convert/hf_to_megatron", "-c", "tiny", "--dry-run"], HEAVY - {"numpy"}),

@@ -7,14 +7,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 from commands import Result, kill_when, metrics, only_run, run_command, steps_logged, weights
-from scripted_gym import ScriptedGym
 from syrupy.assertion import SnapshotAssertion
 
 import nemotron
@@ -59,12 +56,6 @@ def readable(result: Result, tmp_path: Path) -> str:
     return f"exit code: {result.code}\n{re.sub(r'127.0.0.1:[0-9]+', '127.0.0.1:PORT', text)}"
 
 
-MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "while a checkpoint is written": lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
-    "between two checkpoints": lambda runs: steps_logged(runs) == 3,
-}
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("whole")
@@ -91,10 +82,9 @@ def test_a_run_reports_every_check(uninterrupted: Path) -> None:
     assert all(sample["fully_right"] == (sample["math"] and sample["format"]) for sample in heldout)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(uninterrupted: Path, tmp_path: Path) -> None:
     argv = command(tmp_path, *SHORT)
-    assert kill_when(argv, lambda: MOMENTS[moment](tmp_path)) == -signal.SIGKILL
+    assert kill_when(argv, lambda: steps_logged(tmp_path) == 3) == -signal.SIGKILL
     resumed = run_command([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     folder = only_run(tmp_path)
@@ -126,17 +116,6 @@ def test_rewards_from_our_own_servers(tmp_path: Path) -> None:
             assert f"\\boxed{{{sample['verified']['extracted_answer']}}}" in sample["response"]
 
 
-def test_a_server_that_answers_nonsense_ends_the_run(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    async def nonsense(k: int, request: web.Request, body: dict[str, Any]) -> web.Response:
-        return web.json_response({"reward": None})
-
-    with ScriptedGym(nonsense) as gym:
-        words = (f"gym.servers.math.base_url={gym.url}", "gym.servers.math.kind=null")
-        result = run_command(command(tmp_path, *GYM, *words, config="nemo_gym"))
-    assert readable(result, tmp_path) == snapshot
-    assert all(sample["reward"] is None for sample in samples(only_run(tmp_path)))
-
-
 def test_a_server_that_is_not_there_ends_the_run_at_once(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     words = ("gym.servers.math.base_url=http://127.0.0.1:9", "gym.servers.math.kind=null", "gym.ready_timeout_s=0.5")
     result = run_command(command(tmp_path, *GYM, *words, config="nemo_gym"))
@@ -162,7 +141,6 @@ def test_a_function_that_always_fails_ends_the_run(tmp_path: Path, snapshot: Sna
         ("rewards.functions=[{name: exact, answer_field: solution}]",),
         ("rewards.functions=[{name: user, function: 'gone:score'}]",),
         ("rewards.functions=[{name: math, weight: -1.0}]",),
-        ("rewards=null",),
         ("gym={servers: {math: {kind: math, agents: [a]}}}",),
         ("-c", "nemo_gym", "gym.servers.math.kind=code"),
         ("-c", "nemo_gym", "gym.servers.math.base_url=localhost:12001", "gym.servers.math.kind=null"),
@@ -172,5 +150,7 @@ def test_a_function_that_always_fails_ends_the_run(tmp_path: Path, snapshot: Sna
 def test_wrong_inputs(words: tuple[str, ...], tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     result = run_command(command(tmp_path, *words, "--dry-run"))
     text = readable(result, tmp_path).replace(os.getcwd(), "CWD")
+    # Lines of the shipped configs move; those of the user's own words do not.
+    text = re.sub(r"\.yaml:\d+:\d+", ".yaml:LINE", text)
     assert re.sub(r"\S*src/nemotron/", "[PACKAGE]/", text) == snapshot
     assert not list(tmp_path.iterdir())

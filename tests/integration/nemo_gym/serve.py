@@ -4,11 +4,11 @@ Runs in the venv of nemo-gym: serve.py PORTS_FILE. Writes the ports as JSON when
 it is terminated. The policy is a stub that answers with what stands in the row's metadata.
 """
 
+import asyncio
 import json
 import os
 import socket
 import sys
-import threading
 from pathlib import Path
 
 import uvicorn
@@ -114,17 +114,21 @@ def main() -> None:
         **{name: agent.setup_webserver() for name, agent in agents.items()},
         "policy": policy_app(),
     }
-    running = []
-    for name, app in apps.items():
-        config = uvicorn.Config(app, host="127.0.0.1", port=ports[name], log_level="warning")
-        running.append(uvicorn.Server(config))
-        threading.Thread(target=running[-1].run, daemon=True).start()
-    while not all(server.started for server in running):
-        threading.Event().wait(0.05)
-    target = Path(sys.argv[1])
-    target.with_suffix(".tmp").write_text(json.dumps(ports))
-    target.with_suffix(".tmp").rename(target)
-    threading.Event().wait()
+    asyncio.run(serve(apps, ports, Path(sys.argv[1])))
+
+
+async def serve(apps: dict[str, FastAPI], ports: dict[str, int], said: Path) -> None:
+    """All in one event loop: NeMo-Gym has one HTTP client for the process."""
+    servers = [
+        uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=ports[name], log_level="warning"))
+        for name, app in apps.items()
+    ]
+    running = asyncio.gather(*(server.serve() for server in servers))
+    while not all(server.started for server in servers):
+        await asyncio.sleep(0.05)
+    said.with_suffix(".tmp").write_text(json.dumps(ports))
+    said.with_suffix(".tmp").rename(said)
+    await running
 
 
 if __name__ == "__main__":
