@@ -169,7 +169,7 @@ def pairs(path: Path, count: int, **change: Any) -> Path:
         ["rm.max_num_steps=0"],
         ["rm.beta=0.1"],
         ["data.validation=null"],
-        ["bradley_terry.token_shards=true"],
+        ["data.use_tokens=true"],
         ["bradley_terry.center_rewards_coefficient=-1"],
     ],
     ids=" ".join,
