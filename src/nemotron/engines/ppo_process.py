@@ -6,12 +6,14 @@ Nothing here imports torch before the thread environment is set: its libraries r
 from __future__ import annotations
 
 import secrets as random_secrets
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from nemotron.config.schema.ppo import PpoMasterConfig
+from nemotron.config.schema.ppo import CriticConfig, PpoMasterConfig
 from nemotron.errors import EngineError
 from nemotron.rl.threads import ThreadPlan, plan_threads, set_environment, usable_cores
 from nemotron.runs.folder import RunFolder
@@ -33,7 +35,8 @@ def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
     if config.only == "critic":
         _serve(run, config, _required(token))
         return
-    threads = plan_threads(local_judge=config.only is None)
+    beside = config.only is None or _here(urlsplit(config.critic.address or "").hostname)
+    threads = plan_threads(local_judge=beside)
     set_environment(threads.policy)
     # The critic starts first: it loads its models on its own core while this process imports torch.
     with _critic(run, config, token, threads) as critic:
@@ -77,12 +80,12 @@ def _serve(run: RunFolder, config: PpoMasterConfig, token: str) -> None:
         run.path / "job.json",
         settings,
         token=token,
-        threads=usable_cores() if settings.threads == "auto" else settings.threads,
+        threads=_lone_threads(settings),
         log_path=run.logs / "critic.log",
         host=settings.host,
         port=settings.port,
     ) as critic:
-        where = critic.address.url
+        where = _reachable(critic.address.url)
         run.write_status(phase=f"serving at {where}")
         print(f"the critic answers at {where}; start the actor with `--only actor critic.address=...`", file=sys.stderr)
         code = critic.wait()
@@ -92,6 +95,24 @@ def _serve(run: RunFolder, config: PpoMasterConfig, token: str) -> None:
                 hint="the actor's own error may say more; both sides go on from the last checkpoint",
             )
     run.write_status(state="finished", phase=None)
+
+
+def _here(host: str | None) -> bool:
+    """Whether only processes of this machine can be meant."""
+    return host in ("127.0.0.1", "::1", "localhost")
+
+
+def _lone_threads(settings: CriticConfig) -> int:
+    """Threads of a critic that runs alone: all cores, but those of the actor where that must be on this machine."""
+    if settings.threads != "auto":
+        return settings.threads
+    return plan_threads(local_judge=True).judge if _here(settings.host) else usable_cores()
+
+
+def _reachable(url: str) -> str:
+    """The address with this machine's name where the server listens on every interface."""
+    parts = urlsplit(url)
+    return f"http://{socket.gethostname()}:{parts.port}" if parts.hostname in ("0.0.0.0", "::") else url
 
 
 def _required(token: str | None) -> str:

@@ -163,7 +163,8 @@ class LocalCritic:
         process = self._child()
         announced = self._announcement(process)
         if announced is not None:
-            return Address(f"http://{announced['host']}:{announced['port']}", self._token)
+            host = announced["host"]
+            return Address(f"http://{f'[{host}]' if ':' in host else host}:{announced['port']}", self._token)
         if process.poll() is None:
             raise EngineError(
                 f"the critic is not ready after {self._config.ready_timeout_s:g} s{self._tail()}",
