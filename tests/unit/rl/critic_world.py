@@ -71,9 +71,12 @@ def write_reward_model(folder: Path, seed: int = 3) -> Path:
     return folder
 
 
-def critic_models(folder: Path, checkpoints: Path | None = None, **changes: Any) -> CriticModels:
+def critic_models(
+    folder: Path, checkpoints: Path | None = None, value: dict[str, Any] | None = None, **changes: Any
+) -> CriticModels:
+    """``value``: changes of that section; ``changes``: of the server's."""
     return CriticModels.load(
-        value_config(folder),
+        value_config(folder, **(value or {})),
         ValueLossConfig(scale=1.0, cliprange=0.2),
         RewardSourceConfig(model_name=str(folder), standardize=True),
         critic_config(**changes),

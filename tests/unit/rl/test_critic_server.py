@@ -94,8 +94,7 @@ def test_rows_without_a_valid_token_and_micro_batches_change_nothing(folder: Pat
     """The same update whatever the micro-batch, with a masked row or without it."""
     results = []
     for change, keep in (({}, 3), ({"train_micro_batch_size": 1}, 3), ({}, 2)):
-        models = critic_models(folder)
-        models._value = models._value.model_copy(update=change)
+        models = critic_models(folder, value=change)
         models.begin(0)
         request = update_of(padded(GROUPS))
         request["mask"][2] = 0

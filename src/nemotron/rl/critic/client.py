@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 
 import aiohttp
 import tenacity
+import torch
 from torch import Tensor
 
 from nemotron.config.schema.ppo import CriticConfig
@@ -83,7 +84,9 @@ class CriticClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._run(self._goodbye()).result(_CLOSE_TIMEOUT_S)
+            # A server that does not listen any more ends when the connection does.
+            with contextlib.suppress(TimeoutError):
+                self._run(self._goodbye()).result(_CLOSE_TIMEOUT_S)
         self.close()
 
     def begin(self, step: int, config: str) -> None:
@@ -101,8 +104,6 @@ class CriticClient:
 
     def train(self, tensors: dict[str, Tensor]) -> concurrent.futures.Future[dict[str, float]]:
         """One update (``wire.TRAIN`` without ``number``); updates are applied in the order of these calls."""
-        import torch
-
         body = pack({**tensors, "number": torch.tensor([self._number])})
         self._number += 1
         return self._run(self._train(body))
@@ -139,7 +140,8 @@ class CriticClient:
             return
         self._leaving = True
         if self._thread.is_alive():
-            self._run(self._shut_down()).result(_CLOSE_TIMEOUT_S)
+            with contextlib.suppress(TimeoutError):
+                self._run(self._shut_down()).result(_CLOSE_TIMEOUT_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_CLOSE_TIMEOUT_S)
         self._loop.close()
