@@ -329,7 +329,12 @@ def test_reward_minus_kl_and_clamped_rewards_are_reported(tmp_path: Path) -> Non
     assert last["train/kl_sum_per_response"] > 0
     rewards = [sample["reward"] for sample in log_of(work).kept[8:]]
     assert last["train/reward_clamped_share"] == sum(reward > 0.2 for reward in rewards) / 8
-    assert "train/reward_clamped_share" not in reported(tmp_path / "plain")
+    plain = reported(tmp_path / "plain")
+    assert "train/reward_clamped_share" not in plain
+    # The names that charts and readers of `metrics.jsonl` look for.
+    assert {"train/reward_std", "train/reward_length_correlation", "train/missing_share", "train/truncation_rate"} <= {
+        *plain
+    }
 
 
 def reported(folder: Path) -> dict[str, float]:

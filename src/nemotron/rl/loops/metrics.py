@@ -63,7 +63,7 @@ def reward_metrics(
         "train/reward": float(judged.mean()),
         "train/reward_std": float(judged.std(unbiased=False)),
         "train/filtered_reward": float(batch.rewards.mean()),
-        "train/reward_lengthcorrelation": correlation(judged, lengths),
+        "train/reward_length_correlation": correlation(judged, lengths),
         "train/advantages/mean": float(valid.mean()),
         "train/advantages/max": float(valid.max()),
         "train/advantages/min": float(valid.min()),
