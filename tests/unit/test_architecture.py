@@ -15,7 +15,7 @@ LAYERS = [
     {"steps"},
     {"engines", "compile"},
     {"rl", "data", "judge", "rewards", "sandbox", "gym", "executors"},
-    {"config", "runs", "artifacts", "checkpoints"},
+    {"config", "runs", "artifacts", "checkpoints", "children"},
     {"manifest"},
     {"errors", "suggest"},
 ]
@@ -28,6 +28,8 @@ TORCH_MODULES = {
     "engines/grpo.py",
     "engines/verified.py",
     "engines/parts.py",
+    "engines/prompts.py",
+    "engines/session.py",
     "judge/server/worker.py",
     "checkpoints/convert.py",
     "checkpoints/policy.py",

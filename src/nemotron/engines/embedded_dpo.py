@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cache as cache_result
@@ -14,20 +13,19 @@ from nemotron.config.schema.dpo import DpoRunConfig
 from nemotron.data.inputs import pair_keys, training_pairs
 from nemotron.data.rows import PairRow, read_pairs
 from nemotron.data.stream import RowStream
-from nemotron.engines.heldout import HeldoutMetric
 from nemotron.engines.parts import TrainingParts
-from nemotron.engines.recorder import RunRecorder, recording
+from nemotron.engines.prompts import heldout_metric
+from nemotron.engines.recorder import RunRecorder
+from nemotron.engines.session import session
 from nemotron.errors import DataError
 from nemotron.rl.loops.dpo import Dpo, train
 from nemotron.rl.pairs import TokenPair, TooLong, tokenise
 from nemotron.rl.policy import Policy
 from nemotron.rl.reference_cache import ReferenceCache
 from nemotron.rl.saving import POLICY, Progress, Trained
-from nemotron.rl.threads import ThreadPlan, apply_threads
+from nemotron.rl.threads import ThreadPlan
 from nemotron.runs.atomic import write_atomic
 from nemotron.runs.folder import RunFolder
-from nemotron.runs.report import write_report
-from nemotron.runs.summary import print_summary
 
 REJECTS = "rejected_pairs.jsonl"
 
@@ -38,38 +36,20 @@ def run_job(run: RunFolder, config: DpoRunConfig, threads: ThreadPlan) -> None:
     Raises:
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
-    apply_threads(threads.policy)
-    quiet_transformers()
     parts = DpoParts(run, config)
-    before, done = run.status().heldout_before, parts.progress_on_disk
-    with recording(run, total=parts.total_steps, done=done) as recorder:
+    with session(run, threads, total=parts.total_steps, done=parts.progress_on_disk) as work:
+        recorder = work.recorder
         recorder.phase("reading pairs")
-        parts.report_rejects(recorder if not done else None)
+        parts.report_rejects(recorder if work.first else None)
         recorder.phase("loading policy")
         policy, _ = parts.load_models(reference=False)
-        heldout = parts.heldout
-        if heldout and (not done or before is None):
-            recorder.phase("held-out before")
-            recorder.heldout("before", 0, heldout.measure(parts.start(policy)))
+        heldout = heldout_metric(parts, config.eval.heldout, config.dpo.seed)
+        work.before((lambda: heldout.measure(parts.start(policy))) if heldout else None)
         job = parts.dpo(policy, recorder)
         progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
         progress = train(job, progress)
-        if heldout:
-            recorder.phase("held-out after")
-            recorder.heldout("after", progress.step, heldout.measure(policy))
-        recorder.phase("report")
-        run.write_status(state="finished", phase=None, steps_done=progress.step, wall_s=recorder.wall_s)
-        write_report(run)
-    print_summary(run)
-
-
-def quiet_transformers() -> None:
-    """No warnings and no progress bars between the lines of the live view."""
-    from transformers.utils import logging as transformers_logging
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        work.after(progress.step, (lambda: heldout.measure(policy)) if heldout else None)
 
 
 class DpoParts(TrainingParts[DpoRunConfig]):
@@ -118,14 +98,6 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         """Steps until the data or `dpo.max_num_steps` end."""
         rows, dpo = len(self.training[0]), self.config.dpo
         return min(dpo.max_num_steps, dpo.max_num_epochs * (rows // self.config.policy.train_global_batch_size))
-
-    @property
-    def heldout(self) -> HeldoutMetric | None:
-        """The program-checked metric, where one is asked for. Raises ConfigError without `policy.generation`."""
-        wanted = self.config.eval.heldout
-        return (
-            HeldoutMetric(wanted, self.config.data, self.chat, self.sampling, self.config.dpo.seed) if wanted else None
-        )
 
     def start(self, policy: Policy) -> Policy:
         """The policy before training, which is the reference: ``policy`` itself as long as it has not been trained."""

@@ -11,14 +11,11 @@ from pathlib import Path
 
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
-from nemotron.data.inputs import training_prompts
-from nemotron.data.rows import PromptRow
-from nemotron.data.stream import PromptStream
-from nemotron.engines.embedded_dpo import quiet_transformers
-from nemotron.engines.heldout import HeldoutMetric
 from nemotron.engines.parts import TrainingParts
-from nemotron.engines.recorder import RunRecorder, recording
-from nemotron.errors import DataError, EngineError
+from nemotron.engines.prompts import heldout_metric, prompt_stream, validation_prompts
+from nemotron.engines.recorder import RunRecorder
+from nemotron.engines.session import session
+from nemotron.errors import EngineError
 from nemotron.rl.batch import request_seed
 from nemotron.rl.critic.client import CriticClient
 from nemotron.rl.critic.local import RemoteCritic, RunningCritic
@@ -27,10 +24,8 @@ from nemotron.rl.loops.ppo import Ppo, train
 from nemotron.rl.lora import ADAPTER, Merged, add_adapters, read_adapter, write_adapter
 from nemotron.rl.policy import Policy
 from nemotron.rl.saving import POLICY, Progress, Trained
-from nemotron.rl.threads import ThreadPlan, apply_threads
+from nemotron.rl.threads import ThreadPlan
 from nemotron.runs.folder import RunFolder
-from nemotron.runs.report import write_report
-from nemotron.runs.summary import print_summary
 
 
 def run_job(run: RunFolder, config: PpoMasterConfig, critic: RunningCritic, threads: ThreadPlan) -> None:
@@ -42,34 +37,24 @@ def run_job(run: RunFolder, config: PpoMasterConfig, critic: RunningCritic, thre
     Raises:
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
-    apply_threads(threads.policy)
-    quiet_transformers()
     parts = PpoParts(run, config)
-    before, done = run.status().heldout_before, parts.progress_on_disk
-    with ExitStack() as stack:
-        recorder = stack.enter_context(recording(run, total=config.ppo.max_num_steps, done=done))
+    done = parts.progress_on_disk
+    with session(run, threads, total=config.ppo.max_num_steps, done=done) as work:
+        recorder = work.recorder
         with ExitStack() as attached:
             elsewhere = isinstance(critic, RemoteCritic)
             client = _attach(attached, critic, config, recorder) if elsewhere else None
             recorder.phase("loading policy")
             policy, reference = parts.load_models(reference=parts.needs_reference)
-            heldout = parts.heldout
-            if heldout and (not done or before is None):
-                recorder.phase("held-out before")
-                recorder.heldout("before", 0, heldout.measure(reference or policy))
+            heldout = heldout_metric(parts, config.eval.heldout, config.ppo.seed, config.limits.max_missing_share)
+            work.before((lambda: heldout.measure(reference or policy)) if heldout else None)
             client = client or _attach(attached, critic, config, recorder)
             client.begin(done, config.agreement())
             job = parts.ppo(policy, reference, client, recorder)
             progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
             recorder.phase("training")
             progress = train(job, progress)
-        if heldout:
-            recorder.phase("held-out after")
-            recorder.heldout("after", progress.step, heldout.measure(policy))
-        recorder.phase("report")
-        run.write_status(state="finished", phase=None, steps_done=progress.step, wall_s=recorder.wall_s)
-        write_report(run)
-    print_summary(run)
+        work.after(progress.step, (lambda: heldout.measure(policy)) if heldout else None)
 
 
 def _attach(stack: ExitStack, critic: RunningCritic, config: PpoMasterConfig, recorder: RunRecorder) -> CriticClient:
@@ -112,7 +97,9 @@ class PpoParts(TrainingParts[PpoMasterConfig]):
     def ppo(self, policy: Policy, reference: Policy | None, critic: CriticClient, recorder: RunRecorder) -> Ppo:
         """Everything the loop needs. Raises ConfigError, DataError."""
         config = self.config
-        optimization, stream = self.optimization(policy.parameters()), self.stream()
+        optimization = self.optimization(policy.parameters())
+        key = "ppo.num_prompts_per_step"
+        stream = prompt_stream(self, config.ppo, batch_size=config.ppo.num_prompts_per_step, batch_key=key)
         weights = Merged(policy) if self.lora else policy.model
 
         def more(folder: Path) -> None:
@@ -136,7 +123,7 @@ class PpoParts(TrainingParts[PpoMasterConfig]):
             chat=self.chat,
             critic=critic,
             stream=stream,
-            validation=self._validation_rows(),
+            validation=validation_prompts(config.data, config.ppo),
             saver=self.saver({POLICY: Trained(weights, optimization)}, stream, more),
             recorder=recorder,
             deadline=self.deadline,
@@ -150,45 +137,3 @@ class PpoParts(TrainingParts[PpoMasterConfig]):
                 f"the critic has saved its part where this process does not see it (`{folder / PART}`)",
                 hint="set `checkpointing.checkpoint_dir` to one folder on a file system that both machines share",
             )
-
-    def stream(self) -> PromptStream:
-        """The training prompts in their order. Raises DataError when rows are missing, broken, too few or too long."""
-        config = self.config
-        stream = PromptStream(
-            training_prompts(config.data, "train"),
-            batch_size=config.ppo.num_prompts_per_step,
-            seed=config.ppo.seed,
-            shuffle=config.data.shuffle,
-            batch_key="ppo.num_prompts_per_step",
-        )
-        self._check_lengths(stream)
-        return stream
-
-    @property
-    def heldout(self) -> HeldoutMetric | None:
-        """The program-checked metric, where one is asked for."""
-        config = self.config
-        wanted = config.eval.heldout
-        if wanted is None:
-            return None
-        limit = config.limits.max_missing_share
-        return HeldoutMetric(wanted, config.data, self.chat, self.sampling, config.ppo.seed, limit)
-
-    def _validation_rows(self) -> list[PromptRow]:
-        ppo = self.config.ppo
-        if not (ppo.val_period or ppo.val_at_start or ppo.val_at_end):
-            return []
-        return training_prompts(self.config.data, "validation")[: ppo.max_val_samples]
-
-    def _check_lengths(self, stream: PromptStream) -> None:
-        """Refuse a prompt that leaves no room for an answer now, not in the step that meets it."""
-        limit = self.config.policy.max_total_sequence_length - self.sampling.max_new_tokens
-        needed = self.config.ppo.max_num_steps * stream.batch_size
-        for row in stream.upcoming(needed):
-            length = len(self.chat.encode(row.messages))
-            if length > limit:
-                raise DataError(
-                    f"prompt {row.id} has {length} tokens; with {self.sampling.max_new_tokens} new ones it exceeds "
-                    f"`policy.max_total_sequence_length` ({self.config.policy.max_total_sequence_length})",
-                    hint="drop or shorten it, or raise the limit",
-                )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,8 @@ from nemotron.data.inputs import Role, heldout_paths, token_split, training_pair
 from nemotron.data.rows import PairRow, read_pairs
 from nemotron.data.stream import RowStream
 from nemotron.engines.parts import TrainingParts, precision
-from nemotron.engines.recorder import RunRecorder, recording
+from nemotron.engines.recorder import RunRecorder
+from nemotron.engines.session import session
 from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
 from nemotron.rl.evaluate import HeldOut
@@ -24,12 +24,10 @@ from nemotron.rl.optim import Optimization
 from nemotron.rl.reward_pairs import Kept, RewardPair, from_rows, from_tokens
 from nemotron.rl.saving import HF, POLICY, WEIGHTS, Progress, Trained
 from nemotron.rl.scalar_model import ScalarModel, padding_token
-from nemotron.rl.threads import ThreadPlan, apply_threads
+from nemotron.rl.threads import ThreadPlan
 from nemotron.rl.tokenized import TokenizedDataset
 from nemotron.runs.atomic import write_atomic
 from nemotron.runs.folder import RunFolder
-from nemotron.runs.report import write_report
-from nemotron.runs.summary import print_summary
 
 
 def run_job(run: RunFolder, config: RmRunConfig, threads: ThreadPlan) -> None:
@@ -38,32 +36,24 @@ def run_job(run: RunFolder, config: RmRunConfig, threads: ThreadPlan) -> None:
     Raises:
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
-    apply_threads(threads.policy)
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     parts = Parts(run, config)
-    stream, done = parts.stream(), parts.progress_on_disk
+    stream = parts.stream()
     heldout = parts.heldout_pairs()
-    with recording(run, total=parts.total_steps(stream), done=done) as recorder:
+    with session(run, threads, total=parts.total_steps(stream), done=parts.progress_on_disk) as work:
+        recorder = work.recorder
         recorder.phase("loading policy")
         model = parts.model()
-        if not done:
+        if work.first:
             parts.report_rejects()
             recorder.write(0, parts.data_metrics())
-        if heldout and not done:
-            recorder.phase("held-out before")
-            recorder.heldout("before", 0, compare(model, heldout, parts.chat))
+        measure = (lambda: compare(model, heldout, parts.chat)) if heldout else None
+        work.before(measure if work.first else None)
         optimization = parts.optimization(model.parameters())
         job = parts.training(model, optimization, stream, recorder)
         progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
         progress = train(job, progress)
-        if heldout:
-            recorder.phase("held-out after")
-            recorder.heldout("after", progress.step, compare(model, heldout, parts.chat))
-        recorder.phase("report")
-        run.write_status(state="finished", phase=None, steps_done=progress.step, wall_s=recorder.wall_s)
-        write_report(run)
-    print_summary(run)
+        work.after(progress.step, measure)
 
 
 _TOO_LONG_HINT = "raise `policy.max_total_sequence_length` and `data.max_input_seq_length`, or drop those rows"
