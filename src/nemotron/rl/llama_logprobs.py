@@ -109,7 +109,7 @@ def make_plan(groups: Sequence[Group], device: torch.device, *, ends: bool = Fal
     for chosen in _cut([len(prompts[i]) for i in order], budget):
         members = [order[i] for i in chosen]
         batches.append(
-            _prompt_batch([list(prompts[i]) for i in members], members, [followers[i] for i in members], rows, ends)
+            _prompt_batch([list(prompts[i]) for i in members], members, [followers[i] for i in members], rows)
         )
     prompt_batches = len(batches)
     longer = sorted((row for row in rows if len(row[2]) > 1), key=lambda row: -len(row[2]))
@@ -127,7 +127,7 @@ def prompt_plan(prompts: Sequence[Sequence[int]], device: torch.device) -> Plan:
     batches = []
     for chosen in _cut([lengths[i] for i in order], _budget(device)):
         members = [order[i] for i in chosen]
-        batches.append(_to(_prompt_batch([list(prompts[i]) for i in members], members, [], [], False), device))
+        batches.append(_to(_prompt_batch([list(prompts[i]) for i in members], members, [], []), device))
     return Plan(batches, len(batches), lengths, 0, 0)
 
 
@@ -156,7 +156,6 @@ def _prompt_batch(
     members: list[int],
     followers: list[list[int]],
     rows: list[tuple[int, int, list[int]]],
-    ends: bool,
 ) -> Batch:
     t = len(prompts[0])
     pairs = [(i, rows[index]) for i, followed in enumerate(followers) for index in followed]
@@ -169,7 +168,7 @@ def _prompt_batch(
         source=torch.tensor([i for i, _ in pairs], dtype=torch.int64),
         tokens=torch.tensor([row[2][0] for _, row in pairs], dtype=torch.int64),
         places=torch.tensor([row[0] for _, row in pairs], dtype=torch.int64),
-        trim=ends,
+        trim=True,  # of a prompt's tokens only the last has something to say; the others leave keys and values
     )
 
 

@@ -30,7 +30,8 @@ from nemotron.rl.batch import ResponseTensors, in_columns, response_tensors
 from nemotron.rl.chat import Chat
 from nemotron.rl.dynamic_sampling import DynamicSampler
 from nemotron.rl.logprobs import mask_out_neg_inf, mask_sequence_errors
-from nemotron.rl.loops.metrics import Recorder, kl_metrics, reward_metrics, rollout_metrics, sample_rows
+from nemotron.rl.loops.metrics import kl_metrics, reward_metrics, rollout_metrics, sample_rows
+from nemotron.rl.loops.recorder import Recorder
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.reward_source import GroupRewards, RewardSource, missing_share

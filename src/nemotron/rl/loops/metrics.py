@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +15,6 @@ from nemotron.rl.losses import masked_mean
 from nemotron.rl.reward_transforms import share_outside_source
 from nemotron.rl.rollout import Sample
 from nemotron.rl.update import TrainBatch
-
-
-class Recorder(Protocol):
-    """Where the loop reports to."""
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep a metrics row."""
-
-    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Keep samples of a step, one object each."""
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep the metrics of a finished step and show them."""
-
-    def checkpoint(self, path: Path) -> None:
-        """Note the newest checkpoint."""
 
 
 def sample_rows(samples: Sequence[Sample], advantages: Tensor | None = None) -> list[dict[str, Any]]:

@@ -33,8 +33,9 @@ from nemotron.rl.chat import Chat
 from nemotron.rl.critic.source import Critic, CriticSource, full_rows
 from nemotron.rl.gae import Estimate, estimate, leave_one_out, token_kl, token_rewards
 from nemotron.rl.logprobs import mask_out_neg_inf
-from nemotron.rl.loops.metrics import Recorder, rollout_metrics, sample_rows
+from nemotron.rl.loops.metrics import rollout_metrics, sample_rows
 from nemotron.rl.loops.ppo_metrics import step_metrics
+from nemotron.rl.loops.recorder import Recorder
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.reward_source import missing_share

@@ -19,8 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from nemotron.config.schema.rm import RmConfig
 from nemotron.data.stream import RowStream
 from nemotron.errors import EngineError
 from nemotron.rl.chat import Chat
+from nemotron.rl.loops.recorder import Recorder
 from nemotron.rl.losses import merge_metrics
 from nemotron.rl.optim import Optimization
 from nemotron.rl.reward_loss import reward_model_loss
@@ -39,22 +39,6 @@ from nemotron.rl.stopping import Deadline, stop_reason
 from nemotron.rl.timing import Timings
 
 _NOT_FINITE_HINT = "lower the learning rate or use `policy.precision=float32`; the last checkpoint is unharmed"
-
-
-class Recorder(Protocol):
-    """Where the loop reports to."""
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep a metrics row."""
-
-    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep the answers of a step with their scores."""
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Keep the metrics of a finished step and show them."""
-
-    def checkpoint(self, path: Path) -> None:
-        """Note the newest checkpoint."""
 
 
 @dataclass(frozen=True)
