@@ -7,7 +7,7 @@ python grpo_ours.py MODEL_FOLDER PRECISION STEPS THREADS
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -46,21 +46,22 @@ class Recorder:
         self.phases: list[dict[str, float]] = []
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """See ``nemotron.rl.loops.metrics.Recorder``."""
+        """See ``nemotron.rl.loops.recorder.Recorder``."""
 
-    def samples(self, step: int, samples: Sequence[Any], advantages: Any = None) -> None:
-        """See ``nemotron.rl.loops.metrics.Recorder``."""
-        lengths = {(len(sample.prompt_ids), len(sample.completion.token_ids)) for sample in samples}
-        if lengths != {(PROMPT_TOKENS, NEW_TOKENS)} or len(samples) != PROMPTS * GENERATIONS:
-            raise SystemExit(f"not the agreed work: {lengths}, {len(samples)} samples")
+    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """See ``nemotron.rl.loops.recorder.Recorder``."""
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """See ``nemotron.rl.loops.metrics.Recorder``."""
+        """See ``nemotron.rl.loops.recorder.Recorder``."""
+        lengths = (metrics["train/mean_prompt_length"], metrics["train/mean_gen_tokens_per_sample"])
+        total = PROMPTS * GENERATIONS * (PROMPT_TOKENS + NEW_TOKENS)
+        if lengths != (PROMPT_TOKENS, NEW_TOKENS) or metrics["train/total_num_tokens"] != total:
+            raise SystemExit(f"not the agreed work: {lengths}, {metrics['train/total_num_tokens']} tokens")
         self.phases.append({k.split("/")[-1]: v for k, v in metrics.items() if k.startswith("timing/")})
         self.clock.tick()
 
     def checkpoint(self, path: Path) -> None:
-        """See ``nemotron.rl.loops.metrics.Recorder``."""
+        """See ``nemotron.rl.loops.recorder.Recorder``."""
 
 
 def main() -> None:
@@ -123,13 +124,8 @@ def main() -> None:
         rewards=JudgeSource(Judge()),
         stream=PromptStream(rows, PROMPTS, 1, True),
         validation=(),
-        store=None,  # type: ignore[arg-type]  # no checkpoints
+        saver=None,  # type: ignore[arg-type]  # no checkpoints
         recorder=recorder,
-        config_yaml="",
-        step_id="benchmark",
-        inputs=[],
-        config_fingerprint="",
-        save_hf=False,
     )
     train(job, Progress())
     names = recorder.phases[-1]
