@@ -178,7 +178,7 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
             ) from error
         raise ArtifactError(
             f"`{path}` is neither a folder nor a model that can be fetched: {reason}",
-            hint="check `policy.model_name`, or download the model first when there is no network",
+            hint="check the name, or download the model first when there is no network",
         ) from error
     model, report = loaded
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
