@@ -72,6 +72,7 @@ def main() -> None:
 
     from nemotron.config.schema.extras import LimitsConfig
     from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig, RewardScalingConfig, RewardShapingConfig
+    from nemotron.contracts.samples import SamplingParams
     from nemotron.data.rows import PromptRow
     from nemotron.data.stream import PromptStream
     from nemotron.judge.source import JudgeSource
@@ -79,8 +80,8 @@ def main() -> None:
     from nemotron.rl.loops.grpo import Grpo, train
     from nemotron.rl.optim import Optimization
     from nemotron.rl.policy import Policy
+    from nemotron.rl.sampler import PolicySampler
     from nemotron.rl.saving import Progress
-    from nemotron.rl.types import SamplingParams
 
     apply_threads(threads)
     policy = Policy.load(folder, precision=precision, device="cpu")  # type: ignore[arg-type]
@@ -118,6 +119,7 @@ def main() -> None:
         logprob_batch_size=PROMPTS * GENERATIONS,
         save_period=None,
         policy=policy,
+        sampler=PolicySampler(policy),
         reference=policy.frozen_copy(),
         optimization=Optimization.build(policy.parameters(), optimizer=adamw, max_grad_norm=1.0),
         chat=Chat.load(folder, None, None),

@@ -41,6 +41,7 @@ def main() -> None:
     import torch
 
     from nemotron.config.schema.rm import RmConfig
+    from nemotron.contracts.samples import Completion, Group
     from nemotron.data.stream import RowStream
     from nemotron.rl.chat import Chat
     from nemotron.rl.loops.reward_model import RewardTraining, train
@@ -49,7 +50,6 @@ def main() -> None:
     from nemotron.rl.reward_pairs import RewardPair
     from nemotron.rl.saving import Progress
     from nemotron.rl.scalar_model import ScalarModel
-    from nemotron.rl.types import Completion, Group
 
     apply_threads(threads)
     policy = Policy.load(folder, precision=precision, device="cpu")  # type: ignore[arg-type]

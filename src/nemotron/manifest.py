@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -75,6 +74,10 @@ class Resources(_Table):
     nodes: int = 1
     gpus_per_node: int = 0
 
+
+EngineName = Literal["embedded", "nemo_rl", "plain"]
+"""``embedded``: our own loops with torch, on one machine. ``nemo_rl``: NeMo-RL's scripts under Ray. ``plain``: ordinary
+Python in the worker's process, for steps that train nothing."""
 
 ViewName = Literal["judged_grpo", "verified_grpo", "ppo", "dpo", "reward_model", "audit"]
 """What a run of a step shows while and after it works: see :mod:`nemotron.runs.views`."""
@@ -165,11 +168,6 @@ def load_catalog(root: Path = STEPS) -> Catalog:
     return Catalog(tuple(steps), problems)
 
 
-def load_steps() -> list[Step]:
-    """The shipped steps, without those whose manifest is broken."""
-    return list(load_catalog().steps)
-
-
 def read_step(path: Path, step_id: str, types: Mapping[str, ArtifactType]) -> Step:
     """Read one step.toml.
 
@@ -241,16 +239,25 @@ def select_steps(
     ]
 
 
-def config_model(step: Step) -> type[BaseModel]:
-    """The pydantic model of a step: the class ``Config`` in its config.py. Never imports torch."""
-    module = import_module(f"nemotron.steps.{step.id.replace('/', '.')}.config")
-    model: type[BaseModel] = module.Config
-    return model
+class Declaration(Protocol):
+    """What ``steps/<id>/step.py`` declares as ``STEP``. Importing it imports no engine and no torch."""
+
+    @property
+    def config(self) -> type[BaseModel]:
+        """The model of the step's config."""
+
+    @property
+    def engines(self) -> Mapping[EngineName, str]:
+        """The entry of every engine that can run the step: ``module:function``, or the script of NeMo-RL."""
+
+    def preflight(self, config: Any, resolved: Any, where: Any) -> Any:
+        """What is wrong with a typed config, and what would run: see :mod:`nemotron.compile.declaration`."""
 
 
-def step_code(step: Step) -> ModuleType:
-    """The step.py of a step: functions ``preflight`` and ``run`` (``compile.plan.StepCode``). Imports no engine."""
-    return import_module(f"nemotron.steps.{step.id.replace('/', '.')}.step")
+def declaration(step: Step) -> Declaration:
+    """What the step.py of a step declares."""
+    found: Declaration = import_module(f"nemotron.steps.{step.id.replace('/', '.')}.step").STEP
+    return found
 
 
 def _check(what: str, value: str | None, known: Iterable[str]) -> None:

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from nemotron.config.schema.gym import GymConfig
+from nemotron.contracts.rewards import GroupRewards
+from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.gym.client import GymClient
 from nemotron.gym.source import GymSource
-from nemotron.rl.reward_source import GroupRewards
-from nemotron.rl.types import Completion
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from compiled_jobs import compiled
 from nemotron.runs import lock
 from nemotron.runs.figures import Figure, figures
 from nemotron.runs.folder import RunFolder
@@ -58,13 +59,7 @@ HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><script>docume
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     """A run with every metric that is plotted, gaps, and samples that try to break out of the page."""
-    made = RunFolder.create(
-        tmp_path / "runs",
-        step="rl/nemo_rl/rlhf",
-        config_name="tiny",
-        run_id="the-run",
-        job={"config": {"limits": {"max_kl": 0.5}}, "engine": "embedded", "fingerprint": "f" * 64},
-    )
+    made = RunFolder.create(tmp_path / "runs", compiled(run_id="the-run", view="judged_grpo"))
     for step in range(1, STEPS + 1):
         row = {name: 0.1 + 0.01 * ((step * 7 + index) % 10) for index, name in enumerate(METRICS)}
         made.append_metrics({"step": step, **row, "train/approx_entropy": float("nan") if step == 5 else 1.0})
@@ -189,7 +184,7 @@ def test_a_failing_plot_is_noticed(run: RunFolder) -> None:
 
 
 def test_a_run_without_steps_opens_without_an_error(tmp_path: Path) -> None:
-    empty = RunFolder.create(tmp_path / "runs", step="a/b", config_name="c", run_id="empty", job={})
+    empty = RunFolder.create(tmp_path / "runs", compiled(run_id="empty", config={}))
     page = open_page(write_report(empty))
     lock.release(empty.path)
     assert (page.title, page.errors, page.plots, page.console) == ("empty", None, {}, [])

@@ -20,7 +20,7 @@ from nemotron.artifacts.record import read_record
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.config.validate import validate
-from nemotron.manifest import config_model, find_step
+from nemotron.manifest import declaration, find_step
 
 POLICY = Path(nemotron.__file__).parent / "assets" / "tiny_world" / "policy"
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -277,7 +277,7 @@ def test_without_torch_the_plan_says_what_to_install(tmp_path: Path) -> None:
 )
 def test_manifest_and_default_config_agree(step_id: str, source_key: str) -> None:
     step = find_step(step_id)
-    model = config_model(step)
+    model = declaration(step).config
     assert step.configs == ["default", "tiny"]
     words = parse_overrides([(1, f"{source_key}=in"), (2, "output_dir=out")])
     resolved = load(step.config_dir, "default", words, run_dir="run", model=model)

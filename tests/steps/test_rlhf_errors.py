@@ -122,7 +122,7 @@ def test_a_judge_that_dies_ends_the_run_at_once(tmp_path: Path) -> None:
     def judge_killed() -> bool:
         if steps_logged(tmp_path) < 2:
             return False
-        log = next(tmp_path.glob("*/logs/judge.log"))
+        log = next(tmp_path.glob("*/attempts/1/logs/judge.log"))
         [pid] = [
             pid for pid in os.listdir("/proc") if pid.isdecimal() and int(pid) != os.getpid() and _is_judge(pid, log)
         ]

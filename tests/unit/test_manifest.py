@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 
 import pytest
 
 from nemotron import manifest
 from nemotron.compile.judged_grpo import STAGES
-from nemotron.config.known import Place, look_up
+from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import read_layers
 from nemotron.data import checks
 from nemotron.errors import ConfigError, NotFoundError
@@ -181,10 +180,10 @@ def test_shipped_manifests_are_sound() -> None:
 
 @pytest.mark.parametrize("step", SHIPPED.steps, ids=lambda step: step.id)
 def test_bound_keys_exist_in_the_model_of_the_step(step: manifest.Step) -> None:
-    model = manifest.config_model(step)
+    model = manifest.declaration(step).config
     for artifact in (*step.consumes, *step.produces):
         for key in artifact.bind:
-            assert look_up(model, key.split(".")) is Place.KNOWN, key
+            assert look_up(model, key.split(".")) is Standing.KNOWN, key
 
 
 @pytest.mark.parametrize("step", SHIPPED.steps, ids=lambda step: step.id)
@@ -200,8 +199,7 @@ CONFIG_ERRORS = {"unknown-key", "missing-key", "wrong-type", "out-of-range", "in
 
 @pytest.mark.parametrize("step", SHIPPED.steps, ids=lambda step: step.id)
 def test_documented_errors_are_raised_somewhere(step: manifest.Step) -> None:
-    # The family of the step says which rules it runs.
-    stages = getattr(sys.modules[manifest.step_code(step).preflight.__module__], "STAGES", STAGES)
+    stages = getattr(manifest.declaration(step), "rules", STAGES)
     checked = {rule.name for stage in stages for rules in stage for rule in rules.members}
     # The checks of data preparation are plain functions; the names they yield stand in them as they are.
     tree = ast.parse(Path(checks.__file__).read_text())

@@ -35,13 +35,13 @@ def fingerprint(path: Path, kind: Kind | None = None, *, progress: Callable[[int
     return "sha256:" + hashlib.sha256("\n".join([kind, *sorted(lines)]).encode()).hexdigest()
 
 
-def fingerprint_files(files: Sequence[Path]) -> str:
+def fingerprint_files(files: Sequence[Path], progress: Callable[[int], None] | None = None) -> str:
     """The fingerprint of the data set that some files make up, wherever they are.
 
     Raises:
         ArtifactError: a file cannot be read.
     """
-    lines = sorted(_digest(file, None) for file in files)
+    lines = sorted(_digest(file, progress) for file in files)
     return "sha256:" + hashlib.sha256("\n".join(["training_jsonl", *lines]).encode()).hexdigest()
 
 

@@ -34,7 +34,7 @@ def write_record(
         "inputs": [dict(one) for one in inputs],
         **details,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "provenance": provenance(),
+        "provenance": provenance().model_dump(),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 

@@ -1,11 +1,10 @@
 """The command `nemotron`. Small on purpose: heavy imports happen inside the commands that need them.
 
-`main` is the only place that turns an error into an exit code, and the only one that catches everything.
+`nemotron.outcome` turns what ends a command into a message and an exit code.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ import typer
 
 from nemotron import __version__
 from nemotron.cli import artifacts, runs, steps
-from nemotron.cli.render import print_error
-from nemotron.errors import CompileError, NemotronError, Origin, UsageError
+from nemotron.errors import Origin, UsageError
+from nemotron.outcome import exit_code_of
 from nemotron.suggest import closest, listed
 
 # typer brings its own copy of click from 0.17 on; the class has no public name that old and new versions share.
@@ -64,22 +63,7 @@ def root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code. Messages go to stderr, data to stdout."""
     words = tuple(sys.argv[1:] if argv is None else argv)
-    try:
-        code = _dispatch(words)
-        sys.stdout.flush()
-    except NemotronError as error:
-        print_error(error)
-        return error.finding_exit_code if isinstance(error, CompileError) else error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader of a pipe left, as `| head` does. Python would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
-        _report_bug(error, words)
-        return 1
-    return code
+    return exit_code_of(lambda: _dispatch(words), words)
 
 
 def _dispatch(words: tuple[str, ...]) -> int:
@@ -145,23 +129,3 @@ def _at(word: str, words: tuple[str, ...]) -> Origin | None:
         if candidate == word or candidate.startswith(f"{word}="):
             return Origin("command line", argument=position)
     return None
-
-
-def _report_bug(error: Exception, words: tuple[str, ...]) -> None:
-    """A short message and a file with the traceback, which NEMOTRON_TRACEBACK=1 prints at once."""
-    import tempfile
-    import traceback
-
-    text = "".join(traceback.format_exception(error))
-    if os.environ.get("NEMOTRON_TRACEBACK") == "1":
-        print(text, file=sys.stderr)
-    summary = f"error: unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    print(summary, file=sys.stderr)
-    # Values may be secrets; the keys are enough to find a bug.
-    command = " ".join(f"{word.partition('=')[0]}=..." if "=" in word else word for word in words)
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="nemotron-crash-", suffix=".log", delete=False) as log:
-            log.write(f"nemotron {__version__}\nPython {sys.version}\ncommand: {command}\n\n{text}")
-        print(f"hint: this is a bug in nemotron; please report it with `{log.name}`", file=sys.stderr)
-    except OSError:
-        print("hint: this is a bug in nemotron; NEMOTRON_TRACEBACK=1 prints where", file=sys.stderr)

@@ -1,54 +1,17 @@
-"""What a person sees: errors, findings and plain columns. Colour only on a terminal that wants it."""
+"""What a person sees on stdout: plain columns, titles, wrapped text. Colour only on a terminal that wants it."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from nemotron.errors import CompileError, Finding, NemotronError, Origin
+from nemotron.outcome import styled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "hint": "32", "title": "1", "dim": "2"}
-
-
-def styled(text: str, style: str, stream: TextIO) -> str:
-    """``text`` in a colour when ``stream`` is a terminal and NO_COLOR is not set."""
-    if not stream.isatty() or os.environ.get("NO_COLOR"):
-        return text
-    return f"\033[{_COLOURS[style]}m{text}\033[0m"
-
-
-def print_error(error: NemotronError, *, label: str = "error") -> None:
-    """Print an error on stderr: message, place, source lines if it has any, hint; first its findings if it has any."""
-    if isinstance(error, CompileError):
-        # Once something is wrong, notes and warnings would only bury it.
-        print_findings(finding for finding in error.findings if finding.severity == "error")
-    _say(label, error.message, error.origin, getattr(error, "snippet", None), error.hint)
-
-
-def print_findings(findings: Iterable[Finding]) -> None:
-    """Print findings on stderr, one block each."""
-    for finding in findings:
-        _say(finding.severity, finding.message, finding.origin, None, finding.hint)
-        print(file=sys.stderr)
-
-
-def _say(label: str, message: str, origin: Origin | None, snippet: str | None, hint: str | None) -> None:
-    err = sys.stderr
-    lines = [f"{styled(f'{label}:', label, err)} {message}"]
-    if origin is not None:
-        lines.append(f"  {styled('-->', 'dim', err)} {origin}")
-    if snippet is not None:
-        lines.append(textwrap.indent(snippet, "  "))
-    if hint is not None:
-        lines.append(f"{styled('hint:', 'hint', err)} {hint}")
-    print("\n".join(lines), file=err)
 
 
 def print_columns(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> None:

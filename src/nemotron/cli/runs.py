@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemotron.errors import NemotronError
+from nemotron.outcome import print_error
+
 if TYPE_CHECKING:
     from nemotron.runs.folder import RunFolder
 
@@ -25,9 +28,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_command(as_json: AsJson = False, runs_dir: RunsDir = Path("runs")) -> None:
     """List runs, the newest last."""
     from nemotron.runs.folder import list_runs
-    from nemotron.runs.summary import summarise
 
-    summaries = [summarise(run) for run in list_runs(runs_dir)]
+    summaries = [_summary(run) for run in list_runs(runs_dir)]
     if as_json:
         _print_json(summaries)
     elif summaries:
@@ -41,28 +43,31 @@ def show_command(run: RunName, as_json: AsJson = False, runs_dir: RunsDir = Path
     """Show the summary of a run: KL drift, reward spread, length, held-out metric, paths."""
     from rich.console import Console
 
+    from nemotron.executors import state_of
     from nemotron.runs.summary import print_summary, summarise
 
     found = _find(runs_dir, run)
     if as_json:
-        _print_json(summarise(found))
+        _print_json(summarise(found, state_of(found)))
     else:
-        print_summary(found, Console(highlight=False))
+        print_summary(found, Console(highlight=False), state_of(found))
 
 
 @app.command("report")
 def report_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
     """Rebuild the report.html of a run and print its path."""
+    from nemotron.executors import state_of
     from nemotron.runs.report import write_report
     from nemotron.runs.words import relative
 
-    typer.echo(relative(str(write_report(_find(runs_dir, run)))))
+    found = _find(runs_dir, run)
+    typer.echo(relative(str(write_report(found, state_of(found)))))
 
 
 @app.command("resume")
 def resume_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
     """Go on with a run from its newest checkpoint, with the config it was started with."""
-    from nemotron.engines.launch import resume
+    from nemotron.executors.local import resume
 
     raise typer.Exit(resume(_find(runs_dir, run).path))
 
@@ -71,6 +76,18 @@ def _find(runs_dir: Path, name: str) -> RunFolder:
     from nemotron.runs.folder import find_run
 
     return find_run(runs_dir, name)
+
+
+def _summary(run: RunFolder) -> dict[str, Any]:
+    """The summary of a run; what can be said of one that this version cannot read."""
+    from nemotron.executors import state_of
+    from nemotron.runs.summary import summarise
+
+    try:
+        return summarise(run, state_of(run))
+    except NemotronError as error:
+        print_error(error, label="warning")
+        return {"id": run.id, "status": "unreadable", "error": error.message, "run_dir": str(run.path)}
 
 
 def _print_json(value: Any) -> None:
@@ -95,6 +112,9 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     for name in ("run", "status", "steps", "time", "KL", "length", "held-out", "reward"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("run", "status", "held-out") else "right")
     for summary in summaries:
+        if summary["status"] == "unreadable":
+            table.add_row(summary["id"], Text(*state_text(summary["status"])))
+            continue
         heldout = summary["heldout"]
         table.add_row(
             summary["id"],

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemotron.cli.render import print_block, print_columns, print_error, print_findings, print_rendered, print_title
+from nemotron.cli.render import print_block, print_columns, print_rendered, print_title
 from nemotron.errors import CompileError, NotAvailableError, Origin, UsageError
+from nemotron.outcome import print_error, print_findings
 from nemotron.suggest import closest
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ def show_command(step: StepId, as_json: AsJson = False) -> None:
     """Explain a step: artifacts, configs, every parameter, strategies, known errors."""
     from nemotron.config.describe import parameters
     from nemotron.manifest import as_json as step_json
-    from nemotron.manifest import config_model, find_step
+    from nemotron.manifest import declaration, find_step
 
     found = find_step(step)
-    rows = parameters(config_model(found), found.config_dir)
+    rows = parameters(declaration(found).config, found.config_dir)
     if as_json:
         advice = found.model_dump(mode="json", include={"strategies", "errors"})
         _print_json({**step_json(found), **advice, "parameters": [_parameter_json(row) for row in rows]})
@@ -151,19 +152,19 @@ def run_command(
     """Compile the config of a step and run it. Words after `--` go to the step's own script."""
     from nemotron.compile.plan import compile_job, render_plan
     from nemotron.config.layers import load
-    from nemotron.manifest import config_model, find_step, step_code
+    from nemotron.manifest import declaration, find_step
 
     found = find_step(step)
     _refuse_clashes(run, batch, dry_run=dry_run, as_json=as_json, force_squash=force_squash, resume=resume)
-    model = config_model(found)
+    code = declaration(found)
+    model = code.config
     parsed = _overrides(ctx.obj.words, overrides or [])
     if only is not None:
         parsed.append(_only(ctx.obj.words, only, found.id, model))
     # The run folder is named when it is made; until then its paths are written with this placeholder.
     resolved = load(found.config_dir, config, parsed, run_dir=str(runs_dir / "RUN_ID"), model=model)
-    code = step_code(found)
-    plan = compile_job(found, resolved, model, code, runs_dir=runs_dir)
-    if ctx.obj.passthrough and plan.engine in ("embedded", "local"):
+    plan = compile_job(found, resolved, code, runs_dir=runs_dir)
+    if ctx.obj.passthrough and plan.engine in ("embedded", "plain"):
         hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
         if "--only" in ctx.obj.passthrough:
             hint = "write `--only` before the `--`"
@@ -179,9 +180,10 @@ def run_command(
         if not as_json:
             print_rendered(render_plan(plan))
         return
-    from nemotron.engines.launch import launch
+    from nemotron.executors import goes_on
+    from nemotron.executors.local import launch
 
-    raise typer.Exit(launch(plan, code, runs_dir=runs_dir, resume=resume))
+    raise typer.Exit(launch(plan, runs_dir=runs_dir, resume=resume, goes_on=goes_on))
 
 
 def _refuse_clashes(

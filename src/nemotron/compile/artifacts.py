@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import Checkpoint, describe
+from nemotron.compile import data
 from nemotron.compile.job import AnyJob
 from nemotron.compile.model_files import folder_of, is_path, read_model, tokenizer_facts
 from nemotron.compile.rules import EMBEDDED, Rules
@@ -21,18 +22,34 @@ def models_are_complete(job: AnyJob) -> Iterator[Finding]:
     for model in job.models():
         key, name = model.key, model.name
         role = model.role if model.role.endswith("model") else f"{model.role} model"
-        if Path(name).expanduser().is_file():
+        if job.sees(name) and Path(name).expanduser().is_file():
             yield job.error(key, f"the {role} `{name}` is a file, not a folder", kind=ArtifactError)
-        elif folder_of(name, job.machine) is None:
+        elif folder_of(name, job.place) is None:
             yield from _absent(job, role, key, name)
         else:
             yield from _incomplete(job, role, key, name)
 
 
+@rules.rule("not-looked-at")
+def places_are_looked_at(job: AnyJob) -> Iterator[Finding]:
+    """What lies where the job will run, and not here, is found wrong only when it starts."""
+    named = [(ref.key, ref.name) for ref in job.models() if is_path(ref.name)]
+    named += [(file.key, str(path)) for file in data.named_files(job) for path in file.paths]
+    start = job.config.policy.pretrained_checkpoint
+    named += [("policy.pretrained_checkpoint.path", start.path)] if start else []
+    manifest = job.config.data.manifest_path
+    named += [("data.manifest_path", manifest)] if manifest else []
+    for key, path in named:
+        if not job.sees(path):
+            yield job.note(key, f"`{path}` lies on `{job.place.name}` and was not looked at from here")
+
+
 def _absent(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding]:
+    if is_path(name) and not job.sees(name):
+        return
     if is_path(name):
         yield job.error(key, f"there is no {role} folder `{name}`", kind=ArtifactError, hint=f"check `{key}`")
-    elif job.machine.offline:
+    elif job.place.offline:
         yield job.error(
             key,
             f"the {role} `{name}` is not on this machine and downloads are switched off",
@@ -44,7 +61,7 @@ def _absent(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding]:
 
 
 def _incomplete(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding]:
-    model = read_model(name, job.machine)
+    model = read_model(name, job.place)
     if model is None:
         return
     wanted = {
@@ -64,21 +81,21 @@ def tokenizer_is_there(job: AnyJob) -> Iterator[Finding]:
     tokenizer = job.config.policy.tokenizer
     key = "policy.tokenizer.name"
     if tokenizer.name != job.config.policy.model_name:
-        model = read_model(tokenizer.name, job.machine)
-        if model is None and is_path(tokenizer.name):
+        model = read_model(tokenizer.name, job.place)
+        if model is None and is_path(tokenizer.name) and job.sees(tokenizer.name):
             yield job.error(key, f"there is no tokenizer folder `{tokenizer.name}`", kind=ArtifactError)
         elif model is not None and not model.has_tokenizer:
             yield job.error(key, f"`{tokenizer.name}` holds no tokenizer", kind=ArtifactError)
     template = tokenizer.chat_template
-    if template and template.endswith(".jinja") and not Path(template).is_file():
+    if template and template.endswith(".jinja") and job.sees(template) and not Path(template).is_file():
         yield job.error("policy.tokenizer.chat_template", f"there is no chat template file `{template}`")
 
 
 @rules.rule("vocabulary")
 def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
     """A token without a row in the embedding stops the first forward pass."""
-    model = read_model(job.config.policy.model_name, job.machine)
-    tokenizer = read_model(job.config.policy.tokenizer.name, job.machine)
+    model = read_model(job.config.policy.model_name, job.place)
+    tokenizer = read_model(job.config.policy.tokenizer.name, job.place)
     if model is None or tokenizer is None or model.vocabulary is None or tokenizer.tokens is None:
         return
     if tokenizer.tokens > model.vocabulary:
@@ -92,7 +109,7 @@ def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("model-context")
 def sequence_fits_the_model(job: AnyJob) -> Iterator[Finding]:
     """Positions beyond those the model was trained with give nonsense, and vLLM refuses them."""
-    model = read_model(job.config.policy.model_name, job.machine)
+    model = read_model(job.config.policy.model_name, job.place)
     positions = model.config.get("max_position_embeddings") if model else None
     longest = job.config.policy.max_total_sequence_length
     if isinstance(positions, int) and longest > positions:
@@ -107,7 +124,7 @@ def sequence_fits_the_model(job: AnyJob) -> Iterator[Finding]:
 def megatron_weights_can_be_read(job: AnyJob) -> Iterator[Finding]:
     """A Megatron checkpoint is whole, of a family that converts, and of the config's own model and tokenizer."""
     start = job.config.policy.pretrained_checkpoint
-    if start is None:
+    if start is None or not job.sees(start.path):
         return
     key = "policy.pretrained_checkpoint.path"
     try:
@@ -124,7 +141,7 @@ def megatron_weights_can_be_read(job: AnyJob) -> Iterator[Finding]:
 
 
 def _other_model(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:
-    model = read_model(job.config.policy.model_name, job.machine)
+    model = read_model(job.config.policy.model_name, job.place)
     if model is None:
         return
     sizes = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -142,7 +159,7 @@ def _other_model(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:
 def _other_tokenizer(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:
     """The policy was trained with the tokenizer that lies in its checkpoint, and with that chat template."""
     inside = layout.tokenizer_of(found.folder)
-    given = folder_of(job.config.policy.tokenizer.name, job.machine)
+    given = folder_of(job.config.policy.tokenizer.name, job.place)
     if inside is None or given is None:
         return
     here, there = tokenizer_facts(inside), tokenizer_facts(given)

@@ -73,7 +73,11 @@ def megatron_weights_are_there(job: AnyJob) -> Iterator[Finding]:
         ("policy.pretrained_checkpoint", job.config.policy.pretrained_checkpoint),
     )
     for key, start in places:
-        if start and not (Path(start.path).expanduser() / "latest_checkpointed_iteration.txt").is_file():
+        if (
+            start
+            and job.sees(start.path)
+            and not (Path(start.path).expanduser() / "latest_checkpointed_iteration.txt").is_file()
+        ):
             yield job.error(
                 f"{key}.path",
                 f"`{start.path}` is no Megatron checkpoint: it has no `latest_checkpointed_iteration.txt`",

@@ -44,7 +44,12 @@ class DataFile:
 
 
 def files(job: AnyJob) -> list[DataFile]:
-    """Every data file that the run reads."""
+    """Every data file that the run reads and that can be looked at from here."""
+    return [file for file in named_files(job) if all(map(job.sees, file.paths))]
+
+
+def named_files(job: AnyJob) -> list[DataFile]:
+    """Every data file that the run reads; of a manifest only when it can be looked at."""
     data = job.config.data
     if data.manifest_path is not None:
         return _prepared_files(job) + _heldout_file(job)

@@ -39,7 +39,7 @@ class FileRef:
 def policy_processes(job: AnyJob, work: str = "samples, scores and trains") -> Iterator[Process]:
     """Where the policy trains, and where it samples if that is elsewhere."""
     if job.engine == "embedded":
-        device = "on the GPU" if job.machine.has_cuda else "on the CPU"
+        device = "on the GPU" if job.place.has_cuda else "on the CPU"
         yield Process("policy", f"this process: {work} {device}")
         return
     cluster = job.config.cluster
@@ -58,7 +58,7 @@ def policy_processes(job: AnyJob, work: str = "samples, scores and trains") -> I
 
 def judge_processes(job: JudgedJob) -> Iterator[Process]:
     """Where the judge answers."""
-    model = job.judge_model
+    model = job.config.env.judge_model
     if model is None:
         return
     if model.base_url is not None:
@@ -73,15 +73,18 @@ def inputs(job: AnyJob) -> tuple[FileRef, ...]:
     """Models and data files."""
     found = []
     for ref in job.models():
-        model = read_model(ref.name, job.machine)
+        model = read_model(ref.name, job.place)
         size = _count(model.parameters) + " parameters" if model and model.parameters else "size unknown"
-        detail = size if folder_of(ref.name, job.machine) else "Hugging Face hub"
+        detail = size if folder_of(ref.name, job.place) else "Hugging Face hub"
         role = ref.role if ref.role.endswith("model") else f"{ref.role} model"
         found.append(FileRef(role, ref.key, ref.name, detail))
     start = job.config.policy.pretrained_checkpoint
     if start is not None:
         found.append(FileRef("policy weights", "policy.pretrained_checkpoint.path", start.path, "checkpoint_megatron"))
-    for file in data.files(job):
+    for file in data.named_files(job):
+        if not all(map(job.sees, file.paths)):
+            found.append(FileRef(f"{file.role} data", file.key, str(file.path), f"on `{job.place.name}`"))
+            continue
         survey = file.survey()
         detail = survey.problem or f"{survey.rows} rows"
         if file.rows is None:

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nemotron.compile import artifacts, checkpointing, data, engine, output, parallelism, resources
-from nemotron.compile.describe import policy_processes
-from nemotron.compile.inspection import Stages, inspected
+from nemotron.compile.describe import Process, policy_processes
 from nemotron.compile.job import COMMON_READS, SAMPLING_READS
-from nemotron.compile.pair_job import PAIR_READS, PairJob, pair_work
-from nemotron.compile.plan import Preflight, Surroundings
-from nemotron.compile.rules import NEMO_RL, Rules
-from nemotron.config.layers import Resolved
+from nemotron.compile.pair_job import PAIR_READS, PairJob
+from nemotron.compile.rules import NEMO_RL, Rules, Stages
 from nemotron.config.schema.dpo import DpoRunConfig
 from nemotron.errors import DataError, Finding
 
@@ -159,7 +156,6 @@ STAGES: Stages = (
 """The order of the preflight. All stages run; the first error in this order decides the exit code."""
 
 
-def preflight(config: DpoRunConfig, resolved: Resolved, where: Surroundings) -> Preflight:
-    """Choose the engine, run every rule, and describe what would run."""
-    job = DpoJob.of(config, resolved, where)
-    return inspected(job, STAGES, policy_processes(job, "scores pairs and trains"), pair_work(job))
+def processes(job: DpoJob) -> Iterator[Process]:
+    """The policy alone."""
+    return policy_processes(job, "scores pairs and trains")

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemotron.compile.job import AnyJob
-from nemotron.compile.machine import LOGGER_MODULES
 from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
 from nemotron.compile.wandb_login import wandb_can_start
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.errors import Finding, NotAvailableError
 
 rules: Rules[AnyJob] = Rules("engine")
+
+EMBEDDED_MODULES = ("torch", "transformers", "safetensors", "numpy", "aiohttp", "tenacity", "jinja2")
+"""Libraries of the embedded engine."""
+LOGGER_MODULES = ("tensorboard", "wandb")
 
 
 def _below(key: str, sections: tuple[str, ...]) -> bool:
@@ -29,7 +32,7 @@ def embedded_reads(job: AnyJob | type[AnyJob], key: str) -> bool:
 @rules.rule("engine-not-installed", engines=EMBEDDED)
 def embedded_is_installed(job: AnyJob) -> Iterator[Finding]:
     """The engine's libraries are an extra of the package."""
-    missing = job.machine.missing
+    missing = job.place.lacking(EMBEDDED_MODULES)
     if missing:
         noun = "module" if len(missing) == 1 else "modules"
         yield job.error(
@@ -43,22 +46,22 @@ def embedded_is_installed(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("engine-not-installed", engines=NEMO_RL)
 def nemo_rl_is_installed(job: AnyJob) -> Iterator[Finding]:
     """NeMo-RL comes with its container and needs a GPU."""
-    machine = job.machine
-    if not machine.has_adapter:
+    where = "here" if job.place.is_here else f"on `{job.place.name}`"
+    if "nemo_rl" not in job.engines:
         yield job.error(
             "engine",
             "this version of nemotron does not drive NeMo-RL yet",
             hint="set `engine=embedded`",
             kind=NotAvailableError,
         )
-    elif not machine.has_nemo_rl:
+    elif job.place.has("nemo_rl") is False:
         yield job.error(
             "engine",
-            "NeMo-RL is not installed here",
+            f"NeMo-RL is not installed {where}",
             hint="run inside NeMo-RL's container, or set `engine=embedded`",
             kind=NotAvailableError,
         )
-    elif not machine.has_cuda:
+    elif not job.place.has_cuda:
         yield job.error(
             "engine",
             "NeMo-RL needs a CUDA device, none is visible",
@@ -144,7 +147,7 @@ def loggers_exist(job: AnyJob) -> Iterator[Finding]:
 def loggers_are_installed(job: AnyJob) -> Iterator[Finding]:
     """The libraries are extras of the package."""
     for name in LOGGER_MODULES:
-        if getattr(job.config.logger, f"{name}_enabled") and name not in job.machine.loggers:
+        if getattr(job.config.logger, f"{name}_enabled") and job.place.has(name) is False:
             yield job.error(
                 f"logger.{name}_enabled",
                 f"`logger.{name}_enabled` needs the module `{name}`",

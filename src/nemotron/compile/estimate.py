@@ -58,7 +58,7 @@ class Memory:
         return self.policy + self.reference + self.judge + self.critic + self.activations
 
 
-def work(job: AnyGrpoJob, judge_calls: int | None = None) -> Work:
+def grpo_work(job: AnyGrpoJob, judge_calls: int | None = None) -> Work:
     """Sizes of a GRPO run."""
     grpo, policy = job.config.grpo, job.config.policy
     response = job.generation.max_new_tokens if job.generation else 0
@@ -87,12 +87,12 @@ def steps(job: AnyJob) -> int | None:
 
 def memory(job: AnyJob) -> Memory | None:
     """Peak memory of the embedded engine; None when the policy is not on this machine."""
-    policy = read_model(job.config.policy.model_name, job.machine)
+    policy = read_model(job.config.policy.model_name, job.place)
     if policy is None or policy.parameters is None:
         return None
     others = {"judge": 0, "critic": 0, "reward model": 0}
     for ref in job.models():
-        found = read_model(ref.name, job.machine)
+        found = read_model(ref.name, job.place)
         if ref.role in others and found and found.parameters:
             others[ref.role] = found.parameters * _bytes_per_parameter(ref.role, found.parameters)
     return Memory(

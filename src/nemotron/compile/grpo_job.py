@@ -9,10 +9,9 @@ from typing import ClassVar, TypeVar
 from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job, ModelRef
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.grpo import LossFnConfig
-from nemotron.config.schema.judge import GenrmModelConfig
+from nemotron.config.schema.judge import JUDGE_MODEL
 
 G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
-JUDGE_MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class GrpoJob(Job[G]):
     @property
     def has_reference(self) -> bool:
         """Whether loss or limits ask for the KL to the policy before training."""
-        return self.config.loss_fn.reference_policy_kl_penalty > 0 or self.config.limits.max_kl is not None
+        return self.config.needs_reference
 
     def missing_features(self) -> Iterator[tuple[str, str]]:
         """What GRPO in NeMo-RL can and the embedded engine cannot."""
@@ -119,15 +118,9 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         """The judge's scores, before bonuses."""
         return 1.0, 5.0
 
-    @property
-    def judge_model(self) -> GenrmModelConfig | None:
-        """The judge's model block, when there is one."""
-        gym = self.config.env.nemo_gym
-        return gym.genrm_model.responses_api_models.vllm_model if gym and gym.genrm_model else None
-
     def models(self) -> Iterator[ModelRef]:
         """The policy, and the judge where we serve it."""
         yield from super().models()
-        judge = self.judge_model
+        judge = self.config.env.judge_model
         if judge and judge.base_url is None:
             yield ModelRef("judge", f"{JUDGE_MODEL}.model", judge.model)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from nemotron.compile.choice import Engine as Engine
 from nemotron.compile.choice import choose
-from nemotron.compile.machine import Machine
 from nemotron.compile.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
@@ -18,6 +16,8 @@ from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.training import TrainingConfig
 from nemotron.data.inputs import HeldoutFiles
 from nemotron.errors import ConfigError, Finding, NemotronError, Origin, Severity
+from nemotron.manifest import EngineName
+from nemotron.place import Place
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Surroundings
@@ -102,9 +102,11 @@ class Job(Generic[C]):
 
     config: C
     resolved: Resolved
-    engine: Engine
+    engine: EngineName
     engine_reason: str
-    machine: Machine
+    place: Place
+    engines: Collection[EngineName]
+    """Engines that the step has an entry for."""
     runs_dir: Path
     env: Mapping[str, str]
     """Environment variables of the command."""
@@ -126,10 +128,10 @@ class Job(Generic[C]):
     """Whether `policy.dtensor_cfg.lora_cfg` is honoured."""
 
     @classmethod
-    def of(cls, config: Any, resolved: Resolved, where: Surroundings) -> Self:
-        """The job of a config on the engine that it chooses (its key `engine`)."""
-        choice = choose(config.engine, where.machine)
-        return cls(config, resolved, choice.engine, choice.reason, where.machine, where.runs_dir, where.env)
+    def of(cls, config: Any, resolved: Resolved, where: Surroundings, engines: Collection[EngineName]) -> Self:
+        """The job of a config on the engine that it chooses (its key `engine`) among those of the step."""
+        choice = choose(config.engine, where.place, engines)
+        return cls(config, resolved, choice.engine, choice.reason, where.place, engines, where.runs_dir, where.env)
 
     @property
     def schedule(self) -> Schedule:
@@ -227,6 +229,10 @@ class Job(Generic[C]):
         if policy.megatron:
             return policy.megatron.tensor_model_parallel_size
         return policy.dtensor.tensor_parallel_size if policy.dtensor else 1
+
+    def sees(self, path: str | Path) -> bool:
+        """Whether what the config names can be looked at from here."""
+        return self.place.sees(Path(path))
 
     def error(
         self,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from nemotron.compile.grpo_job import JUDGE_MODEL, JudgedJob
-from nemotron.compile.nemo_gym import comparison
+from nemotron.compile.grpo_job import JudgedJob
 from nemotron.compile.rules import Rules
 from nemotron.compile.secrets import elsewhere, secrets_in
+from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
 
 rules: Rules[JudgedJob] = Rules("judge")
@@ -17,7 +17,7 @@ rules: Rules[JudgedJob] = Rules("judge")
 @rules.rule("judge-endpoint")
 def endpoint_is_a_url(job: JudgedJob) -> Iterator[Finding]:
     """An OpenAI-compatible endpoint up to ``/v1``."""
-    model = job.judge_model
+    model = job.config.env.judge_model
     if model is None or model.base_url is None:
         return
     key = f"{JUDGE_MODEL}.base_url"
@@ -52,7 +52,7 @@ def secrets_stay_in_their_place(job: JudgedJob) -> Iterator[Finding]:
 @rules.rule("judge-calls")
 def judge_keeps_up(job: JudgedJob) -> Iterator[Finding]:
     """All pairs grow with the square of the group."""
-    block, group = comparison(job), job.config.grpo.num_generations_per_prompt
+    block, group = job.config.env.comparison, job.config.grpo.num_generations_per_prompt
     if block is None or block.comparison_strategy != "all_pairs" or group < 9:
         return
     pairs = group * (group - 1) // 2
@@ -64,7 +64,7 @@ def judge_keeps_up(job: JudgedJob) -> Iterator[Finding]:
 
 def calls_per_step(job: JudgedJob) -> int:
     """Judge requests of one step when every verdict can be read."""
-    block, grpo = comparison(job), job.config.grpo
+    block, grpo = job.config.env.comparison, job.config.grpo
     group = grpo.num_generations_per_prompt
     if block is None or group < 2:
         return 0

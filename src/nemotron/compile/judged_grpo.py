@@ -1,6 +1,8 @@
-"""The preflight of GRPO with a generative judge: every family of rules, in order."""
+"""The rules of GRPO with a generative judge: every family of rules, in order."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from nemotron.compile import (
     artifacts,
@@ -16,13 +18,10 @@ from nemotron.compile import (
     parallelism,
     resources,
 )
-from nemotron.compile.describe import judge_processes, policy_processes
-from nemotron.compile.estimate import work
+from nemotron.compile.describe import Process, judge_processes, policy_processes
+from nemotron.compile.estimate import Work, grpo_work
 from nemotron.compile.grpo_job import JudgedJob
-from nemotron.compile.inspection import Stages, inspected
-from nemotron.compile.plan import Preflight, Surroundings
-from nemotron.config.layers import Resolved
-from nemotron.config.schema.extras import JudgedGrpoConfig
+from nemotron.compile.rules import Stages
 
 STAGES: Stages = (
     (engine.rules,),
@@ -35,7 +34,12 @@ STAGES: Stages = (
 """The order of the preflight. All stages run; the first error in this order decides the exit code."""
 
 
-def preflight(config: JudgedGrpoConfig, resolved: Resolved, where: Surroundings) -> Preflight:
-    """Choose the engine, run every rule, and describe what would run."""
-    job = JudgedJob.of(config, resolved, where)
-    return inspected(job, STAGES, (*policy_processes(job), *judge_processes(job)), work(job, judge.calls_per_step(job)))
+def processes(job: JudgedJob) -> Iterator[Process]:
+    """The policy and its judge."""
+    yield from policy_processes(job)
+    yield from judge_processes(job)
+
+
+def work(job: JudgedJob) -> Work:
+    """Sizes of the run."""
+    return grpo_work(job, judge.calls_per_step(job))

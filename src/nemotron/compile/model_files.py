@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nemotron.compile.machine import Machine
+from nemotron.place import Place
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
@@ -39,19 +39,21 @@ def is_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.count(os.sep) > 1
 
 
-def folder_of(name: str, machine: Machine) -> Path | None:
+def folder_of(name: str, place: Place) -> Path | None:
     """Where the files of a model are: a local folder, or its snapshot in the Hugging Face cache."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if place.sees(folder) and folder.is_dir():
         return folder
-    snapshots = machine.hub_cache / f"models--{name.replace('/', '--')}" / "snapshots"
+    if place.hub_cache is None:
+        return None
+    snapshots = place.hub_cache / f"models--{name.replace('/', '--')}" / "snapshots"
     found = sorted(path.parent for path in snapshots.glob("*/config.json")) if not is_path(name) else []
     return found[-1] if found else None
 
 
-def read_model(name: str, machine: Machine) -> ModelFiles | None:
+def read_model(name: str, place: Place) -> ModelFiles | None:
     """Facts of a model that is on this machine, else None."""
-    folder = folder_of(name, machine)
+    folder = folder_of(name, place)
     return _read(folder) if folder else None
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from nemotron.compile.grpo_job import JUDGE_MODEL, JudgedJob
+from nemotron.compile.grpo_job import JudgedJob
 from nemotron.compile.rules import NEMO_RL, Rules
-from nemotron.config.schema.judge import GenrmCompareConfig
+from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
 from nemotron.suggest import closest
 
@@ -18,17 +18,10 @@ COMPARE = "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_c
 VLLM = "policy.generation.vllm_cfg"
 
 
-def comparison(job: JudgedJob) -> GenrmCompareConfig | None:
-    """The comparison block, when there is one."""
-    gym = job.config.env.nemo_gym
-    server = gym.genrm_compare_resources_server if gym else None
-    return server.resources_servers.genrm_compare if server else None
-
-
 @rules.rule("no-judge")
 def judge_is_configured(job: JudgedJob) -> Iterator[Finding]:
     """The rewards of this step come from a judge, at the place where NeMo-Gym keeps it."""
-    for key, block in ((JUDGE_MODEL, job.judge_model), (COMPARE, comparison(job))):
+    for key, block in ((JUDGE_MODEL, job.config.env.judge_model), (COMPARE, job.config.env.comparison)):
         if block is None:
             yield job.error(
                 "env",
@@ -97,7 +90,7 @@ def gym_validates_on_all(job: JudgedJob) -> Iterator[Finding]:
 @rules.rule("judge-group-size")
 def judge_waits_for_whole_groups(job: JudgedJob) -> Iterator[Finding]:
     """The comparison waits for as many answers as it was told; one too many and it waits for ever."""
-    block, group = comparison(job), job.config.grpo.num_generations_per_prompt
+    block, group = job.config.env.comparison, job.config.grpo.num_generations_per_prompt
     if block and block.num_rollouts_per_prompt != group:
         key = f"{COMPARE}.num_rollouts_per_prompt"
         yield job.error(
@@ -127,7 +120,7 @@ def validation_groups_complete(job: JudgedJob) -> Iterator[Finding]:
 @rules.rule("principle-role")
 def principle_reaches_the_judge(job: JudgedJob) -> Iterator[Finding]:
     """A principle travels in a chat role of its own."""
-    block, model = comparison(job), job.judge_model
+    block, model = job.config.env.comparison, job.config.env.judge_model
     if block and model and block.use_principle and not model.supports_principle_role:
         yield job.warning(
             f"{JUDGE_MODEL}.supports_principle_role",
@@ -153,8 +146,11 @@ def rows_are_for_the_gym(job: JudgedJob) -> Iterator[Finding]:
 @rules.rule("likely-typo")
 def open_blocks_hold_no_typos(job: JudgedJob) -> Iterator[Finding]:
     """NeMo-Gym blocks pass unknown keys on, so a typo there would be silent."""
-    blocks: list[tuple[str, BaseModel | None]] = [(JUDGE_MODEL, job.judge_model), (COMPARE, comparison(job))]
-    block = comparison(job)
+    blocks: list[tuple[str, BaseModel | None]] = [
+        (JUDGE_MODEL, job.config.env.judge_model),
+        (COMPARE, job.config.env.comparison),
+    ]
+    block = job.config.env.comparison
     if block:
         blocks.append((f"{COMPARE}.genrm_responses_create_params", block.genrm_responses_create_params))
     for key, section in blocks:

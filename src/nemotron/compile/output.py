@@ -34,6 +34,8 @@ def folders_can_be_written(job: AnyJob) -> Iterator[Finding]:
     """The nearest folder that exists must let us create the rest."""
     seen: set[Path] = set()
     for purpose, (key, path) in folders(job).items():
+        if not job.sees(path):
+            continue
         place = existing(path)
         if place in seen:
             continue
@@ -53,8 +55,10 @@ def folders_can_be_written(job: AnyJob) -> Iterator[Finding]:
 def checkpoints_fit(job: AnyJob) -> Iterator[Finding]:
     """Weights and two optimizer moments in float32, for every checkpoint that is kept at once."""
     checkpointing = job.config.checkpointing
-    model = read_model(job.config.policy.model_name, job.machine)
+    model = read_model(job.config.policy.model_name, job.place)
     if not checkpointing.enabled or model is None or model.parameters is None:
+        return
+    if not job.sees(checkpointing.checkpoint_dir):
         return
     one = model.parameters * (12 if checkpointing.save_optimizer is not False else 4)
     kept = (checkpointing.keep_top_k or 3) + 2

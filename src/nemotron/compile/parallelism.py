@@ -129,7 +129,7 @@ def context_parallel_is_supported(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("attention-heads", number=11, engines=NEMO_RL)
 def heads_divide(job: AnyJob) -> Iterator[Finding]:
     """Tensor parallelism splits attention by heads."""
-    model = read_model(job.config.policy.model_name, job.machine)
+    model = read_model(job.config.policy.model_name, job.place)
     if model is None or job.tensor_parallel == 1:
         return
     for name, heads in (("attention heads", model.heads), ("key-value heads", model.kv_heads)):

@@ -7,28 +7,33 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
+from nemotron.artifacts.inputs import named_inputs
 from nemotron.compile.describe import FileRef, Process
 from nemotron.compile.estimate import Memory, Work
-from nemotron.compile.machine import Machine
 from nemotron.compile.render import render_plan as render_plan
 from nemotron.compile.secrets import redact, secret_variables
 from nemotron.config.layers import Resolved
 from nemotron.config.validate import validate
 from nemotron.errors import Finding
-from nemotron.runs.folder import RunFolder, new_run_id
+from nemotron.job import CompiledJob
+from nemotron.manifest import Declaration, EngineName, ViewName
+from nemotron.place import Place
+from nemotron.runs.folder import new_run_id
+from nemotron.runs.provenance import provenance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
     """What a step says about one typed config: what is wrong with it, and what would run."""
 
-    engine: str
-    """``embedded``, ``nemo_rl``, or ``local`` for a step that is plain Python in this process."""
+    engine: EngineName | None
+    """None when the config has errors that hide it."""
     engine_reason: str
     findings: tuple[Finding, ...] = ()
     processes: tuple[Process, ...] = ()
@@ -44,20 +49,10 @@ class Preflight:
 class Surroundings:
     """Where a job would run."""
 
-    machine: Machine
+    place: Place
     env: Mapping[str, str]
     """Environment variables of the command."""
     runs_dir: Path
-
-
-class StepCode(Protocol):
-    """What ``steps/<id>/step.py`` provides. Importing it imports no engine."""
-
-    def preflight(self, config: Any, resolved: Resolved, where: Surroundings) -> Preflight:
-        """Check a config of the step's own model. Writes nothing, opens no connection."""
-
-    def run(self, run: RunFolder, secrets: Mapping[str, str]) -> None:
-        """Do the job of ``run`` from where it stands to its end. Raises NemotronError."""
 
 
 class StepLike(Protocol):
@@ -67,6 +62,10 @@ class StepLike(Protocol):
     def id(self) -> str:
         """Folder path of the step, e.g. ``rl/nemo_rl/rlhf``."""
 
+    @property
+    def view(self) -> ViewName | None:
+        """What its runs show."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -74,9 +73,13 @@ class Plan:
 
     step: str
     config_name: str
-    engine: str
-    """``embedded``, ``nemo_rl`` or ``local``; empty when the config has errors that hide it."""
+    engine: EngineName | None
+    """None when the config has errors that hide it."""
     engine_reason: str
+    has_entry: bool
+    """Whether the step can run on that engine in this version."""
+    place: Place
+    view: ViewName | None
     findings: tuple[Finding, ...]
     """Errors, warnings and notes, in the order of the checks and there by origin."""
     fingerprint: str
@@ -115,17 +118,31 @@ class Plan:
         """The resolved config without secrets, paths of the run folder written as ``RUN_ID``."""
         return cast("dict[str, Any]", redact(self.resolved.values, self._secrets))
 
-    def job(self) -> dict[str, Any]:
-        """What job.json holds: engine, fingerprint, and the config with this run's own paths and without secrets."""
+    def job(self) -> CompiledJob:
+        """The compiled job of a plan that is ``ok``, with this run's own paths and without secrets.
+
+        Raises:
+            ArtifactError: an input is no artifact.
+        """
+        if self.engine is None:
+            raise RuntimeError("a plan with errors makes no job")
         here = self.resolved.in_run_dir(str(self.runs_dir.resolve() / self.run_id))
-        return {
-            "engine": self.engine,
-            "engine_reason": self.engine_reason,
-            "fingerprint": self.fingerprint,
-            "config_files": [str(path) for path in self.resolved.files],
-            "secret_variables": secret_variables(self.config, self.resolved.raw),
-            "config": redact(here.values, self._secrets),
-        }
+        return CompiledJob(
+            id=self.run_id,
+            step=self.step,
+            config_name=self.config_name,
+            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            engine=self.engine,
+            engine_reason=self.engine_reason,
+            place=self.place,
+            view=self.view,
+            fingerprint=self.fingerprint,
+            config_files=tuple(str(path) for path in self.resolved.files),
+            secret_variables=secret_variables(self.config, self.resolved.raw),
+            inputs=named_inputs(self.inputs),
+            provenance=provenance(),
+            config=redact(here.values, self._secrets),
+        )
 
     def secrets(self) -> dict[str, str]:
         """Secret values that the run needs and that are never written, by config key."""
@@ -138,7 +155,7 @@ class Plan:
             "config_name": self.config_name,
             "ok": self.ok,
             "exit_code": self.exit_code,
-            "engine": {"name": self.engine, "reason": self.engine_reason},
+            "engine": {"name": self.engine or "", "reason": self.engine_reason},
             "processes": [asdict(process) for process in self.processes],
             "work": _given(asdict(self.work)) if self.work else None,
             "memory_bytes": {**asdict(self.memory), "total": self.memory.total} if self.memory else None,
@@ -154,23 +171,21 @@ class Plan:
 def compile_job(
     step: StepLike,
     resolved: Resolved,
-    model: type[BaseModel],
-    code: StepCode,
+    code: Declaration,
     *,
     runs_dir: Path,
-    machine: Machine | None = None,
+    place: Place | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide everything about a job that can be decided before it starts. Writes nothing, opens no connection.
 
     Args:
-        model: the step's config model.
-        code: the step's own checks.
-        machine, env: this machine and its environment unless given.
+        code: what the step's ``step.py`` declares.
+        place, env: this machine and the environment of the command unless given.
     """
-    config, found = validate(resolved, model)
-    where = Surroundings(machine or Machine.here(), os.environ if env is None else env, runs_dir)
-    result = Preflight(engine="", engine_reason="") if config is None else code.preflight(config, resolved, where)
+    config, found = validate(resolved, code.config)
+    where = Surroundings(place or Place.this_machine(), os.environ if env is None else env, runs_dir)
+    result = Preflight(engine=None, engine_reason="") if config is None else code.preflight(config, resolved, where)
     secrets = result.secrets
     name = resolved.files[-1].stem if resolved.files else "config"
     return Plan(
@@ -178,6 +193,9 @@ def compile_job(
         config_name=name,
         engine=result.engine,
         engine_reason=result.engine_reason,
+        has_entry=result.engine in code.engines,
+        place=where.place,
+        view=step.view,
         findings=tuple(_clean(finding, secrets) for finding in (*found, *result.findings)),
         fingerprint=_fingerprint(resolved, secrets),
         run_id=new_run_id(step.id, name),

@@ -1,4 +1,4 @@
-"""The preflight of PPO: every family of rules, in order."""
+"""The rules of PPO: every family of rules, in order."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ from nemotron.compile import (
 )
 from nemotron.compile.describe import Process, policy_processes
 from nemotron.compile.estimate import Work, steps
-from nemotron.compile.inspection import Stages, inspected
-from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.compile.ppo_job import PpoJob
-from nemotron.config.layers import Resolved
-from nemotron.config.schema.ppo import PpoMasterConfig
+from nemotron.compile.rules import Stages
 
 STAGES: Stages = (
     (engine.rules,),
@@ -33,13 +30,7 @@ STAGES: Stages = (
 """The order of the preflight. All stages run; the first error in this order decides the exit code."""
 
 
-def preflight(config: PpoMasterConfig, resolved: Resolved, where: Surroundings) -> Preflight:
-    """Choose the engine, run every rule, and describe what would run."""
-    job = PpoJob.of(config, resolved, where)
-    return inspected(job, STAGES, _processes(job), _work(job))
-
-
-def _processes(job: PpoJob) -> Iterator[Process]:
+def processes(job: PpoJob) -> Iterator[Process]:
     """The actor, and the critic where it runs."""
     only, critic = job.config.only, job.config.critic
     if only != "critic":
@@ -57,7 +48,7 @@ def _processes(job: PpoJob) -> Iterator[Process]:
         yield Process("critic", f"child process: {holds} on a free loopback port")
 
 
-def _work(job: PpoJob) -> Work:
+def work(job: PpoJob) -> Work:
     """Sizes of the run."""
     ppo, policy = job.config.ppo, job.config.policy
     response = job.generation.max_new_tokens if job.generation else 0

@@ -77,7 +77,7 @@ class PpoJob(Job[PpoMasterConfig]):
     @property
     def has_reference(self) -> bool:
         """Whether rewards, loss or limits ask for the KL to the policy before training."""
-        return self.config.loss_fn.reference_policy_kl_penalty > 0 or self.config.limits.max_kl is not None
+        return self.config.needs_reference
 
     @property
     def has_critic(self) -> bool:
@@ -87,9 +87,7 @@ class PpoJob(Job[PpoMasterConfig]):
     @property
     def lora(self) -> LoraConfig | None:
         """The adapters that are trained, if any."""
-        dtensor = self.config.policy.dtensor
-        found = dtensor.lora_cfg if dtensor else None
-        return found if isinstance(found, LoraConfig) and found.enabled else None
+        return self.config.policy.lora
 
     def models(self) -> Iterator[ModelRef]:
         """The models of the sides that run here."""

@@ -254,7 +254,7 @@ def both_sides_write_one_folder(job: PpoJob) -> Iterator[Finding]:
 @rules.rule("offload-without-gpu", engines=EMBEDDED)
 def there_is_something_to_leave(job: PpoJob) -> Iterator[Finding]:
     """On a CPU every model is in host memory already."""
-    if job.config.critic.offload != "none" and not job.machine.has_cuda and job.config.only != "actor":
+    if job.config.critic.offload != "none" and not job.place.has_cuda and job.config.only != "actor":
         yield job.warning("critic.offload", "there is no GPU here, so `critic.offload` has no effect")
 
 
@@ -282,7 +282,7 @@ def reward_model_scores(job: PpoJob) -> Iterator[Finding]:
         ("reward_model.model_name", config.reward_model.model_name),
         ("value.model_name", config.value.model_name),
     ):
-        found = read_model(name, job.machine)
+        found = read_model(name, job.place)
         kinds = found.config.get("architectures") if found else None
         if isinstance(kinds, list) and kinds and not any("SequenceClassification" in str(kind) for kind in kinds):
             yield job.error(
@@ -291,7 +291,7 @@ def reward_model_scores(job: PpoJob) -> Iterator[Finding]:
                 kind=ArtifactError,
                 hint="train one with `nemotron steps run rl/nemo_rl/rm`",
             )
-    found = read_model(config.reward_model.model_name, job.machine)
+    found = read_model(config.reward_model.model_name, job.place)
     if found and config.reward_model.standardize and not found.config.get("reward_std"):
         yield job.error(
             "reward_model.standardize",
@@ -304,12 +304,12 @@ def reward_model_scores(job: PpoJob) -> Iterator[Finding]:
 @models.rule("other-tokenizer", engines=EMBEDDED)
 def models_share_tokens(job: PpoJob) -> Iterator[Finding]:
     """The critic's server is handed token ids, so both models must mean the same by them."""
-    policy = folder_of(job.config.policy.tokenizer.name, job.machine)
+    policy = folder_of(job.config.policy.tokenizer.name, job.place)
     for key, name in (
         ("reward_model.model_name", job.config.reward_model.model_name),
         ("value.tokenizer.name", job.config.value.tokenizer.name),
     ):
-        other = folder_of(name, job.machine)
+        other = folder_of(name, job.place)
         if policy is None or other is None:
             continue
         ours, theirs = tokenizer_facts(policy).vocabulary, tokenizer_facts(other).vocabulary
@@ -325,7 +325,7 @@ def models_share_tokens(job: PpoJob) -> Iterator[Finding]:
 @models.rule("reward-model-context", engines=EMBEDDED)
 def sequence_fits_the_reward_model(job: PpoJob) -> Iterator[Finding]:
     """Positions beyond those the model was trained with give nonsense, and the server refuses them."""
-    found = read_model(job.config.reward_model.model_name, job.machine)
+    found = read_model(job.config.reward_model.model_name, job.place)
     positions = found.config.get("max_position_embeddings") if found else None
     longest = job.config.policy.max_total_sequence_length
     if isinstance(positions, int) and longest > positions:

@@ -27,7 +27,7 @@ rules: Rules[AnyJob] = Rules("manifest")
 def manifest_of(job: AnyJob) -> Manifest | None:
     """The manifest of the config; None when there is none, or none that can be read (a rule says so)."""
     path = job.config.data.manifest_path
-    if path is None:
+    if path is None or not job.sees(path):
         return None
     try:
         return Manifest.read(Path(path).expanduser())
@@ -67,6 +67,8 @@ def manifest_can_be_read(job: AnyJob) -> Iterator[Finding]:
     """There is a manifest, written by `data_prep/rl_prep`."""
     path = job.config.data.manifest_path
     if path is not None:
+        if not job.sees(path):
+            return
         try:
             Manifest.read(Path(path).expanduser())
         except DataError as problem:
@@ -142,7 +144,7 @@ def tokens_are_those_of_the_policy(job: AnyJob) -> Iterator[Finding]:
 def _other_tokens(job: AnyJob, split: str, made: Mapping[str, Any]) -> Iterator[Finding]:
     """``made``: what the manifest says about the tokens of a split."""
     settings = job.config.policy.tokenizer
-    folder = folder_of(settings.name, job.machine)
+    folder = folder_of(settings.name, job.place)
     facts = tokenizer_facts(folder) if folder else TokenizerFacts(None, None)
     own = settings.chat_template if "chat_template" in settings.model_fields_set else "default"
     template = chat_template(own, facts)

@@ -15,8 +15,8 @@ rules: Rules[AnyJob] = Rules("resources")
 @rules.rule("memory", engines=EMBEDDED)
 def job_fits_memory(job: AnyJob) -> Iterator[Finding]:
     """Only where the run will use main memory: a GPU's size is not known here."""
-    need, have = memory(job), job.machine.memory_bytes
-    if need and have and not job.machine.has_cuda and need.total > have:
+    need, have = memory(job), job.place.memory_bytes
+    if need and have and not job.place.has_cuda and need.total > have:
         yield job.warning(
             "policy.model_name",
             f"the job needs about {need.total / 2**30:.1f} GiB of memory, this machine has {have / 2**30:.1f} GiB",

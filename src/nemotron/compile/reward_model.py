@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nemotron.compile import artifacts, checkpointing, data, engine, output, parallelism, resources
-from nemotron.compile.describe import policy_processes
-from nemotron.compile.inspection import Stages, inspected
+from nemotron.compile.describe import Process, policy_processes
 from nemotron.compile.job import COMMON_READS
-from nemotron.compile.pair_job import PAIR_READS, PairJob, pair_work
-from nemotron.compile.plan import Preflight, Surroundings
-from nemotron.compile.rules import NEMO_RL, Rules
+from nemotron.compile.pair_job import PAIR_READS, PairJob
+from nemotron.compile.rules import NEMO_RL, Rules, Stages
 from nemotron.compile.survey import RowKind
-from nemotron.config.layers import Resolved
 from nemotron.config.schema.rm import RmRunConfig
 from nemotron.errors import DataError, Finding, NotAvailableError
 
@@ -172,7 +169,6 @@ STAGES: Stages = (
 """The order of the preflight. All stages run; the first error in this order decides the exit code."""
 
 
-def preflight(config: RmRunConfig, resolved: Resolved, where: Surroundings) -> Preflight:
-    """Choose the engine, run every rule, and describe what would run."""
-    job = RmJob.of(config, resolved, where)
-    return inspected(job, STAGES, policy_processes(job, work="trains the reward model"), pair_work(job))
+def processes(job: RmJob) -> Iterator[Process]:
+    """The policy alone, which becomes the reward model."""
+    return policy_processes(job, work="trains the reward model")

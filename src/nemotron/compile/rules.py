@@ -13,16 +13,17 @@ one job; its error name, and its number in NeMo-RL's list of validity rules wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from nemotron.compile.job import AnyJob, Engine
+from nemotron.compile.job import AnyJob
 from nemotron.config.validate import in_order
 from nemotron.errors import Finding
+from nemotron.manifest import EngineName
 
-NEMO_RL = ("nemo_rl",)
-EMBEDDED = ("embedded",)
+NEMO_RL: tuple[EngineName, ...] = ("nemo_rl",)
+EMBEDDED: tuple[EngineName, ...] = ("embedded",)
 J = TypeVar("J", bound=AnyJob)
 Check = Callable[[J], Iterator[Finding]]
 
@@ -33,7 +34,7 @@ class Rule(Generic[J]):
 
     name: str
     number: int | None
-    engines: tuple[Engine, ...]
+    engines: tuple[EngineName, ...]
     check: Check[J]
 
     def run(self, job: J) -> Iterator[Finding]:
@@ -51,7 +52,7 @@ class Rules(Generic[J]):
     members: list[Rule[J]] = field(default_factory=list)
 
     def rule(
-        self, name: str, *, number: int | None = None, engines: tuple[Engine, ...] = ("embedded", "nemo_rl")
+        self, name: str, *, number: int | None = None, engines: tuple[EngineName, ...] = ("embedded", "nemo_rl")
     ) -> Callable[[Check[J]], Check[J]]:
         """Decorator: add a check to the family."""
 
@@ -62,7 +63,11 @@ class Rules(Generic[J]):
         return add
 
 
-def check(job: J, stages: Iterable[Iterable[Rules[Any]]]) -> tuple[Finding, ...]:
+Stages = tuple[tuple[Rules[Any], ...], ...]
+"""Families of rules in the order in which they run."""
+
+
+def check(job: J, stages: Stages) -> tuple[Finding, ...]:
     """Run every rule of every stage; findings in the order of the stages, inside a stage by origin."""
     findings: list[Finding] = []
     for stage in stages:

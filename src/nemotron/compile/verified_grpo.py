@@ -1,4 +1,4 @@
-"""The preflight of GRPO with verifiable rewards: every family of rules, in order."""
+"""The rules of GRPO with verifiable rewards: every family of rules, in order."""
 
 from __future__ import annotations
 
@@ -19,12 +19,8 @@ from nemotron.compile import (
     verified_rewards,
 )
 from nemotron.compile.describe import Process, policy_processes
-from nemotron.compile.estimate import work
-from nemotron.compile.inspection import Stages, inspected
-from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.rules import Stages
 from nemotron.compile.verified_job import VerifiedJob
-from nemotron.config.layers import Resolved
-from nemotron.config.schema.verified import VerifiedGrpoConfig
 
 STAGES: Stages = (
     (engine.rules,),
@@ -37,10 +33,10 @@ STAGES: Stages = (
 """The order of the preflight. All stages run; the first error in this order decides the exit code."""
 
 
-def preflight(config: VerifiedGrpoConfig, resolved: Resolved, where: Surroundings) -> Preflight:
-    """Choose the engine, run every rule, and describe what would run."""
-    job = VerifiedJob.of(config, resolved, where)
-    return inspected(job, STAGES, (*policy_processes(job), *reward_processes(job)), work(job))
+def processes(job: VerifiedJob) -> Iterator[Process]:
+    """The policy, and where rewards are computed."""
+    yield from policy_processes(job)
+    yield from reward_processes(job)
 
 
 def reward_processes(job: VerifiedJob) -> Iterator[Process]:

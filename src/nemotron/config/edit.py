@@ -87,7 +87,7 @@ class Applier:
 
     def _delete(self, override: Override, parent: Node, name: str) -> Finding | None:
         if _child(parent, name) is None:
-            if known.look_up(self._model, override.path) is known.Place.KNOWN:
+            if known.look_up(self._model, override.path) is known.Standing.KNOWN:
                 message = f"`{override.key}` is not set, so there is nothing to delete"
                 return _problem(override, "no-effect", message, None)
             return self._unknown(override, len(override.path), adding=False)
@@ -103,9 +103,9 @@ class Applier:
         if isinstance(self._at(override.path[: depth - 1]), list):
             return None  # positions are checked where the list is at hand
         place = known.look_up(self._model, override.path[:depth])
-        if place is known.Place.KNOWN or (place is known.Place.OPEN and override.operation in ("add", "force")):
+        if place is known.Standing.KNOWN or (place is known.Standing.OPEN and override.operation in ("add", "force")):
             return None
-        return self._unknown(override, depth, adding=place is known.Place.OPEN)
+        return self._unknown(override, depth, adding=place is known.Standing.OPEN)
 
     def _unknown(self, override: Override, depth: int, *, adding: bool) -> Finding:
         key = ".".join(override.path[:depth])

@@ -15,7 +15,7 @@ from nemotron.config.schema.fields import Off
 from nemotron.suggest import closest
 
 
-class Place(Enum):
+class Standing(Enum):
     """What a model says about a key."""
 
     KNOWN = "known"
@@ -25,21 +25,21 @@ class Place(Enum):
     UNKNOWN = "unknown"
 
 
-def look_up(model: type[BaseModel] | None, path: Sequence[str]) -> Place:
+def look_up(model: type[BaseModel] | None, path: Sequence[str]) -> Standing:
     """What ``model`` says about the key ``path``. Without a model everything is open.
 
-    Example: ``look_up(Config, ("grpo", "max_num_steps"))`` is ``Place.KNOWN``.
+    Example: ``look_up(Config, ("grpo", "max_num_steps"))`` is ``Standing.KNOWN``.
     """
     if model is None:
-        return Place.OPEN
+        return Standing.OPEN
     current: list[Any] = [model]
-    place = Place.KNOWN
+    place = Standing.KNOWN
     for name in path:
         steps = [step for annotation in current for step in _step(annotation, name)]
         if not steps:
-            return Place.UNKNOWN
+            return Standing.UNKNOWN
         if not any(known for known, _ in steps):
-            place = Place.OPEN
+            place = Standing.OPEN
         current = [alternative for _, annotation in steps for alternative in alternatives(annotation)]
         # A section that is switched off takes unread keys along, but it is no place to add new ones.
         current = [annotation for annotation in current if annotation is not Off]

@@ -18,7 +18,7 @@ from nemotron.config.schema.gym import GymConfig, ServerKind
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.gym.mcqa import grade
 from nemotron.gym.protocol import Json, output_text
-from nemotron.judge.loop_thread import LoopThread
+from nemotron.processes.loop_thread import LoopThread
 from nemotron.rewards import Scorer, build_rewards
 
 MAX_BODY_BYTES = 16 * 2**20

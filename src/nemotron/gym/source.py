@@ -11,16 +11,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from nemotron.config.schema.gym import GymConfig
+from nemotron.contracts.rewards import GroupRewards, first_failure, missing_share
+from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.errors import RewardError
 from nemotron.gym.client import Asked, GymClient
 from nemotron.gym.protocol import Json, Verified, agent_of, output_text, response_object, task_row
 from nemotron.gym.replay import ReplayEndpoint, named_row
 from nemotron.gym.servers import OwnServers
-from nemotron.judge.loop_thread import LoopThread
+from nemotron.processes.loop_thread import LoopThread
 from nemotron.rewards.counts import mean, missing_counts
-from nemotron.rl.reward_source import GroupRewards, first_failure, missing_share
-from nemotron.rl.types import Completion
 
 
 class GymSource:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
 from nemotron.judge.client import EXCERPT_CHARS, JudgeClient, Sampling
 from nemotron.judge.compare import aggregate, comparison_pairs
@@ -26,6 +27,15 @@ class JudgeSettings:
     compare: GenrmCompareConfig
     requests: JudgeConfig
     supports_principle_role: bool = True
+
+    @classmethod
+    def of(cls, env: EnvConfig, requests: JudgeConfig) -> JudgeSettings:
+        """The settings of a config; NeMo-Gym's defaults where it has no block for the comparison.
+
+        Raises:
+            ConfigError: no judge is named.
+        """
+        return cls(env.comparison or GenrmCompareConfig(), requests, env.required_judge().supports_principle_role)
 
 
 async def judge_group(client: JudgeClient, request: GroupRequest, settings: JudgeSettings, *, seed: int) -> GroupResult:

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from nemotron.children import ServerChild
 from nemotron.config.schema.judge import GenrmModelConfig, JudgeConfig
 from nemotron.errors import JudgeError
 from nemotron.judge.client import Endpoint
+from nemotron.processes.server_child import ServerChild
 
 TOKEN_VARIABLE = "NEMOTRON_JUDGE_TOKEN"
 
@@ -76,7 +76,7 @@ class LocalJudge:
         self._endpoint: Endpoint | None = None
 
     def __enter__(self) -> Self:
-        threads = 1 if self._config.threads == "auto" else self._config.threads
+        threads = self._config.server_threads
         command = [sys.executable, "-m", "nemotron.judge.server", "--model", self._model, "--port", "0"]
         command += ["--dtype", self._config.dtype, "--threads", str(threads)]
         command += ["--max-batch-size", str(self._config.max_batch_size), "--token-env", TOKEN_VARIABLE]

@@ -8,8 +8,8 @@ from typing import Self
 
 from nemotron.judge.client import Endpoint, Explain, JudgeClient
 from nemotron.judge.groups import JudgeSettings, judge_group
-from nemotron.judge.loop_thread import LoopThread
 from nemotron.judge.types import GroupRequest, GroupResult
+from nemotron.processes.loop_thread import LoopThread
 
 
 class JudgePool:

@@ -7,12 +7,13 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from nemotron.contracts.rewards import GroupRewards, first_failure, missing_share
+from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.errors import JudgeError
 from nemotron.judge.groups import summarise
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse
-from nemotron.rl.reward_source import GroupRewards, first_failure, missing_share, then
-from nemotron.rl.types import Completion
+from nemotron.processes.futures import then
 
 THINK_END = "</think>"
 

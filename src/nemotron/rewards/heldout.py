@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nemotron.config.schema.rewards import RewardConfig
-from nemotron.rewards.scorer import Item, Scorer
+from nemotron.contracts.heldout import Check, Item
+from nemotron.rewards.scorer import Scorer
 from nemotron.rewards.source import passed
 from nemotron.rewards.types import Score
 
 if TYPE_CHECKING:
     from nemotron.rewards import Verifier
-
-Check = Callable[[Sequence[Item]], Sequence[Mapping[str, bool | None]]]
-"""(row, response, ended) of many answers -> for each: property -> holds, or None where that cannot be said.
-
-``fully_right`` is the property that counts as accuracy.
-"""
 
 
 def by_verifier(verifier: Verifier) -> Check:

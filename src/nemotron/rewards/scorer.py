@@ -11,14 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from nemotron.config.schema.rewards import RewardConfig
+from nemotron.contracts.heldout import Item
 from nemotron.errors import NemotronError
 from nemotron.rewards.code import Code
 from nemotron.rewards.functions import ISOLATED, CheckedFunction, build_function
 from nemotron.rewards.isolation import Worker
 from nemotron.rewards.types import Score, VerifierError
-
-Item = tuple[Mapping[str, Any], str, bool]
-"""(row, response, ended)."""
 
 
 def build_rewards(config: RewardConfig) -> Scorer:

@@ -7,13 +7,14 @@ from concurrent.futures import Future
 from typing import Any
 
 from nemotron.config.schema.rewards import RewardConfig
+from nemotron.contracts.rewards import GroupRewards, first_failure, missing_share
+from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.errors import RewardError
+from nemotron.processes.futures import gather, then
 from nemotron.rewards.counts import mean, missing_counts
 from nemotron.rewards.scorer import Scorer
 from nemotron.rewards.types import Score
-from nemotron.rl.reward_source import GroupRewards, first_failure, gather, missing_share, then
-from nemotron.rl.types import Completion
 
 
 class VerifierSource:

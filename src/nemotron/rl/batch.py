@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nemotron.rl.types import Completion, Group
+from nemotron.contracts.samples import Completion, Group
 
 
 @dataclass(frozen=True, slots=True)

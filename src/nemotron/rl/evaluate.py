@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nemotron.contracts.heldout import Check
+from nemotron.contracts.sampler import Sampler
+from nemotron.contracts.samples import SamplingParams
 from nemotron.data.rows import PromptRow
-from nemotron.rewards.heldout import Check
 from nemotron.rl.batch import request_seed, rows_of
 from nemotron.rl.chat import Chat
-from nemotron.rl.policy import Policy
-from nemotron.rl.sampler import generate
-from nemotron.rl.types import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class HeldOut:
 
 
 def evaluate_heldout(
-    policy: Policy,
+    sampler: Sampler,
     chat: Chat,
     rows: Sequence[PromptRow],
     check: Check,
@@ -47,7 +46,7 @@ def evaluate_heldout(
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         seeds = [[request_seed(seed, "heldout", row.id)] for row in part]
-        groups = generate(policy, [chat.encode(row.messages) for row in part], 1, params, seeds)
+        groups = sampler.generate([chat.encode(row.messages) for row in part], 1, params, seeds)
         completions = rows_of(groups)
         texts = [chat.decode(completion.token_ids) for completion in completions]
         items = [(row.fields, text, not c.truncated) for row, text, c in zip(part, texts, completions, strict=True)]

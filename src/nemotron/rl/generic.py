@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nemotron.contracts.samples import Group
 from nemotron.rl.logprobs import token_logprobs
-from nemotron.rl.types import Group
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nemotron.contracts.samples import Group
 from nemotron.rl import attention
 from nemotron.rl.attention import Mask, Rotary
 from nemotron.rl.fused_llama import FusedLlama, Gradients, Layer, Linear, Weights, to_parameters
 from nemotron.rl.logprobs import token_logprobs
-from nemotron.rl.types import Group
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nemotron.contracts.samples import Completion, Group
 from nemotron.data.rows import Message, PairRow
 from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
-from nemotron.rl.types import Completion, Group
 
 
 @dataclass(frozen=True, slots=True)

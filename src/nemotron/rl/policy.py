@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from nemotron.checkpoints.policy import load_policy_weights
+from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_logprobs
 from nemotron.rl.llama_logprobs import Filter, llama_logprobs
-from nemotron.rl.types import Group
 
 Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nemotron.contracts.samples import Completion, Group
 from nemotron.data.rows import PairRow
 from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
 from nemotron.rl.pairs import pair_group
 from nemotron.rl.tokenized import TokenizedDataset
-from nemotron.rl.types import Completion, Group
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from nemotron.config.schema.grpo import RewardScalingConfig, RewardShapingConfig
+from nemotron.contracts.rewards import GroupRewards, RewardSource
+from nemotron.contracts.sampler import Sampler
+from nemotron.contracts.samples import Completion, Group, SamplingParams, split_rows
 from nemotron.data.rows import PromptRow
 from nemotron.rl.advantages import baseline_and_std, prompt_groups
 from nemotron.rl.batch import request_seed, response_tensors, rows_of
 from nemotron.rl.chat import Chat
 from nemotron.rl.policy import Policy
-from nemotron.rl.reward_source import GroupRewards, RewardSource
 from nemotron.rl.reward_transforms import scale_rewards, shape_rewards
-from nemotron.rl.sampler import generate
-from nemotron.rl.types import Completion, Group, SamplingParams, split_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class RewardRules(Protocol):
 
 
 def start_rollout(
-    policy: Policy,
+    sampler: Sampler,
     chat: Chat,
     rewards: RewardSource,
     sources: Sequence[PromptRow],
@@ -99,7 +99,7 @@ def start_rollout(
         futures[index] = rewards.submit(sources[index], texts[index], group.completions, seed=seed)
 
     seeds = [[request_seed(*seed_parts, p, g) for g in range(generations)] for p in range(len(prompts))]
-    groups = generate(policy, prompts, generations, sampling, seeds, on_group=on_group)
+    groups = sampler.generate(prompts, generations, sampling, seeds, on_group=on_group)
     return Pending(sources, groups, texts, [future for future in futures if future is not None])
 
 

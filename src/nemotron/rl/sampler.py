@@ -10,23 +10,46 @@ are computed beside it, but for the float rounding of the matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nemotron.contracts.sampler import OnGroup
+from nemotron.contracts.samples import Completion, Group, SamplingParams
 from nemotron.errors import DataError
 from nemotron.rl.decoders import Decoder, decoder_for
 from nemotron.rl.logprobs import filter_logits
 from nemotron.rl.policy import Policy
-from nemotron.rl.types import Completion, Group, SamplingParams
-
-OnGroup = Callable[[int, Group], None]
 
 # Moving the cache costs about one step, so rows leave together: an eighth of the batch, and at least four.
 _LEAVE_SHARE = 8
 _LEAVE_ROWS = 4
+
+
+class PolicySampler:
+    """Samples with the policy itself, in this process."""
+
+    exact_logprobs = True
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        params: SamplingParams,
+        seeds: Sequence[Sequence[int]],
+        *,
+        on_group: OnGroup | None = None,
+    ) -> list[Group]:
+        """See :func:`generate`."""
+        return generate(self._policy, prompts, n, params, seeds, on_group=on_group)
+
+    def refresh(self) -> None:
+        """Nothing to do: these are the weights that are trained."""
 
 
 @torch.no_grad()

@@ -108,7 +108,8 @@ class Saver:
     """By the name of their folder in a checkpoint: ``policy``, ``value``."""
     stream: Stateful
     """The training data."""
-    provenance: Provenance
+    provenance: Callable[[], Provenance]
+    """Asked at the first save: the hashes of large inputs take a while."""
     save_hf: bool
     """Write Hugging Face weights beside Megatron's."""
     more: Callable[[Path], None] | None = None
@@ -132,7 +133,7 @@ class Saver:
                 ) from error
             if self.more is not None:
                 self.more(folder)
-            (folder / "config.yaml").write_text(self.provenance.config_yaml)
+            (folder / "config.yaml").write_text(self.provenance().config_yaml)
 
         return self.store.save(progress.step, {**asdict(progress), **_monitored(metrics)}, write)
 
@@ -173,7 +174,7 @@ class Saver:
         torch.save(trained.optimization.state_dict(), optimizer)
 
     def _record(self, root: Path, kind: Kind) -> None:
-        made_by = self.provenance
+        made_by = self.provenance()
         write_record(
             root,
             kind=kind,

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from nemotron.checkpoints import hf
+from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, ConfigError
 from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_scores, generic_values
 from nemotron.rl.llama_logprobs import llama_scores, llama_values
 from nemotron.rl.policy import DTYPES, LONGEST_WRITTEN_OUT, Policy, Precision, read_model, resolve_device
-from nemotron.rl.types import Group
 
 _HEAD = "score"
 

@@ -41,8 +41,8 @@ class ThreadPlan:
     """Cores this process may use."""
     policy: int
     """Threads of the training process."""
-    judge: int
-    """Threads of the local judge process, 0 when the judge is elsewhere."""
+    helper: int
+    """Threads of a judge or critic on the same machine; 0 without one."""
 
 
 def usable_cores() -> int:
@@ -55,20 +55,22 @@ def usable_cores() -> int:
     return max(1, min(cores, int(quota))) if quota is not None else max(1, cores)
 
 
-def plan_threads(*, local_judge: bool, requested: int | None = None, cores: int | None = None) -> ThreadPlan:
-    """Share the cores between the training process and a judge beside it.
+def plan_threads(*, helper: int = 0, requested: int | None = None, cores: int | None = None) -> ThreadPlan:
+    """Share the cores between the training process and a helper beside it.
 
     Args:
-        local_judge: a judge process runs on this machine and works while the policy does; it gets a quarter of the
-        cores,
-            at least one.
-        requested: threads of the training process when the user has decided; otherwise all cores but the judge's.
+        helper: threads of a process (judge, critic) that works on this machine while the policy does.
+        requested: threads of the training process when the user has decided; otherwise all cores but the helper's.
         cores: for tests; default ``usable_cores()``.
     """
     cores = usable_cores() if cores is None else cores
-    judge = max(1, cores // 4) if local_judge else 0
-    policy = requested if requested is not None else max(1, cores - judge)
-    return ThreadPlan(cores=cores, policy=policy, judge=judge)
+    policy = requested if requested is not None else max(1, cores - helper)
+    return ThreadPlan(cores=cores, policy=policy, helper=helper)
+
+
+def critic_threads(cores: int | None = None) -> int:
+    """Threads of a critic that shares the machine with its actor: a quarter of the cores, at least one."""
+    return max(1, (usable_cores() if cores is None else cores) // 4)
 
 
 def thread_environment(threads: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nemotron.config.schema.grpo import LossFnConfig
+from nemotron.contracts.samples import Group, SamplingParams, split_rows
 from nemotron.errors import EngineError
 from nemotron.rl.kl import importance_weight
 from nemotron.rl.logprobs import mask_out_neg_inf
@@ -27,7 +28,6 @@ from nemotron.rl.losses import (
 )
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
-from nemotron.rl.types import Group, SamplingParams, split_rows
 
 _NOT_FINITE_HINT = "lower the learning rate or use `policy.precision=float32`; the last checkpoint is unharmed"
 

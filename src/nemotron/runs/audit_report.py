@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.job import CompiledJob
 from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_figures import audit_figures
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.headlines import Card
 from nemotron.runs.lineage import lineage
 from nemotron.runs.metrics import number
+from nemotron.runs.status import ReportedState
 from nemotron.runs.summary import summarise
 from nemotron.runs.words import UNKNOWN, duration, fixed, label, percent
 
@@ -40,18 +42,18 @@ class Figures:
     interval: str
 
 
-def write_audit_report(run: RunFolder) -> Path:
+def write_audit_report(run: RunFolder, state: ReportedState | None = None) -> Path:
     """Write ``report.html`` of an audit in any state; returns its path.
 
     Raises:
         NotAvailableError: jinja2 or plotly is not installed. OutputError: the file cannot be written.
         ArtifactError: the results are damaged.
     """
-    write_atomic(run.report, render_audit(run).encode())
+    write_atomic(run.report, render_audit(run, state).encode())
     return run.report
 
 
-def render_audit(run: RunFolder) -> str:
+def render_audit(run: RunFolder, state: ReportedState | None = None) -> str:
     """The HTML of the page."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -61,7 +63,7 @@ def render_audit(run: RunFolder) -> str:
         raise NotAvailableError(
             f"reports need the package `{error.name}`", hint="install it with `pip install 'nemotron[local]'`"
         ) from error
-    job, summary = run.job(), summarise(run)
+    job, summary = run.job(), summarise(run, state)
     path = results_path(job)
     results = read_results(path)
     drawn = audit_figures(results) if results else []
@@ -91,11 +93,9 @@ def render_audit(run: RunFolder) -> str:
     )
 
 
-def results_path(job: Mapping[str, Any]) -> Path:
+def results_path(job: CompiledJob) -> Path:
     """Where the results of an audit are, whether they are there yet or not."""
-    config = job.get("config")
-    folder = config.get("output_dir") if isinstance(config, dict) else None
-    return Path(str(folder or ".")).expanduser() / RESULTS
+    return Path(str(job.config.get("output_dir") or ".")).expanduser() / RESULTS
 
 
 def read_results(path: Path) -> dict[str, Any] | None:

@@ -1,12 +1,12 @@
 """A run on disk: ``<runs_dir>/<run id>/`` with everything that is known about it.
 
 ========================  =====================================================================================
-``job.json``              the compiled job (config, engine, fingerprint) and provenance; written once
+``job.json``              the compiled job (:mod:`nemotron.job`): what every process of the run starts from
 ``status.json``           state and headline numbers (:mod:`nemotron.runs.status`); replaced atomically
 ``metrics.jsonl``         one flat object per step, NeMo-RL metric names
 ``samples.jsonl``         prompts, responses, rewards
 ``checkpoints/step_N/``   written by the engine
-``logs/``                 the judge server's log and the like
+``attempts/N/``           how attempt N was started, and its logs (:mod:`nemotron.runs.attempts`)
 ``report.html``           see :mod:`nemotron.runs.report`
 ``run.lock``              held while a process works on the run
 ========================  =====================================================================================
@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,14 +27,15 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from nemotron.errors import ArtifactError, NotFoundError, Origin
+from nemotron.job import FILE as _JOB
+from nemotron.job import CompiledJob, read_job
 from nemotron.runs import lock
 from nemotron.runs.atomic import output_errors, remove_drafts, sync_folder, write_atomic
 from nemotron.runs.jsonl import JsonLines, Row, to_json
-from nemotron.runs.provenance import provenance
-from nemotron.runs.status import ENDED, ReportedState, Status, StatusFields
+from nemotron.runs.status import ENDED, Status, StatusFields
 from nemotron.suggest import closest, listed
 
-_JOB, _STATUS = "job.json", "status.json"
+_STATUS = "status.json"
 
 
 def new_run_id(step: str, config_name: str) -> str:
@@ -55,7 +56,6 @@ class RunFolder:
         self.path = path
         self.id = path.name
         self.checkpoints = path / "checkpoints"
-        self.logs = path / "logs"
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples.jsonl"
         self.report = path / "report.html"
@@ -63,39 +63,25 @@ class RunFolder:
         self._samples = JsonLines(self.samples)
 
     @classmethod
-    def create(
-        cls, runs_dir: Path, *, step: str, config_name: str, job: Mapping[str, Any], run_id: str | None = None
-    ) -> RunFolder:
+    def create(cls, runs_dir: Path, job: CompiledJob) -> RunFolder:
         """Make a new run folder that this process holds, in state ``starting``.
 
-        It is built under a temporary name and renamed, so a run folder that exists is complete. ``job`` (already
-        redacted) should have ``config``, ``engine`` and ``fingerprint``; id, step, config name, time and provenance
-        are added to it.
+        It is built under a temporary name and renamed, so a run folder that exists is complete.
 
         Raises:
             OutputError: the folder cannot be written, or a run of that id exists.
         """
-        run_id = run_id or new_run_id(step, config_name)
-        path = runs_dir.resolve() / run_id
-        draft = path.with_name(f".{run_id}.{secrets.token_hex(4)}.tmp")
+        path = runs_dir.resolve() / job.id
+        draft = path.with_name(f".{job.id}.{secrets.token_hex(4)}.tmp")
         now = _now()
-        content = {
-            "id": run_id,
-            "step": step,
-            "config_name": config_name,
-            "created_at": now,
-            **job,
-            "provenance": provenance(),
-        }
         with output_errors(path):
             draft.mkdir(parents=True)
             try:
                 lock.acquire(draft)
-                write_atomic(draft / _JOB, to_json(content, indent=2) + b"\n")
+                write_atomic(draft / _JOB, job.to_bytes())
                 status = Status(state="starting", pid=os.getpid(), started_at=now, updated_at=now)
                 write_atomic(draft / _STATUS, to_json(status, indent=2) + b"\n")
                 (draft / "checkpoints").mkdir()
-                (draft / "logs").mkdir()
                 draft.rename(path)
             except BaseException:
                 lock.release(draft)
@@ -130,30 +116,25 @@ class RunFolder:
         finally:
             lock.release(self.path)
 
-    def is_live(self) -> bool:
-        """Whether a live process works on this run."""
-        return lock.is_held(self.path)
-
-    def job(self) -> dict[str, Any]:
-        """The compiled job as written by :meth:`create`.
+    def job(self) -> CompiledJob:
+        """The compiled job.
 
         Raises:
-            ArtifactError: ``job.json`` is missing or damaged.
+            ArtifactError: ``job.json`` is missing, damaged, or of a version that this one does not read.
         """
-        return _read_object(self.path / _JOB)
+        return read_job(self.path / _JOB)
+
+    def write_job(self, job: CompiledJob) -> None:
+        """Replace the compiled job by itself with more known about it: the hashes of its inputs. Raises OutputError."""
+        write_atomic(self.path / _JOB, job.to_bytes())
 
     def status(self) -> Status:
-        """The status as written; see :meth:`state` for what to tell a user.
+        """The status as the worker wrote it; ``nemotron.executors.state_of`` says what to tell a user.
 
         Raises:
             ArtifactError: ``status.json`` is missing or damaged.
         """
         return Status.from_json(_read_object(self.path / _STATUS))
-
-    def state(self) -> ReportedState:
-        """The state to report: the written one, or ``killed`` if it says running and no process is there."""
-        state = self.status().state
-        return state if state in ENDED or self.is_live() else "killed"
 
     def write_status(self, **fields: Unpack[StatusFields]) -> None:
         """Change the given fields of ``status.json``, atomically; pid and times are kept up by themselves.
@@ -253,11 +234,17 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
     raise NotFoundError(f"no run `{name}` in `{runs_dir}`", hint=hint)
 
 
-def newest_of_job(runs_dir: Path, step: str, fingerprint: str) -> RunFolder | None:
-    """The newest run of this step and config that no process works on; what ``--resume`` looks at."""
+def newest_of_job(
+    runs_dir: Path, step: str, fingerprint: str, goes_on: Callable[[RunFolder], bool]
+) -> RunFolder | None:
+    """The newest run of this step and config of which ``goes_on`` does not say that somebody works on it; what
+    ``--resume`` looks at. Runs that this version cannot read are none of this config."""
     for run in reversed(list_runs(runs_dir)):
-        job = run.job()
-        if job.get("step") == step and job.get("fingerprint") == fingerprint and not run.is_live():
+        try:
+            job = run.job()
+        except ArtifactError:
+            continue
+        if job.step == step and job.fingerprint == fingerprint and not goes_on(run):
             return run
     return None
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nemotron.job import CompiledJob
+
 _JUDGE = ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_model")
 
 
@@ -18,20 +20,12 @@ class Fact:
     sha256: str = ""
 
 
-def lineage(job: dict[str, Any]) -> list[Fact]:
-    """The facts of ``job.json``. ``job["inputs"]`` is a list of objects with ``key`` or ``type``, ``path``, ``sha256``;
-    a path of the config that is not among them is listed without a hash."""
-    config = job.get("config")
-    facts = list(_inputs(job.get("inputs")))
+def lineage(job: CompiledJob) -> list[Fact]:
+    """The facts of a compiled job; a path of the config that is not among its inputs is listed without a hash."""
+    facts = [Fact(one.key, one.path, one.fingerprint or "") for one in job.inputs]
     listed = {fact.value for fact in facts}
-    facts += [fact for fact in _from_config(config if isinstance(config, dict) else {}) if fact.value not in listed]
+    facts += [fact for fact in _from_config(job.config) if fact.value not in listed]
     return [*facts, *_versions(job)]
-
-
-def _inputs(inputs: Any) -> Iterator[Fact]:
-    for item in inputs if isinstance(inputs, list) else []:
-        if isinstance(item, dict) and item.get("path"):
-            yield Fact(str(item.get("key") or item.get("type") or "input"), str(item["path"]), _hash(item))
 
 
 def _from_config(config: dict[str, Any]) -> Iterator[Fact]:
@@ -52,23 +46,14 @@ def _from_config(config: dict[str, Any]) -> Iterator[Fact]:
             yield Fact(name, str(value))
 
 
-def _versions(job: dict[str, Any]) -> Iterator[Fact]:
-    yield Fact("config", str(job.get("config_name", "–")), str(job.get("fingerprint") or ""))
-    made = job.get("provenance")
-    if not isinstance(made, dict):
-        return
-    packages = _get(made, "packages")
-    versions = {"nemotron": made.get("nemotron"), "python": made.get("python")}
-    versions |= packages if isinstance(packages, dict) else {}
+def _versions(job: CompiledJob) -> Iterator[Fact]:
+    yield Fact("config", job.config_name, job.fingerprint)
+    made = job.provenance
+    versions = {"nemotron": made.nemotron, "python": made.python, **made.packages}
     yield Fact("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version))
-    yield Fact("platform", str(made.get("platform", "–")))
-    sha = _get(made, "git", "sha")
-    if sha:
-        yield Fact("git commit", f"{sha}{' with local changes' if _get(made, 'git', 'dirty') else ''}")
-
-
-def _hash(item: dict[str, Any]) -> str:
-    return str(item.get("sha256") or item.get("fingerprint") or "")
+    yield Fact("platform", made.platform)
+    if made.git is not None:
+        yield Fact("git commit", f"{made.git.sha}{' with local changes' if made.git.dirty else ''}")
 
 
 def _get(value: Any, *keys: str) -> Any:

@@ -6,9 +6,11 @@ alive?" has a true answer even after ``kill -9`` and when process ids are reused
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 
@@ -24,11 +26,17 @@ _held: dict[Path, int] = {}
 same process, but a run that is created by the command and opened again by the engine is one run."""
 
 
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+"""What a file system says that has no locks, as some network file systems do."""
+
+
 def acquire(folder: Path) -> None:
     """Hold the folder until :func:`release` or the end of the process. Free if this process holds it already.
 
+    On a file system without locks nothing keeps a second process out, which is said on stderr.
+
     Raises:
-        OutputError: another live process holds it (the message names its pid), or locks do not work there.
+        OutputError: another live process holds it (the message names its pid), or the lock file cannot be written.
     """
     path = (folder / LOCK_FILE).resolve()
     if path in _held:
@@ -57,8 +65,8 @@ def release(folder: Path) -> None:
         os.close(fd)
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a live process, this one included, holds the folder."""
+def is_held(folder: Path) -> bool | None:
+    """Whether a live process, this one included, holds the folder; None where the file system has no locks."""
     path = (folder / LOCK_FILE).resolve()
     if path in _held:
         return True
@@ -70,6 +78,10 @@ def is_held(folder: Path) -> bool:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return None
+        raise
     finally:
         os.close(fd)
     return False
@@ -97,3 +109,11 @@ def _wait_for(fd: int, folder: Path) -> None:
                     hint="wait until it ends, or stop that process",
                 ) from error
             time.sleep(0.02)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(
+                f"warning: `{folder}` lies on a file system without locks: nothing keeps a second process out",
+                file=sys.stderr,
+            )
+            return

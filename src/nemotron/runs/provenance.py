@@ -6,25 +6,23 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from nemotron import __version__
+from nemotron.job import Commit, Provenance
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "aiohttp")
 
 
-def provenance(cwd: Path | None = None) -> dict[str, Any]:
-    """Versions, platform and the git commit of ``cwd`` (null outside a repository).
-
-    Example: ``{"nemotron": "0.1.0", "python": "3.11.7", "platform": "Linux-6.1-x86_64", "host": "box",
-    "packages": {"torch": "2.13.0"}, "git": {"sha": "94e99c7...", "dirty": false}}``.
-    """
-    return {
-        "nemotron": _version("nemotron"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
-        "git": _git(cwd or Path.cwd()),
-    }
+def provenance(cwd: Path | None = None) -> Provenance:
+    """Versions, platform and the git commit of ``cwd`` (none outside a repository)."""
+    return Provenance(
+        nemotron=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        host=platform.node(),
+        packages={name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        git=_git(cwd or Path.cwd()),
+    )
 
 
 def _version(package: str) -> str | None:
@@ -34,12 +32,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(cwd: Path) -> dict[str, Any] | None:
+def _git(cwd: Path) -> Commit | None:
     sha = _git_output(cwd, "rev-parse", "HEAD")
     if sha is None:
         return None
     changes = _git_output(cwd, "status", "--porcelain", "--untracked-files=no")
-    return {"sha": sha, "dirty": bool(changes)}
+    return Commit(sha=sha, dirty=bool(changes))
 
 
 def _git_output(cwd: Path, *arguments: str) -> str | None:

@@ -20,26 +20,29 @@ from nemotron.runs.folder import RunFolder
 from nemotron.runs.headlines import Card
 from nemotron.runs.lineage import lineage
 from nemotron.runs.pairs import select
+from nemotron.runs.status import ReportedState
 from nemotron.runs.summary import summarise
 from nemotron.runs.views import JUDGED_GRPO, View, view_of
 from nemotron.runs.words import duration, label, percent
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: RunFolder, state: ReportedState | None = None) -> Path:
     """Write ``report.html`` of a run in any state, from one without steps to a finished one; returns its path.
+
+    ``state`` as in :func:`nemotron.runs.summary.summarise`.
 
     Raises:
         NotAvailableError: jinja2 or plotly is not installed.
         OutputError: the file cannot be written; an older report stays.
         DataError, ArtifactError: the run folder is damaged.
     """
-    if run.job().get("view") == "audit":
-        return write_audit_report(run)
-    write_atomic(run.report, render(run).encode())
+    if run.job().view == "audit":
+        return write_audit_report(run, state)
+    write_atomic(run.report, render(run, state).encode())
     return run.report
 
 
-def render(run: RunFolder) -> str:
+def render(run: RunFolder, state: ReportedState | None = None) -> str:
     """The HTML of the report."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -49,7 +52,7 @@ def render(run: RunFolder) -> str:
         raise NotAvailableError(
             f"reports need the package `{error.name}`", hint="install it with `pip install 'nemotron[local]'`"
         ) from error
-    summary = summarise(run)
+    summary = summarise(run, state)
     view = view_of(run.job()) or JUDGED_GRPO
     rows = m.by_step(run.read_metrics())
     heldout = summary["heldout"]

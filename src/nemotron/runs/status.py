@@ -10,8 +10,9 @@ State = Literal["starting", "running", "finished", "failed", "stopped", "interru
 steps done. ``failed``: an error ended it. ``stopped``: a limit of the config ended it. ``interrupted``: Ctrl-C or
 SIGTERM ended it."""
 
-ReportedState = State | Literal["killed"]
-"""``killed`` is never written: it is what a reader sees when a starting or running run has no live process."""
+ReportedState = State | Literal["killed", "unknown"]
+"""``killed`` and ``unknown`` are never written: they are what a reader sees when a starting or running run has no live
+process, and when nobody can say whether it has one."""
 
 ENDED: frozenset[State] = frozenset({"finished", "failed", "stopped", "interrupted"})
 

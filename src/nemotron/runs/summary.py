@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemotron.runs import metrics as m
 from nemotron.runs.folder import RunFolder
-from nemotron.runs.status import Status
+from nemotron.runs.status import ReportedState, Status
 from nemotron.runs.views import COMMON, JUDGED_GRPO, View, view_of
 from nemotron.runs.words import duration, relative
 
@@ -23,8 +23,10 @@ SMOOTHED_STEPS = 5
 """Per-step means are noisy: values "before" and "after" are means over the first and last this many steps."""
 
 
-def summarise(run: RunFolder) -> dict[str, Any]:
+def summarise(run: RunFolder, state: ReportedState | None = None) -> dict[str, Any]:
     """What ``runs show --json`` prints; a value that is not known is None.
+
+    ``state`` is what the run's executor says of it; without it, what the worker wrote.
 
     ``heldout.*`` are shares (0 to 1) of held-out answers with the property ``heldout.headline``, ``kl`` the mean
     per-token KL to the reference in nats at the last step and ``kl_max`` its largest value. Rewards,
@@ -37,25 +39,25 @@ def summarise(run: RunFolder) -> dict[str, Any]:
         DataError: ``metrics.jsonl`` is damaged.
     """
     status, job = run.status(), run.job()
-    state = run.state()
+    state = state or status.state
     rows = m.by_step(run.read_metrics())
     view = view_of(job) or JUDGED_GRPO
     kl = m.column(rows, "train/kl_penalty")
     return {
         "id": run.id,
-        "step": job.get("step"),
-        "config": job.get("config_name"),
-        "engine": job.get("engine"),
+        "step": job.step,
+        "config": job.config_name,
+        "engine": job.engine,
         "status": state,
         "error": status.error,
         "started_at": status.started_at,
-        "wall_s": _wall_s(status, rows, live=run.is_live()),
+        "wall_s": _wall_s(status, rows, live=state in ("starting", "running")),
         "steps": max(status.steps_done, int(m.number(rows[-1].get("step")) or 0) if rows else 0),
         "steps_total": status.steps_total,
         "heldout": _heldout(status, view),
         "kl": m.last(kl),
         "kl_max": m.largest(kl),
-        "kl_limit": m.number(_nested(job, "config", "limits", "max_kl")),
+        "kl_limit": m.number(_nested(job.config, "limits", "max_kl")),
         **_numbers(view, rows),
         "missing_share": m.mean(m.column(rows, "train/missing_share")),
         "checkpoint": _checkpoint(run, status),
@@ -84,13 +86,13 @@ def _numbers(view: View, rows: list[dict[str, Any]]) -> dict[str, float | None]:
     return found
 
 
-def print_summary(run: RunFolder, console: Console | None = None) -> None:
+def print_summary(run: RunFolder, console: Console | None = None, state: ReportedState | None = None) -> None:
     """Print the summary for a person, to stderr unless a console is given."""
     from rich.console import Console
     from rich.text import Text
 
     console = console or Console(stderr=True, highlight=False)
-    summary = summarise(run)
+    summary = summarise(run, state)
     console.print(
         Text.assemble((summary["id"], "bold"), "  ", state_text(summary["status"]), "  ", _progress(summary)),
         soft_wrap=True,
@@ -120,7 +122,7 @@ def state_text(state: str) -> tuple[str, str]:
 
 
 def _progress(summary: dict[str, Any]) -> str:
-    if summary["engine"] == "local":
+    if summary["engine"] == "plain":
         return f"in {duration(summary['wall_s'])}"
     total = f" of {summary['steps_total']}" if summary["steps_total"] else ""
     return f"{summary['steps']}{total} steps in {duration(summary['wall_s'])}"

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from nemotron.job import CompiledJob
 from nemotron.manifest import ViewName
 from nemotron.runs import charts as c
 from nemotron.runs.charts import Chart
@@ -247,11 +248,6 @@ VIEWS: Mapping[ViewName, View] = {
 }
 
 
-def view_of(job: Mapping[str, Any]) -> View | None:
-    """The view of a ``job.json``; None for a step that measures nothing while it works, such as a conversion."""
-    name = job.get("view")
-    if name is None:
-        # Runs of before `view` was written are RLHF, or plain Python.
-        return None if job.get("engine") == "local" else JUDGED_GRPO
-    # A view of a later version is shown as well as can be.
-    return VIEWS.get(name, JUDGED_GRPO)
+def view_of(job: CompiledJob) -> View | None:
+    """The view of a job; None for a step that measures nothing while it works, such as a conversion."""
+    return None if job.view is None else VIEWS[job.view]

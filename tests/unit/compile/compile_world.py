@@ -10,22 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemotron.compile.machine import Machine
+from nemotron.compile.declaration import TrainingStep
+from nemotron.compile.engine import EMBEDDED_MODULES, LOGGER_MODULES
 from nemotron.compile.plan import Plan
 from nemotron.errors import Finding
-from nemotron.steps.rl.nemo_rl.rlhf import config as rlhf
+from nemotron.manifest import EngineName
+from nemotron.place import Place
+from nemotron.steps.rl.nemo_rl.rlhf import step as rlhf
 
 CONFIGS = Path(rlhf.__file__).parent / "config"
-LAPTOP = Machine(
-    has_nemo_rl=False,
-    has_adapter=False,
-    has_cuda=False,
-    missing=(),
-    memory_bytes=8 * 2**30,
-    hub_cache=Path("/nonexistent"),
-    offline=False,
-)
-NODE = replace(LAPTOP, has_nemo_rl=True, has_adapter=True, has_cuda=True)
+MODULES = dict.fromkeys(EMBEDDED_MODULES, True) | dict.fromkeys((*LOGGER_MODULES, "nemo_rl"), False)
+LAPTOP = Place(memory_bytes=8 * 2**30, hub_cache=Path("/nonexistent"), modules=MODULES)
+CLUSTER = Place(name="dgx", is_here=False, nodes=2, gpus_per_node=8, has_cuda=True)
+NODE = replace(LAPTOP, has_cuda=True, modules={**MODULES, "nemo_rl": True})
 
 OWN = """\
 defaults: default
@@ -48,6 +45,12 @@ env:
 @dataclass(frozen=True)
 class Step:
     id: str = "rl/nemo_rl/rlhf"
+    view: None = None
+
+
+def driven(step: TrainingStep, engines: Sequence[EngineName] = ("embedded", "nemo_rl")) -> TrainingStep:
+    """The step as a version declares it that drives these engines."""
+    return replace(step, engines={name: "module:entry" for name in engines})
 
 
 def row(text: str, **fields: Any) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from compile_world import CONFIGS, LAPTOP, OWN, Compile, Step, row, write_model, write_rows
+from compile_world import CONFIGS, LAPTOP, OWN, Compile, Step, driven, row, write_model, write_rows
 
-from nemotron.compile.machine import Machine
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.config import layers, resolvers, yaml
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
-from nemotron.steps.rl.nemo_rl.rlhf import config as rlhf
-from nemotron.steps.rl.nemo_rl.rlhf import step
+from nemotron.manifest import EngineName
+from nemotron.place import Place
+from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
 
 
 @pytest.fixture
@@ -55,12 +55,17 @@ def compiled(world: Path) -> Compile:
     """Compile a shipped config with overrides on a machine: ``compiled("own.yaml", "grpo.seed=1")``."""
 
     def build(
-        name: str, *overrides: str, machine: Machine = LAPTOP, env: dict[str, str] | None = None, runs_dir: str = "runs"
+        name: str,
+        *overrides: str,
+        place: Place = LAPTOP,
+        engines: tuple[EngineName, ...] = ("embedded", "nemo_rl"),
+        env: dict[str, str] | None = None,
+        runs_dir: str = "runs",
     ) -> Plan:
         words = parse_overrides(list(enumerate(overrides, start=5)))
-        resolved = load(CONFIGS, name, words, run_dir=f"{runs_dir}/RUN_ID", model=rlhf.Config)
+        resolved = load(CONFIGS, name, words, run_dir=f"{runs_dir}/RUN_ID", model=STEP.config)
         environment = {"TORCH_CUDA_ARCH_LIST": "9.0"} if env is None else env
         folder = Path(runs_dir)
-        return compile_job(Step(), resolved, rlhf.Config, step, runs_dir=folder, machine=machine, env=environment)
+        return compile_job(Step(), resolved, driven(STEP, engines), runs_dir=folder, place=place, env=environment)
 
     return build

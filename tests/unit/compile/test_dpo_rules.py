@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import LAPTOP, NODE, named, write_model, write_rows
+from compile_world import LAPTOP, NODE, driven, named, write_model, write_rows
 
 from nemotron.compile.dpo import DpoJob, rules
 from nemotron.compile.engine import embedded_reads
-from nemotron.compile.machine import Machine
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.config.known import Place, look_up
+from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import find_step
-from nemotron.steps.rl.nemo_rl.dpo import step
-from nemotron.steps.rl.nemo_rl.dpo.config import Config
+from nemotron.place import Place
+from nemotron.steps.rl.nemo_rl.dpo.step import STEP as DECLARED
 
 STEP = find_step("rl/nemo_rl/dpo")
 OWN = """\
@@ -76,11 +75,11 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
     for name in ("RL_POLICY_MODEL", "RL_TRAIN_PAIRS", "RL_VALIDATION_PAIRS", "RL_PREP_MANIFEST"):
         monkeypatch.delenv(name, raising=False)
 
-    def build(*overrides: str, machine: Machine = LAPTOP, config: str = "own.yaml") -> Plan:
+    def build(*overrides: str, place: Place = LAPTOP, config: str = "own.yaml") -> Plan:
         words = parse_overrides(list(enumerate(overrides, start=5)))
-        resolved = load(STEP.config_dir, config, words, run_dir="runs/RUN_ID", model=Config)
+        resolved = load(STEP.config_dir, config, words, run_dir="runs/RUN_ID", model=DECLARED.config)
         return compile_job(
-            STEP, resolved, Config, step, runs_dir=Path("runs"), machine=machine, env={"TORCH_CUDA_ARCH_LIST": "9.0"}
+            STEP, resolved, driven(DECLARED), runs_dir=Path("runs"), place=place, env={"TORCH_CUDA_ARCH_LIST": "9.0"}
         )
 
     return build
@@ -88,7 +87,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
 
 def test_the_base_breaks_no_rule(compiled: Compile) -> None:
     assert [f.name for f in compiled().findings] == ["nemo-rl-settings"]
-    assert compiled("engine=nemo_rl", machine=NODE).findings == ()
+    assert compiled("engine=nemo_rl", place=NODE).findings == ()
 
 
 def test_the_tiny_config_would_start(compiled: Compile) -> None:
@@ -117,7 +116,7 @@ def test_on_a_laptop(
 def test_on_a_cluster(
     compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
 ) -> None:
-    plan = compiled("engine=nemo_rl", *overrides, machine=NODE)
+    plan = compiled("engine=nemo_rl", *overrides, place=NODE)
     assert [(f.severity, f.rule) for f in named(plan, name)][:1] == [(severity, number)], plan.findings
 
 
@@ -155,7 +154,7 @@ def test_fields_may_have_other_names(compiled: Compile, tmp_path: Path) -> None:
 
 def test_what_the_embedded_engine_reads_exists() -> None:
     for key in (*DpoJob.reads, *DpoJob.skips):
-        assert look_up(Config, key.split(".")) is Place.KNOWN, key
+        assert look_up(DECLARED.config, key.split(".")) is Standing.KNOWN, key
     assert embedded_reads(DpoJob, "dpo.seed")
     assert embedded_reads(DpoJob, "data.train.0.chosen_key")
     assert not embedded_reads(DpoJob, "data.num_workers")
@@ -168,5 +167,5 @@ def test_the_plan_is_json_and_names_files(compiled: Compile) -> None:
 
 
 def test_auto_takes_nemo_rl_beside_a_gpu(compiled: Compile) -> None:
-    assert compiled(machine=NODE).engine == "nemo_rl"
-    assert compiled(machine=replace(NODE, has_cuda=False)).engine == "embedded"
+    assert compiled(place=NODE).engine == "nemo_rl"
+    assert compiled(place=replace(NODE, has_cuda=False)).engine == "embedded"

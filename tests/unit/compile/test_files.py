@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_world import LAPTOP, NODE, Compile, named, row, write_model, write_rows
+from compile_world import CLUSTER, LAPTOP, NODE, Compile, named, row, write_model, write_rows
+
+from nemotron.manifest import EngineName
+from nemotron.place import Place
 
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 
@@ -83,7 +86,7 @@ def test_large_files_are_counted_and_sampled(compiled: Compile, world: Path, mon
 def test_rows_without_agent_matter_to_nemo_gym_only(compiled: Compile, world: Path) -> None:
     write_rows(world / "own.jsonl", [row("first"), *[{"prompt": str(i)} for i in range(99)]])
     assert compiled("own.yaml").ok
-    (finding,) = named(compiled("own.yaml", "engine=nemo_rl", machine=NODE), "agent-ref")
+    (finding,) = named(compiled("own.yaml", "engine=nemo_rl", place=NODE), "agent-ref")
     assert finding.message.startswith("99 of 100 train rows")
     assert str(finding.origin) == "own.jsonl:2"
 
@@ -108,13 +111,13 @@ def test_model_folder_that_does_not_exist(compiled: Compile) -> None:
 def test_hub_names_are_notes_unless_downloads_are_off(compiled: Compile) -> None:
     (finding,) = named(compiled("own.yaml", "policy.model_name=owner/name"), "model-files")
     assert finding.severity == "note"
-    offline = compiled("own.yaml", "policy.model_name=owner/name", machine=replace(LAPTOP, offline=True))
+    offline = compiled("own.yaml", "policy.model_name=owner/name", place=replace(LAPTOP, offline=True))
     assert [f.severity for f in named(offline, "model-files")] == ["error"]
 
 
 def test_a_cached_hub_model_is_found(compiled: Compile, world: Path) -> None:
     write_model(world / "hub/models--owner--name/snapshots/abc")
-    plan = compiled("own.yaml", "policy.model_name=owner/name", machine=replace(LAPTOP, hub_cache=world / "hub"))
+    plan = compiled("own.yaml", "policy.model_name=owner/name", place=replace(LAPTOP, hub_cache=world / "hub"))
     assert not named(plan, "model-files")
     assert plan.memory is not None
 
@@ -166,8 +169,8 @@ def test_sequences_beyond_the_positions_of_the_model(compiled: Compile, world: P
 
 def test_memory(compiled: Compile) -> None:
     small = replace(LAPTOP, memory_bytes=2**20)
-    assert [f.severity for f in named(compiled("own.yaml", machine=small), "memory")] == ["warning"]
-    assert not named(compiled("own.yaml", machine=replace(small, has_cuda=True)), "memory")
+    assert [f.severity for f in named(compiled("own.yaml", place=small), "memory")] == ["warning"]
+    assert not named(compiled("own.yaml", place=replace(small, has_cuda=True)), "memory")
 
 
 def test_disk_space(compiled: Compile, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +204,7 @@ def test_nothing_is_written(compiled: Compile, world: Path) -> None:
 
 def test_environment_of_a_cluster_job(compiled: Compile) -> None:
     def names(**env: str) -> list[str]:
-        return [f.name for f in compiled("own.yaml", "engine=nemo_rl", machine=NODE, env=env).findings]
+        return [f.name for f in compiled("own.yaml", "engine=nemo_rl", place=NODE, env=env).findings]
 
     arch = {"TORCH_CUDA_ARCH_LIST": "9.0"}
     assert names() == ["cuda-arch-list"]
@@ -212,29 +215,54 @@ def test_environment_of_a_cluster_job(compiled: Compile) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "engine", "reason"),
+    ("place", "engines", "engine", "reason"),
     [
-        ({}, "nemo_rl", "NeMo-RL is installed"),
-        ({"has_cuda": False}, "embedded", "none is visible"),
-        ({"has_nemo_rl": False}, "embedded", "not installed"),
-        ({"has_adapter": False}, "embedded", "does not drive NeMo-RL yet"),
+        (NODE, ("embedded", "nemo_rl"), "nemo_rl", "NeMo-RL is installed"),
+        (replace(NODE, has_cuda=False), ("embedded", "nemo_rl"), "embedded", "none is visible"),
+        (LAPTOP, ("embedded", "nemo_rl"), "embedded", "not installed here"),
+        (NODE, ("embedded",), "embedded", "does not drive NeMo-RL yet"),
+        (CLUSTER, ("embedded", "nemo_rl"), "nemo_rl", "`dgx` has GPUs"),
+        (replace(CLUSTER, modules={"nemo_rl": False}), ("embedded", "nemo_rl"), "embedded", "not installed on `dgx`"),
     ],
 )
-def test_auto_engine(compiled: Compile, changes: dict[str, bool], engine: str, reason: str) -> None:
-    plan = compiled("own.yaml", machine=replace(NODE, **changes))
+def test_auto_engine(
+    compiled: Compile, place: Place, engines: tuple[EngineName, ...], engine: str, reason: str
+) -> None:
+    plan = compiled("own.yaml", place=place, engines=engines)
     assert plan.engine == engine
     assert reason in plan.engine_reason
     assert plan.ok
 
 
-@pytest.mark.parametrize("lacking", ["has_cuda", "has_nemo_rl", "has_adapter"])
-def test_forced_nemo_rl_that_is_not_there(compiled: Compile, lacking: str) -> None:
-    plan = compiled("own.yaml", "engine=nemo_rl", machine=replace(NODE, **{lacking: False}))
+@pytest.mark.parametrize(
+    ("place", "engines"),
+    [
+        (replace(NODE, has_cuda=False), ("embedded", "nemo_rl")),
+        (LAPTOP, ("embedded", "nemo_rl")),
+        (NODE, ("embedded",)),
+    ],
+)
+def test_forced_nemo_rl_that_is_not_there(compiled: Compile, place: Place, engines: tuple[EngineName, ...]) -> None:
+    plan = compiled("own.yaml", "engine=nemo_rl", place=place, engines=engines)
     assert (plan.exit_code, plan.engine) == (10, "nemo_rl")
 
 
+def test_what_lies_on_a_cluster_is_not_looked_for_here(compiled: Compile) -> None:
+    words = ("policy.model_name=/lustre/model", "data.train.data_path=/lustre/train.jsonl")
+    plan = compiled("own.yaml", *words, place=replace(CLUSTER, shared=(Path.cwd(),)))
+    assert plan.ok, plan.errors
+    notes = [(finding.key, finding.message) for finding in named(plan, "not-looked-at")]
+    assert notes == [
+        ("policy.model_name", "`/lustre/model` lies on `dgx` and was not looked at from here"),
+        ("data.train.data_path", "`/lustre/train.jsonl` lies on `dgx` and was not looked at from here"),
+    ]
+    # What is the same folder on both sides is looked at as ever.
+    broken = compiled("own.yaml", "data.train.data_path=gone.jsonl", place=replace(CLUSTER, shared=(Path.cwd(),)))
+    assert [finding.key for finding in broken.errors] == ["data.train.data_path"]
+
+
 def test_embedded_without_its_libraries(compiled: Compile) -> None:
-    plan = compiled("own.yaml", machine=replace(LAPTOP, missing=("torch", "transformers")))
+    plan = compiled("own.yaml", place=replace(LAPTOP, modules={"torch": False, "transformers": False, "numpy": True}))
     assert plan.exit_code == 10
     (finding,) = named(plan, "engine-not-installed")
     assert finding.hint == "pip install 'nemotron[local]'"

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_world import LAPTOP
+from compile_world import LAPTOP, MODULES
 
 from nemotron.compile.wandb_login import wandb_can_start
 from nemotron.config.schema.logger import WandbConfig
 
-WITH_LOGGERS = replace(LAPTOP, loggers=("tensorboard", "wandb"))
+WITH_LOGGERS = replace(LAPTOP, modules={**MODULES, "tensorboard": True, "wandb": True})
 
 
 def test_what_is_not_installed_says_how_to_install_it(compiled) -> None:
@@ -22,9 +22,9 @@ def test_what_is_not_installed_says_how_to_install_it(compiled) -> None:
 
 def test_offline_needs_no_account_and_tensorboard_none_at_all(compiled) -> None:
     words = ("logger.wandb_enabled=true", "logger.tensorboard_enabled=true", "+logger.tensorboard.log_dir=x")
-    plan = compiled("tiny", *words, machine=WITH_LOGGERS, env={"WANDB_MODE": "offline"})
+    plan = compiled("tiny", *words, place=WITH_LOGGERS, env={"WANDB_MODE": "offline"})
     assert plan.errors == ()
-    refused = compiled("tiny", *words, machine=WITH_LOGGERS, env={"HOME": "/nonexistent"})
+    refused = compiled("tiny", *words, place=WITH_LOGGERS, env={"HOME": "/nonexistent"})
     assert [error.name for error in refused.errors] == ["wandb-login"]
 
 

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from compile_world import LAPTOP, NODE, Compile, named
+from compile_world import NODE, Compile, named
 from rich.console import Console
 
 from nemotron.compile.plan import Plan, render_plan
-from nemotron.steps.rl.nemo_rl.rlhf.config import Config
+from nemotron.config.schema.extras import JudgedGrpoConfig
+from nemotron.place import Place
 
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 
@@ -26,7 +27,7 @@ def text(plan: Plan, width: int = 80) -> str:
 
 def test_tiny(compiled: Compile) -> None:
     plan = compiled("tiny")
-    assert isinstance(plan.config, Config)
+    assert isinstance(plan.config, JudgedGrpoConfig)
     assert [f.name for f in plan.findings] == ["nemo-rl-settings"]
     assert plan.engine == "embedded"
     assert [p.role for p in plan.processes] == ["policy", "judge"]
@@ -48,7 +49,7 @@ def test_bare_default_compiles_with_one_warning(compiled: Compile) -> None:
 
 
 def test_nemo_gym_compiles_on_a_node(compiled: Compile) -> None:
-    plan = compiled("nemo_gym", machine=NODE)
+    plan = compiled("nemo_gym", place=NODE)
     assert [f.name for f in plan.findings] == ["model-files", "model-files", "sample-data"]
     assert plan.exit_code == 0
     assert [p.role for p in plan.processes] == ["policy", "generation", "judge"]
@@ -102,7 +103,7 @@ def test_text_is_80_columns_and_cuts_nothing(compiled: Compile, world: Path) -> 
 
 def test_the_fingerprint_is_of_the_config_alone(compiled: Compile) -> None:
     one = compiled("tiny")
-    assert compiled("tiny", machine=NODE).fingerprint == one.fingerprint
+    assert compiled("tiny", place=NODE).fingerprint == one.fingerprint
     assert compiled("tiny", runs_dir="elsewhere/runs").fingerprint == one.fingerprint
     assert compiled("tiny", "grpo.seed=7").fingerprint != one.fingerprint
 
@@ -111,9 +112,10 @@ def test_the_job_file_names_its_own_run_folder(compiled: Compile) -> None:
     plan = compiled("tiny")
     job = plan.job()
     folder = Path("runs").resolve() / plan.run_id
-    assert job["config"]["checkpointing"]["checkpoint_dir"] == f"{folder}/checkpoints"
-    assert Config.model_validate(job["config"]).logger.log_dir == f"{folder}/logs"
-    assert (job["engine"], job["fingerprint"]) == ("embedded", plan.fingerprint)
+    config = job.settings(JudgedGrpoConfig)
+    assert config.checkpointing.checkpoint_dir == f"{folder}/checkpoints"
+    assert config.logger.log_dir == f"{folder}/logs"
+    assert (job.engine, job.fingerprint, job.place.name) == ("embedded", plan.fingerprint, "here")
 
 
 def test_secrets_are_nowhere_but_where_they_are_needed(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +123,12 @@ def test_secrets_are_nowhere_but_where_they_are_needed(compiled: Compile, monkey
     leak = compiled("tiny", f"{JUDGE}.base_url='http://host/v1?key=sk-very-secret'")
     assert [f.key for f in leak.errors] == [f"{JUDGE}.base_url"]
     plan = compiled("tiny", f"{JUDGE}.base_url='http://host/v1'")
-    everything = json.dumps([plan.to_json(), plan.job(), leak.to_json()]) + text(plan) + text(leak) + repr((plan, leak))
+    everything = (
+        json.dumps([plan.to_json(), plan.job().model_dump(mode="json"), leak.to_json()])
+        + text(plan)
+        + text(leak)
+        + repr((plan, leak))
+    )
     assert "sk-very-secret" not in everything
     assert plan.secrets() == {"env.nemo_gym.genrm_model.responses_api_models.vllm_model.api_key": "sk-very-secret"}
     monkeypatch.setenv("RL_REWARD_API_KEY", "another-secret")
@@ -130,7 +137,7 @@ def test_secrets_are_nowhere_but_where_they_are_needed(compiled: Compile, monkey
 
 def test_overrides_that_change_nothing_are_errors_on_this_engine_only(compiled: Compile) -> None:
     assert named(compiled("own.yaml", "cluster.num_nodes=2"), "override-without-effect")
-    assert compiled("own.yaml", "cluster.num_nodes=2", "engine=nemo_rl", machine=NODE).ok
+    assert compiled("own.yaml", "cluster.num_nodes=2", "engine=nemo_rl", place=NODE).ok
 
 
 def test_compiling_imports_no_engine() -> None:
@@ -141,5 +148,5 @@ def test_compiling_imports_no_engine() -> None:
 
 
 def test_this_machine() -> None:
-    here = type(LAPTOP).here()
+    here = Place.this_machine()
     assert here.memory_bytes is None or here.memory_bytes > 2**28

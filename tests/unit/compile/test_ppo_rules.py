@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import LAPTOP, NODE, named, row, write_model, write_rows
+from compile_world import LAPTOP, NODE, driven, named, row, write_model, write_rows
 
 from nemotron.compile.engine import embedded_reads
-from nemotron.compile.machine import Machine
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.compile.ppo_job import PpoJob
 from nemotron.compile.ppo_rules import models, rules
-from nemotron.config.known import Place, look_up
+from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import find_step
-from nemotron.steps.rl.nemo_rl.ppo import step
-from nemotron.steps.rl.nemo_rl.ppo.config import Config
+from nemotron.place import Place
+from nemotron.steps.rl.nemo_rl.ppo.step import STEP as DECLARED
 
 STEP = find_step("rl/nemo_rl/ppo")
 OWN = """\
@@ -122,11 +121,11 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
     for name in ("NEMOTRON_CRITIC_TOKEN", "NEMOTRON_CRITIC_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
 
-    def build(*overrides: str, machine: Machine = LAPTOP, config: str = "own.yaml") -> Plan:
+    def build(*overrides: str, place: Place = LAPTOP, config: str = "own.yaml") -> Plan:
         words = parse_overrides(list(enumerate(overrides, start=5)))
-        resolved = load(STEP.config_dir, config, words, run_dir="runs/RUN_ID", model=Config)
+        resolved = load(STEP.config_dir, config, words, run_dir="runs/RUN_ID", model=DECLARED.config)
         return compile_job(
-            STEP, resolved, Config, step, runs_dir=Path("runs"), machine=machine, env={"TORCH_CUDA_ARCH_LIST": "9.0"}
+            STEP, resolved, driven(DECLARED), runs_dir=Path("runs"), place=place, env={"TORCH_CUDA_ARCH_LIST": "9.0"}
         )
 
     return build
@@ -134,7 +133,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
 
 def test_the_base_breaks_no_rule(compiled: Compile) -> None:
     assert [f.name for f in compiled().findings] == ["nemo-rl-settings"]
-    assert compiled("engine=nemo_rl", machine=NODE).findings == ()
+    assert compiled("engine=nemo_rl", place=NODE).findings == ()
 
 
 def test_adapters_and_sides_apart_compile(compiled: Compile) -> None:
@@ -145,7 +144,7 @@ def test_adapters_and_sides_apart_compile(compiled: Compile) -> None:
     assert critic.ok, critic.findings
     for plan, roles in ((actor, ["policy", "critic"]), (critic, ["critic"])):
         assert [process.role for process in plan.processes] == roles
-        assert "a-long-secret" not in json.dumps([plan.to_json(), plan.job()])
+        assert "a-long-secret" not in json.dumps([plan.to_json(), plan.job().model_dump(mode="json")])
 
 
 @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ def test_on_a_laptop(
 def test_on_a_cluster(
     compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
 ) -> None:
-    plan = compiled("engine=nemo_rl", *overrides, machine=NODE)
+    plan = compiled("engine=nemo_rl", *overrides, place=NODE)
     assert [(f.severity, f.rule) for f in named(plan, name)][:1] == [(severity, number)], plan.findings
 
 
@@ -178,7 +177,7 @@ def test_every_rule_of_ppo_has_a_test() -> None:
 
 def test_what_the_embedded_engine_reads_exists() -> None:
     for key in (*PpoJob.reads, *PpoJob.skips):
-        assert look_up(Config, key.split(".")) is Place.KNOWN, key
+        assert look_up(DECLARED.config, key.split(".")) is Standing.KNOWN, key
     assert embedded_reads(PpoJob, "value.optimizer.kwargs.lr")
     assert not embedded_reads(PpoJob, "value.megatron_cfg.enabled")
 

@@ -12,8 +12,7 @@ import nemotron
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
-from nemotron.steps.rl.nemo_rl.rlhf import config as rlhf
-from nemotron.steps.rl.nemo_rl.rlhf import step
+from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
 
 ROOT = Path(nemotron.__file__).parent
 ASSETS = ROOT / "assets" / "tiny_world"
@@ -24,12 +23,13 @@ class Step:
     """The part of a manifest that a plan needs."""
 
     id = "rl/nemo_rl/rlhf"
+    view = None
 
 
 def plan(tmp_path: Path, *words: str) -> Plan:
     overrides = parse_overrides(list(enumerate(words, start=5)))
-    resolved = load(CONFIGS, "tiny", overrides, run_dir=str(tmp_path / "RUN_ID"), model=rlhf.Config)
-    return compile_job(Step(), resolved, rlhf.Config, step, runs_dir=tmp_path)
+    resolved = load(CONFIGS, "tiny", overrides, run_dir=str(tmp_path / "RUN_ID"), model=STEP.config)
+    return compile_job(Step(), resolved, STEP, runs_dir=tmp_path)
 
 
 def messages(found: Plan) -> list[str]:

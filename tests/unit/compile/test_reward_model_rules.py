@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import CONFIGS, LAPTOP, NODE, named, write_model, write_rows
+from compile_world import CONFIGS, LAPTOP, NODE, driven, named, write_model, write_rows
 
 from nemotron.compile.engine import embedded_reads
-from nemotron.compile.machine import Machine
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.compile.reward_model import RmJob, rules
-from nemotron.config.known import Place, look_up
+from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.config.schema.rm import RmConfig
 from nemotron.manifest import find_step
-from nemotron.steps.rl.nemo_rl.rlhf import config as rlhf
-from nemotron.steps.rl.nemo_rl.rm import step
-from nemotron.steps.rl.nemo_rl.rm.config import Config
+from nemotron.place import Place
+from nemotron.steps.rl.nemo_rl.rlhf import step as rlhf
+from nemotron.steps.rl.nemo_rl.rm.step import STEP as DECLARED
 
 STEP = find_step("rl/nemo_rl/rm")
 OWN = """\
@@ -35,7 +34,9 @@ data:
   validation:
     data_path: val.jsonl
 """
-MEGATRON = json.dumps(load(CONFIGS, "default", [], run_dir="r", model=rlhf.Config).values["policy"]["megatron_cfg"])
+MEGATRON = json.dumps(
+    load(CONFIGS, "default", [], run_dir="r", model=rlhf.STEP.config).values["policy"]["megatron_cfg"]
+)
 PACK = "policy.sequence_packing={enabled: true, algorithm: first_fit_shuffle, train_mb_tokens: 16384}"
 KIND = "policy.reward_model_cfg"
 DTENSOR = "policy.dtensor_cfg"
@@ -85,11 +86,11 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
     for name in ("RL_POLICY_MODEL", "RL_TRAIN_PAIRS", "RL_VALIDATION_PAIRS", "RL_PREP_MANIFEST"):
         monkeypatch.delenv(name, raising=False)
 
-    def build(*overrides: str, machine: Machine = LAPTOP, config: str = "own.yaml") -> Plan:
+    def build(*overrides: str, place: Place = LAPTOP, config: str = "own.yaml") -> Plan:
         words = parse_overrides(list(enumerate(overrides, start=5)))
-        resolved = load(STEP.config_dir, config, words, run_dir="runs/RUN_ID", model=Config)
+        resolved = load(STEP.config_dir, config, words, run_dir="runs/RUN_ID", model=DECLARED.config)
         return compile_job(
-            STEP, resolved, Config, step, runs_dir=Path("runs"), machine=machine, env={"TORCH_CUDA_ARCH_LIST": "9.0"}
+            STEP, resolved, driven(DECLARED), runs_dir=Path("runs"), place=place, env={"TORCH_CUDA_ARCH_LIST": "9.0"}
         )
 
     return build
@@ -97,7 +98,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
 
 def test_the_base_breaks_no_rule(compiled: Compile) -> None:
     assert [f.name for f in compiled().findings] == ["nemo-rl-settings"]
-    assert compiled("engine=nemo_rl", machine=NODE).findings == ()
+    assert compiled("engine=nemo_rl", place=NODE).findings == ()
 
 
 def test_the_tiny_config_would_start(compiled: Compile) -> None:
@@ -126,7 +127,7 @@ def test_on_a_laptop(
 def test_on_a_cluster(
     compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
 ) -> None:
-    plan = compiled("engine=nemo_rl", *overrides, machine=NODE)
+    plan = compiled("engine=nemo_rl", *overrides, place=NODE)
     assert [(f.severity, f.rule) for f in named(plan, name)][:1] == [(severity, number)], plan.findings
 
 
@@ -144,7 +145,7 @@ def test_held_out_rows_are_pairs_too(compiled: Compile, tmp_path: Path) -> None:
 def test_what_the_embedded_engine_reads_exists() -> None:
     for key in (*RmJob.reads, *RmJob.skips):
         if key != "limits":
-            assert look_up(Config, key.split(".")) is Place.KNOWN, key
+            assert look_up(DECLARED.config, key.split(".")) is Standing.KNOWN, key
     assert embedded_reads(RmJob, "rm.seed")
     assert embedded_reads(RmJob, "data.train.0.chosen_key")
     assert not embedded_reads(RmJob, "data.num_workers")
@@ -154,7 +155,7 @@ def test_every_key_of_nemo_rl_is_accepted_and_needed_alike() -> None:
     keys = json.loads((Path(__file__).parent / "nemo_rl_rm_v0.7.0.json").read_text())["keys"]
     keys.pop("policy.activation_checkpointing_enabled")  # in NeMo-RL's example alone, no class declares it
     for key in keys:
-        assert look_up(Config, key.split(".")) is not Place.UNKNOWN, key
+        assert look_up(DECLARED.config, key.split(".")) is not Standing.UNKNOWN, key
     required = {key.removeprefix("rm.") for key, (_, needed) in keys.items() if key.startswith("rm.") and needed}
     assert required == {name for name, field in RmConfig.model_fields.items() if field.is_required()}
 
@@ -166,5 +167,5 @@ def test_the_plan_is_json_and_names_files(compiled: Compile) -> None:
 
 
 def test_auto_takes_nemo_rl_beside_a_gpu(compiled: Compile) -> None:
-    assert compiled(machine=NODE).engine == "nemo_rl"
-    assert compiled(machine=replace(NODE, has_cuda=False)).engine == "embedded"
+    assert compiled(place=NODE).engine == "nemo_rl"
+    assert compiled(place=replace(NODE, has_cuda=False)).engine == "embedded"

@@ -8,8 +8,8 @@ from compile_world import LAPTOP, NODE, Compile, named
 from nemotron.compile.engine import embedded_reads
 from nemotron.compile.grpo_job import JudgedJob
 from nemotron.compile.judged_grpo import STAGES
-from nemotron.config.known import Place, look_up
-from nemotron.steps.rl.nemo_rl.rlhf.config import Config
+from nemotron.config.known import Standing, look_up
+from nemotron.config.schema.extras import JudgedGrpoConfig
 
 GEN = "policy.generation"
 VLLM = f"{GEN}.vllm_cfg"
@@ -265,6 +265,7 @@ ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 
 # Rules that need files, folders or another machine; each has a test of its own in this folder.
 ELSEWHERE = {
+    "not-looked-at",
     "agent-ref",
     "contradictory-pairs",
     "cuda-arch-list",
@@ -294,7 +295,7 @@ ELSEWHERE = {
 
 
 def test_the_base_breaks_no_rule(compiled: Compile) -> None:
-    plan = compiled("own.yaml", "engine=nemo_rl", machine=NODE)
+    plan = compiled("own.yaml", "engine=nemo_rl", place=NODE)
     assert plan.findings == ()
     assert [f.name for f in compiled("own.yaml").findings] == ["nemo-rl-settings"]
 
@@ -305,7 +306,7 @@ def test_the_base_breaks_no_rule(compiled: Compile) -> None:
 def test_on_a_cluster(
     compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
 ) -> None:
-    plan = compiled("own.yaml", "engine=nemo_rl", *overrides, machine=NODE)
+    plan = compiled("own.yaml", "engine=nemo_rl", *overrides, place=NODE)
     assert [(f.severity, f.rule) for f in named(plan, name) if f.severity != "note"][:1] == [(severity, number)], (
         plan.findings
     )
@@ -320,7 +321,7 @@ def test_on_a_cluster(
 def test_on_a_laptop(
     compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
 ) -> None:
-    plan = compiled("own.yaml", *overrides, machine=LAPTOP)
+    plan = compiled("own.yaml", *overrides, place=LAPTOP)
     assert [(f.severity, f.rule) for f in named(plan, name)][:1] == [(severity, number)], plan.findings
 
 
@@ -331,7 +332,7 @@ def test_overrides_that_others_refer_to_have_an_effect(compiled: Compile) -> Non
 
 def test_what_the_embedded_engine_reads_exists() -> None:
     for key in (*JudgedJob.reads, *JudgedJob.skips):
-        assert look_up(Config, key.split(".")) is Place.KNOWN, key
+        assert look_up(JudgedGrpoConfig, key.split(".")) is Standing.KNOWN, key
     assert embedded_reads(JudgedJob, "policy")
     assert embedded_reads(JudgedJob, "grpo.seed")
     assert embedded_reads(JudgedJob, "data.train.0.data_path")

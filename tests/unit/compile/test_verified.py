@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import LAPTOP, NODE, named, write_model, write_rows
+from compile_world import LAPTOP, NODE, driven, named, write_model, write_rows
 
-from nemotron.compile.machine import Machine
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.compile.verified_grpo import STAGES
 from nemotron.compile.verified_job import VerifiedJob
-from nemotron.config.known import Place, look_up
+from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import find_step
-from nemotron.steps.rl.nemo_rl.rlvr import step
-from nemotron.steps.rl.nemo_rl.rlvr.config import Config
+from nemotron.place import Place
+from nemotron.steps.rl.nemo_rl.rlvr.step import STEP as DECLARED
 
 STEP = find_step("rlvr")
 OWN = """\
@@ -54,10 +53,10 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compil
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
-    def build(name: str, *overrides: str, machine: Machine = LAPTOP) -> Plan:
+    def build(name: str, *overrides: str, place: Place = LAPTOP) -> Plan:
         words = parse_overrides(list(enumerate(overrides, start=5)))
-        resolved = load(STEP.config_dir, name, words, run_dir="runs/RUN_ID", model=Config)
-        return compile_job(STEP, resolved, Config, step, runs_dir=Path("runs"), machine=machine, env={})
+        resolved = load(STEP.config_dir, name, words, run_dir="runs/RUN_ID", model=DECLARED.config)
+        return compile_job(STEP, resolved, driven(DECLARED), runs_dir=Path("runs"), place=place, env={})
 
     return build
 
@@ -93,7 +92,7 @@ def test_a_broken_rule_is_found(compiled: Compile, name: str, config: str, overr
     assert finding.hint or name == "reward-function"
     if name != "reward-scale":
         assert finding.severity == "error"
-    assert look_up(Config, str(finding.key).split(".")) is not Place.UNKNOWN
+    assert look_up(DECLARED.config, str(finding.key).split(".")) is not Standing.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_a_remote_server_is_noted(compiled: Compile) -> None:
 
 def test_what_nemo_rl_lacks_is_said(compiled: Compile) -> None:
     words = ("engine=nemo_rl", "rewards.functions=[{name: math}, {name: format, require_end: true}]")
-    [finding] = named(compiled("own.yaml", *words, machine=NODE), "not-in-nemo-rl")
+    [finding] = named(compiled("own.yaml", *words, place=NODE), "not-in-nemo-rl")
     assert finding.key == "rewards.functions.1"
 
 
@@ -173,4 +172,4 @@ def test_every_rule_of_verifiable_rewards_is_broken_here() -> None:
 
 def test_every_key_that_the_engine_reads_exists() -> None:
     for key in VerifiedJob.reads:
-        assert look_up(Config, key.split(".")) is not Place.UNKNOWN, key
+        assert look_up(DECLARED.config, key.split(".")) is not Standing.UNKNOWN, key

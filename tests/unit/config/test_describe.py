@@ -9,7 +9,7 @@ from config_sample import GOOD, Sample, write
 
 from nemotron.config import known
 from nemotron.config.describe import parameters
-from nemotron.config.known import Place
+from nemotron.config.known import Standing
 
 
 def test_parameters_join_model_and_yaml(tmp_path: Path) -> None:
@@ -32,23 +32,23 @@ def test_parameters_join_model_and_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "place"),
     [
-        ("train.max_num_steps", Place.KNOWN),
-        ("train.max_num_step", Place.UNKNOWN),
-        ("train.scheduler.7.name", Place.KNOWN),
-        ("train.scheduler.x", Place.UNKNOWN),
-        ("train.megatron.size", Place.KNOWN),
-        ("train.megatron.other", Place.UNKNOWN),
-        ("server.url", Place.KNOWN),
-        ("server.other", Place.OPEN),
-        ("server.other.deeper", Place.OPEN),
-        ("extra.a.b.c", Place.OPEN),
-        ("clusters.any", Place.OPEN),
-        ("clusters.any.size", Place.OPEN),
-        ("clusters.any.other", Place.UNKNOWN),
-        ("name.deeper", Place.UNKNOWN),
+        ("train.max_num_steps", Standing.KNOWN),
+        ("train.max_num_step", Standing.UNKNOWN),
+        ("train.scheduler.7.name", Standing.KNOWN),
+        ("train.scheduler.x", Standing.UNKNOWN),
+        ("train.megatron.size", Standing.KNOWN),
+        ("train.megatron.other", Standing.UNKNOWN),
+        ("server.url", Standing.KNOWN),
+        ("server.other", Standing.OPEN),
+        ("server.other.deeper", Standing.OPEN),
+        ("extra.a.b.c", Standing.OPEN),
+        ("clusters.any", Standing.OPEN),
+        ("clusters.any.size", Standing.OPEN),
+        ("clusters.any.other", Standing.UNKNOWN),
+        ("name.deeper", Standing.UNKNOWN),
     ],
 )
-def test_what_a_model_says_about_a_key(key: str, place: Place) -> None:
+def test_what_a_model_says_about_a_key(key: str, place: Standing) -> None:
     assert known.look_up(Sample, key.split(".")) is place
 
 

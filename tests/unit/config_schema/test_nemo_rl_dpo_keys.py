@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from nemotron.config.known import Place, look_up
+from nemotron.config.known import Standing, look_up
 from nemotron.config.resolvers import interpolate
-from nemotron.steps.rl.nemo_rl.dpo.config import Config
+from nemotron.steps.rl.nemo_rl.dpo.step import STEP
 
 # key -> [declared type, required, value in the exemplar if it has one]
 KEYS: dict[str, list[Any]] = json.loads((Path(__file__).parent / "nemo_rl_dpo_v0.7.0.json").read_text())["keys"]
@@ -18,7 +18,7 @@ KEYS: dict[str, list[Any]] = json.loads((Path(__file__).parent / "nemo_rl_dpo_v0
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_accepted(key: str) -> None:
-    assert look_up(Config, key.split(".")) is not Place.UNKNOWN
+    assert look_up(STEP.config, key.split(".")) is not Standing.UNKNOWN
 
 
 def test_the_exemplar_of_nemo_rl_is_valid() -> None:
@@ -37,7 +37,7 @@ def test_the_exemplar_of_nemo_rl_is_valid() -> None:
     raw["policy"].pop("megatron_cfg")  # only the keys that dpo.yaml sets in a section that it switches off
     values, findings = interpolate(raw, {}, run_dir="")
     assert findings == []
-    config = Config.model_validate(values)
+    config = STEP.config.model_validate(values)
     assert config.dpo.max_num_steps == 150
     assert config.dpo.reference_policy_kl_penalty == 0.05
     assert config.named_validation_sets().keys() == {"default"}
@@ -45,6 +45,6 @@ def test_the_exemplar_of_nemo_rl_is_valid() -> None:
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key.startswith("dpo.")])
 def test_defaults_are_those_of_the_exemplar(key: str) -> None:
-    field = type(Config.model_fields["dpo"].annotation) and Config.model_fields["dpo"].annotation
+    field = type(STEP.config.model_fields["dpo"].annotation) and STEP.config.model_fields["dpo"].annotation
     assert field is not None
     assert getattr(field(), key.removeprefix("dpo.")) == KEYS[key][2]

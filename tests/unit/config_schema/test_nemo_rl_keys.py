@@ -10,10 +10,10 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from nemotron.config.known import Place, alternatives, look_up, model_fields
+from nemotron.config.known import Standing, alternatives, look_up, model_fields
 from nemotron.config.resolvers import interpolate
 from nemotron.config.schema.master import GrpoMasterConfig
-from nemotron.steps.rl.nemo_rl.rlhf.config import Config
+from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
 
 # key -> [declared type, required, value in the exemplar if it has one]
 KEYS: dict[str, list[Any]] = json.loads((Path(__file__).parent / "nemo_rl_grpo_v0.7.0.json").read_text())["keys"]
@@ -27,7 +27,7 @@ NOT_REQUIRED_BY_US = {
 
 def field_of(key: str) -> FieldInfo | None:
     """The declared field of a dotted key; None below a pass-through point."""
-    models: list[Any] = [Config]
+    models: list[Any] = [STEP.config]
     field = None
     for name in key.split("."):
         found = [
@@ -48,7 +48,7 @@ def field_of(key: str) -> FieldInfo | None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_accepted(key: str) -> None:
-    assert look_up(Config, key.split(".")) is not Place.UNKNOWN
+    assert look_up(STEP.config, key.split(".")) is not Standing.UNKNOWN
 
 
 def test_required_keys_are_those_of_nemo_rl() -> None:
@@ -58,8 +58,8 @@ def test_required_keys_are_those_of_nemo_rl() -> None:
 
 
 def test_only_true_pass_through_points_are_open() -> None:
-    closed = [key for key in KEYS if look_up(Config, key.split(".")) is Place.KNOWN]
-    opened = {key for key in KEYS if look_up(Config, key.split(".")) is Place.OPEN}
+    closed = [key for key in KEYS if look_up(STEP.config, key.split(".")) is Standing.KNOWN]
+    opened = {key for key in KEYS if look_up(STEP.config, key.split(".")) is Standing.OPEN}
     allowed = (
         "env.",
         "policy.generation.vllm_kwargs.",
@@ -88,7 +88,7 @@ def test_every_field_says_what_it_does() -> None:
                     if isinstance(inner, type) and issubclass(inner, BaseModel):
                         visit(inner)
 
-    visit(Config)
+    visit(STEP.config)
     assert len(seen) > 40
     assert silent == []
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from nemotron.config.known import Place, look_up
+from nemotron.config.known import Standing, look_up
 from nemotron.config.schema.ppo import PpoConfig, ValueConfig, ValueLossConfig
-from nemotron.steps.rl.nemo_rl.ppo.config import Config
+from nemotron.steps.rl.nemo_rl.ppo.step import STEP
 
 # key -> [declared type, required, value in the exemplar if it has one]
 KEYS: dict[str, list[Any]] = json.loads((Path(__file__).parent / "nemo_rl_ppo_v0.7.0.json").read_text())["keys"]
@@ -18,7 +18,7 @@ KEYS: dict[str, list[Any]] = json.loads((Path(__file__).parent / "nemo_rl_ppo_v0
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_accepted(key: str) -> None:
-    assert look_up(Config, key.split(".")) is not Place.UNKNOWN
+    assert look_up(STEP.config, key.split(".")) is not Standing.UNKNOWN
 
 
 @pytest.mark.parametrize(("section", "model"), [("ppo", PpoConfig), ("value", ValueConfig)])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prep_data import config, prompts, write_rows
 
+from compiled_jobs import attempt_at, compiled
 from nemotron.config.layers import Resolved
 from nemotron.data.manifest import resolve_manifest
 from nemotron.data.rows import read_prompts
@@ -52,10 +53,10 @@ def test_a_hub_data_set_without_revision_is_a_warning(tmp_path: Path) -> None:
 def test_the_run_prints_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_rows(tmp_path / "in.jsonl", [*prompts(30), b"broken"])
     settings = config(tmp_path / "out", source, num_shards_per_split=2)
-    run = RunFolder.create(
-        tmp_path / "runs", step="data_prep/rl_prep", config_name="test", job={"config": settings.model_dump()}
-    )
-    step.run(run, {})
+    job = compiled(step="data_prep/rl_prep", engine="plain", config=settings.model_dump())
+    run = RunFolder.create(tmp_path / "runs", job)
+    with attempt_at(run) as attempt:
+        step.run(attempt)
     said = capsys.readouterr()
     assert said.out == f"{tmp_path / 'out' / 'manifest.json'}\n"
     assert "rejected: 1 (1 not-json)" in said.err

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from compiled_jobs import compiled
 from logger_files import history, run_of, scalars
 from nemotron.engines.recorder import recording
 from nemotron.engines.sinks import open_sinks
@@ -41,8 +42,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRu
 
     def make(**logger: Any) -> RunFolder:
         config = {"logger": {**LOGGER, "log_dir": str(tmp_path / "logs"), **logger}, "grpo": {"seed": 3}}
-        job = {"config": config, "engine": "embedded", "view": "dpo", "fingerprint": "f"}
-        made.append(RunFolder.create(tmp_path / "runs", step="rl/nemo_rl/rlhf", config_name="tiny", job=job))
+        made.append(RunFolder.create(tmp_path / "runs", compiled(config=config, view="dpo")))
         return made[-1]
 
     yield make

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from scripted_gym import ScriptedGym
 
 from nemotron.config.schema.gym import GymConfig
+from nemotron.contracts.rewards import GroupRewards
+from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.errors import RewardError
 from nemotron.gym.protocol import output_text
 from nemotron.gym.source import GymSource
-from nemotron.rl.reward_source import GroupRewards
-from nemotron.rl.types import Completion
 
 ROW = PromptRow(
     "rows:1",

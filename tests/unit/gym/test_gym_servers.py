@@ -13,12 +13,12 @@ from aiohttp import web
 from scripted_gym import ScriptedGym
 
 from nemotron.config.schema.gym import GymConfig
+from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.errors import RewardError
 from nemotron.gym.protocol import response_object
 from nemotron.gym.servers import OwnServers
 from nemotron.gym.source import GymSource
-from nemotron.rl.types import Completion
 
 CONFIG: dict[str, Any] = {
     "servers": {

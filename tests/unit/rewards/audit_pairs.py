@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from nemotron.audit.records import Audited, Judgement, Pair
 from nemotron.judge.types import Verdict
-from nemotron.rewards.audit.records import Audited, Judgement, Pair
 
 Judge = Callable[[str, str], tuple[float, float, float]]
 """(first answer, second answer) -> score_1, score_2, ranking."""

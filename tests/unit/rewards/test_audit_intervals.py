@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from nemotron.rewards.audit import intervals as i
+from nemotron.audit import intervals as i
 
 
 @pytest.mark.parametrize(

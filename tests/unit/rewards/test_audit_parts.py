@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from audit_pairs import judged, pair, scored
 
+from nemotron.audit import scoring
+from nemotron.audit.judging import Questions
+from nemotron.audit.results import crossed, results
+from nemotron.audit.sample import draw
 from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
 from nemotron.config.schema.reward_audit import AuditedRewardModel, AuditLimits, AuditSettings, LabelledPairs
 from nemotron.errors import DataError
 from nemotron.judge.groups import JudgeSettings
-from nemotron.rewards.audit import scoring
-from nemotron.rewards.audit.judging import Questions
-from nemotron.rewards.audit.results import crossed, results
-from nemotron.rewards.audit.sample import draw
 from nemotron.runs.jsonl import to_json
 
 ROWS = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from nemotron.config.schema.rewards import RewardConfig
+from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.rewards.scorer import build_rewards
 from nemotron.rewards.source import VerifierSource, passed
 from nemotron.rewards.types import Score
-from nemotron.rl.types import Completion
 
 CONFIG = RewardConfig.model_validate(
     {

@@ -17,13 +17,13 @@ import torch
 from critic_world import CONFIG, TOKEN, Served, critic_config, critic_models, serving, write_reward_model
 from torch import Tensor
 
+from nemotron.contracts.samples import Completion, Group
 from nemotron.errors import EngineError, OutputError
 from nemotron.rl.critic.client import CriticClient
 from nemotron.rl.critic.local import Address, RemoteCritic
 from nemotron.rl.critic.models import CriticModels
 from nemotron.rl.critic.wire import CONTENT_TYPE, INFER, WireError, check_tokens, grouped, pack, padded, unpack
 from nemotron.rl.scalar_model import ScalarModel
-from nemotron.rl.types import Completion, Group
 
 GROUPS = [
     Group([3, 4, 5], [Completion([6, 7, 0], [], False), Completion([8], [], False)]),

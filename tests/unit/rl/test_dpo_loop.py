@@ -85,7 +85,7 @@ def job(
             tokenizer=tiny_chat().tokenizer,
             trained={POLICY: Trained(policy.model, optimization)},
             stream=stream,
-            provenance=made_by,
+            provenance=lambda: made_by,
             save_hf=False,
         ),
         recorder=Log(),

@@ -7,9 +7,10 @@ from typing import Any
 
 from tiny_policy import tiny_chat, tiny_policy
 
+from nemotron.contracts.samples import SamplingParams
 from nemotron.data.rows import PromptRow
 from nemotron.rl.evaluate import evaluate_heldout
-from nemotron.rl.types import SamplingParams
+from nemotron.rl.sampler import PolicySampler
 
 ROWS = [PromptRow(f"rows:{i}", [{"role": "user", "content": word}], None, {"n": i}) for i, word in enumerate("abcdef")]
 
@@ -22,7 +23,9 @@ def check(items: Sequence[tuple[Mapping[str, Any], str, bool]]) -> list[dict[str
 
 
 def test_shares_leave_out_what_is_missing() -> None:
-    found = evaluate_heldout(tiny_policy(), tiny_chat(), ROWS, check, SamplingParams(4, (0,)), seed=1, batch_size=4)
+    found = evaluate_heldout(
+        PolicySampler(tiny_policy()), tiny_chat(), ROWS, check, SamplingParams(4, (0,)), seed=1, batch_size=4
+    )
     assert found.shares == {"even": 0.5, "fully_right": 2 / 5}
     assert found.missing == 6
     assert [sample["row_id"] for sample in found.samples] == [row.id for row in ROWS]
@@ -34,7 +37,7 @@ def test_the_same_seed_draws_the_same_whatever_the_batch() -> None:
         [
             sample["response"]
             for sample in evaluate_heldout(
-                tiny_policy(), tiny_chat(), ROWS, check, SamplingParams(4, (0,)), seed=1, batch_size=size
+                PolicySampler(tiny_policy()), tiny_chat(), ROWS, check, SamplingParams(4, (0,)), seed=1, batch_size=size
             ).samples
         ]
         for size in (2, 6)

@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from nemotron.checkpoints.store import CheckpointStore, read_info
 from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
+from nemotron.contracts.samples import SamplingParams
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
 from nemotron.errors import EngineError, JudgeError, LimitError, OutOfTimeError
@@ -25,10 +26,10 @@ from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
 from nemotron.rl.loops.grpo import Grpo, collect, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
+from nemotron.rl.sampler import PolicySampler
 from nemotron.rl.saving import Progress, Provenance, Saver, Trained, weights_of
 from nemotron.rl.stopping import Deadline
 from nemotron.rl.timing import Timings
-from nemotron.rl.types import SamplingParams
 
 HF_WEIGHTS = Path("policy", "weights", "hf")
 ROWS = [PromptRow(f"rows:{i}", [{"role": "user", "content": word}], None, {}) for i, word in enumerate("abcdefgh")]
@@ -122,6 +123,7 @@ def job(
         logprob_batch_size=8,
         save_period=2,
         policy=policy,
+        sampler=PolicySampler(policy),
         reference=start.frozen_copy(),
         optimization=optimization,
         chat=chat,
@@ -133,7 +135,7 @@ def job(
             tokenizer=chat.tokenizer,
             trained={"policy": Trained(policy.model, optimization)},
             stream=stream,
-            provenance=Provenance(
+            provenance=lambda: Provenance(
                 "rl/nemo_rl/rlhf", "a: 1\n", "f", [{"key": "policy.model_name", "path": "p", "sha256": "0"}]
             ),
             save_hf=save_hf,

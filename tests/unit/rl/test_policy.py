@@ -17,10 +17,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from nemotron.contracts.samples import Completion, Group
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.rl import llama_logprobs
 from nemotron.rl.policy import Policy
-from nemotron.rl.types import Completion, Group
 
 VOCAB = 97
 SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}

@@ -16,13 +16,14 @@ from nemotron.checkpoints.store import CheckpointStore
 from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.ppo import ActorConfig, PpoConfig
+from nemotron.contracts.samples import SamplingParams
 from nemotron.data.stream import PromptStream
 from nemotron.errors import LimitError
 from nemotron.rl.loops.ppo import Ppo, make_rollout, train, train_batch
 from nemotron.rl.optim import Optimization
 from nemotron.rl.rollout import finish_rollout, start_rollout, token_logprobs_of
+from nemotron.rl.sampler import PolicySampler
 from nemotron.rl.saving import Progress, Provenance, Saver, Trained
-from nemotron.rl.types import SamplingParams
 
 PPO: dict[str, Any] = {
     "num_prompts_per_step": 2,
@@ -88,6 +89,7 @@ def job(folder: Path, *, lr: float = 0.01, length: int = 8, **changes: Any) -> P
         logprob_batch_size=8,
         save_period=None,
         policy=policy,
+        sampler=PolicySampler(policy),
         reference=reference,
         optimization=optimization,
         chat=chat,
@@ -99,7 +101,7 @@ def job(folder: Path, *, lr: float = 0.01, length: int = 8, **changes: Any) -> P
             tokenizer=chat.tokenizer,
             trained={"policy": Trained(policy.model, optimization)},
             stream=stream,
-            provenance=Provenance("rl/nemo_rl/ppo", "a: 1\n", "f", []),
+            provenance=lambda: Provenance("rl/nemo_rl/ppo", "a: 1\n", "f", []),
             save_hf=False,
         ),
         recorder=Log(),
@@ -136,7 +138,7 @@ def test_until_the_start_step_only_the_critic_learns(tmp_path: Path) -> None:
 
 
 def rollout_of(work: Ppo) -> Any:
-    pending = start_rollout(work.policy, work.chat, work.rewards, ROWS[:2], 4, work.sampling, (1,))
+    pending = start_rollout(work.sampler, work.chat, work.rewards, ROWS[:2], 4, work.sampling, (1,))
     previous = token_logprobs_of(work.policy, pending.groups, work.sampling, 8)
     results = pending.results()
     samples = finish_rollout(pending, results, work.config, previous, previous)

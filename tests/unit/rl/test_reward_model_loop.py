@@ -103,7 +103,7 @@ def job(
             tokenizer=tokenizer,
             trained={POLICY: Trained(model.model, optimization, layout="hf")},
             stream=stream,
-            provenance=Provenance(step_id="s", config_yaml="a: 1\n", config_fingerprint="f", inputs=[]),
+            provenance=lambda: Provenance(step_id="s", config_yaml="a: 1\n", config_fingerprint="f", inputs=[]),
             save_hf=False,
         ),
         recorder=Log(),

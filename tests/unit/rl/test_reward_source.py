@@ -6,11 +6,12 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
+from nemotron.contracts.rewards import GroupRewards, first_failure, missing_share
 from nemotron.data.rows import PromptRow
 from nemotron.errors import JudgeError
 from nemotron.judge.source import JudgeSource, judged_response
 from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
-from nemotron.rl.reward_source import GroupRewards, first_failure, gather, missing_share, then
+from nemotron.processes.futures import gather, then
 
 ROW = PromptRow("r:1", [{"role": "user", "content": "Hi"}], "Be kind.", {})
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
+from nemotron.contracts.samples import Group, SamplingParams
 from nemotron.errors import DataError
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import draw, generate
-from nemotron.rl.types import Group, SamplingParams
 
 VOCAB = 61
 SIZES: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}

@@ -41,15 +41,18 @@ def test_usable_cores(machine: Path, files: dict[str, str], cores: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "local", "policy", "judge"),
-    [(1, True, 1, 1), (2, True, 1, 1), (2, False, 2, 0), (8, True, 6, 2), (16, False, 16, 0)],
+    ("cores", "helper", "policy"), [(1, 1, 1), (2, 1, 1), (2, 0, 2), (16, 1, 15), (8, 2, 6), (16, 0, 16)]
 )
-def test_plan(cores: int, local: bool, policy: int, judge: int) -> None:
-    assert threads.plan_threads(local_judge=local, cores=cores) == threads.ThreadPlan(cores, policy, judge)
+def test_a_helper_takes_as_many_cores_as_it_has_threads(cores: int, helper: int, policy: int) -> None:
+    assert threads.plan_threads(helper=helper, cores=cores) == threads.ThreadPlan(cores, policy, helper)
+
+
+def test_a_critic_on_the_same_machine_has_a_quarter() -> None:
+    assert [threads.critic_threads(cores) for cores in (1, 2, 8, 16)] == [1, 1, 2, 4]
 
 
 def test_user_decides() -> None:
-    assert threads.plan_threads(local_judge=True, requested=5, cores=4).policy == 5
+    assert threads.plan_threads(helper=1, requested=5, cores=4).policy == 5
 
 
 def test_environment_keeps_what_the_user_set() -> None:
@@ -62,7 +65,7 @@ def test_environment_keeps_what_the_user_set() -> None:
 
 def test_importing_and_planning_load_no_torch() -> None:
     code = (
-        "import sys; from nemotron.rl import threads; threads.plan_threads(local_judge=True);"
+        "import sys; from nemotron.rl import threads; threads.plan_threads(helper=1);"
         "threads.set_environment(1); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,12 +10,12 @@ import torch
 from tiny_policy import tiny_policy
 
 from nemotron.config.schema.grpo import LossFnConfig
+from nemotron.contracts.samples import SamplingParams
 from nemotron.errors import EngineError
 from nemotron.rl.batch import response_tensors
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import generate
-from nemotron.rl.types import SamplingParams
 from nemotron.rl.update import TrainBatch, update
 
 PARAMS = SamplingParams(max_new_tokens=9, stop_token_ids=(0, 3, 4, 5, 6))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from run_records import MakeRun
 
+from compiled_jobs import compiled
 from nemotron.runs import lock
 from nemotron.runs.folder import RunFolder
 
@@ -19,8 +20,7 @@ def make_run(tmp_path: Path) -> Iterator[MakeRun]:
     made: list[RunFolder] = []
 
     def make(*, run_id: str | None = None, **job: Any) -> RunFolder:
-        job = {"config": {"limits": {"max_kl": 0.5}}, "engine": "embedded", "fingerprint": "f" * 64, **job}
-        run = RunFolder.create(tmp_path / "runs", step="rl/nemo_rl/rlhf", config_name="tiny", job=job, run_id=run_id)
+        run = RunFolder.create(tmp_path / "runs", compiled(**{"run_id": run_id, "view": "judged_grpo", **job}))
         made.append(run)
         return run
 

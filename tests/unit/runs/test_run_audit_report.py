@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from compiled_jobs import compiled
 from nemotron.errors import ArtifactError
 from nemotron.runs import lock
 from nemotron.runs.audit_report import leading, other, remarks, render_audit
@@ -27,9 +28,7 @@ FAIR: dict[str, float | None] = {
 def audit_run(folder: Path, results: dict[str, Any] | None) -> RunFolder:
     """The folder of an audit with these results."""
     config = {"output_dir": str(folder / "results")}
-    run = RunFolder.create(
-        folder, step="eval/reward_audit", config_name="tiny", job={"config": config, "engine": "local", "view": "audit"}
-    )
+    run = RunFolder.create(folder, compiled(step="eval/reward_audit", config=config, engine="plain", view="audit"))
     if results is not None:
         (folder / "results").mkdir()
         (folder / "results" / "eval_results.json").write_text(json.dumps(results))

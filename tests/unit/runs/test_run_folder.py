@@ -13,26 +13,30 @@ from pathlib import Path
 import pytest
 from run_records import MakeRun, fill
 
+from compiled_jobs import compiled
+from nemotron import __version__
 from nemotron.errors import ArtifactError, NotFoundError, OutputError
+from nemotron.executors import goes_on, state_of
+from nemotron.job import Input
 from nemotron.runs import lock
 from nemotron.runs.folder import RunFolder, find_run, list_runs, new_run_id, newest_of_job
 
 STEP = "rl/nemo_rl/rlhf"
+TESTS = str(Path(__file__).parents[2])
 
 
 def test_create_writes_job_and_status(make_run: MakeRun) -> None:
-    run = make_run(inputs=[{"path": "a.jsonl"}])
+    run = make_run(inputs=[Input(key="data.train.data_path", type="training_jsonl", path="a.jsonl")])
     job = run.job()
     assert re.fullmatch(r"\d{8}-\d{6}-rlhf-tiny-[0-9a-f]{4}", run.id)
-    assert (job["id"], job["step"], job["config_name"]) == (run.id, STEP, "tiny")
-    assert job["inputs"] == [{"path": "a.jsonl"}]
-    assert job["provenance"]["python"] == sys.version.split()[0]
+    assert (job.format, job.version, job.id, job.step, job.config_name) == (1, __version__, run.id, STEP, "tiny")
+    assert [one.path for one in job.inputs] == ["a.jsonl"]
+    assert job.provenance.python == sys.version.split()[0]
     status = run.status()
     assert (status.state, status.pid, status.steps_done) == ("starting", os.getpid(), 0)
     assert sorted(child.name for child in run.path.iterdir()) == [
         "checkpoints",
         "job.json",
-        "logs",
         "run.lock",
         "status.json",
     ]
@@ -119,8 +123,10 @@ def test_damaged_files_are_named(make_run: MakeRun) -> None:
 _HOLDER = """
 import sys, time
 from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from compiled_jobs import compiled
 from nemotron.runs.folder import RunFolder
-run = RunFolder.create(Path(sys.argv[1]), step="rl/nemo_rl/rlhf", config_name="tiny", job={"fingerprint": "abc"})
+run = RunFolder.create(Path(sys.argv[1]), compiled(fingerprint="abc"))
 run.write_status(state="running")
 run.append_metrics({"step": 1})
 print(run.path, flush=True)
@@ -132,7 +138,7 @@ time.sleep(60)
 def other_process(tmp_path: Path):
     """A live process that holds a run; (process, path of the run)."""
     with subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(tmp_path / "runs")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _HOLDER, str(tmp_path / "runs"), TESTS], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         yield process, Path(process.stdout.readline().strip())
@@ -142,9 +148,9 @@ def other_process(tmp_path: Path):
 def test_a_run_belongs_to_one_live_process(other_process: tuple[subprocess.Popen[str], Path]) -> None:
     process, path = other_process
     run = RunFolder.open(path)
-    assert run.is_live()
-    assert run.state() == "running"
-    assert newest_of_job(path.parent, STEP, "abc") is None
+    assert goes_on(run)
+    assert state_of(run) == "running"
+    assert newest_of_job(path.parent, STEP, "abc", goes_on) is None
     with pytest.raises(OutputError, match=rf"is in use by process {process.pid} on "), run.lock():
         pass
 
@@ -154,17 +160,17 @@ def test_a_killed_run_is_reported_and_can_be_taken_over(other_process: tuple[sub
     process.send_signal(signal.SIGKILL)
     process.wait()
     run = RunFolder.open(path)
-    assert not run.is_live()
+    assert not goes_on(run)
     assert run.status().state == "running"
-    assert run.state() == "killed"
+    assert state_of(run) == "killed"
     (path / ".status.json.0123abcd.tmp").write_text('{"state": "ru')
-    found = newest_of_job(path.parent, STEP, "abc")
+    found = newest_of_job(path.parent, STEP, "abc", goes_on)
     assert found is not None
     assert found.path == path
     with found.lock():
         assert not list(path.glob(".*"))
-        assert found.is_live()
-        assert found.state() == "running"
+        assert goes_on(found)
+        assert state_of(found) == "running"
         found.append_metrics({"step": 2})
     assert [row["step"] for row in run.read_metrics()] == [1, 2]
 
@@ -172,8 +178,8 @@ def test_a_killed_run_is_reported_and_can_be_taken_over(other_process: tuple[sub
 def test_one_process_may_open_its_run_twice(make_run: MakeRun) -> None:
     run = make_run()
     with RunFolder.open(run.path).lock():
-        assert run.is_live()
-    assert not run.is_live()
+        assert goes_on(run)
+    assert not goes_on(run)
 
 
 def test_newest_of_job_takes_the_newest_of_the_same_step_and_config(make_run: MakeRun, tmp_path: Path) -> None:
@@ -185,11 +191,11 @@ def test_newest_of_job_takes_the_newest_of_the_same_step_and_config(make_run: Ma
         run.write_status(state=state)
         lock.release(run.path)
         made[name] = run
-    found = newest_of_job(tmp_path / "runs", STEP, "a")
+    found = newest_of_job(tmp_path / "runs", STEP, "a", goes_on)
     assert found is not None
     assert found.id == made["new"].id
-    assert newest_of_job(tmp_path / "runs", "rl/other", "a") is None
-    assert newest_of_job(tmp_path / "nowhere", STEP, "a") is None
+    assert newest_of_job(tmp_path / "runs", "rl/other", "a", goes_on) is None
+    assert newest_of_job(tmp_path / "nowhere", STEP, "a", goes_on) is None
 
 
 def test_list_is_by_age_and_skips_what_is_not_a_run(make_run: MakeRun, tmp_path: Path) -> None:
@@ -235,7 +241,7 @@ def test_names_that_fit_no_run_or_several(make_run: MakeRun, tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(OutputError) as caught:
-        RunFolder.create(tmp_path / "runs", step=STEP, config_name="tiny", job={})
+        RunFolder.create(tmp_path / "runs", compiled())
     assert "--runs-dir" in str(caught.value.hint)
     assert [child.name for child in tmp_path.iterdir()] == ["runs"]
 
@@ -243,12 +249,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 _CREATE = """
 import resource, signal, sys
 from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from compiled_jobs import compiled
 from nemotron.errors import OutputError
 from nemotron.runs.folder import RunFolder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
-    RunFolder.create(Path(sys.argv[1]), step="a/b", config_name="c", job={"config": "x" * 5000})
+    RunFolder.create(Path(sys.argv[1]), compiled(config={"text": "x" * 5000}))
 except OutputError as error:
     print(error.message)
 """
@@ -256,7 +264,7 @@ except OutputError as error:
 
 def test_no_half_written_run_when_the_disk_refuses(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _CREATE, str(tmp_path / "runs")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _CREATE, str(tmp_path / "runs"), TESTS], capture_output=True, text=True, check=True
     )
     assert done.stdout.rstrip().endswith("job.json`: file too large")
     assert list((tmp_path / "runs").iterdir()) == []

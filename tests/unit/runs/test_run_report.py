@@ -86,8 +86,8 @@ def test_nothing_is_loaded_from_anywhere(make_run: MakeRun) -> None:
 def test_hostile_text_stays_text(make_run: MakeRun) -> None:
     run = make_run(
         config={"policy": {"model_name": HOSTILE}},
-        inputs=[{"key": HOSTILE, "path": HOSTILE, "sha256": HOSTILE}],
-        engine=HOSTILE,
+        inputs=[{"key": HOSTILE, "type": HOSTILE, "path": HOSTILE, "fingerprint": HOSTILE}],
+        engine_reason=HOSTILE,
     )
     harmless = Page(render(fill(make_run())))
     fill(run)

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from run_records import MakeRun, fill
 
+from nemotron.executors import state_of
 from nemotron.runs import lock
 from nemotron.runs.jsonl import to_json
 from nemotron.runs.metrics import by_step, column
@@ -75,7 +76,7 @@ def test_killed_run_is_timed_by_its_last_step(make_run: MakeRun) -> None:
     run.write_status(state="running")
     run.append_metrics({"step": 3, "wall_s": 7.5})
     lock.release(run.path)
-    summary = summarise(run)
+    summary = summarise(run, state_of(run))
     assert (summary["status"], summary["wall_s"], summary["steps"]) == ("killed", 7.5, 3)
 
 

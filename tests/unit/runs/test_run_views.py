@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from run_records import MakeRun
 
+from compiled_jobs import compiled
 from nemotron.engines.recorder import recording
 from nemotron.manifest import ViewName, load_catalog
 from nemotron.runs import lock
@@ -123,11 +124,10 @@ def test_several_sets_of_one_star_are_lines_of_their_own(make_run: MakeRun) -> N
 
 
 def test_which_view_a_run_has(make_run: MakeRun) -> None:
-    assert view_of({"engine": "embedded"}) is JUDGED_GRPO
-    assert view_of({"engine": "embedded", "view": "dpo"}) is DPO
-    assert view_of({"engine": "embedded", "view": "invented_later"}) is JUDGED_GRPO
-    assert view_of({"engine": "local", "view": None}) is None
-    plain = make_run(engine="local", view=None)
+    assert view_of(compiled(view="judged_grpo")) is JUDGED_GRPO
+    assert view_of(compiled(view="dpo")) is DPO
+    plain = make_run(engine="plain", view=None)
+    assert view_of(plain.job()) is None
     assert "KL" not in text_of(plain)
 
 

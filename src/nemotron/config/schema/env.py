@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import SecretStr
+
 from nemotron.config.schema.base import Open
 from nemotron.config.schema.fields import Count, Name, Omittable, Port
-from nemotron.config.schema.judge import GenrmCompareServer, GenrmModelServer
+from nemotron.config.schema.judge import GenrmCompareConfig, GenrmCompareServer, GenrmModelConfig, GenrmModelServer
+from nemotron.errors import ConfigError
 
 ServerBlock = dict[str, Any]
 
@@ -64,3 +67,26 @@ class EnvConfig(Open):
     """NeMo-Gym settings."""
     math: Omittable[MathEnvConfig] = None
     """Rule-checked mathematics."""
+
+    @property
+    def judge_model(self) -> GenrmModelConfig | None:
+        """Which model judges and where it answers, when there is such a block."""
+        gym = self.nemo_gym
+        return gym.genrm_model.responses_api_models.vllm_model if gym and gym.genrm_model else None
+
+    @property
+    def comparison(self) -> GenrmCompareConfig | None:
+        """How answers are compared, when there is such a block."""
+        server = self.nemo_gym.genrm_compare_resources_server if self.nemo_gym else None
+        return server.resources_servers.genrm_compare if server else None
+
+    def required_judge(self, api_key: str | None = None) -> GenrmModelConfig:
+        """The judge of a config that must name one, with the key that its endpoint wants.
+
+        Raises:
+            ConfigError: there is no such block.
+        """
+        model = self.judge_model
+        if model is None:
+            raise ConfigError("the config names no judge", hint="set `env.nemo_gym.genrm_model`")
+        return model if api_key is None else model.model_copy(update={"api_key": SecretStr(api_key)})

@@ -65,6 +65,12 @@ class GrpoRunConfig(GrpoMasterConfig):
     limits: LimitsConfig
     """Bounds whose crossing stops the run."""
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether loss or limits ask for the KL to the policy before training."""
+        wanted = self.loss_fn.reference_policy_kl_penalty > 0 or self.limits.max_kl is not None
+        return wanted and not self.grpo.skip_reference_policy_logprobs_calculation
+
 
 class JudgedGrpoConfig(GrpoRunConfig):
     """GRPO whose rewards come from a generative judge."""

@@ -8,6 +8,8 @@ from pydantic import Field, SecretStr
 
 from nemotron.config.schema.base import Open, Strict
 
+JUDGE_MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
+"""Key of the block that says which model judges."""
 DEFAULT_PRINCIPLE = (
     "Prefer the response that is correct and helpful, answers what was asked, and is clear without needless words."
 )
@@ -32,6 +34,11 @@ class JudgeConfig(Strict):
     requests shared its batch; float32 above. No effect on an external endpoint."""
     threads: Literal["auto"] | int = "auto"
     """CPU threads of our own server; ``auto`` is 1. No effect on an external endpoint."""
+
+    @property
+    def server_threads(self) -> int:
+        """CPU threads of our own server as a number."""
+        return 1 if self.threads == "auto" else self.threads
 
 
 class GenrmModelConfig(Open):

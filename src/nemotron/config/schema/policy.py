@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, model_validator
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.checkpointing import PretrainedCheckpointConfig
-from nemotron.config.schema.dtensor import DTensorConfig
+from nemotron.config.schema.dtensor import DTensorConfig, LoraConfig
 from nemotron.config.schema.fields import (
     Count,
     Name,
@@ -208,6 +208,12 @@ class PolicyConfig(Strict):
         """The DTensor settings when DTensor trains, else None."""
         section = self.dtensor_cfg
         return section if isinstance(section, DTensorConfig) and section.enabled else None
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The adapters that DTensor trains; None when it trains all weights."""
+        found = self.dtensor.lora_cfg if self.dtensor else None
+        return found if isinstance(found, LoraConfig) and found.enabled else None
 
     @property
     def packing(self) -> SequencePackingConfig | None:

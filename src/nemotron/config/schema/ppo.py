@@ -246,6 +246,12 @@ class PpoMasterConfig(TrainingConfig):
     limits: LimitsConfig
     """Bounds whose crossing stops the run."""
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether rewards, loss or limits ask for the KL to the policy before training."""
+        wanted = self.loss_fn.reference_policy_kl_penalty > 0 or self.limits.max_kl is not None
+        return wanted and not self.ppo.skip_reference_policy_logprobs_calculation
+
     def agreement(self) -> str:
         """A hash of what both sides must agree on; paths may differ between machines."""
         value = self.value.model_dump(mode="json", exclude={"model_name", "tokenizer"})

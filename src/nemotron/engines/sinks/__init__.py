@@ -42,9 +42,7 @@ def open_sinks(run: RunFolder) -> list[MetricSink]:
         ConfigError: W&B refuses its settings.
         OutputError: a folder cannot be written.
     """
-    job = run.job()
-    config = job.get("config")
-    section = config.get("logger") if isinstance(config, dict) else None
+    section = run.job().config.get("logger")
     if not isinstance(section, dict):
         return []
     logger = LoggerConfig.model_validate(section)

@@ -50,7 +50,7 @@ class TensorboardSink:
             writer = SummaryWriter(str(folder), purge_step=first if goes_on else None)
             sink = cls(writer, folder)
             if not goes_on:
-                writer.add_text("config", f"```yaml\n{dump_yaml(run.job()['config'])}\n```", 0)
+                writer.add_text("config", f"```yaml\n{dump_yaml(run.job().config)}\n```", 0)
             for step, metrics in rows if not goes_on else rows[-1:]:
                 sink.log(step, metrics)
         return sink

@@ -131,9 +131,7 @@ def _init(wandb: Any, run: RunFolder, arguments: Mapping[str, Any]) -> Run:
     settings = {name: value for name, value in quiet.items() if name in known}
 
     def init(**more: Any) -> Run:
-        started: Run = wandb.init(
-            config=run.job()["config"], settings=wandb.Settings(**settings), **{**arguments, **more}
-        )
+        started: Run = wandb.init(config=run.job().config, settings=wandb.Settings(**settings), **{**arguments, **more})
         return started
 
     try:

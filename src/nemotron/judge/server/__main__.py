@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from nemotron.errors import NemotronError
-from nemotron.judge.server.lifetime import exit_with_parent
+from nemotron.processes.lifetime import exit_with_parent
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nemotron.contracts.samples import SamplingParams
 from nemotron.judge.server.batching import Deliver, Job, Written
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import draw, uniforms
-from nemotron.rl.types import SamplingParams
 
 # A second forward pass has to pay for itself: share only prefixes of this many tokens, and only if it saves this share.
 _SHORTEST_PREFIX = 8

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemotron.errors import EngineError, NemotronError
-from nemotron.judge.server.lifetime import exit_with_parent
+from nemotron.processes.lifetime import exit_with_parent
 from nemotron.rl.threads import thread_environment
 
 if TYPE_CHECKING:
@@ -91,8 +91,9 @@ async def _serve(options: argparse.Namespace) -> None:
 
 def _config(job: Path) -> PpoMasterConfig:
     from nemotron.config.schema.ppo import PpoMasterConfig
+    from nemotron.job import read_job
 
-    return PpoMasterConfig.model_validate(json.loads(job.read_text())["config"])
+    return read_job(job).settings(PpoMasterConfig)
 
 
 if __name__ == "__main__":

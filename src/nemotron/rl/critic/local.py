@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from nemotron.children import ServerChild
 from nemotron.config.schema.ppo import CriticConfig
 from nemotron.errors import EngineError
+from nemotron.processes.server_child import ServerChild
 from nemotron.rl.threads import thread_environment
 
 TOKEN_VARIABLE = "NEMOTRON_CRITIC_TOKEN"

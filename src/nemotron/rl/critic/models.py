@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from nemotron.config.schema.ppo import CriticConfig, RewardSourceConfig, ValueConfig, ValueLossConfig
+from nemotron.contracts.samples import Group, split_rows
 from nemotron.errors import ArtifactError, ConfigError, EngineError, OutputError
 from nemotron.rl.critic.wire import WireError, check_tokens, grouped, in_place
 from nemotron.rl.losses import merge_metrics
 from nemotron.rl.optim import Optimization
 from nemotron.rl.scalar_model import ScalarModel
-from nemotron.rl.types import Group, split_rows
 from nemotron.rl.value_loss import ValueBatch, explained_variance, value_loss
 
 WEIGHTS = Path("value", "weights")

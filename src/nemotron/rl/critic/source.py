@@ -9,12 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from nemotron.contracts.rewards import GroupRewards, first_failure, missing_share
+from nemotron.contracts.samples import Completion, Group
 from nemotron.data.rows import PromptRow
 from nemotron.errors import NemotronError, RewardError
+from nemotron.processes.futures import then
 from nemotron.rl.chat import Chat
 from nemotron.rl.critic.wire import padded
-from nemotron.rl.reward_source import GroupRewards, first_failure, missing_share, then
-from nemotron.rl.types import Completion, Group
 
 
 class Critic(Protocol):

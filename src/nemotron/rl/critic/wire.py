@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from nemotron.rl.types import Completion, Group
+from nemotron.contracts.samples import Completion, Group
 
 CONTENT_TYPE = "application/octet-stream"
 

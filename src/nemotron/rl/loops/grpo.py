@@ -23,6 +23,9 @@ import torch
 
 from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
+from nemotron.contracts.rewards import GroupRewards, RewardSource, missing_share
+from nemotron.contracts.sampler import Sampler
+from nemotron.contracts.samples import SamplingParams
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
 from nemotron.rl.advantages import AdvantageInputs, clip_advantages, estimate_advantages, prompt_groups
@@ -30,17 +33,15 @@ from nemotron.rl.batch import ResponseTensors, in_columns, response_tensors
 from nemotron.rl.chat import Chat
 from nemotron.rl.dynamic_sampling import DynamicSampler
 from nemotron.rl.logprobs import mask_out_neg_inf, mask_sequence_errors
-from nemotron.rl.loops.metrics import kl_metrics, reward_metrics, rollout_metrics, sample_rows
+from nemotron.rl.loops.metrics import kl_metrics, reward_metrics, rollout_metrics, sample_rows, validation_metrics
 from nemotron.rl.loops.recorder import Recorder
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
-from nemotron.rl.reward_source import GroupRewards, RewardSource, missing_share
 from nemotron.rl.reward_transforms import filter_overlong
 from nemotron.rl.rollout import Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
 from nemotron.rl.saving import Progress, Saver
 from nemotron.rl.stopping import Deadline, stop_reason
 from nemotron.rl.timing import Timings
-from nemotron.rl.types import SamplingParams
 from nemotron.rl.update import TrainBatch, update
 
 
@@ -58,6 +59,8 @@ class Grpo:
     save_period: int | None
     """``None``: no checkpoints."""
     policy: Policy
+    sampler: Sampler
+    """Draws responses from the policy."""
     reference: Policy | None
     """``None`` when nothing needs a KL."""
     optimization: Optimization
@@ -113,6 +116,7 @@ def train(job: Grpo, progress: Progress) -> Progress:
                 global_batch_size=job.global_batch_size,
                 micro_batch_size=job.micro_batch_size,
             )
+        job.sampler.refresh()
 
         last = step == config.max_num_steps or job.stream.next_epoch >= config.max_num_epochs
         validation = {}
@@ -150,7 +154,7 @@ def collect(job: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[
         seed_parts = (config.seed, "train", step, gen_batch)
         with timings.phase("generation"):
             pending = start_rollout(
-                job.policy,
+                job.sampler,
                 job.chat,
                 job.rewards,
                 job.stream.next_batch(),
@@ -246,11 +250,6 @@ def validate(job: Grpo, step: int) -> dict[str, float]:
     for start in range(0, len(job.validation), size):
         part = job.validation[start : start + size]
         seed_parts = (config.seed, "validation", start)
-        pending = start_rollout(job.policy, job.chat, job.rewards, part, generations, job.sampling, seed_parts)
+        pending = start_rollout(job.sampler, job.chat, job.rewards, part, generations, job.sampling, seed_parts)
         samples += finish_rollout(pending, pending.results(), config, None, None)
-    rewards = [sample.judged for sample in samples if sample.judged is not None]
-    lengths = [len(sample.completion.token_ids) for sample in samples]
-    return {
-        "validation/accuracy": sum(rewards) / max(len(rewards), 1),
-        "validation/avg_length": sum(lengths) / max(len(lengths), 1),
-    }
+    return validation_metrics(samples)

@@ -97,3 +97,17 @@ def correlation(a: Tensor, b: Tensor) -> float:
     if a.numel() < 2 or a.std() == 0 or b.std() == 0:
         return 0.0
     return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+def validation_metrics(samples: Sequence[Sample]) -> dict[str, float]:
+    """Mean reward of the validation responses that have one, their mean length, and the share without reward.
+
+    A validation in which every reward is missing has no mean reward, so it ranks no checkpoint.
+    """
+    rewards = [sample.judged for sample in samples if sample.judged is not None]
+    lengths = [len(sample.completion.token_ids) for sample in samples]
+    found = {
+        "validation/avg_length": sum(lengths) / max(len(lengths), 1),
+        "validation/missing_share": 1.0 - len(rewards) / max(len(samples), 1),
+    }
+    return {"validation/accuracy": sum(rewards) / len(rewards), **found} if rewards else found

@@ -25,6 +25,9 @@ from torch import Tensor
 from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.ppo import ActorConfig, PpoConfig
+from nemotron.contracts.rewards import missing_share
+from nemotron.contracts.sampler import Sampler
+from nemotron.contracts.samples import Group, SamplingParams
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
 from nemotron.rl.advantages import prompt_groups
@@ -33,18 +36,16 @@ from nemotron.rl.chat import Chat
 from nemotron.rl.critic.source import Critic, CriticSource, full_rows
 from nemotron.rl.gae import Estimate, estimate, leave_one_out, token_kl, token_rewards
 from nemotron.rl.logprobs import mask_out_neg_inf
-from nemotron.rl.loops.metrics import rollout_metrics, sample_rows
+from nemotron.rl.loops.metrics import rollout_metrics, sample_rows, validation_metrics
 from nemotron.rl.loops.ppo_metrics import step_metrics
 from nemotron.rl.loops.recorder import Recorder
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
-from nemotron.rl.reward_source import missing_share
 from nemotron.rl.reward_transforms import filter_overlong
 from nemotron.rl.rollout import Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
 from nemotron.rl.saving import Progress, Saver
 from nemotron.rl.stopping import Deadline, stop_reason
 from nemotron.rl.timing import Timings
-from nemotron.rl.types import Group, SamplingParams
 from nemotron.rl.update import TrainBatch, update
 
 
@@ -63,6 +64,8 @@ class Ppo:
     save_period: int | None
     """``None``: no checkpoints."""
     policy: Policy
+    sampler: Sampler
+    """Draws responses from the policy."""
     reference: Policy | None
     """``None`` when nothing needs a KL."""
     optimization: Optimization
@@ -122,7 +125,7 @@ def train(job: Ppo, progress: Progress) -> Progress:
         timings = Timings()
         with timings.phase("generation"):
             pending = start_rollout(
-                job.policy,
+                job.sampler,
                 job.chat,
                 job.rewards,
                 job.stream.next_batch(),
@@ -170,6 +173,7 @@ def train(job: Ppo, progress: Progress) -> Progress:
                         micro_batch_size=job.micro_batch_size,
                         entropy_bonus=job.actor.entropy_bonus,
                     )
+            job.sampler.refresh()
         with timings.phase("value_training"):
             critic = [future.result() for future in critic_updates]
 
@@ -270,11 +274,6 @@ def validate(job: Ppo) -> dict[str, float]:
     for start in range(0, len(job.validation), config.val_batch_size):
         part = job.validation[start : start + config.val_batch_size]
         seed_parts = (config.seed, "validation", start)
-        pending = start_rollout(job.policy, job.chat, job.rewards, part, 1, job.sampling, seed_parts)
+        pending = start_rollout(job.sampler, job.chat, job.rewards, part, 1, job.sampling, seed_parts)
         samples += finish_rollout(pending, pending.results(), config, None, None)
-    rewards = [sample.judged for sample in samples if sample.judged is not None]
-    lengths = [len(sample.completion.token_ids) for sample in samples]
-    return {
-        "validation/accuracy": sum(rewards) / max(len(rewards), 1),
-        "validation/avg_length": sum(lengths) / max(len(lengths), 1),
-    }
+    return validation_metrics(samples)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nemotron.compile.describe import FileRef
-from nemotron.compile.machine import Machine
 from nemotron.compile.model_files import folder_of
 from nemotron.compile.output import existing
 from nemotron.compile.plan import Preflight
 from nemotron.config.layers import Resolved
 from nemotron.errors import ArtifactError, Finding, NemotronError, NotAvailableError, OutputError
+from nemotron.place import Place
 from nemotron.steps.convert.run import is_hub_name
 
 OUTPUT = "output_dir"
@@ -26,7 +26,7 @@ class Checks:
     """Findings of one conversion, in the order in which they are made."""
 
     resolved: Resolved
-    machine: Machine
+    place: Place
     found: list[Finding] = field(default_factory=list)
 
     def error(self, name: str, key: str | None, error: NemotronError) -> None:
@@ -44,7 +44,7 @@ class Checks:
 
     def has_modules(self, names: Iterable[str]) -> bool:
         """Whether the libraries that do the work are installed."""
-        missing = [name for name in names if name in self.machine.missing]
+        missing = self.place.lacking(names)
         if missing:
             noun = "module" if len(missing) == 1 else "modules"
             message = f"a conversion needs the {noun} {', '.join(f'`{name}`' for name in missing)}"
@@ -80,8 +80,8 @@ class Checks:
             hint = "give a folder with `config.json` and safetensors, or a hub name `owner/name`"
             self.error("model-files", key, ArtifactError(message, hint=hint))
             return None
-        cached = folder_of(name, self.machine)
-        if cached is None and self.machine.offline:
+        cached = folder_of(name, self.place)
+        if cached is None and self.place.offline:
             message = f"the model `{name}` is not on this machine and downloads are switched off"
             hint = "unset `HF_HUB_OFFLINE`, or give a folder"
             self.error("model-files", key, ArtifactError(message, hint=hint))
@@ -94,7 +94,7 @@ class Checks:
         """Everything together."""
         run_folder = FileRef("run folder", None, str(runs_dir), "job.json, status.json")
         return Preflight(
-            engine="local",
+            engine="plain",
             engine_reason=_ENGINE_REASON,
             findings=tuple(self.found),
             inputs=tuple(inputs),

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
+from nemotron.compile.declaration import PlainStep
 from nemotron.compile.describe import FileRef
 from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.config.layers import Resolved
-from nemotron.runs.folder import RunFolder
+from nemotron.engines.base import Attempt
 from nemotron.steps.convert.checks import OUTPUT, Checks, needed_modules
 from nemotron.steps.convert.hf_to_megatron.config import Config
 from nemotron.steps.convert.run import finish, is_hub_name, local_model, recorder, shown_progress
 
-STEP = "convert/hf_to_megatron"
 SOURCE = "hf_model"
 
 
 def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Preflight:
     """Everything that can be known before torch is loaded: the target is free, the model is whole and converts."""
-    checks = Checks(resolved, where.machine)
+    checks = Checks(resolved, where.place)
     installed = checks.has_modules(needed_modules(config.verify, config.hf_model))
     source = checks.hf_folder(SOURCE, config.hf_model)
     checks.output(config.output_dir, source, where.runs_dir, overwrite=config.overwrite)
@@ -49,7 +48,7 @@ def check(source: Path, *, headers: bool = True) -> None:
         hf.headers(source)
 
 
-def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
+def run(attempt: Attempt) -> None:
     """Convert, verify, record. Needs no secrets.
 
     Raises:
@@ -58,7 +57,8 @@ def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
     from nemotron.checkpoints.convert import hf_to_megatron
 
     started = time.monotonic()
-    config = Config.model_validate(run.job()["config"])
+    run, config = attempt.run, attempt.settings(Config)
+    details = {"verified": config.verify, "dtype": config.dtype, "run": run.id}
     run.write_status(state="running", phase="converting", error=None, exit_code=None)
     source = local_model(config.hf_model)
     with shown_progress() as progress:
@@ -69,9 +69,10 @@ def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
             verify=config.verify,
             overwrite=config.overwrite,
             hf_model_id=config.hf_model if is_hub_name(config.hf_model) else None,
-            finish=recorder(
-                STEP, "checkpoint_megatron", source, {"verified": config.verify, "dtype": config.dtype, "run": run.id}
-            ),
+            finish=recorder(attempt.job.step, "checkpoint_megatron", source, details),
             progress=progress,
         )
     finish(run, conversion, started)
+
+
+STEP = PlainStep(config=Config, check=preflight, run="nemotron.steps.convert.hf_to_megatron.step:run")

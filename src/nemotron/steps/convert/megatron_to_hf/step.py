@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from nemotron.checkpoints.megatron import layout
+from nemotron.compile.declaration import PlainStep
 from nemotron.compile.describe import FileRef
 from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.config.layers import Resolved
+from nemotron.engines.base import Attempt
 from nemotron.errors import ArtifactError
-from nemotron.runs.folder import RunFolder
 from nemotron.steps.convert.checks import OUTPUT, Checks, needed_modules
 from nemotron.steps.convert.megatron_to_hf.config import Config
 from nemotron.steps.convert.run import finish, local_model, recorder, shown_progress
 
-STEP = "convert/megatron_to_hf"
 SOURCE, GIVEN = "megatron_path", "hf_model"
 
 
 def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Preflight:
     """Everything that can be known before torch is loaded: the target is free, the checkpoint is whole and converts."""
-    checks = Checks(resolved, where.machine)
+    checks = Checks(resolved, where.place)
     source = Path(config.megatron_path).expanduser()
     checks.has_modules(needed_modules(config.verify, config.hf_model))
     checks.output(config.output_dir, source, where.runs_dir, overwrite=config.overwrite)
@@ -58,7 +57,7 @@ def check(source: Path, given: Path | None = None) -> None:
         )
 
 
-def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
+def run(attempt: Attempt) -> None:
     """Convert, verify, record. Needs no secrets.
 
     Raises:
@@ -67,7 +66,8 @@ def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
     from nemotron.checkpoints.convert import megatron_to_hf
 
     started = time.monotonic()
-    config = Config.model_validate(run.job()["config"])
+    run, config = attempt.run, attempt.settings(Config)
+    details = {"verified": config.verify, "dtype": config.dtype, "run": run.id}
     run.write_status(state="running", phase="converting", error=None, exit_code=None)
     source = Path(config.megatron_path).expanduser()
     with shown_progress() as progress:
@@ -78,9 +78,10 @@ def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
             dtype=None if config.dtype == "auto" else config.dtype,
             verify=config.verify,
             overwrite=config.overwrite,
-            finish=recorder(
-                STEP, "checkpoint_hf", source, {"verified": config.verify, "dtype": config.dtype, "run": run.id}
-            ),
+            finish=recorder(attempt.job.step, "checkpoint_hf", source, details),
             progress=progress,
         )
     finish(run, conversion, started)
+
+
+STEP = PlainStep(config=Config, check=preflight, run="nemotron.steps.convert.megatron_to_hf.step:run")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemotron.compile.declaration import PlainStep
 from nemotron.compile.describe import FileRef, Process
 from nemotron.compile.plan import Preflight
 from nemotron.config.schema.data_prep import DataPrepConfig
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from nemotron.compile.plan import Surroundings
     from nemotron.config.layers import Resolved
     from nemotron.data.prepare import Result
-    from nemotron.runs.folder import RunFolder
+    from nemotron.engines.base import Attempt
 
 _PACKAGES = ("orjson", "xxhash", "numpy")
 """Packages without which nothing of this can be imported; the functions below import the rest when they are called."""
@@ -30,10 +31,10 @@ def preflight(config: DataPrepConfig, resolved: Resolved, where: Surroundings) -
     """Check the blend and its sources, then say what would be read and written."""
     findings = tuple(check(config, resolved))
     if any(finding.severity == "error" for finding in findings):
-        return Preflight(engine="local", engine_reason=_WHERE, findings=findings)
+        return Preflight(engine="plain", engine_reason=_WHERE, findings=findings)
     processes, inputs, outputs = describe(config)
     return Preflight(
-        engine="local",
+        engine="plain",
         engine_reason=_WHERE,
         findings=findings,
         processes=processes,
@@ -82,7 +83,7 @@ def describe(config: DataPrepConfig) -> tuple[tuple[Process, ...], tuple[FileRef
     return (Process("data", f"this process{extra}: read, check, sort, write"),), tuple(inputs), outputs
 
 
-def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
+def run(attempt: Attempt) -> None:
     """Prepare the data; the summary goes to stderr, the manifest's path to stdout.
 
     Raises:
@@ -91,7 +92,7 @@ def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
     from nemotron.data.prepare import prepare
     from nemotron.data.progress import ProgressBar
 
-    config = DataPrepConfig.model_validate(run.job()["config"])
+    run, config = attempt.run, attempt.settings(DataPrepConfig)
     run.write_status(state="running")
     with ProgressBar() as bar:
         result = prepare(config, progress=bar.update)
@@ -115,3 +116,6 @@ def summary(result: Result) -> list[str]:
     alike = f"duplicates: {duplicates['exact']:,} exact, {duplicates['near']:,} near"
     found.append(f"{alike}; {duplicates['prompts']:,} repeated prompts")
     return found
+
+
+STEP = PlainStep(config=DataPrepConfig, check=preflight, run="nemotron.steps.data_prep.rl_prep.step:run")

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from nemotron.compile.machine import Machine
+from nemotron.audit.sample import keys_of, paths_of
+from nemotron.compile.engine import EMBEDDED_MODULES
 from nemotron.compile.model_files import folder_of, is_path, read_model
 from nemotron.compile.output import existing
 from nemotron.compile.secrets import elsewhere, secrets_in
@@ -28,7 +29,7 @@ from nemotron.errors import (
     OutputError,
     Severity,
 )
-from nemotron.rewards.audit.sample import keys_of, paths_of
+from nemotron.place import Place
 
 MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 COMPARE = "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare"
@@ -47,7 +48,7 @@ class Checks:
 
     config: RewardAuditConfig
     resolved: Resolved
-    machine: Machine
+    place: Place
     runs_dir: Path
 
     def findings(self) -> Iterator[Finding]:
@@ -97,7 +98,7 @@ class Checks:
         """The libraries that do the work."""
         model = self.judge_model
         remote = self.audits_judge and model is not None and model.base_url is not None
-        missing = [name for name in self.machine.missing if not remote or name in _CLIENT]
+        missing = self.place.lacking(_CLIENT if remote else EMBEDDED_MODULES)
         if missing:
             noun = "module" if len(missing) == 1 else "modules"
             message = f"an audit needs the {noun} {', '.join(f'`{name}`' for name in missing)}"
@@ -137,7 +138,7 @@ class Checks:
         """The reward model is a whole folder with a head of one output."""
         name = str(self.config.reward_model.path)
         yield from self._model("reward", REWARD_MODEL, name)
-        model = read_model(name, self.machine)
+        model = read_model(name, self.place)
         architectures = model.config.get("architectures") if model else None
         if isinstance(architectures, list) and any(str(one).endswith("ForCausalLM") for one in architectures):
             message = f"`{name}` is a language model without a reward head"
@@ -237,17 +238,17 @@ class Checks:
 
         if Path(name).expanduser().is_file():
             yield error(f"the {role} model `{name}` is a file, not a folder")
-        elif folder_of(name, self.machine) is None:
+        elif folder_of(name, self.place) is None:
             if is_path(name):
                 yield error(f"there is no {role} model folder `{name}`", f"check `{key}`")
-            elif role == "judge" or self.machine.offline:
+            elif role == "judge" or self.place.offline:
                 hint = "download it first, or give a folder or an endpoint"
                 yield error(f"the {role} model `{name}` is not on this machine", hint)
             else:
                 message = f"the {role} model `{name}` is not on this machine and will be downloaded"
                 yield self._finding("note", "model-files", key, message)
         else:
-            model = read_model(name, self.machine)
+            model = read_model(name, self.place)
             if model is not None:
                 wanted = {
                     "a readable `config.json`": bool(model.config),

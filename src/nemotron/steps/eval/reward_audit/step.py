@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from nemotron.compile.declaration import PlainStep
 from nemotron.compile.describe import FileRef, Process
 from nemotron.compile.model_files import read_model
 from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.compile.secrets import secrets_in
 from nemotron.config.layers import Resolved
-from nemotron.runs.folder import RunFolder
+from nemotron.config.schema.reward_audit import RewardAuditConfig
+from nemotron.engines.base import Attempt
 from nemotron.steps.eval.reward_audit.checks import DATA, MANIFEST, MODEL, REWARD_MODEL, Checks
-from nemotron.steps.eval.reward_audit.config import Config
 
 
-def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Preflight:
+def preflight(config: RewardAuditConfig, resolved: Resolved, where: Surroundings) -> Preflight:
     """Everything that can be known before anything is asked."""
-    checks = Checks(config, resolved, where.machine, where.runs_dir)
+    checks = Checks(config, resolved, where.place, where.runs_dir)
     return Preflight(
-        engine="local",
+        engine="plain",
         engine_reason="an audit trains nothing: plain Python in this process",
         findings=tuple(checks.findings()),
         processes=_processes(checks),
@@ -31,20 +30,22 @@ def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Prefli
     )
 
 
-def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
-    """Ask, measure, report. ``secrets``: by config key.
+def run(attempt: Attempt) -> None:
+    """Ask, measure, report.
 
     Raises:
         LimitError: a figure crosses a limit. DataError, ArtifactError, JudgeError, OutputError: as they say.
     """
     from nemotron.rl.threads import plan_threads, set_environment
 
-    config = Config.model_validate(run.job()["config"])
+    config = attempt.settings(RewardAuditConfig)
     # With a reward model this process computes; with a judge it only asks.
-    set_environment(plan_threads(local_judge=config.reward_model.path is None).policy)
-    from nemotron.rewards.audit.run import run_audit
+    judge = config.env.judge_model if config.reward_model.path is None else None
+    serves = judge is not None and judge.base_url is None
+    set_environment(plan_threads(helper=config.judge.server_threads if serves else 0).policy)
+    from nemotron.audit.run import run_audit
 
-    run_audit(run, config, secrets)
+    run_audit(attempt, config)
 
 
 def _processes(checks: Checks) -> tuple[Process, ...]:
@@ -73,10 +74,13 @@ def _inputs(checks: Checks) -> tuple[FileRef, ...]:
     )
     role, key, name = named
     if name is not None:
-        files = read_model(name, checks.machine)
+        files = read_model(name, checks.place)
         detail = f"{files.parameters:,} parameters" if files and files.parameters else "size unknown"
         inputs.append(FileRef(role, key, name, detail))
     data = config.data
     place = (DATA, data.data_path) if data.manifest_path is None else (MANIFEST, data.manifest_path)
     inputs.append(FileRef("pairs", *place, found.problem or f"{found.rows} rows"))
     return tuple(inputs)
+
+
+STEP = PlainStep(config=RewardAuditConfig, check=preflight, run="nemotron.steps.eval.reward_audit.step:run")

@@ -1,23 +1,17 @@
-"""Launcher of the DPO step: its preflight, run by the embedded engine in this process."""
+"""Direct preference optimisation on pairs: parameters, rules, and who runs it. Values are in ``config/*.yaml``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from nemotron.compile import dpo
+from nemotron.compile.declaration import TrainingStep
+from nemotron.compile.pair_job import pair_work
+from nemotron.config.schema.dpo import DpoRunConfig
 
-from nemotron.compile.dpo import preflight
-from nemotron.rl.threads import plan_threads, set_environment
-from nemotron.runs.folder import RunFolder
-from nemotron.steps.rl.nemo_rl.dpo.config import Config
-
-__all__ = ["preflight", "run"]
-
-
-def run(run: RunFolder, secrets: Mapping[str, str]) -> None:
-    """Do the job of ``run``. Raises NemotronError."""
-    config = Config.model_validate(run.job()["config"])
-    threads = plan_threads(local_judge=False)
-    # Before torch is imported: its libraries read the environment once, when they are loaded.
-    set_environment(threads.policy)
-    from nemotron.engines.embedded_dpo import run_job
-
-    run_job(run, config, threads)
+STEP = TrainingStep(
+    config=DpoRunConfig,
+    job=dpo.DpoJob,
+    rules=dpo.STAGES,
+    processes=dpo.processes,
+    work=pair_work,
+    engines={"embedded": "nemotron.engines.embedded.scene:dpo"},
+)

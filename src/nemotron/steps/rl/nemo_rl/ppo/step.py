@@ -1,8 +1,17 @@
-"""Launcher of the PPO step: the preflight of PPO, run by the embedded engine in two processes."""
+"""PPO with reward model and critic: parameters, rules, and who runs it. Values are in ``config/*.yaml``."""
 
 from __future__ import annotations
 
-from nemotron.compile.ppo import preflight
-from nemotron.engines.ppo_process import run
+from nemotron.compile import ppo
+from nemotron.compile.declaration import TrainingStep
+from nemotron.compile.ppo_job import PpoJob
+from nemotron.config.schema.ppo import PpoMasterConfig
 
-__all__ = ["preflight", "run"]
+STEP = TrainingStep(
+    config=PpoMasterConfig,
+    job=PpoJob,
+    rules=ppo.STAGES,
+    processes=ppo.processes,
+    work=ppo.work,
+    engines={"embedded": "nemotron.engines.embedded.scene:ppo"},
+)

@@ -1,8 +1,17 @@
-"""Launcher of the RLHF step: the preflight of judged GRPO, run by the embedded engine."""
+"""GRPO with a generative reward judge: parameters, rules, and who runs it. Values are in ``config/*.yaml``."""
 
 from __future__ import annotations
 
-from nemotron.compile.judged_grpo import preflight
-from nemotron.engines.embedded_process import run
+from nemotron.compile import judged_grpo
+from nemotron.compile.declaration import TrainingStep
+from nemotron.compile.grpo_job import JudgedJob
+from nemotron.config.schema.extras import JudgedGrpoConfig
 
-__all__ = ["preflight", "run"]
+STEP = TrainingStep(
+    config=JudgedGrpoConfig,
+    job=JudgedJob,
+    rules=judged_grpo.STAGES,
+    processes=judged_grpo.processes,
+    work=judged_grpo.work,
+    engines={"embedded": "nemotron.engines.embedded.scene:judged_grpo"},
+)

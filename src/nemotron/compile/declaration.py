@@ -1,0 +1,70 @@
+"""How a step declares itself in its ``step.py``: the model of its config, how a config is judged, and who runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from nemotron.compile.describe import Process, inputs, outputs
+from nemotron.compile.estimate import Work, memory
+from nemotron.compile.job import AnyJob
+from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.rules import Stages, check
+from nemotron.compile.secrets import secrets_in
+from nemotron.config.layers import Resolved
+from nemotron.manifest import EngineName
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStep:
+    """A step that trains."""
+
+    config: type[BaseModel]
+    job: type[AnyJob]
+    """What the rules know of a config of this step."""
+    rules: Stages
+    """Families of rules in their order. All stages run; the first error in this order decides the exit code."""
+    processes: Callable[[Any], Iterable[Process]]
+    """What runs where."""
+    work: Callable[[Any], Work]
+    """Sizes of the run."""
+    engines: Mapping[EngineName, str]
+    """The entry of every engine that can run it."""
+
+    def preflight(self, config: Any, resolved: Resolved, where: Surroundings) -> Preflight:
+        """Choose the engine, run every rule, and describe what would run."""
+        job = self.job.of(config, resolved, where, self.engines)
+        return Preflight(
+            engine=job.engine,
+            engine_reason=job.engine_reason,
+            findings=check(job, self.rules),
+            processes=tuple(self.processes(job)),
+            inputs=inputs(job),
+            outputs=outputs(job),
+            work=self.work(job),
+            memory=memory(job) if job.engine == "embedded" else None,
+            secrets=secrets_in(job.config),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainStep:
+    """A step that trains nothing: ordinary Python in the worker's process."""
+
+    config: type[BaseModel]
+    check: Callable[[Any, Resolved, Surroundings], Preflight]
+    """What is wrong with a config, and what would run."""
+    run: str
+    """``module:function`` that takes the attempt."""
+
+    @property
+    def engines(self) -> Mapping[EngineName, str]:
+        """The one engine that it needs."""
+        return {"plain": self.run}
+
+    def preflight(self, config: Any, resolved: Resolved, where: Surroundings) -> Preflight:
+        """Ask the step's own check."""
+        return self.check(config, resolved, where)

@@ -1,0 +1,86 @@
+"""What an engine is: whatever does the work of a compiled job. The worker hands it an attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from nemotron.job import CompiledJob, Input
+from nemotron.manifest import EngineName
+from nemotron.runs.attempts import AttemptFolder
+from nemotron.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from nemotron.artifacts.inputs import Hashing
+
+C = TypeVar("C", bound="BaseModel")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a run, as the worker hands it to an engine."""
+
+    run: RunFolder
+    job: CompiledJob
+    folder: AttemptFolder
+    secrets: Mapping[str, str]
+    """Values that are never written, by config key."""
+    hashing: Hashing
+    """Reads the inputs beside the work."""
+
+    @property
+    def logs(self) -> Path:
+        """The folder for the logs of helper processes."""
+        return self.folder.logs
+
+    def settings(self, model: type[C]) -> C:
+        """The config as the step's own type. Raises ArtifactError when it is not of that type."""
+        return self.job.settings(model)
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs with their hashes; waits until they are known.
+
+        Raises:
+            ArtifactError: an input cannot be read.
+        """
+        return self.hashing.wait()
+
+
+class Engine(Protocol):
+    """Does the work of a job."""
+
+    name: EngineName
+
+    def run(self, entry: str, attempt: Attempt) -> None:
+        """Do the job from where it stands to its end, in this process.
+
+        Args:
+            entry: what the step declares for this engine in its ``step.py``.
+            attempt: the attempt, whose run this process holds.
+
+        Raises:
+            NemotronError: of every kind; what was finished before stays in the run folder.
+        """
+
+
+class InProcess:
+    """Calls a function of ours: the entry is ``module:function``, which takes the attempt."""
+
+    def __init__(self, name: EngineName) -> None:
+        self.name: EngineName = name
+
+    def run(self, entry: str, attempt: Attempt) -> None:
+        """Import the module and call the function."""
+        module, _, function = entry.partition(":")
+        getattr(import_module(module), function)(attempt)
+
+
+ENGINES: Mapping[EngineName, Engine] = {"plain": InProcess("plain"), "embedded": InProcess("embedded")}
+"""Engines of this version."""

@@ -1,0 +1,114 @@
+"""PPO's second process: the critic as a child of the actor, elsewhere, or served here alone. Imports no torch."""
+
+from __future__ import annotations
+
+import secrets as random_secrets
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from nemotron.config.schema.ppo import CriticConfig, PpoMasterConfig
+from nemotron.engines.base import Attempt
+from nemotron.errors import EngineError
+from nemotron.job import FILE
+from nemotron.rl.threads import ThreadPlan, critic_threads, usable_cores
+
+if TYPE_CHECKING:
+    from nemotron.rl.critic.local import RunningCritic
+
+TOKEN_KEY = "critic.token"
+
+
+def threads_beside(config: PpoMasterConfig) -> int:
+    """Threads of the critic that share this machine with the actor; 0 when it is elsewhere."""
+    beside = config.only is None or _here(urlsplit(config.critic.address or "").hostname)
+    if not beside:
+        return 0
+    return critic_threads() if config.critic.threads == "auto" else config.critic.threads
+
+
+@contextmanager
+def running(attempt: Attempt, config: PpoMasterConfig, threads: ThreadPlan) -> Iterator[RunningCritic]:
+    """The critic of the config: one that runs elsewhere, or a child process on a free loopback port.
+
+    Raises:
+        EngineError: it runs elsewhere, and its address or token is missing.
+        OutputError: its log cannot be written.
+    """
+    # The critic's client needs aiohttp, which an install that only proves configs does not have.
+    from nemotron.rl.critic.local import Address, LocalCritic, RemoteCritic
+
+    if config.only == "actor":
+        if config.critic.address is None:
+            raise EngineError("`only: actor` needs `critic.address`", hint="a critic says where it is when it starts")
+        yield RemoteCritic(Address(config.critic.address, _required(attempt)))
+        return
+    # Nobody else knows this token, and it ends with the run.
+    with LocalCritic(
+        attempt.run.path / FILE,
+        config.critic,
+        token=random_secrets.token_urlsafe(32),
+        threads=threads.helper,
+        log_path=attempt.logs / "critic.log",
+        host="127.0.0.1",
+        port=0,
+    ) as critic:
+        yield critic
+
+
+def serve(attempt: Attempt, config: PpoMasterConfig) -> None:
+    """Serve the critic until its actor leaves. Raises EngineError when the actor vanishes or the server fails."""
+    from nemotron.rl.critic.local import LocalCritic
+
+    run, settings, token = attempt.run, config.critic, _required(attempt)
+    run.write_status(state="running", phase="loading the critic", error=None, exit_code=None)
+    with LocalCritic(
+        attempt.run.path / FILE,
+        settings,
+        token=token,
+        threads=_lone_threads(settings),
+        log_path=attempt.logs / "critic.log",
+        host=settings.host,
+        port=settings.port,
+    ) as critic:
+        where = _reachable(critic.address.url)
+        run.write_status(phase=f"serving at {where}")
+        print(f"the critic answers at {where}; start the actor with `--only actor critic.address=...`", file=sys.stderr)
+        code = critic.wait()
+        if code:
+            raise EngineError(
+                f"the critic ended with exit code {code}: {critic.last_words() or 'it said nothing'}",
+                hint="the actor's own error may say more; both sides go on from the last checkpoint",
+            )
+    run.write_status(state="finished", phase=None)
+
+
+def _here(host: str | None) -> bool:
+    """Whether only processes of this machine can be meant."""
+    return host in ("127.0.0.1", "::1", "localhost")
+
+
+def _lone_threads(settings: CriticConfig) -> int:
+    """Threads of a critic that runs alone: all cores, but those of the actor where that must be on this machine."""
+    if settings.threads != "auto":
+        return settings.threads
+    return critic_threads() if _here(settings.host) else usable_cores()
+
+
+def _reachable(url: str) -> str:
+    """The address with this machine's name where the server listens on every interface."""
+    parts = urlsplit(url)
+    return f"http://{socket.gethostname()}:{parts.port}" if parts.hostname in ("0.0.0.0", "::") else url
+
+
+def _required(attempt: Attempt) -> str:
+    token = attempt.secrets.get(TOKEN_KEY)
+    if token is None:
+        raise EngineError(
+            "a critic or an actor that runs alone needs the token of the other",
+            hint="set the same `NEMOTRON_CRITIC_TOKEN` in the environment of both",
+        )
+    return token

@@ -1,0 +1,188 @@
+"""The embedded engine's DPO: builds from a compiled job what ``rl/loops/dpo.py`` works with, and runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import cache as cache_result
+from functools import cached_property
+from pathlib import Path
+
+from nemotron.config.schema.dpo import DpoRunConfig
+from nemotron.data.inputs import pair_keys, training_pairs
+from nemotron.data.rows import PairRow, read_pairs
+from nemotron.data.stream import RowStream
+from nemotron.engines.base import Attempt
+from nemotron.engines.embedded.parts import TrainingParts
+from nemotron.engines.embedded.prompts import heldout_metric
+from nemotron.engines.embedded.session import session
+from nemotron.engines.recorder import RunRecorder
+from nemotron.errors import DataError
+from nemotron.rl.loops.dpo import Dpo, train
+from nemotron.rl.pairs import TokenPair, TooLong, tokenise
+from nemotron.rl.policy import Policy
+from nemotron.rl.reference_cache import ReferenceCache
+from nemotron.rl.saving import POLICY, Progress, Trained
+from nemotron.rl.threads import ThreadPlan
+from nemotron.runs.atomic import write_atomic
+
+REJECTS = "rejected_pairs.jsonl"
+
+
+def run_dpo(attempt: Attempt, config: DpoRunConfig, threads: ThreadPlan) -> None:
+    """Run the job of ``attempt`` from where it stands to its end: loop, held-out metric, report, summary.
+
+    Raises:
+        NemotronError: of every kind; what was finished before stays in the run folder.
+    """
+    parts = DpoParts(attempt, config)
+    with session(attempt, threads, total=parts.total_steps, done=parts.progress_on_disk) as work:
+        recorder = work.recorder
+        recorder.phase("reading pairs")
+        parts.report_rejects(recorder if work.first else None)
+        recorder.phase("loading policy")
+        policy, _ = parts.load_models(reference=False)
+        heldout = heldout_metric(parts, config.eval.heldout, config.dpo.seed)
+        work.before((lambda: heldout.measure(parts.start(policy))) if heldout else None)
+        job = parts.dpo(policy, recorder)
+        progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
+        recorder.phase("training")
+        progress = train(job, progress)
+        work.after(progress.step, (lambda: heldout.measure(policy)) if heldout else None)
+
+
+class DpoParts(TrainingParts[DpoRunConfig]):
+    """The parts of DPO."""
+
+    @property
+    def limit(self) -> int:
+        """Longest prompt with an answer, in tokens."""
+        longest = self.config.policy.max_total_sequence_length
+        return min(self.config.data.max_input_seq_length or longest, longest)
+
+    @cached_property
+    def training(self) -> tuple[list[TokenPair], list[TooLong]]:
+        """Training pairs, and those that are too long.
+
+        Raises:
+            DataError: rows are missing or broken, fewer than a batch are left, or too many are left out.
+        """
+        pairs, refused = self._tokenise(training_pairs(self.config.data, "train"))
+        share = len(refused) / max(len(pairs) + len(refused), 1)
+        allowed = self.config.limits.max_rejected_share
+        if share > allowed:
+            worst = max(refused, key=lambda pair: pair.tokens)
+            raise DataError(
+                f"{len(refused)} of {len(pairs) + len(refused)} training pairs are longer than {self.limit} tokens "
+                f"({worst.id} has {worst.tokens}); `limits.max_rejected_share` allows {allowed:.0%}",
+                hint="raise `policy.max_total_sequence_length` and `data.max_input_seq_length`, or drop those rows",
+            )
+        return pairs, refused
+
+    @cached_property
+    def validation(self) -> dict[str, tuple[list[TokenPair], list[TooLong]]]:
+        """The same of every validation set, as many pairs as one validation uses, by the name of the set."""
+        dpo = self.config.dpo
+        if not (dpo.val_period or dpo.val_at_start or dpo.val_at_end):
+            return {}
+        most = dpo.val_batches * dpo.val_global_batch_size if dpo.val_batches > 0 else None
+        found = {}
+        for name, rows in self._validation_rows().items():
+            pairs, refused = self._tokenise(rows)
+            found[name] = pairs[:most], refused
+        return {name: sides for name, sides in found.items() if sides[0]}
+
+    @property
+    def total_steps(self) -> int:
+        """Steps until the data or `dpo.max_num_steps` end."""
+        rows, dpo = len(self.training[0]), self.config.dpo
+        return min(dpo.max_num_steps, dpo.max_num_epochs * (rows // self.config.policy.train_global_batch_size))
+
+    def start(self, policy: Policy) -> Policy:
+        """The policy before training, which is the reference: ``policy`` itself as long as it has not been trained."""
+        return policy if self.checkpoint is None else self.load_start()
+
+    def report_rejects(self, recorder: RunRecorder | None) -> None:
+        """Name every pair that is left out in the run folder, and count them in the metrics of step 0."""
+        sets = {"train": self.training, **self.validation}
+        refused = [(name, pair) for name, (_, some) in sets.items() for pair in some]
+        if refused:
+            rows = [json.dumps({"set": name, "reason": "too-long", **asdict(pair)}) + "\n" for name, pair in refused]
+            write_atomic(self.attempt.run.path / REJECTS, "".join(rows).encode())
+        if recorder is not None:
+            kept, left_out = len(self.training[0]), len(self.training[1])
+            recorder.write(0, {"data/pairs": float(kept), "data/rejected_pairs": float(left_out)})
+            if refused:
+                recorder.phase(f"{len(refused)} pairs are too long and left out: see {REJECTS}")
+
+    def dpo(self, policy: Policy, recorder: RunRecorder) -> Dpo:
+        """Everything the loop needs; computes the reference log-probs that are not on disk yet."""
+        config = self.config
+        cache = ReferenceCache(
+            folder=self.attempt.run.path / "cache",
+            weights=self._weights_of_reference(),
+            load=cache_result(lambda: self.start(policy)),
+            batch_size=config.policy.logprob_batch_size or config.policy.train_micro_batch_size,
+            report=recorder.phase,
+        )
+        stream = self._stream(self._with_reference(cache))
+        validation = {name: cache.fill(f"validation-{name}", pairs) for name, (pairs, _) in self.validation.items()}
+        optimization = self.optimization(policy.parameters())
+        return Dpo(
+            config=config.dpo,
+            global_batch_size=config.policy.train_global_batch_size,
+            micro_batch_size=config.policy.train_micro_batch_size,
+            save_period=self.save_period,
+            policy=policy,
+            optimization=optimization,
+            stream=stream,
+            validation=validation,
+            saver=self.saver({POLICY: Trained(policy.model, optimization)}, stream),
+            recorder=recorder,
+            deadline=self.deadline,
+        )
+
+    def _stream(self, pairs: Sequence[TokenPair]) -> RowStream[TokenPair]:
+        return RowStream(
+            pairs,
+            batch_size=self.config.policy.train_global_batch_size,
+            seed=self.config.dpo.seed,
+            shuffle=self.config.data.shuffle,
+            kind="pairs",
+            batch_key="policy.train_global_batch_size",
+        )
+
+    def _with_reference(self, cache: ReferenceCache) -> list[TokenPair]:
+        """The training pairs; those that a short run never reaches stay without reference."""
+        pairs = list(self.training[0])
+        reached = self.config.dpo.max_num_steps * self.config.policy.train_global_batch_size
+        if reached >= len(pairs):
+            return cache.fill("train", pairs)
+        places = {id(pair): place for place, pair in enumerate(pairs)}
+        wanted = sorted(places[id(pair)] for pair in self._stream(pairs).upcoming(reached))
+        for place, pair in zip(wanted, cache.fill("train", [pairs[i] for i in wanted]), strict=True):
+            pairs[place] = pair
+        return pairs
+
+    def _weights_of_reference(self) -> str:
+        """Content hashes of what the reference is loaded from, or its name on the hub; and the arithmetic."""
+        policy = self.config.policy
+        known = {entry["key"]: entry["fingerprint"] for entry in self.provenance.inputs}
+        keys = ("policy.model_name", "policy.pretrained_checkpoint.path")
+        return json.dumps([policy.model_name, policy.precision, *(known.get(key) for key in keys)])
+
+    def _validation_rows(self) -> dict[str, Iterable[PairRow]]:
+        data, sets = self.config.data, self.config.named_validation_sets()
+        if len(sets) < 2:
+            return {name: training_pairs(data, "validation") for name in sets}
+        return {
+            name: read_pairs(Path(entry.data_path).expanduser(), pair_keys(entry))
+            for name, entry in sets.items()
+            if entry.data_path
+        }
+
+    def _tokenise(self, rows: Iterable[PairRow]) -> tuple[list[TokenPair], list[TooLong]]:
+        data = self.config.data
+        bos, eos = data.add_bos is not False, data.add_eos is not False
+        return tokenise(rows, self.chat, limit=self.limit, add_bos=bos, add_eos=eos)

@@ -1,0 +1,148 @@
+"""GRPO on the embedded engine: builds from a compiled job what ``rl/loops/grpo.py`` works with, and runs it.
+
+Where rewards come from is the one difference between the two entries: a judge, or verifiers and servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TypeVar
+
+from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
+from nemotron.config.schema.verified import VerifiedGrpoConfig
+from nemotron.contracts.rewards import RewardSource
+from nemotron.data.stream import PromptStream
+from nemotron.engines.base import Attempt
+from nemotron.engines.embedded.parts import TrainingParts
+from nemotron.engines.embedded.prompts import heldout_metric, prompt_stream, validation_prompts
+from nemotron.engines.embedded.session import session
+from nemotron.engines.recorder import RunRecorder
+from nemotron.errors import ConfigError
+from nemotron.gym.source import GymSource
+from nemotron.judge.groups import JudgeSettings
+from nemotron.judge.local import RemoteJudge, RunningJudge
+from nemotron.judge.pool import JudgePool
+from nemotron.judge.source import JudgeSource
+from nemotron.rewards import build_rewards
+from nemotron.rewards.source import VerifierSource
+from nemotron.rl.loops.grpo import Grpo, train
+from nemotron.rl.optim import Optimization
+from nemotron.rl.policy import Policy
+from nemotron.rl.sampler import PolicySampler
+from nemotron.rl.saving import POLICY, Progress, Trained
+from nemotron.rl.threads import ThreadPlan
+
+G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
+OpenRewards = Callable[[ExitStack, RunRecorder], RewardSource]
+"""Waits until rewards can be had, and leaves on the stack what has to be closed. Raises RewardError."""
+
+
+def run_judged(attempt: Attempt, config: JudgedGrpoConfig, judge: RunningJudge, threads: ThreadPlan) -> None:
+    """GRPO with a judge.
+
+    ``judge`` may still be loading; one that somebody else runs is asked first, so that a wrong address costs no time.
+
+    Raises:
+        NemotronError: of every kind; what was finished before stays in the run folder.
+    """
+
+    def open_judge(stack: ExitStack, recorder: RunRecorder) -> RewardSource:
+        recorder.phase("waiting for the judge")
+        pool = JudgePool(judge.endpoint, JudgeSettings.of(config.env, config.judge), explain=judge.explain)
+        return JudgeSource(stack.enter_context(pool))
+
+    _run(attempt, config, threads, open_judge, rewards_first=isinstance(judge, RemoteJudge))
+
+
+def run_verified(attempt: Attempt, config: VerifiedGrpoConfig, threads: ThreadPlan) -> None:
+    """GRPO with verifiable rewards: functions in worker processes, or servers over HTTP.
+
+    Raises:
+        NemotronError: of every kind; what was finished before stays in the run folder.
+    """
+
+    def open_rewards(stack: ExitStack, recorder: RunRecorder) -> RewardSource:
+        if config.gym is not None:
+            recorder.phase("waiting for resources servers")
+            return stack.enter_context(GymSource(config.gym))
+        if config.rewards is None:
+            raise ConfigError("nothing gives rewards", hint="set `rewards` or `gym`")
+        return VerifierSource(stack.enter_context(build_rewards(config.rewards)), config.rewards)
+
+    _run(attempt, config, threads, open_rewards, rewards_first=True)
+
+
+def _run(
+    attempt: Attempt, config: GrpoRunConfig, threads: ThreadPlan, open_rewards: OpenRewards, *, rewards_first: bool
+) -> None:
+    """Run the job of ``attempt`` from where it stands to its end: loop, held-out metric, report, summary.
+
+    Args:
+        rewards_first: open the rewards before models are loaded, so that a wrong address costs no time. Otherwise after
+            the first held-out metric: a server that we start ourselves loads its model meanwhile.
+
+    Raises:
+        NemotronError: of every kind; what was finished before stays in the run folder.
+    """
+    parts: GrpoParts[GrpoRunConfig] = GrpoParts(attempt, config)
+    with (
+        session(attempt, threads, total=config.grpo.max_num_steps, done=parts.progress_on_disk) as work,
+        ExitStack() as stack,
+    ):
+        recorder = work.recorder
+        rewards = open_rewards(stack, recorder) if rewards_first else None
+        recorder.phase("loading policy")
+        policy, reference = parts.load_models(reference=config.needs_reference)
+        optimization, stream = parts.optimization(policy.parameters()), parts.stream()
+        heldout = heldout_metric(parts, config.eval.heldout, config.grpo.seed, config.limits.max_missing_share)
+        work.before((lambda: heldout.measure(reference or policy)) if heldout else None)
+        rewards = rewards or open_rewards(stack, recorder)
+        job = parts.grpo(policy, reference, optimization, stream, rewards, recorder)
+        progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
+        recorder.phase("training")
+        progress = train(job, progress)
+        work.after(progress.step, (lambda: heldout.measure(policy)) if heldout else None)
+
+
+class GrpoParts(TrainingParts[G]):
+    """The parts of GRPO, wherever its rewards come from."""
+
+    def stream(self) -> PromptStream:
+        """The training prompts in their order. Raises DataError when rows are missing, broken, too few or too long."""
+        grpo = self.config.grpo
+        size = int(grpo.num_prompts_per_step * grpo.batch_multiplier)
+        return prompt_stream(self, grpo, batch_size=size, batch_key="grpo.num_prompts_per_step")
+
+    def grpo(
+        self,
+        policy: Policy,
+        reference: Policy | None,
+        optimization: Optimization,
+        stream: PromptStream,
+        rewards: RewardSource,
+        recorder: RunRecorder,
+    ) -> Grpo:
+        """Everything the loop needs."""
+        config = self.config
+        return Grpo(
+            config=config.grpo,
+            loss=config.loss_fn,
+            limits=config.limits,
+            sampling=self.sampling,
+            global_batch_size=config.policy.train_global_batch_size,
+            micro_batch_size=config.policy.train_micro_batch_size,
+            logprob_batch_size=config.policy.logprob_batch_size or config.policy.train_micro_batch_size,
+            save_period=self.save_period,
+            policy=policy,
+            sampler=PolicySampler(policy),
+            reference=reference,
+            optimization=optimization,
+            chat=self.chat,
+            rewards=rewards,
+            stream=stream,
+            validation=validation_prompts(config.data, config.grpo),
+            saver=self.saver({POLICY: Trained(policy.model, optimization)}, stream),
+            recorder=recorder,
+            deadline=self.deadline,
+        )

@@ -1,0 +1,150 @@
+"""What every training step of the embedded engine is built from: its config, made real piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+
+from nemotron.checkpoints.store import CheckpointStore
+from nemotron.config.dump import dump_yaml
+from nemotron.config.schema.training import TrainingConfig
+from nemotron.contracts.samples import SamplingParams
+from nemotron.engines.base import Attempt
+from nemotron.errors import ConfigError
+from nemotron.rl.chat import Chat
+from nemotron.rl.optim import Optimization
+from nemotron.rl.policy import Policy
+from nemotron.rl.saving import Provenance, Saver, Stateful, Trained, weights_of
+from nemotron.rl.stopping import Deadline
+
+C = TypeVar("C", bound=TrainingConfig, covariant=True)
+
+
+@dataclass(frozen=True)
+class TrainingParts(Generic[C]):
+    """The parts that do not depend on the algorithm."""
+
+    attempt: Attempt
+    config: C
+
+    @cached_property
+    def store(self) -> CheckpointStore:
+        """The checkpoints of this run, cleaned of what a killed attempt left half-written."""
+        settings = self.config.checkpointing
+        store = CheckpointStore(
+            Path(settings.checkpoint_dir), settings.keep_top_k, settings.metric_name, settings.higher_is_better
+        )
+        store.recover()
+        return store
+
+    @cached_property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint to go on from; ``None`` at the start."""
+        return self.store.latest()
+
+    @property
+    def progress_on_disk(self) -> int:
+        """Steps that the newest checkpoint has done."""
+        return self.store.steps()[-1] if self.checkpoint else 0
+
+    @property
+    def save_period(self) -> int | None:
+        """Steps between checkpoints; ``None`` writes none."""
+        settings = self.config.checkpointing
+        return settings.save_period if settings.enabled else None
+
+    @cached_property
+    def deadline(self) -> Deadline | None:
+        """`checkpointing.checkpoint_must_save_by`, counted from the first look at it: take it when training begins."""
+        return Deadline.parse(self.config.checkpointing.checkpoint_must_save_by)
+
+    @cached_property
+    def chat(self) -> Chat:
+        """Tokenizer and chat template of the policy."""
+        settings = self.config.policy.tokenizer
+        template = settings.chat_template if "chat_template" in settings.model_fields_set else "default"
+        return Chat.load(settings.name, template, settings.chat_template_kwargs)
+
+    @cached_property
+    def sampling(self) -> SamplingParams:
+        """How responses are sampled in training. Raises ConfigError without `policy.generation`."""
+        generation = self.config.policy.generation
+        if generation is None:
+            raise ConfigError("`policy.generation` is missing", hint="it says how responses are sampled")
+        return SamplingParams(
+            max_new_tokens=generation.max_new_tokens,
+            stop_token_ids=self.chat.stop_token_ids(generation.stop_token_ids),
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            top_k=generation.top_k,
+        )
+
+    def load_start(self) -> Policy:
+        """The policy as it was before training. Raises ArtifactError when it cannot be loaded."""
+        settings = self.config.policy
+        pretrained = settings.pretrained_checkpoint
+        if pretrained is not None:
+            return Policy.load_checkpoint(Path(pretrained.path).expanduser(), precision=precision(settings.precision))
+        return Policy.load(settings.model_name, precision=precision(settings.precision))
+
+    def load_models(self, *, reference: bool) -> tuple[Policy, Policy | None]:
+        """The policy, from the newest checkpoint if there is one, and the frozen policy before training if wanted.
+
+        Raises:
+            ArtifactError: a model cannot be loaded.
+        """
+        if self.checkpoint is not None and not reference:
+            return self._load_newest(self.checkpoint), None
+        start = self.load_start()
+        frozen = start.frozen_copy() if reference else None
+        return (start if self.checkpoint is None else self._load_newest(self.checkpoint)), frozen
+
+    def _load_newest(self, checkpoint: Path) -> Policy:
+        return Policy.load_checkpoint(weights_of(checkpoint), precision=precision(self.config.policy.precision))
+
+    def optimization(self, parameters: Iterable[nn.Parameter]) -> Optimization:
+        """Optimizer and schedule of `policy`. Raises ConfigError when they cannot be built."""
+        settings = self.config.policy
+        if settings.optimizer is None:
+            raise ConfigError("the embedded engine needs `policy.optimizer`", hint="for example `torch.optim.AdamW`")
+        return Optimization.build(
+            parameters,
+            optimizer=settings.optimizer.model_dump(),
+            scheduler=[entry.model_dump(exclude_none=True) for entry in settings.scheduler or []] or None,
+            max_grad_norm=settings.max_grad_norm,
+        )
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """What every checkpoint says about its making; waits until the inputs are hashed."""
+        job = self.attempt.job
+        return Provenance(
+            step_id=job.step,
+            config_yaml=dump_yaml(job.config),
+            config_fingerprint=job.fingerprint,
+            inputs=[one.model_dump(mode="json") for one in self.attempt.inputs],
+        )
+
+    def saver(
+        self, trained: Mapping[str, Trained], stream: Stateful, more: Callable[[Path], None] | None = None
+    ) -> Saver:
+        """Writes the checkpoints of this run; arguments as in ``Saver``."""
+        return Saver(
+            store=self.store,
+            tokenizer=self.chat.tokenizer,
+            trained=trained,
+            stream=stream,
+            provenance=lambda: self.provenance,
+            save_hf=bool(self.config.checkpointing.save_consolidated),
+            more=more,
+        )
+
+
+def precision(name: str) -> Any:
+    """A number type by one name: NeMo-RL also writes ``bf16`` and ``fp32``."""
+    return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(name, name)

@@ -1,0 +1,72 @@
+"""One attempt at a training run, the same for every algorithm: set the scene, measure, record, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from nemotron.engines.base import Attempt
+from nemotron.engines.recorder import RunRecorder, recording
+from nemotron.rl.evaluate import HeldOut
+from nemotron.rl.threads import ThreadPlan, apply_threads
+from nemotron.runs.report import write_report
+from nemotron.runs.summary import print_summary
+
+Measure = Callable[[], HeldOut]
+
+
+@dataclass
+class Session:
+    """What an attempt knows of the run."""
+
+    recorder: RunRecorder
+    first: bool
+    """Nothing is done yet: no checkpoint to go on from."""
+    measured: bool
+    """An earlier attempt has measured the held-out metric before training."""
+    step: int
+    """Finished steps."""
+
+    def before(self, measure: Measure | None) -> None:
+        """Measure the held-out metric before training, unless an earlier attempt has; ``None`` measures nothing."""
+        if measure is not None and (self.first or not self.measured):
+            self.recorder.phase("held-out before")
+            self.recorder.heldout("before", 0, measure())
+
+    def after(self, step: int, measure: Measure | None) -> None:
+        """Training has ended with ``step``: measure again."""
+        self.step = step
+        if measure is not None:
+            self.recorder.phase("held-out after")
+            self.recorder.heldout("after", step, measure())
+
+
+@contextmanager
+def session(attempt: Attempt, threads: ThreadPlan, *, total: int, done: int) -> Iterator[Session]:
+    """Work on the run of ``attempt`` inside; when that ends well the run is finished: report written, summary printed.
+
+    Args:
+        total: steps when the run is finished.
+        done: steps that the checkpoint has which this attempt goes on from; 0 starts over.
+    """
+    run = attempt.run
+    apply_threads(threads.policy)
+    _quiet_transformers()
+    measured = run.status().heldout_before is not None
+    with recording(run, total=total, done=done) as recorder:
+        work = Session(recorder, first=done == 0, measured=measured, step=done)
+        yield work
+        recorder.phase("report")
+        run.write_status(state="finished", phase=None, steps_done=work.step, wall_s=recorder.wall_s)
+        write_report(run)
+    print_summary(run)
+
+
+def _quiet_transformers() -> None:
+    """No warnings and no progress bars between the lines of the live view."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

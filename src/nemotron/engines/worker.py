@@ -1,0 +1,103 @@
+"""What runs a compiled job, wherever that is: ``python -m nemotron.engines.worker RUN_DIR``.
+
+Every executor ends in this line. The worker needs the run folder and the environment variables that ``job.json`` names
+for secrets; it holds the run, begins an attempt, lets the engine work, and leaves a truthful status behind whatever
+happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nemotron.artifacts.inputs import Hashing
+from nemotron.engines.base import ENGINES, Attempt
+from nemotron.errors import LimitError, NemotronError, NotAvailableError
+from nemotron.job import CompiledJob
+from nemotron.manifest import declaration, find_step
+from nemotron.outcome import exit_code_of
+from nemotron.runs.attempts import Handle, begin_attempt
+from nemotron.runs.folder import RunFolder
+
+
+def work(run: RunFolder, secrets: Mapping[str, str]) -> int:
+    """Work on ``run`` from where it stands to its end, in this process; returns the exit code.
+
+    Raises:
+        OutputError: another live process holds the run.
+        NemotronError: of every kind; the status of the run says it, too.
+    """
+    with run.lock(), _terminate_like_interrupt():
+        job = run.job()
+        try:
+            entry = _entry(job)
+            folder = begin_attempt(run.path, Handle.of_this_process())
+            with Hashing(run, job) as hashing:
+                ENGINES[job.engine].run(entry, Attempt(run, job, folder, secrets, hashing))
+        except KeyboardInterrupt:
+            run.write_status(state="interrupted", exit_code=130)
+            print(f"interrupted; go on with `nemotron runs resume {run.id}`", file=sys.stderr)
+            raise
+        except NemotronError as error:
+            state: Any = "stopped" if isinstance(error, LimitError) else "failed"
+            run.write_status(state=state, error=error.message, exit_code=error.exit_code)
+            raise
+        except BaseException as error:
+            # Supervision: whatever it was, the status must not go on saying "running".
+            run.write_status(state="failed", error=f"internal error: {type(error).__name__}", exit_code=1)
+            raise
+    return 0
+
+
+def secrets_of(job: CompiledJob) -> dict[str, str]:
+    """Secrets of a job from the variables that it names: config key -> value. ``job.json`` itself holds none."""
+    return {key: os.environ[name] for key, name in job.secret_variables.items() if os.environ.get(name)}
+
+
+def _entry(job: CompiledJob) -> str:
+    """What the step declares for the engine of the job."""
+    entry = declaration(find_step(job.step)).engines.get(job.engine)
+    if entry is None or job.engine not in ENGINES:
+        raise NotAvailableError(
+            f"this version of nemotron cannot run `{job.step}` on the engine `{job.engine}`",
+            hint="compile it again with `engine=embedded`, or go on with the version that compiled it",
+        )
+    return entry
+
+
+@contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """SIGTERM (a scheduler's polite end) stops the run as Ctrl-C does: status written, judge ended."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of the worker; messages and exit codes are those of ``nemotron``."""
+    parser = argparse.ArgumentParser(prog="python -m nemotron.engines.worker", description=__doc__)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run folder")
+    options = parser.parse_args(argv)
+
+    def start() -> int:
+        run = RunFolder.open(options.run_dir)
+        return work(run, secrets_of(run.job()))
+
+    return exit_code_of(start, ("worker", str(options.run_dir)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

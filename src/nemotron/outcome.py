@@ -1,0 +1,94 @@
+"""How a process of ours ends: an error becomes a message with place and fix, and an exit code.
+
+The command and the worker end here, and nowhere else is an error turned into an exit code or caught for good.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable
+from typing import TextIO
+
+from nemotron import __version__
+from nemotron.errors import CompileError, Finding, NemotronError, Origin
+
+_COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "hint": "32", "title": "1", "dim": "2"}
+
+
+def styled(text: str, style: str, stream: TextIO) -> str:
+    """``text`` in a colour when ``stream`` is a terminal and NO_COLOR is not set."""
+    if not stream.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\033[{_COLOURS[style]}m{text}\033[0m"
+
+
+def print_error(error: NemotronError, *, label: str = "error") -> None:
+    """Print an error on stderr: message, place, source lines if it has any, hint; first its findings if it has any."""
+    if isinstance(error, CompileError):
+        # Once something is wrong, notes and warnings would only bury it.
+        print_findings(finding for finding in error.findings if finding.severity == "error")
+    _say(label, error.message, error.origin, getattr(error, "snippet", None), error.hint)
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print findings on stderr, one block each."""
+    for finding in findings:
+        _say(finding.severity, finding.message, finding.origin, None, finding.hint)
+        print(file=sys.stderr)
+
+
+def _say(label: str, message: str, origin: Origin | None, snippet: str | None, hint: str | None) -> None:
+    err = sys.stderr
+    lines = [f"{styled(f'{label}:', label, err)} {message}"]
+    if origin is not None:
+        lines.append(f"  {styled('-->', 'dim', err)} {origin}")
+    if snippet is not None:
+        lines.append(textwrap.indent(snippet, "  "))
+    if hint is not None:
+        lines.append(f"{styled('hint:', 'hint', err)} {hint}")
+    print("\n".join(lines), file=err)
+
+
+def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
+    """Do ``action`` and return its exit code, or print the error that ends it on stderr and return that one's.
+
+    Args:
+        words: the command line, for the report of a bug.
+    """
+    try:
+        code = action()
+        sys.stdout.flush()
+    except NemotronError as error:
+        print_error(error)
+        return error.finding_exit_code if isinstance(error, CompileError) else error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe left, as `| head` does. Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
+        _report_bug(error, words)
+        return 1
+    return code
+
+
+def _report_bug(error: Exception, words: tuple[str, ...]) -> None:
+    """A short message and a file with the traceback, which NEMOTRON_TRACEBACK=1 prints at once."""
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get("NEMOTRON_TRACEBACK") == "1":
+        print(text, file=sys.stderr)
+    summary = f"error: unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    print(summary, file=sys.stderr)
+    # Values may be secrets; the keys are enough to find a bug.
+    command = " ".join(f"{word.partition('=')[0]}=..." if "=" in word else word for word in words)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="nemotron-crash-", suffix=".log", delete=False) as log:
+            log.write(f"nemotron {__version__}\nPython {sys.version}\ncommand: {command}\n\n{text}")
+        print(f"hint: this is a bug in nemotron; please report it with `{log.name}`", file=sys.stderr)
+    except OSError:
+        print("hint: this is a bug in nemotron; NEMOTRON_TRACEBACK=1 prints where", file=sys.stderr)

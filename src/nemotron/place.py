@@ -1,0 +1,100 @@
+"""Where a job runs, as far as that is known where it is compiled.
+
+The preflight asks a place, never "this machine": what is installed there, how much memory and how many GPUs it has, and
+which of its files can be looked at from here. A question that nobody can answer from here has the answer None, and a
+rule that gets it stays silent or says that it could not look.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+HERE = "here"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A machine or a cluster."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str = HERE
+    """``here``, or the name of the profile that describes it."""
+    is_here: bool = True
+    """It is this machine: every file is looked at, and what is installed is asked of this interpreter."""
+    nodes: int = 1
+    gpus_per_node: int | None = None
+    """None where nobody has said it."""
+    has_cuda: bool = False
+    """A CUDA device is there, and visible to the job."""
+    memory_bytes: int | None = None
+    """Main memory that a process may use on one node; None where it is not known."""
+    modules: Mapping[str, bool] = field(default_factory=dict)
+    """Answers about Python modules that were given beforehand, by name; any other is looked for when the place is this
+    machine, and not known otherwise."""
+    shared: tuple[Path, ...] = ()
+    """Folders of the place that are the same folders here: what lies below them is looked at. All, when it is here."""
+    hub_cache: Path | None = None
+    """Folder of downloaded Hugging Face models, where it can be looked at."""
+    offline: bool = False
+    """Downloads are switched off."""
+
+    @classmethod
+    def this_machine(cls) -> Place:
+        """This machine, in a few milliseconds; imports no engine."""
+        return cls(
+            has_cuda=_has_cuda(),
+            memory_bytes=_memory(),
+            hub_cache=_hub_cache(),
+            offline=any(
+                os.environ.get(name, "") not in ("", "0") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+            ),
+        )
+
+    def has(self, module: str) -> bool | None:
+        """Whether a Python module is installed there; None when that cannot be known from here."""
+        known = self.modules.get(module)
+        if known is not None or not self.is_here:
+            return known
+        return find_spec(module) is not None
+
+    def lacking(self, modules: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``modules`` that are known not to be installed there."""
+        return tuple(name for name in modules if self.has(name) is False)
+
+    def sees(self, path: Path) -> bool:
+        """Whether what lies at ``path`` there can be looked at from here."""
+        if self.is_here:
+            return True
+        absolute = Path(os.path.normpath(path.expanduser().absolute()))
+        return any(absolute.is_relative_to(folder) for folder in self.shared)
+
+
+def _has_cuda() -> bool:
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return False
+    return any(Path("/proc/driver/nvidia/gpus").glob("*")) or any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _memory() -> int | None:
+    """The smaller of physical memory and the limit of the container."""
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def _hub_cache() -> Path:
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
