@@ -140,7 +140,7 @@ def test_dry_run_writes_nothing(world: Path, tmp_path: Path) -> None:
     ):
         done = command("steps", "run", step, source, "output_dir=out", "--dry-run", "--json", cwd=tmp_path)
         plan = json.loads(done.stdout)
-        assert (done.returncode, plan["ok"], plan["engine"]["name"]) == (0, True, "local")
+        assert (done.returncode, plan["ok"], plan["engine"]["name"]) == (0, True, "plain")
         assert [file["key"] for file in plan["inputs"]] == [source.partition("=")[0]]
         assert [file["key"] for file in plan["outputs"]] == [None, "output_dir"]
     assert list(tmp_path.iterdir()) == []
