@@ -43,8 +43,11 @@ def launch(plan: Plan, code: StepCode, *, runs_dir: Path, resume: bool) -> int:
     if run is None:
         if resume:
             print("nothing to resume, starting a new run", file=sys.stderr)
+        _announce(f"{plan.step}: starting in {runs_dir / plan.run_id}")
         job = {**plan.job(), "view": find_step(plan.step).view, "inputs": fingerprints(plan.inputs)}
         run = RunFolder.create(runs_dir, step=plan.step, config_name=plan.config_name, job=job, run_id=plan.run_id)
+    else:
+        _announce(f"{plan.step}: going on in {run.path}")
     return _attached(run, code, plan.secrets())
 
 
@@ -61,7 +64,13 @@ def resume(run_dir: Path) -> int:
     job = run.job()
     variables = job.get("secret_variables", {})
     found = {key: os.environ[name] for key, name in variables.items() if os.environ.get(name)}
+    _announce(f"{job['step']}: going on in {run.path}")
     return _attached(run, step_code(find_step(job["step"])), found)
+
+
+def _announce(text: str) -> None:
+    """Said before inputs are hashed and torch is imported: from here to the first line of the step it takes seconds."""
+    print(f"{text}, loading libraries ...", file=sys.stderr, flush=True)
 
 
 def _finished_already(run: RunFolder) -> int:
