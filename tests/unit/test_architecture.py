@@ -17,7 +17,7 @@ LAYERS = [
     {"rl", "data", "judge", "rewards", "sandbox", "gym", "executors"},
     {"config", "runs", "artifacts", "checkpoints", "children"},
     {"manifest"},
-    {"errors", "suggest"},
+    {"errors", "suggest", "install"},
 ]
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 # Only these may import torch when they are imported themselves; others do it inside a function, when asked to work.

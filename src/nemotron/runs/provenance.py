@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nemotron import __version__
+
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "aiohttp")
 
 
@@ -18,7 +20,7 @@ def provenance(cwd: Path | None = None) -> dict[str, Any]:
     "packages": {"torch": "2.13.0"}, "git": {"sha": "94e99c7...", "dirty": false}}``.
     """
     return {
-        "nemotron": _version("nemotron"),
+        "nemotron": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from compile_world import LAPTOP, NODE, Compile, named, row, write_model, write_rows
 
+from nemotron.install import install_extra
+
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 
 
@@ -237,4 +239,4 @@ def test_embedded_without_its_libraries(compiled: Compile) -> None:
     plan = compiled("own.yaml", machine=replace(LAPTOP, missing=("torch", "transformers")))
     assert plan.exit_code == 10
     (finding,) = named(plan, "engine-not-installed")
-    assert finding.hint == "pip install 'nemotron[local]'"
+    assert finding.hint == install_extra("local")
