@@ -3,17 +3,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# torch first: this version is the CPU build on Python 3.11; a free choice of torch pulls gigabytes of CUDA libraries.
-TORCH ?= torch==2.13.0
+# Empty: scripts/setup_env.py takes a torch that fits the machine and says why. TORCH='torch==2.13.0' overrules it.
+TORCH ?=
 
-.PHONY: setup tiny test lint integration bench clean
+.PHONY: FORCE setup tiny test lint integration bench clean
 
 setup: $(READY)
 
-$(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,data,wandb,tensorboard,dev]'
+$(READY): pyproject.toml $(if $(TORCH),FORCE)
+	$(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(TORCH),--torch '$(TORCH)')
 	touch $@
 
 tiny: $(READY)

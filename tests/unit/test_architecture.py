@@ -37,6 +37,7 @@ LAYERS = [
     "place",
     "manifest",
     "errors",
+    "install",
     "suggest",
 ]
 LEVEL = {package: level for level, package in enumerate(LAYERS)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.install import install_extra
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +134,7 @@ def _opened(path: Path, framework: str) -> Any:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise NotAvailableError(
-            "reading checkpoints needs `safetensors`, which is not installed", hint="pip install 'nemotron[local]'"
+            "reading checkpoints needs `safetensors`, which is not installed", hint=install_extra("local")
         ) from error
     try:
         return safe_open(path, framework=framework)

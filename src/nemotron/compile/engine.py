@@ -9,6 +9,7 @@ from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
 from nemotron.compile.wandb_login import wandb_can_start
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.errors import Finding, NotAvailableError
+from nemotron.install import install_extra
 
 rules: Rules[AnyJob] = Rules("engine")
 
@@ -38,7 +39,7 @@ def embedded_is_installed(job: AnyJob) -> Iterator[Finding]:
         yield job.error(
             "engine",
             f"the embedded engine needs the {noun} {', '.join(f'`{name}`' for name in missing)}",
-            hint="pip install 'nemotron[local]'",
+            hint=install_extra("local"),
             kind=NotAvailableError,
         )
 
@@ -151,7 +152,7 @@ def loggers_are_installed(job: AnyJob) -> Iterator[Finding]:
             yield job.error(
                 f"logger.{name}_enabled",
                 f"`logger.{name}_enabled` needs the module `{name}`",
-                hint=f"pip install 'nemotron[{name}]'",
+                hint=install_extra(name),
                 kind=NotAvailableError,
             )
 

@@ -10,6 +10,7 @@ from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.data.blend import Dataset, SourceFile, expand, read_blend
 from nemotron.data.splits import split_names, split_shares
 from nemotron.errors import ConfigError, DataError, Finding, NemotronError, NotAvailableError, Origin, OutputError
+from nemotron.install import install_extra
 
 OriginOf = Callable[[str], Origin | None]
 
@@ -48,7 +49,7 @@ def check_config(config: DataPrepConfig, origin_of: OriginOf) -> Iterator[Findin
             yield Finding("warning", "unpinned-source", message, key, origin_of(key), hint)
     for package, why in _packages(config, blend, sources):
         if find_spec(package) is None:
-            hint = "pip install 'nemotron[data]'"
+            hint = install_extra("data")
             yield error("package-missing", key, NotAvailableError(f"{why} need the package `{package}`", hint=hint))
     if not missing:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nemotron.data.blend import SPLIT_NAMES, Dataset, SourceFile, choose_split, is_data_file, split_of
 from nemotron.errors import DataError, NotAvailableError
+from nemotron.install import install_extra
 from nemotron.suggest import closest, listed
 
 
@@ -59,7 +60,7 @@ def _library() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        hint = "pip install 'nemotron[data]'"
+        hint = install_extra("data")
         raise NotAvailableError("`hf://` data sets need the package `huggingface_hub`", hint=hint) from error
     return huggingface_hub
 

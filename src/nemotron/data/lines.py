@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from nemotron.errors import DataError, NotAvailableError, Origin
+from nemotron.install import install_extra
 
 _READ = 1 << 20
 
@@ -197,9 +198,7 @@ class _ZstdReader:
             import zstandard
         except ImportError as error:
             file.close()
-            raise NotAvailableError(
-                "`.zst` files need the package `zstandard`", hint="pip install 'nemotron[data]'"
-            ) from error
+            raise NotAvailableError("`.zst` files need the package `zstandard`", hint=install_extra("data")) from error
         self._path, self._file, self._library = path, file, zstandard
         self._frame: Any = None
         self._ready = b""

@@ -11,6 +11,7 @@ import orjson
 
 from nemotron.data.lines import Block
 from nemotron.errors import DataError, NotAvailableError
+from nemotron.install import install_extra
 
 _BATCH_ROWS = 2048
 
@@ -25,9 +26,7 @@ def read_parquet(path: Path, block_bytes: int) -> Iterator[Block]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise NotAvailableError(
-            "Parquet files need the package `pyarrow`", hint="pip install 'nemotron[data]'"
-        ) from error
+        raise NotAvailableError("Parquet files need the package `pyarrow`", hint=install_extra("data")) from error
     number, lines, size = 1, [], 0
     try:
         with parquet.ParquetFile(path) as file:

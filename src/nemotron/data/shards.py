@@ -17,6 +17,7 @@ from nemotron.data.normal import sort_order
 from nemotron.data.selection import Counts, Selection, cell_groups
 from nemotron.data.workers import Step
 from nemotron.errors import NotAvailableError
+from nemotron.install import install_extra
 from nemotron.runs.atomic import output_errors, sync_folder, write_atomic
 
 _GROUP_BYTES = 4 << 20
@@ -181,7 +182,7 @@ def _compressor(name: str) -> _Compressor | None:
         try:
             import zstandard
         except ImportError as error:
-            hint = "pip install 'nemotron[data]', or set `compression=gzip`"
+            hint = f"{install_extra('data')}, or set `compression=gzip`"
             raise NotAvailableError("`compression: zstd` needs the package `zstandard`", hint=hint) from error
         made: _Compressor = zstandard.ZstdCompressor(level=3).compressobj()
         return made

@@ -51,7 +51,10 @@ def launch(plan: Plan, *, runs_dir: Path, resume: bool, goes_on: Callable[[RunFo
     if run is None:
         if resume:
             print("nothing to resume, starting a new run", file=sys.stderr)
+        _announce(f"{plan.step}: starting in {runs_dir / plan.run_id}")
         run = RunFolder.create(runs_dir, plan.job())
+    else:
+        _announce(f"{plan.step}: going on in {run.path}")
     return work(run, plan.secrets())
 
 
@@ -67,7 +70,14 @@ def resume(run_dir: Path) -> int:
     run = RunFolder.open(run_dir)
     if run.status().state == "finished":
         return finished_already(run)
-    return work(run, secrets_of(run.job()))
+    job = run.job()
+    _announce(f"{job.step}: going on in {run.path}")
+    return work(run, secrets_of(job))
+
+
+def _announce(text: str) -> None:
+    """Said before torch is imported: from here to the first line of the step it takes seconds."""
+    print(f"{text}, loading libraries ...", file=sys.stderr, flush=True)
 
 
 def finished_already(run: RunFolder) -> int:

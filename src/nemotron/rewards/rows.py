@@ -14,6 +14,7 @@ from typing import Any, Literal
 from nemotron.config.schema import rewards as schema
 from nemotron.config.schema.rewards import RewardConfig, RewardFunctionConfig
 from nemotron.errors import ConfigError, NemotronError, NotAvailableError
+from nemotron.install import install_extra
 from nemotron.rewards.code import Code
 from nemotron.rewards.functions import CheckedFunction, build_function
 from nemotron.rewards.isolation import START_S
@@ -65,7 +66,7 @@ def _setup(index: int, function: RewardFunctionConfig) -> list[SetupProblem]:
     package = _missing_package(function)
     if package is not None:
         message = f"the reward function `{function.shown}` needs the package `{package}`"
-        hint = "install the engine: `pip install 'nemotron[local]'`"
+        hint = install_extra("local")
         return [SetupProblem("error", "missing-package", index, message, hint, NotAvailableError)]
     if isinstance(function, schema.UserRewardConfig):
         return _own_function(index, function)

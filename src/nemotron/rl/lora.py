@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.errors import ArtifactError, ConfigError, NotAvailableError
+from nemotron.install import install_extra
 from nemotron.rl.policy import Policy
 
 ADAPTER = Path("policy", "adapter")
@@ -33,7 +34,7 @@ def add_adapters(policy: Policy, config: LoraConfig, *, seed: int) -> Policy:
     try:
         import peft
     except ModuleNotFoundError as error:
-        raise NotAvailableError("LoRA needs the package `peft`", hint="pip install 'nemotron[local]'") from error
+        raise NotAvailableError("LoRA needs the package `peft`", hint=install_extra("local")) from error
     named = config.target_modules or ("all-linear" if config.match_all_linear else [])
     if not named:
         raise ConfigError(

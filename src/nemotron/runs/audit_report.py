@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.install import install_extra
 from nemotron.job import CompiledJob
 from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_figures import audit_figures
@@ -60,9 +61,7 @@ def render_audit(run: RunFolder, state: ReportedState | None = None) -> str:
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
-        raise NotAvailableError(
-            f"reports need the package `{error.name}`", hint="install it with `pip install 'nemotron[local]'`"
-        ) from error
+        raise NotAvailableError(f"reports need the package `{error.name}`", hint=install_extra("local")) from error
     job, summary = run.job(), summarise(run, state)
     path = results_path(job)
     results = read_results(path)

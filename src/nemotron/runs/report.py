@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.errors import NotAvailableError
+from nemotron.install import install_extra
 from nemotron.runs import metrics as m
 from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_report import write_audit_report
@@ -49,9 +50,7 @@ def render(run: RunFolder, state: ReportedState | None = None) -> str:
         from markupsafe import Markup
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
-        raise NotAvailableError(
-            f"reports need the package `{error.name}`", hint="install it with `pip install 'nemotron[local]'`"
-        ) from error
+        raise NotAvailableError(f"reports need the package `{error.name}`", hint=install_extra("local")) from error
     summary = summarise(run, state)
     view = view_of(run.job()) or JUDGED_GRPO
     rows = m.by_step(run.read_metrics())

@@ -4,10 +4,10 @@
 set -euo pipefail
 venv=$(realpath --canonicalize-missing "$1")
 python=${2:-python3.11}
+here=$(realpath "$(dirname "$0")")
 [ -e "$venv/.ready" ] && exit 0
-"$python" -m venv "$venv"
+"$python" "$here/../../../scripts/setup_env.py" --venv "$venv" --torch-only ${TORCH:+--torch "$TORCH"}
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
-pip install "${TORCH:-torch==2.13.0}"
 pip install "numpy>=1.26" packaging einops psutil "safetensors>=0.5" "transformers>=5.16,<5.20"
 pip install --no-deps megatron-core==0.16.1
 touch "$venv/.ready"

@@ -5,9 +5,9 @@
 set -euo pipefail
 venv=$(realpath --canonicalize-missing "$1")
 python=${2:-python3.11}
+here=$(realpath "$(dirname "$0")")
 [ -e "$venv/.ready" ] && exit 0
-"$python" -m venv "$venv"
+"$python" "$here/../../../scripts/setup_env.py" --venv "$venv" --torch-only ${TORCH:+--torch "$TORCH"}
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
-pip install "${TORCH:-torch==2.13.0}"
 pip install trl==1.16.0
 touch "$venv/.ready"

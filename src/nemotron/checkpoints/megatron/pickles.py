@@ -3,15 +3,21 @@
 A pickle may call any importable function. Here it cannot: a global is either on the list below, and then becomes an
 inert stand-in that only remembers its name and arguments, or the whole file is refused by the name of that global.
 Nothing is imported on behalf of a pickle, so this module needs no torch either.
+
+The same object is not the same pickle under every interpreter and protocol: an enum's member is `cls(value)`, before
+Python 3.11.4 `getattr(cls, name)`; `signal.SIGTERM` is a global there; Python 3.13 keeps paths in another module; the
+protocol of `torch.save` uses Python 2's names. All forms are read, one is written (`dump`).
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict, defaultdict, deque
+from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from nemotron.errors import ArtifactError
 
@@ -64,11 +70,13 @@ _INERT = {
     ("builtins", "float"),
     ("builtins", "object"),
     ("copyreg", "_reconstructor"),
-    ("_codecs", "encode"),
+    ("_operator", "or_"),
     ("_io", "BytesIO"),
     ("io", "BytesIO"),
     ("pathlib", "PosixPath"),
     ("pathlib", "PurePosixPath"),
+    ("pathlib._local", "PosixPath"),
+    ("pathlib._local", "PurePosixPath"),
     ("signal", "Signals"),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -129,6 +137,29 @@ class Dtype(str):
     __slots__ = ()
 
 
+def _stand_in(name: str) -> type[Inert]:
+    """The class that stands for the global ``name``, e.g. ``torch.device``."""
+    return type(name.rpartition(".")[2], (Inert,), {"global_name": name})
+
+
+def _member(*arguments: Any) -> type[Inert]:
+    """``getattr`` of a stand-in: an enum's member or a class in a class. It is a name again; nothing is looked up."""
+    match arguments:
+        case (type() as owner, str(name)) if issubclass(owner, Inert):
+            return _stand_in(f"{owner.global_name}.{name}")
+    raise _Refused("builtins.getattr")
+
+
+def _bytes(*arguments: Any) -> bytes:
+    """Protocols without bytes spell them ``encode(text, "latin1")``, empty ones ``bytes()``."""
+    match arguments:
+        case ():
+            return b""
+        case (str(text), "latin1"):
+            return text.encode("latin1")
+    raise _Refused("_codecs.encode")
+
+
 def _size(*arguments: Any) -> tuple[int, ...]:
     """``torch.Size`` becomes a tuple."""
     return tuple(int(n) for n in arguments[0]) if arguments else ()
@@ -140,18 +171,23 @@ class _Refused(Exception):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        # Python 2's names, which protocols up to 2 use: `__builtin__.set`, `copy_reg._reconstructor`.
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         key = (module, name)
         if key == ("torch", "Size"):
             return _size
+        if key == ("builtins", "getattr"):
+            return _member
+        if key in (("_codecs", "encode"), ("builtins", "bytes")):
+            return _bytes
         if module == "torch" and name in DTYPES:
             return Dtype(name)
         if module == "torch" and name in STORAGES:
             return Dtype(STORAGES[name])
         if key in _CONTAINERS:
             return _CONTAINERS[key]
-        if key in _INERT or module.startswith(_INERT_PACKAGES):
-            full = f"{module}.{name}"
-            return type(name.rpartition(".")[2], (Inert,), {"global_name": full})
+        if key in _INERT or module.startswith(_INERT_PACKAGES) or (module == "signal" and name.startswith("SIG")):
+            return _stand_in(f"{module}.{name}")
         raise _Refused(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
@@ -187,3 +223,13 @@ def loads(content: bytes, path: Path) -> Any:
             f"`{path}` is corrupt or cut short: {error or type(error).__name__}",
             hint="copy the checkpoint again; if it was being written when the job was killed, use an earlier one",
         ) from error
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        return (type(value), (value.value,)) if isinstance(value, Enum) else NotImplemented
+
+
+def dump(value: Any, file: IO[bytes]) -> None:
+    """Write one pickle: the same bytes under every Python, though each of them has its own form of an enum's member."""
+    _Pickler(file, protocol=4).dump(value)

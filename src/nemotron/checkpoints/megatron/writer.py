@@ -1,13 +1,12 @@
 """Write weights as a Megatron-Core ``torch_dist`` checkpoint, one tensor at a time.
 
 The layout is that of Megatron-Core up to 0.18 (``common.pt``), which every later version reads too. The same input
-gives the same bytes: no path, time or random name goes into a file.
+gives the same bytes under every Python: no path, time or random name goes into a file.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -24,7 +23,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from nemotron.checkpoints.megatron import layout, run_config
+from nemotron.checkpoints.megatron import layout, pickles, run_config
 from nemotron.checkpoints.megatron.families import ModelShape
 from nemotron.checkpoints.megatron.index import METADATA
 from nemotron.checkpoints.megatron.names import Weight, extra_states, weights
@@ -185,7 +184,7 @@ def _pieces(weight: Weight, parts: list[Tensor], shape: ModelShape) -> list[Tens
 def _write_metadata(folder: Path, tensors: dict[str, Any], places: dict[MetadataIndex, _StorageInfo]) -> None:
     metadata = Metadata(tensors, planner_data={key: (key,) for key in tensors}, storage_data=places)
     with (folder / METADATA).open("wb") as file:
-        pickle.dump(metadata, file)
+        pickles.dump(metadata, file)
 
 
 def _common() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from nemotron.config.dump import dump_yaml
 from nemotron.config.schema.logger import LoggerConfig
 from nemotron.engines.sinks import recorded
 from nemotron.errors import NotAvailableError
+from nemotron.install import install_extra
 from nemotron.runs.atomic import output_errors
 from nemotron.runs.folder import RunFolder
 
@@ -38,7 +39,7 @@ class TensorboardSink:
         except ModuleNotFoundError as error:
             raise NotAvailableError(
                 f"`logger.tensorboard_enabled` needs the package `{error.name}`",
-                hint="pip install 'nemotron[tensorboard]'",
+                hint=install_extra("tensorboard"),
             ) from error
         own = logger.tensorboard.log_dir if logger.tensorboard else None
         folder = Path(own or Path(logger.log_dir) / "tensorboard").expanduser()

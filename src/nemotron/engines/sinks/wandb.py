@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from nemotron.config.schema.logger import LoggerConfig
 from nemotron.engines.sinks import recorded
 from nemotron.errors import ConfigError, NotAvailableError, OutputError
+from nemotron.install import install_extra
 from nemotron.runs.atomic import output_errors, write_atomic
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.jsonl import to_json
@@ -61,7 +62,7 @@ class WandbSink:
             import wandb
         except ModuleNotFoundError as error:
             raise NotAvailableError(
-                f"`logger.wandb_enabled` needs the package `{error.name}`", hint="pip install 'nemotron[wandb]'"
+                f"`logger.wandb_enabled` needs the package `{error.name}`", hint=install_extra("wandb")
             ) from error
         state = _read_state(run)
         folder = Path(logger.log_dir).expanduser()

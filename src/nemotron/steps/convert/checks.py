@@ -14,6 +14,7 @@ from nemotron.compile.output import existing
 from nemotron.compile.plan import Preflight
 from nemotron.config.layers import Resolved
 from nemotron.errors import ArtifactError, Finding, NemotronError, NotAvailableError, OutputError
+from nemotron.install import install_extra
 from nemotron.place import Place
 from nemotron.steps.convert.run import is_hub_name
 
@@ -48,7 +49,7 @@ class Checks:
         if missing:
             noun = "module" if len(missing) == 1 else "modules"
             message = f"a conversion needs the {noun} {', '.join(f'`{name}`' for name in missing)}"
-            self.error("engine-not-installed", None, NotAvailableError(message, hint="pip install 'nemotron[local]'"))
+            self.error("engine-not-installed", None, NotAvailableError(message, hint=install_extra("local")))
         return not missing
 
     def output(self, output_dir: str, source: Path | None, runs_dir: Path, *, overwrite: bool) -> None:

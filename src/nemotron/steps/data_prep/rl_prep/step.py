@@ -13,6 +13,7 @@ from nemotron.compile.describe import FileRef, Process
 from nemotron.compile.plan import Preflight
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.errors import Finding, NotAvailableError
+from nemotron.install import install_extra
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Surroundings
@@ -48,7 +49,7 @@ def check(config: DataPrepConfig, resolved: Resolved) -> Iterable[Finding]:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         message = f"data preparation needs the packages {', '.join(missing)}"
-        hint = "pip install 'nemotron[data]'"
+        hint = install_extra("data")
         return [Finding("error", "package-missing", message, hint=hint, exit_code=NotAvailableError.exit_code)]
     from nemotron.data.checks import check_config
 

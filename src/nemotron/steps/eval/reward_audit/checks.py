@@ -29,6 +29,7 @@ from nemotron.errors import (
     OutputError,
     Severity,
 )
+from nemotron.install import install_extra
 from nemotron.place import Place
 
 MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
@@ -102,9 +103,7 @@ class Checks:
         if missing:
             noun = "module" if len(missing) == 1 else "modules"
             message = f"an audit needs the {noun} {', '.join(f'`{name}`' for name in missing)}"
-            yield self._error(
-                "engine-not-installed", "", NotAvailableError(message, hint="pip install 'nemotron[local]'")
-            )
+            yield self._error("engine-not-installed", "", NotAvailableError(message, hint=install_extra("local")))
 
     def unread(self) -> Iterator[Finding]:
         """Overrides for what is not audited."""
