@@ -77,6 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
+        from nemotron.compile.out_of_memory import out_of_memory
+
+        if (known := out_of_memory(error)) is not None:
+            print_error(known)
+            return known.exit_code
         _report_bug(error, words)
         return 1
     return code

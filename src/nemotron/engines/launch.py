@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemotron.artifacts.fingerprint import fingerprint, fingerprint_files
 from nemotron.artifacts.kinds import recognise
+from nemotron.compile.out_of_memory import out_of_memory
 from nemotron.errors import LimitError, NemotronError, NotAvailableError
 from nemotron.manifest import find_step, step_code
 from nemotron.runs.folder import RunFolder, newest_of_job
@@ -84,6 +85,9 @@ def _attached(run: RunFolder, code: StepCode, secrets: Mapping[str, str]) -> int
             raise
         except BaseException as error:
             # Supervision: whatever it was, the status must not go on saying "running".
+            if (known := out_of_memory(error, run.job().get("config"))) is not None:
+                run.write_status(state="failed", error=known.message, exit_code=known.exit_code)
+                raise known from error
             run.write_status(state="failed", error=f"internal error: {type(error).__name__}", exit_code=1)
             raise
     return 0
