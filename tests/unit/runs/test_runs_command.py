@@ -36,7 +36,7 @@ def invoke(*arguments: str, runs_dir: Path) -> tuple[str, str]:
 def test_list(runs_dir: Path) -> None:
     out, err = invoke("list", runs_dir=runs_dir)
     assert [" ".join(line.split()) for line in out.splitlines()[1:]] == [
-        "20250101-000000-rlhf-tiny-aaaa finished 6/6 3.0 s 0.0600 26.0 25.0% → 75.0% 3.400",
+        "20250101-000000-rlhf-tiny-aaaa finished 6/6 3.0 s 0.0600 26.5 25.0% → 75.0% 3.350",
         "20250102-000000-rlhf-tiny-bbbb killed 2/40 – 0.0100 – – → – –",
     ]
     assert err == ""
