@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -226,12 +226,14 @@ def list_runs(runs_dir: Path) -> list[RunFolder]:
 
 
 def find_run(runs_dir: Path, name: str) -> RunFolder:
-    """The run called ``name``: ``last``, an id, a unique beginning or end of an id, or the path of a run folder.
+    """The run called ``name``: ``last`` (of any step), ``last:STEP`` (a step id or the end of one, such as ``rlhf``),
+    an id, a unique beginning or end of an id, or the path of a run folder.
 
     Raises:
         NotFoundError: no run, or more than one, goes by that name.
     """
-    if "/" in name:
+    word, of_step, step = name.partition(":")
+    if "/" in name and not (word == "last" and of_step):
         return RunFolder.open(Path(name))
     runs = list_runs(runs_dir)
     if not runs:
@@ -239,8 +241,8 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
             f"there are no runs in `{runs_dir}`",
             hint="start one with `nemotron steps run`, or name their folder with `--runs-dir`",
         )
-    if name == "last":
-        return runs[-1]
+    if word == "last":
+        return _last_of(runs, step) if of_step else runs[-1]
     exact = [run for run in runs if run.id == name]
     found = exact or [run for run in runs if name and (run.id.startswith(name) or run.id.endswith(name))]
     if len(found) == 1:
@@ -251,6 +253,18 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
     guess = closest(name, ids)
     hint = f"did you mean `{guess}`?" if guess else f"there are: {_some(ids)}"
     raise NotFoundError(f"no run `{name}` in `{runs_dir}`", hint=hint)
+
+
+def _last_of(runs: Sequence[RunFolder], step: str) -> RunFolder:
+    """The newest run of a step, which is called by its id or the end of it."""
+    steps = [str(run.job().get("step")) for run in runs]
+    for run, its_step in zip(reversed(runs), reversed(steps), strict=True):
+        if f"/{its_step}".endswith(f"/{step.strip('/')}"):
+            return run
+    tails = dict.fromkeys(its_step.rpartition("/")[2] for its_step in reversed(steps))
+    guess = closest(step, tails)
+    hint = f"did you mean `last:{guess}`?" if guess else f"there are: {listed(f'last:{tail}' for tail in tails)}"
+    raise NotFoundError(f"no run of a step `{step}`", hint=hint)
 
 
 def newest_of_job(runs_dir: Path, step: str, fingerprint: str) -> RunFolder | None:

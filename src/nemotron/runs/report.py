@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from nemotron.errors import NotAvailableError
+from nemotron.errors import NotAvailableError, NotFoundError
 from nemotron.runs import metrics as m
 from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_report import write_audit_report
@@ -29,11 +29,18 @@ def write_report(run: RunFolder) -> Path:
     """Write ``report.html`` of a run in any state, from one without steps to a finished one; returns its path.
 
     Raises:
+        NotFoundError: a run of this step has none.
         NotAvailableError: jinja2 or plotly is not installed.
         OutputError: the file cannot be written; an older report stays.
         DataError, ArtifactError: the run folder is damaged.
     """
-    if run.job().get("view") == "audit":
+    job = run.job()
+    if view_of(job) is None:
+        raise NotFoundError(
+            f"`{run.id}` has no report: {job.get('step')} measures nothing while it works",
+            hint="`nemotron runs show` has what is known of it; `last:STEP` names the last run of a step",
+        )
+    if job.get("view") == "audit":
         return write_audit_report(run)
     write_atomic(run.report, render(run).encode())
     return run.report
