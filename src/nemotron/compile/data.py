@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nemotron.compile import prepared
 from nemotron.compile.job import AnyJob
+from nemotron.compile.prepared import environment_variable
 from nemotron.compile.rules import NEMO_RL, Rules
 from nemotron.compile.survey import PROMPTS, Shape, Survey, survey
 from nemotron.config import resolvers
@@ -226,14 +227,24 @@ def prompt_files_exist(job: AnyJob) -> Iterator[Finding]:
 
 
 @rules.rule("sample-data")
-def prompts_are_real(job: AnyJob) -> Iterator[Finding]:
-    """The shipped sample lets any config run, but a real model should not be trained on it."""
+def rows_are_real(job: AnyJob) -> Iterator[Finding]:
+    """The shipped sample lets any config run, but a real model should not be trained or measured on it."""
     if Path(job.config.policy.model_name).is_relative_to(resolvers.ASSETS):
         return
-    for file in files(job):
-        if file.role == "train" and file.path.is_relative_to(resolvers.ASSETS):
-            yield job.warning(
-                file.key,
-                "no training prompts are set: the shipped sample of the tiny world is used",
-                hint=f"set `{file.key}=FILE.jsonl`, or `RL_TRAIN_DATA` in the environment",
-            )
+    shipped = [file for file in files(job) if file.path.is_relative_to(resolvers.ASSETS) and not _typed(job, file.key)]
+    if shipped:
+        nouns = {"train": "training", "validation": "validation", "heldout": "held-out"}
+        rows = "pairs" if job.row_kind == "preference" else "prompts"
+        what = " and ".join(dict.fromkeys(nouns[file.role] for file in shipped))
+        key = shipped[0].key
+        variable = environment_variable(job.resolved, key)
+        yield job.warning(
+            key,
+            f"no {what} {rows} are set: the shipped sample of the tiny world is used",
+            hint=f"set `{key}=FILE.jsonl`" + (f", or `{variable}` in the environment" if variable else ""),
+        )
+
+
+def _typed(job: AnyJob, key: str) -> bool:
+    origin = job.resolved.origin(key)
+    return origin is not None and origin.argument is not None

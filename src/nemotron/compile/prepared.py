@@ -204,8 +204,16 @@ def _file_keys(job: AnyJob) -> Iterator[str]:
 
 def _variable(job: AnyJob, key: str) -> str | None:
     """The environment variable that gives a key its value."""
-    names = _ENVIRONMENT.findall(str(Resolved(job.resolved.raw, {}, {}, ()).get(key)))
-    return next((name for name in names if name in job.env), None)
+    return next((name for name in _variables(job.resolved, key) if name in job.env), None)
+
+
+def environment_variable(resolved: Resolved, key: str) -> str | None:
+    """The environment variable that would give a key its value."""
+    return next(iter(_variables(resolved, key)), None)
+
+
+def _variables(resolved: Resolved, key: str) -> list[str]:
+    return _ENVIRONMENT.findall(str(Resolved(resolved.raw, {}, {}, ()).get(key)))
 
 
 def _from_own_file(resolved: Resolved, source: str) -> bool:

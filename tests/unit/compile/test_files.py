@@ -97,6 +97,12 @@ def test_the_sample_is_fine_for_tiny_and_a_warning_for_a_real_model(compiled: Co
     assert not named(compiled("tiny"), "sample-data")
     (finding,) = named(compiled("default"), "sample-data")
     assert finding.severity == "warning"
+    assert finding.message.startswith("no training and validation prompts are set")
+    assert finding.hint == "set `data.train.data_path=FILE.jsonl`, or `RL_TRAIN_DATA` in the environment"
+    (finding,) = named(compiled("default", "data.train.data_path=own.jsonl"), "sample-data")
+    assert finding.message.startswith("no validation prompts are set")
+    assert finding.hint == "set `data.validation.data_path=FILE.jsonl`, or `RL_VALIDATION_DATA` in the environment"
+    assert not named(compiled("own.yaml"), "sample-data")
 
 
 def test_model_folder_that_does_not_exist(compiled: Compile) -> None:

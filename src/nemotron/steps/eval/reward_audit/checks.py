@@ -14,6 +14,7 @@ from nemotron.compile.model_files import folder_of, is_path, read_model
 from nemotron.compile.output import existing
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.compile.survey import Shape, Survey, survey
+from nemotron.config import resolvers
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig
 from nemotron.config.schema.reward_audit import RewardAuditConfig
@@ -196,9 +197,19 @@ class Checks:
             yield self._finding(
                 "warning", "contradictory-pairs", DATA, message, origin=Origin(str(clash.path), clash.line)
             )
+        yield from self._sample(path)
         if self.pairs < FEW_PAIRS:
             message = f"{self.pairs} pairs know an agreement only to about {100 / self.pairs**0.5:.0f} points"
             yield self._finding("warning", "few-pairs", DATA, message, "take a few hundred")
+
+    def _sample(self, path: str) -> Iterator[Finding]:
+        """The shipped pairs say nothing about a judge or reward model of one's own."""
+        model = self.config.reward_model.path or (self.judge_model.model if self.judge_model else "")
+        mine = not Path(model).is_relative_to(resolvers.ASSETS)
+        if mine and self.config.data.manifest_path is None and Path(path).is_relative_to(resolvers.ASSETS):
+            message = "no pairs are set: the shipped sample of the tiny world is used"
+            hint = f"set `{DATA}=FILE.jsonl`, or `RL_PREFERENCE_DATA` in the environment"
+            yield self._finding("warning", "sample-data", DATA, message, hint)
 
     def output(self) -> Iterator[Finding]:
         """The run folder and the results can be written."""
