@@ -42,8 +42,7 @@ def print_overview(step: Step, rows: Sequence[Parameter]) -> None:
         f"run {step.id} -c NAME": f"{', '.join(step.configs)}, or a file of yours",
         f"run {step.id} -c NAME --dry-run": "check it and print the plan",
         f"show {step.id} --params {first}": "parameters below a key: type, value, meaning",
-        f"show {step.id} --all": f"all {counts.total()} parameters, {len(step.strategies)} strategies, "
-        f"{len(step.errors)} errors",
+        f"show {step.id} --all": "every parameter, strategies, known errors",
     }
     width = max(map(len, commands))
     for command, meaning in commands.items():

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from nemotron.checkpoints.chat_template import DEFAULT, syntax_problem
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import Checkpoint, describe
 from nemotron.compile.job import AnyJob
-from nemotron.compile.model_files import folder_of, is_path, read_model, tokenizer_facts
+from nemotron.compile.model_files import folder_of, is_path, read_model, template_problem, tokenizer_facts
 from nemotron.compile.rules import EMBEDDED, Rules
 from nemotron.errors import ArtifactError, Finding
 
@@ -72,6 +73,31 @@ def tokenizer_is_there(job: AnyJob) -> Iterator[Finding]:
     template = tokenizer.chat_template
     if template and template.endswith(".jinja") and not Path(template).is_file():
         yield job.error("policy.tokenizer.chat_template", f"there is no chat template file `{template}`")
+
+
+@rules.rule("chat-template")
+def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
+    """Every row becomes tokens through a template: the tokenizer's own, or the one that the config gives."""
+    settings, key = job.config.policy.tokenizer, "policy.tokenizer.chat_template"
+    given = settings.chat_template if "chat_template" in settings.model_fields_set else DEFAULT
+    if given == DEFAULT:
+        named = settings.name != job.config.policy.model_name
+        yield from template_findings(job, "policy.tokenizer.name" if named else "policy.model_name", settings.name)
+    elif given is not None:
+        path = Path(given).expanduser() if given.endswith(".jinja") else None
+        if path is not None and not path.is_file():
+            return  # `tokenizer-files` says so
+        problem = syntax_problem(given if path is None else path.read_text(errors="replace"))
+        if problem:
+            yield job.error(key, f"the chat template does not parse: {problem}", hint=f"correct `{key}`")
+
+
+def template_findings(job: AnyJob, key: str, name: str, *, hint: str | None = None) -> Iterator[Finding]:
+    """What is wrong with the chat template of the tokenizer ``name``, which ``key`` names."""
+    problem = template_problem(name, job.machine)
+    if problem:
+        own = "give one that does with `policy.tokenizer.chat_template` (text, or a `.jinja` file)"
+        yield job.error(key, f"the tokenizer of `{name}` {problem}", kind=ArtifactError, hint=hint or own)
 
 
 @rules.rule("vocabulary")

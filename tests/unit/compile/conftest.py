@@ -9,13 +9,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from compile_world import CONFIGS, LAPTOP, OWN, Compile, Step, row, write_model, write_rows
+from compile_world import CONFIGS, LAPTOP, OWN, Compile, CompileStep, Step, row, write_model, write_rows
 
 from nemotron.compile.machine import Machine
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.config import layers, resolvers, yaml
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
+from nemotron.manifest import config_model, find_step, step_code
 from nemotron.steps.rl.nemo_rl.rlhf import config as rlhf
 from nemotron.steps.rl.nemo_rl.rlhf import step
 
@@ -62,5 +63,20 @@ def compiled(world: Path) -> Compile:
         environment = {"TORCH_CUDA_ARCH_LIST": "9.0"} if env is None else env
         folder = Path(runs_dir)
         return compile_job(Step(), resolved, rlhf.Config, step, runs_dir=folder, machine=machine, env=environment)
+
+    return build
+
+
+@pytest.fixture
+def compiled_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompileStep:
+    """Compile any step with the shipped assets: ``compiled_step("dpo", "dpo.seed=1", config="tiny")``."""
+    monkeypatch.chdir(tmp_path)
+
+    def build(name: str, *overrides: str, config: str = "tiny", machine: Machine = LAPTOP) -> Plan:
+        found = find_step(name)
+        model = config_model(found)
+        words = parse_overrides(list(enumerate(overrides, start=5)))
+        resolved = load(found.config_dir, config, words, run_dir="runs/RUN_ID", model=model)
+        return compile_job(found, resolved, model, step_code(found), runs_dir=Path("runs"), machine=machine)
 
     return build

@@ -266,6 +266,7 @@ ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 # Rules that need files, folders or another machine; each has a test of its own in this folder.
 ELSEWHERE = {
     "agent-ref",
+    "chat-template",
     "contradictory-pairs",
     "cuda-arch-list",
     "data-file",

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from nemotron.compile.judge import TEMPLATE_HINT
 from nemotron.compile.machine import Machine
-from nemotron.compile.model_files import folder_of, is_path, read_model
+from nemotron.compile.model_files import folder_of, is_path, read_model, template_problem
 from nemotron.compile.output import existing
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.compile.survey import Shape, Survey, survey
@@ -268,6 +269,12 @@ class Checks:
                 missing = [what for what, there in wanted.items() if not there]
                 if missing:
                     yield error(f"the {role} model `{name}` lacks {', '.join(missing)}")
+                elif problem := template_problem(name, self.machine):
+                    message = f"the tokenizer of `{name}` {problem}"
+                    hint = (
+                        TEMPLATE_HINT if role == "judge" else "put `chat_template.jinja` beside it, as it was trained"
+                    )
+                    yield self._error("chat-template", key, ArtifactError(message, hint=hint))
 
     def _error(self, name: str, key: str, error: NemotronError, origin: Origin | None = None) -> Finding:
         place = origin or (self.resolved.origin(key) if key else None)
