@@ -97,6 +97,32 @@ def test_wrong_config(run: Callable[..., str], snapshot: SnapshotAssertion, word
     assert run(*RUN, *words) == snapshot
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "rlhf policy.optimizer.kwargs.lr=fast",
+        "rlhf ~policy.optimizer",
+        "rlhf policy.train_micro_batch_size=0",
+        "rlhf policy.model_name=empty",
+        "dpo data.train.data_path=broken.jsonl",
+        "rlvr data.train.data_path=pairs.jsonl",
+        "ppo reward_model.model_name=./gone",
+        "rm data.validation=null",
+    ],
+)
+def test_one_cause_is_one_error(
+    run: Callable[..., str], snapshot: SnapshotAssertion, words: str, tmp_path: Path
+) -> None:
+    """What follows from a mistake is not said beside it."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.jsonl").write_text("not json\n" * 80)
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "hi", "chosen": "a", "rejected": "b"}\n' * 80)
+    step, *rest = words.split()
+    said = run("steps", "run", step, "-c", "tiny", "--dry-run", *rest)
+    assert "error: 1 problem found, nothing was started" in said
+    assert said == snapshot
+
+
 BROKEN_FILES = {
     "broken": "defaults: tiny\ngrpo:\n  seed: [1, 2\npolicy:\n  precision: float32\n",
     "tab": "grpo:\n\tseed: 1\n",

@@ -75,7 +75,7 @@ def tokenizer_is_there(job: AnyJob) -> Iterator[Finding]:
         yield job.error("policy.tokenizer.chat_template", f"there is no chat template file `{template}`")
 
 
-@rules.rule("chat-template")
+@rules.rule("chat-template", needs=("policy.model_name", "policy.tokenizer"))
 def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
     """Every row becomes tokens through a template: the tokenizer's own, or the one that the config gives."""
     settings, key = job.config.policy.tokenizer, "policy.tokenizer.chat_template"
@@ -100,7 +100,7 @@ def template_findings(job: AnyJob, key: str, name: str, *, hint: str | None = No
         yield job.error(key, f"the tokenizer of `{name}` {problem}", kind=ArtifactError, hint=hint or own)
 
 
-@rules.rule("vocabulary")
+@rules.rule("vocabulary", needs=("policy.model_name", "policy.tokenizer.name"))
 def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
     """A token without a row in the embedding stops the first forward pass."""
     model = read_model(job.config.policy.model_name, job.machine)
@@ -115,7 +115,7 @@ def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("model-context")
+@rules.rule("model-context", needs=("policy.model_name",))
 def sequence_fits_the_model(job: AnyJob) -> Iterator[Finding]:
     """Positions beyond those the model was trained with give nonsense, and vLLM refuses them."""
     model = read_model(job.config.policy.model_name, job.machine)
@@ -131,7 +131,7 @@ def sequence_fits_the_model(job: AnyJob) -> Iterator[Finding]:
 
 @rules.rule("pretrained-checkpoint", number=82, engines=EMBEDDED)
 def megatron_weights_can_be_read(job: AnyJob) -> Iterator[Finding]:
-    """A Megatron checkpoint is whole, of a family that converts, and of the config's own model and tokenizer."""
+    """A Megatron checkpoint is whole, and of a family that converts."""
     start = job.config.policy.pretrained_checkpoint
     if start is None:
         return
@@ -145,8 +145,21 @@ def megatron_weights_can_be_read(job: AnyJob) -> Iterator[Finding]:
     if absent:
         message = f"the shard `{absent[0]}` of `{found.folder}` is missing"
         yield job.error(key, message, kind=ArtifactError, hint="copy the checkpoint again, `.distcp` files included")
-    yield from _other_model(job, found)
-    yield from _other_tokenizer(job, found)
+
+
+@rules.rule(
+    "pretrained-checkpoint",
+    number=82,
+    engines=EMBEDDED,
+    needs=("policy.pretrained_checkpoint", "policy.model_name", "policy.tokenizer.name"),
+)
+def megatron_weights_fit(job: AnyJob) -> Iterator[Finding]:
+    """A Megatron checkpoint is of the config's own model and tokenizer."""
+    start = job.config.policy.pretrained_checkpoint
+    if start is not None:
+        found = describe(Path(start.path).expanduser())
+        differing = list(_other_model(job, found))
+        yield from differing or _other_tokenizer(job, found)
 
 
 def _other_model(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:

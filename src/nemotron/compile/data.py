@@ -10,15 +10,13 @@ from nemotron.compile import prepared
 from nemotron.compile.job import AnyJob
 from nemotron.compile.prepared import environment_variable
 from nemotron.compile.rules import NEMO_RL, Rules
-from nemotron.compile.survey import PROMPTS, Shape, Survey, survey
+from nemotron.compile.survey import PROMPTS, Shape, Survey, survey, told_once
 from nemotron.config import resolvers
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.data.inputs import pair_keys
 from nemotron.errors import DataError, Finding, Origin
 
 rules: Rules[AnyJob] = Rules("data", [*prepared.rules.members])
-
-SHOWN_FAULTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ def data_path_is_given(job: AnyJob) -> Iterator[Finding]:
                 )
 
 
-@rules.rule("data-file", number=73)
+@rules.rule("data-file", number=73, needs=("data.manifest_path",))
 def files_can_be_read(job: AnyJob) -> Iterator[Finding]:
     """Each file is there and has rows."""
     for file in files(job):
@@ -122,16 +120,10 @@ def files_can_be_read(job: AnyJob) -> Iterator[Finding]:
 def rows_can_be_used(job: AnyJob) -> Iterator[Finding]:
     """Each row that was read is JSON and holds a prompt."""
     for file in files(job):
-        found = file.survey()
-        for fault in found.faults[:SHOWN_FAULTS]:
+        for fault, message in told_once(file.survey().faults):
             origin = Origin(str(fault.path), fault.line, fault.column)
-            message = f"{file.role} data: {fault.message}"
+            message = f"{file.role} data: {message}"
             yield job.error(file.key, message, kind=DataError, origin=origin, hint=fault.hint)
-        rest = found.faults[SHOWN_FAULTS:]
-        if rest:
-            origin = Origin(str(rest[0].path), rest[0].line)
-            message = f"{len(rest)} more rows of the {file.role} data cannot be used"
-            yield job.error(file.key, message, kind=DataError, origin=origin)
 
 
 @rules.rule("contradictory-pairs")
@@ -151,7 +143,7 @@ def pairs_agree(job: AnyJob) -> Iterator[Finding]:
             )
 
 
-@rules.rule("too-few-rows")
+@rules.rule("too-few-rows", needs=("data.train", "data.manifest_path"))
 def one_batch_is_there(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: an incomplete batch is dropped, so the run makes no step and ends with success."""
     needed = job.rows_per_step

@@ -75,7 +75,7 @@ def manifest_can_be_read(job: AnyJob) -> Iterator[Finding]:
         yield job.error(HELDOUT, f"`{HELDOUT}` names a split of a manifest, and `{KEY}` is not set", kind=DataError)
 
 
-@rules.rule("manifest-shard")
+@rules.rule("manifest-shard", needs=(KEY,))
 def shards_are_unchanged(job: AnyJob) -> Iterator[Finding]:
     """Every shard has the size that the manifest says, and the SHA-256 where that is quick to find out.
 
@@ -87,7 +87,7 @@ def shards_are_unchanged(job: AnyJob) -> Iterator[Finding]:
             yield _error(job, KEY, problem)
 
 
-@rules.rule("manifest-split")
+@rules.rule("manifest-split", needs=(KEY,))
 def splits_have_rows(job: AnyJob) -> Iterator[Finding]:
     """The manifest has the splits that the run reads."""
     manifest = manifest_of(job)

@@ -104,6 +104,7 @@ def _output(
         yield error(
             "output-folder", "output_dir", OutputError(f"`{output}` is a file", hint="choose another `output_dir`")
         )
+        return
     inside = [source for source in sources if source.path.resolve().is_relative_to(output.resolve())]
     if inside:
         problem = DataError(f"the input `{inside[0].label}` is inside `output_dir`", hint="choose another `output_dir`")

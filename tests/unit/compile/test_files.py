@@ -38,7 +38,7 @@ def test_broken_rows_are_named_by_line_and_counted(compiled: Compile, world: Pat
     (world / "own.jsonl").write_text("\n".join(lines), errors="surrogateescape")
     found = named(compiled("own.yaml"), "data-row")
     assert [str(f.origin) for f in found] == ["own.jsonl:1:11", "own.jsonl:3", "own.jsonl:4", "own.jsonl:5"]
-    assert found[-1].message == "2 more rows of the train data cannot be used"
+    assert found[2].message == "train data: row has no prompt (and 1 more row)"
     assert {f.exit_code for f in found} == {5}
 
 

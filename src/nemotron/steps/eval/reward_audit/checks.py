@@ -14,7 +14,7 @@ from nemotron.compile.machine import Machine
 from nemotron.compile.model_files import folder_of, is_path, read_model, template_problem
 from nemotron.compile.output import existing
 from nemotron.compile.secrets import elsewhere, secrets_in
-from nemotron.compile.survey import Shape, Survey, survey
+from nemotron.compile.survey import Shape, Survey, survey, told_once
 from nemotron.config import resolvers
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig
@@ -138,7 +138,10 @@ class Checks:
     def reward_model(self) -> Iterator[Finding]:
         """The reward model is a whole folder with a head of one output."""
         name = str(self.config.reward_model.path)
-        yield from self._model("reward", REWARD_MODEL, name)
+        wrong = list(self._model("reward", REWARD_MODEL, name))
+        yield from wrong
+        if any(finding.severity == "error" for finding in wrong):
+            return
         model = read_model(name, self.machine)
         architectures = model.config.get("architectures") if model else None
         if isinstance(architectures, list) and any(str(one).endswith("ForCausalLM") for one in architectures):
@@ -186,13 +189,9 @@ class Checks:
         if not found.rows:
             yield self._error("data-file", DATA, DataError(f"the data `{path}` is empty"))
             return
-        for fault in found.faults[:SHOWN_FAULTS]:
+        for fault, message in told_once(found.faults):
             origin = Origin(str(fault.path), fault.line, fault.column)
-            yield self._error("data-row", DATA, DataError(fault.message, hint=fault.hint), origin)
-        if len(found.faults) > SHOWN_FAULTS:
-            rest = found.faults[SHOWN_FAULTS]
-            message = f"{len(found.faults) - SHOWN_FAULTS} more rows cannot be used"
-            yield self._error("data-row", DATA, DataError(message), Origin(str(rest.path), rest.line))
+            yield self._error("data-row", DATA, DataError(message, hint=fault.hint), origin)
         for clash in found.clashes[:SHOWN_FAULTS]:
             message = f"this pair prefers what {clash.other} rejects: one of the labels is wrong"
             yield self._finding(
