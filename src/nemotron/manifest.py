@@ -96,6 +96,8 @@ class Step(_Table):
     image: str | None = None
     view: ViewName | None = None
     """Numbers and charts that its runs show; none for a step that trains and measures nothing."""
+    common: list[str] = []
+    """Keys that most users change, beside those that artifacts are bound to: what `steps show` leads with."""
     resources: Resources = Resources()
     consumes: list[Artifact] = []
     produces: list[Artifact] = []
@@ -306,4 +308,4 @@ def _wrong(path: Path, message: str, hint: str | None = None) -> ConfigError:
 def as_json(step: Step) -> dict[str, Any]:
     """The object of `steps list --json`."""
     listed_first = {"id": step.id, "title": step.title, "category": step.category, "configs": step.configs}
-    return {**listed_first, **step.model_dump(mode="json", exclude={"strategies", "errors", "view"})}
+    return {**listed_first, **step.model_dump(mode="json", exclude={"strategies", "errors", "view", "common"})}

@@ -15,6 +15,7 @@ from typing import TextIO
 
 from nemotron import __version__
 from nemotron.errors import CompileError, Finding, NemotronError, Origin
+from nemotron.out_of_memory import out_of_memory
 
 _COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "hint": "32", "title": "1", "dim": "2"}
 
@@ -72,6 +73,9 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
+        if (known := out_of_memory(error)) is not None:
+            print_error(known)
+            return known.exit_code
         _report_bug(error, words)
         return 1
     return code

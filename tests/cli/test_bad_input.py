@@ -13,6 +13,7 @@ import pytest
 from cli_process import nemotron
 from syrupy.assertion import SnapshotAssertion
 
+ENDPOINT = "env.nemo_gym.genrm_model.responses_api_models.vllm_model.base_url=http://localhost:1/v1"
 RUN = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "--dry-run")
 
 
@@ -96,6 +97,32 @@ def test_wrong_config(run: Callable[..., str], snapshot: SnapshotAssertion, word
     assert run(*RUN, *words) == snapshot
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "rlhf policy.optimizer.kwargs.lr=fast",
+        "rlhf ~policy.optimizer",
+        "rlhf policy.train_micro_batch_size=0",
+        "rlhf policy.model_name=empty",
+        "dpo data.train.data_path=broken.jsonl",
+        "rlvr data.train.data_path=pairs.jsonl",
+        "ppo reward_model.model_name=./gone",
+        "rm data.validation=null",
+    ],
+)
+def test_one_cause_is_one_error(
+    run: Callable[..., str], snapshot: SnapshotAssertion, words: str, tmp_path: Path
+) -> None:
+    """What follows from a mistake is not said beside it."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.jsonl").write_text("not json\n" * 80)
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "hi", "chosen": "a", "rejected": "b"}\n' * 80)
+    step, *rest = words.split()
+    said = run("steps", "run", step, "-c", "tiny", "--dry-run", *rest)
+    assert "error: 1 problem found, nothing was started" in said
+    assert said == snapshot
+
+
 BROKEN_FILES = {
     "broken": "defaults: tiny\ngrpo:\n  seed: [1, 2\npolicy:\n  precision: float32\n",
     "tab": "grpo:\n\tseed: 1\n",
@@ -130,3 +157,20 @@ def test_runs_folder_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     assert run("steps", "run", "rlhf", "-c", "tiny", "--runs-dir", "file") == snapshot
+
+
+@pytest.mark.parametrize("words", ["rl_prep", "dpo", "reward_audit " + ENDPOINT])
+def test_no_data_of_ones_own(run: Callable[..., str], snapshot: SnapshotAssertion, words: str) -> None:
+    """The shipped sample lets every default run; that it is used must be seen before anything starts."""
+    step = words.split()[0]
+    said = run("steps", "run", *words.split(), "--dry-run", HF_HUB_CACHE="nowhere")
+    assert "warning: no " in said
+    _, _, findings = said.partition("----- stderr")
+    assert readable_findings(findings) == snapshot
+    assert "sample of the tiny world" not in run("steps", "run", step, "-c", "tiny", "--dry-run")
+
+
+def readable_findings(text: str) -> str:
+    """Findings without the notes, which depend on the machine."""
+    blocks = [block for block in text.strip().split("\n\n") if not block.startswith("note:")]
+    return "\n\n".join(blocks)

@@ -7,15 +7,21 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 from cli_process import environment, nemotron
+from syrupy.assertion import SnapshotAssertion
 
 from nemotron.cli import steps
 from nemotron.cli.main import app
+from nemotron.config.describe import parameters, value_of
+from nemotron.config.layers import load
+from nemotron.config.overrides import parse_overrides
+from nemotron.manifest import Step, declaration, load_catalog
 
 SURFACE = {
     "nemotron": ["--version"],
@@ -28,9 +34,9 @@ SURFACE = {
     "nemotron steps list": ["--category", "--consumes", "--json", "--produces", "--tag"],
     "nemotron steps run": [
         *("--batch", "--config", "--dry-run", "--force-squash", "--json", "--only", "--resume", "--run", "--runs-dir"),
-        *("-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
+        *("--show-config", "-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
     ],
-    "nemotron steps show": ["--json", "STEP"],
+    "nemotron steps show": ["--all", "--json", "--params", "STEP"],
 }
 
 
@@ -132,8 +138,15 @@ def test_show_json_has_every_parameter_with_its_meaning(tmp_path: Path) -> None:
     assert step["errors"]
 
 
-def test_show_for_people(tmp_path: Path) -> None:
-    result = nemotron("steps", "show", "rlhf", cwd=tmp_path)
+@pytest.mark.parametrize("step", ["rlhf", "ppo", "rl_prep", "hf_to_megatron"])
+def test_show_is_one_screen(run: Callable[..., str], snapshot: SnapshotAssertion, step: str) -> None:
+    said = run("steps", "show", step)
+    assert len(said.splitlines()) <= 50
+    assert said == snapshot
+
+
+def test_show_all(tmp_path: Path) -> None:
+    result = nemotron("steps", "show", "rlhf", "--all", cwd=tmp_path)
     assert result.returncode == 0
     for part in (
         "consumes",
@@ -145,6 +158,58 @@ def test_show_for_people(tmp_path: Path) -> None:
         "grpo.num_prompts_per_step =",
     ):
         assert part in result.stdout
+
+
+def test_show_parameters_below_a_key(run: Callable[..., str], snapshot: SnapshotAssertion) -> None:
+    assert run("steps", "show", "dpo", "--params", "policy.generation.colocated") == snapshot
+
+
+def test_show_every_parameter(tmp_path: Path) -> None:
+    names = {
+        row["name"] for row in json.loads(nemotron("steps", "show", "rm", "--json", cwd=tmp_path).stdout)["parameters"]
+    }
+    shown = nemotron("steps", "show", "rm", "--params", "", cwd=tmp_path).stdout
+    lines = [line.strip() for line in shown.splitlines()]
+    assert {name for name in names if not any(line.startswith((f"{name} = ", f"{name}.*")) for line in lines)} == set()
+    some = json.loads(nemotron("steps", "show", "rm", "--json", "--params", "rm.val", cwd=tmp_path).stdout)
+    assert {row["name"] for row in some["parameters"]} == {name for name in names if name.startswith("rm.val")}
+
+
+@pytest.mark.parametrize(
+    "words", [["--params", "grop"], ["--params", "policy.optimiser"], ["--all", "--params", "grpo"]]
+)
+def test_show_parameters_that_are_not_there(
+    run: Callable[..., str], snapshot: SnapshotAssertion, words: list[str]
+) -> None:
+    assert run("steps", "show", "rlhf", *words) == snapshot
+
+
+@pytest.mark.parametrize("step", load_catalog().steps, ids=lambda step: str(step.id))
+def test_what_is_often_changed_can_be_changed(step: Step) -> None:
+    """Each key of `common` has a value in default.yaml and takes an override; those of artifacts are shown above it."""
+    model = declaration(step).config
+    assert step.common
+    for key in step.common:
+        assert value_of(step.config_dir, parameters(model, step.config_dir), key) != "not set", key
+        value = load(step.config_dir, "tiny", [], run_dir="r", model=model).get(key)
+        words = parse_overrides([(1, f"{key}={json.dumps(value)}")])
+        load(step.config_dir, "tiny", words, run_dir="r", model=model)
+    assert not set(step.common) & {key for artifact in step.consumes for key in artifact.bind}
+
+
+def test_a_dry_run_ends_with_plan_and_findings(run: Callable[..., str], tmp_path: Path) -> None:
+    """Hundreds of lines of config would push them off the screen."""
+    words = ["steps", "run", "dpo", "-c", "tiny", "--dry-run"]
+    text = on_a_terminal(words, tmp_path, NO_COLOR="1")
+    assert len(text.splitlines()) <= 30
+    assert text.index("job ") < text.index("findings ") < text.index("note:")
+    assert "`--show-config` prints it" in text
+    whole = on_a_terminal([*words, "--show-config"], tmp_path, NO_COLOR="1")
+    assert whole.index("resolved config") < whole.index("max_num_steps: 60") < whole.index("job  ")
+    assert whole.index("findings ") < whole.index("note:")
+    assert "--show-config" not in whole
+    refused = run("steps", "run", "dpo", "-c", "tiny", "--show-config")
+    assert "`--show-config` prints the config of a plan, so it needs `--dry-run`" in refused
 
 
 def test_a_closed_pipe_is_no_crash(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ LAYERS = [
     "config",
     "processes",
     "outcome",
+    "out_of_memory",
     "job",
     "place",
     "manifest",

@@ -10,6 +10,7 @@ from typing import Any
 from nemotron.artifacts.kinds import Kind, jsonl_files, recognise, result_files
 from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
+from nemotron.checkpoints.chat_template import templates_of
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
 from nemotron.errors import ArtifactError, DataError
@@ -160,8 +161,7 @@ def _tokenizer(folder: Path) -> TokenizerFacts | None:
         except (OSError, ValueError) as error:
             raise ArtifactError(f"`{path}` is not readable JSON", hint="copy the tokenizer again") from error
     size = hf.largest_token(folder / "tokenizer.json") + 1 if (folder / "tokenizer.json").is_file() else None
-    template = bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file()
-    return TokenizerFacts(str(folder), settings.get("tokenizer_class"), size, template)
+    return TokenizerFacts(str(folder), settings.get("tokenizer_class"), size, bool(templates_of(folder)))
 
 
 def _data(path: Path) -> DataFacts:

@@ -19,7 +19,8 @@ RunsDir = Annotated[
     Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
 ]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="`last`, a run id, a unique beginning or end of one, or a run folder.")
+    str,
+    typer.Argument(metavar="RUN", help="`last`, `last:STEP`, a run id, a unique beginning or end of one, or a folder."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -73,9 +74,14 @@ def resume_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
 
 
 def _find(runs_dir: Path, name: str) -> RunFolder:
+    """The run of that name; which one `last` is, among runs of different steps, is said."""
     from nemotron.runs.folder import find_run
+    from nemotron.runs.words import relative
 
-    return find_run(runs_dir, name)
+    found = find_run(runs_dir, name)
+    if name == "last":
+        typer.echo(f"last = {relative(str(found.path))}, {found.job().step}", err=True)
+    return found
 
 
 def _summary(run: RunFolder) -> dict[str, Any]:

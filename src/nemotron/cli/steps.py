@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemotron.cli.render import print_block, print_columns, print_rendered, print_title
+from nemotron.cli.render import print_columns, print_rendered
 from nemotron.errors import CompileError, NotAvailableError, Origin, UsageError
 from nemotron.outcome import print_error, print_findings
 from nemotron.suggest import closest
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from nemotron.config.describe import Parameter
     from nemotron.config.overrides import Override
-    from nemotron.manifest import Artifact
 
 app = typer.Typer(help="List, explain and run steps.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -29,7 +28,7 @@ StepId = Annotated[str, typer.Argument(metavar="STEP", help="A step id, or a uni
 
 RUN_OPTIONS = (
     *("-c", "--config", "-r", "--run", "-b", "--batch", "-d", "--dry-run"),
-    *("--json", "--force-squash", "--only", "--resume", "--runs-dir"),
+    *("--json", "--force-squash", "--only", "--resume", "--runs-dir", "--show-config"),
 )
 """Options of `steps run`, to recognise one that was written before the command."""
 
@@ -60,53 +59,37 @@ def list_command(
 
 
 @app.command("show")
-def show_command(step: StepId, as_json: AsJson = False) -> None:
-    """Explain a step: artifacts, configs, every parameter, strategies, known errors."""
-    from nemotron.config.describe import parameters
+def show_command(
+    step: StepId,
+    params: Annotated[
+        str | None, typer.Option("--params", metavar="PREFIX", help="Explain the parameters below a key: `grpo`, `''`.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Everything: all parameters, strategies, known errors.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a step: what it takes and makes, what is usually changed, its parameters."""
+    from nemotron.cli.show import print_everything, print_overview, print_parameters
+    from nemotron.config.describe import below, parameters
     from nemotron.manifest import as_json as step_json
     from nemotron.manifest import declaration, find_step
 
     found = find_step(step)
+    if everything and params is not None:
+        raise UsageError("`--all` and `--params` exclude each other", hint="`--all` shows every parameter")
     rows = parameters(declaration(found).config, found.config_dir)
+    if params is not None:
+        rows = below(rows, params)
     if as_json:
         advice = found.model_dump(mode="json", include={"strategies", "errors"})
         _print_json({**step_json(found), **advice, "parameters": [_parameter_json(row) for row in rows]})
-        return
-    print(f"{found.id}: {found.title}")
-    print_block(found.description)
-    _print_artifacts("consumes", found.consumes)
-    _print_artifacts("produces", found.produces)
-    print_title("examples")
-    for name in found.configs:
-        print(f"  nemotron steps run {found.id}{'' if name == 'default' else f' -c {name}'}")
-    print(f"  nemotron steps run {found.id} -c {found.configs[-1]} --dry-run")
-    print_title("parameters (value in default.yaml)")
-    _print_parameters(rows)
-    print_title("strategies")
-    for strategy in found.strategies:
-        print_block(f"{strategy.when}: {strategy.then}")
-    print_title("errors")
-    for known_error in found.errors:
-        print_block(f"{known_error.name}: {known_error.recovery}")
-
-
-def _print_artifacts(title: str, artifacts: Sequence[Artifact]) -> None:
-    print_title(title)
-    for artifact in artifacts:
-        print(f"  {artifact.type}{'' if artifact.required else ' (optional)'}")
-        print_block(artifact.description, indent=4)
-        for key in artifact.bind:
-            print(f"    key: {key}")
-
-
-def _print_parameters(rows: Sequence[Parameter]) -> None:
-    for row in rows:
-        if row.section:
-            print(f"\n  {row.name}.*" + (f"  {row.description}" if row.description else ""))
-            continue
-        value = "not set" if row.source == "none" else json.dumps(row.default, ensure_ascii=False, default=str)
-        print(f"  {row.name} = {value}")
-        print_block(f"{row.type}. {row.description}", indent=6)
+    elif params is not None:
+        print_parameters(rows)
+    elif everything:
+        print_everything(found, rows)
+    else:
+        print_overview(found, rows)
 
 
 def _parameter_json(row: Parameter) -> dict[str, Any]:
@@ -122,6 +105,7 @@ Overrides = Annotated[
 ]
 Run = Annotated[str | None, typer.Option("-r", "--run", metavar="PROFILE", help="Run on a profile and stay attached.")]
 Batch = Annotated[str | None, typer.Option("-b", "--batch", metavar="PROFILE", help="Submit to a profile and return.")]
+ShowConfig = Annotated[bool, typer.Option("--show-config", help="With --dry-run: print the resolved config first.")]
 DryRun = Annotated[bool, typer.Option("-d", "--dry-run", help="Compile, print the plan, write nothing.")]
 PlanAsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")]
 ForceSquash = Annotated[bool, typer.Option("--force-squash", help="With a profile: import its container image anew.")]
@@ -143,6 +127,7 @@ def run_command(
     run: Run = None,
     batch: Batch = None,
     dry_run: DryRun = False,
+    show_config: ShowConfig = False,
     as_json: PlanAsJson = False,
     force_squash: ForceSquash = False,
     only: Only = None,
@@ -156,6 +141,8 @@ def run_command(
 
     found = find_step(step)
     _refuse_clashes(run, batch, dry_run=dry_run, as_json=as_json, force_squash=force_squash, resume=resume)
+    if show_config and not dry_run:
+        raise UsageError("`--show-config` prints the config of a plan, so it needs `--dry-run`")
     code = declaration(found)
     model = code.config
     parsed = _overrides(ctx.obj.words, overrides or [])
@@ -175,10 +162,14 @@ def run_command(
         raise CompileError(plan.findings)
     if (profile := run or batch) is not None:
         raise NotAvailableError(f"profiles are not available yet, so `{profile}` has no use", hint="drop `-r` or `-b`")
+    if dry_run and not as_json:
+        # What a person must see comes last, where the terminal still shows it: config, plan, findings.
+        print_rendered(render_plan(plan, with_config=show_config))
+        sys.stdout.flush()
+        if plan.findings:
+            print(file=sys.stderr)
     print_findings(plan.findings)
     if dry_run:
-        if not as_json:
-            print_rendered(render_plan(plan))
         return
     from nemotron.executors import goes_on
     from nemotron.executors.local import launch

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from nemotron.checkpoints.chat_template import DEFAULT, syntax_problem
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import Checkpoint, describe
 from nemotron.compile import data
 from nemotron.compile.job import AnyJob
-from nemotron.compile.model_files import folder_of, is_path, read_model, tokenizer_facts
+from nemotron.compile.model_files import folder_of, is_path, read_model, template_problem, tokenizer_facts
 from nemotron.compile.rules import EMBEDDED, Rules
 from nemotron.errors import ArtifactError, Finding
 
@@ -91,7 +92,32 @@ def tokenizer_is_there(job: AnyJob) -> Iterator[Finding]:
         yield job.error("policy.tokenizer.chat_template", f"there is no chat template file `{template}`")
 
 
-@rules.rule("vocabulary")
+@rules.rule("chat-template", needs=("policy.model_name", "policy.tokenizer"))
+def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
+    """Every row becomes tokens through a template: the tokenizer's own, or the one that the config gives."""
+    settings, key = job.config.policy.tokenizer, "policy.tokenizer.chat_template"
+    given = settings.chat_template if "chat_template" in settings.model_fields_set else DEFAULT
+    if given == DEFAULT:
+        named = settings.name != job.config.policy.model_name
+        yield from template_findings(job, "policy.tokenizer.name" if named else "policy.model_name", settings.name)
+    elif given is not None:
+        path = Path(given).expanduser() if given.endswith(".jinja") else None
+        if path is not None and not path.is_file():
+            return  # `tokenizer-files` says so
+        problem = syntax_problem(given if path is None else path.read_text(errors="replace"))
+        if problem:
+            yield job.error(key, f"the chat template does not parse: {problem}", hint=f"correct `{key}`")
+
+
+def template_findings(job: AnyJob, key: str, name: str, *, hint: str | None = None) -> Iterator[Finding]:
+    """What is wrong with the chat template of the tokenizer ``name``, which ``key`` names."""
+    problem = template_problem(name, job.place)
+    if problem:
+        own = "give one that does with `policy.tokenizer.chat_template` (text, or a `.jinja` file)"
+        yield job.error(key, f"the tokenizer of `{name}` {problem}", kind=ArtifactError, hint=hint or own)
+
+
+@rules.rule("vocabulary", needs=("policy.model_name", "policy.tokenizer.name"))
 def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
     """A token without a row in the embedding stops the first forward pass."""
     model = read_model(job.config.policy.model_name, job.place)
@@ -106,7 +132,7 @@ def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("model-context")
+@rules.rule("model-context", needs=("policy.model_name",))
 def sequence_fits_the_model(job: AnyJob) -> Iterator[Finding]:
     """Positions beyond those the model was trained with give nonsense, and vLLM refuses them."""
     model = read_model(job.config.policy.model_name, job.place)
@@ -122,7 +148,7 @@ def sequence_fits_the_model(job: AnyJob) -> Iterator[Finding]:
 
 @rules.rule("pretrained-checkpoint", number=82, engines=EMBEDDED)
 def megatron_weights_can_be_read(job: AnyJob) -> Iterator[Finding]:
-    """A Megatron checkpoint is whole, of a family that converts, and of the config's own model and tokenizer."""
+    """A Megatron checkpoint is whole, and of a family that converts."""
     start = job.config.policy.pretrained_checkpoint
     if start is None or not job.sees(start.path):
         return
@@ -136,8 +162,21 @@ def megatron_weights_can_be_read(job: AnyJob) -> Iterator[Finding]:
     if absent:
         message = f"the shard `{absent[0]}` of `{found.folder}` is missing"
         yield job.error(key, message, kind=ArtifactError, hint="copy the checkpoint again, `.distcp` files included")
-    yield from _other_model(job, found)
-    yield from _other_tokenizer(job, found)
+
+
+@rules.rule(
+    "pretrained-checkpoint",
+    number=82,
+    engines=EMBEDDED,
+    needs=("policy.pretrained_checkpoint", "policy.model_name", "policy.tokenizer.name"),
+)
+def megatron_weights_fit(job: AnyJob) -> Iterator[Finding]:
+    """A Megatron checkpoint is of the config's own model and tokenizer."""
+    start = job.config.policy.pretrained_checkpoint
+    if start is not None:
+        found = describe(Path(start.path).expanduser())
+        differing = list(_other_model(job, found))
+        yield from differing or _other_tokenizer(job, found)
 
 
 def _other_model(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:

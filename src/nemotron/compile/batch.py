@@ -18,7 +18,7 @@ def _product(job: AnyGrpoJob) -> str:
     return f"{grpo.num_prompts_per_step} prompts x {grpo.num_generations_per_prompt} generations = {job.responses}"
 
 
-@rules.rule("batch-not-divisible", number=22)
+@rules.rule("batch-not-divisible", number=22, needs=("grpo.num_generations_per_prompt",))
 def total_batch_divides(job: AnyGrpoJob) -> Iterator[Finding]:
     """Every response of a step lands in exactly one optimizer step."""
     gbs = job.config.policy.train_global_batch_size
@@ -74,7 +74,7 @@ def async_batch_divides(job: AnyGrpoJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("on-policy-ratio-batch", number=25)
+@rules.rule("on-policy-ratio-batch", number=25, needs=(GBS,))
 def forced_ratio_needs_one_update(job: AnyGrpoJob) -> Iterator[Finding]:
     """A ratio that is taken as 1 is only right in the first update after a rollout."""
     gbs = job.config.policy.train_global_batch_size

@@ -8,16 +8,15 @@ from pathlib import Path
 
 from nemotron.compile import prepared
 from nemotron.compile.job import AnyJob
+from nemotron.compile.prepared import environment_variable
 from nemotron.compile.rules import NEMO_RL, Rules
-from nemotron.compile.survey import PROMPTS, Shape, Survey, survey
+from nemotron.compile.survey import PROMPTS, Shape, Survey, survey, told_once
 from nemotron.config import resolvers
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.data.inputs import pair_keys
 from nemotron.errors import DataError, Finding, Origin
 
 rules: Rules[AnyJob] = Rules("data", [*prepared.rules.members])
-
-SHOWN_FAULTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def data_path_is_given(job: AnyJob) -> Iterator[Finding]:
                 )
 
 
-@rules.rule("data-file", number=73)
+@rules.rule("data-file", number=73, needs=("data.manifest_path",))
 def files_can_be_read(job: AnyJob) -> Iterator[Finding]:
     """Each file is there and has rows."""
     for file in files(job):
@@ -126,16 +125,10 @@ def files_can_be_read(job: AnyJob) -> Iterator[Finding]:
 def rows_can_be_used(job: AnyJob) -> Iterator[Finding]:
     """Each row that was read is JSON and holds a prompt."""
     for file in files(job):
-        found = file.survey()
-        for fault in found.faults[:SHOWN_FAULTS]:
+        for fault, message in told_once(file.survey().faults):
             origin = Origin(str(fault.path), fault.line, fault.column)
-            message = f"{file.role} data: {fault.message}"
+            message = f"{file.role} data: {message}"
             yield job.error(file.key, message, kind=DataError, origin=origin, hint=fault.hint)
-        rest = found.faults[SHOWN_FAULTS:]
-        if rest:
-            origin = Origin(str(rest[0].path), rest[0].line)
-            message = f"{len(rest)} more rows of the {file.role} data cannot be used"
-            yield job.error(file.key, message, kind=DataError, origin=origin)
 
 
 @rules.rule("contradictory-pairs")
@@ -155,7 +148,7 @@ def pairs_agree(job: AnyJob) -> Iterator[Finding]:
             )
 
 
-@rules.rule("too-few-rows")
+@rules.rule("too-few-rows", needs=("data.train", "data.manifest_path"))
 def one_batch_is_there(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: an incomplete batch is dropped, so the run makes no step and ends with success."""
     needed = job.rows_per_step
@@ -231,14 +224,24 @@ def prompt_files_exist(job: AnyJob) -> Iterator[Finding]:
 
 
 @rules.rule("sample-data")
-def prompts_are_real(job: AnyJob) -> Iterator[Finding]:
-    """The shipped sample lets any config run, but a real model should not be trained on it."""
+def rows_are_real(job: AnyJob) -> Iterator[Finding]:
+    """The shipped sample lets any config run, but a real model should not be trained or measured on it."""
     if Path(job.config.policy.model_name).is_relative_to(resolvers.ASSETS):
         return
-    for file in files(job):
-        if file.role == "train" and file.path.is_relative_to(resolvers.ASSETS):
-            yield job.warning(
-                file.key,
-                "no training prompts are set: the shipped sample of the tiny world is used",
-                hint=f"set `{file.key}=FILE.jsonl`, or `RL_TRAIN_DATA` in the environment",
-            )
+    shipped = [file for file in files(job) if file.path.is_relative_to(resolvers.ASSETS) and not _typed(job, file.key)]
+    if shipped:
+        nouns = {"train": "training", "validation": "validation", "heldout": "held-out"}
+        rows = "pairs" if job.row_kind == "preference" else "prompts"
+        what = " and ".join(dict.fromkeys(nouns[file.role] for file in shipped))
+        key = shipped[0].key
+        variable = environment_variable(job.resolved, key)
+        yield job.warning(
+            key,
+            f"no {what} {rows} are set: the shipped sample of the tiny world is used",
+            hint=f"set `{key}=FILE.jsonl`" + (f", or `{variable}` in the environment" if variable else ""),
+        )
+
+
+def _typed(job: AnyJob, key: str) -> bool:
+    origin = job.resolved.origin(key)
+    return origin is not None and origin.argument is not None

@@ -44,11 +44,12 @@ def skipped_reference_needs_no_kl(job: AnyGrpoJob) -> Iterator[Finding]:
             "grpo.skip_reference_policy_logprobs_calculation",
             "`grpo.skip_reference_policy_logprobs_calculation` leaves nothing to compute "
             f"`loss_fn.reference_policy_kl_penalty` {beta:g} from",
-            hint="set `loss_fn.reference_policy_kl_penalty=0`, or do not skip the reference",
+            hint="set `grpo.skip_reference_policy_logprobs_calculation=false`, "
+            "or `loss_fn.reference_policy_kl_penalty=0`",
         )
 
 
-@rules.rule("limit-unmeasured")
+@rules.rule("limit-unmeasured", needs=("grpo.skip_reference_policy_logprobs_calculation",))
 def kl_limit_is_measured(job: AnyGrpoJob) -> Iterator[Finding]:
     """The limit compares with the reference, so the reference must be computed."""
     if job.config.grpo.skip_reference_policy_logprobs_calculation and job.config.limits.max_kl is not None:
@@ -59,7 +60,7 @@ def kl_limit_is_measured(job: AnyGrpoJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("advantage-estimator", number=45)
+@rules.rule("advantage-estimator", number=45, needs=("grpo.adv_estimator.name",))
 def estimator_has_what_it_needs(job: AnyGrpoJob) -> Iterator[Finding]:
     """``gdpo`` needs several rewards, ``opd`` needs teachers; the embedded loop has one reward."""
     estimator = job.config.grpo.adv_estimator

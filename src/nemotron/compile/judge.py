@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from nemotron.compile.artifacts import template_findings
 from nemotron.compile.grpo_job import JudgedJob
 from nemotron.compile.rules import Rules
 from nemotron.compile.secrets import elsewhere, secrets_in
@@ -12,6 +13,7 @@ from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
 
 rules: Rules[JudgedJob] = Rules("judge")
+TEMPLATE_HINT = "a judge's template must know the roles `response_1` and `response_2`: put one beside its tokenizer"
 
 
 @rules.rule("judge-endpoint")
@@ -36,6 +38,14 @@ def endpoint_is_a_url(job: JudgedJob) -> Iterator[Finding]:
             hint=f"try `{model.base_url.rstrip('/')}/v1`",
         )
     yield job.note(key, f"the judge at `{model.base_url}` is asked when the run starts")
+
+
+@rules.rule("chat-template")
+def judge_can_be_asked(job: JudgedJob) -> Iterator[Finding]:
+    """The answers to compare are roles of the judge's own template."""
+    model = job.config.env.judge_model
+    if model is not None and model.base_url is None:
+        yield from template_findings(job, f"{JUDGE_MODEL}.model", model.model, hint=TEMPLATE_HINT)
 
 
 @rules.rule("secret-elsewhere")

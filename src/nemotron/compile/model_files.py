@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, templates_of
 from nemotron.place import Place
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -138,10 +139,14 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
     content = _json(folder / "tokenizer.json") or {}
     model = content.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    template_file = folder / "chat_template.jinja"
-    template = (_json(folder / "tokenizer_config.json") or {}).get("chat_template")
-    if template_file.is_file():
-        template = template_file.read_text(errors="replace")
-    return TokenizerFacts(
-        vocabulary if isinstance(vocabulary, dict) else None, template if isinstance(template, str) else None
-    )
+    return TokenizerFacts(vocabulary if isinstance(vocabulary, dict) else None, templates_of(folder).get(DEFAULT))
+
+
+def template_problem(name: str, place: Place) -> str | None:
+    """Why conversations cannot be written with the tokenizer ``name``; None when they can, or when it is not here."""
+    folder = folder_of(name, place)
+    if folder is None or not _read(folder).has_tokenizer:
+        return None
+    if not Path(name).expanduser().is_dir() and not (folder / "tokenizer_config.json").is_file():
+        return None  # a download that is not whole: the rest is fetched when the run starts
+    return folder_problem(folder)

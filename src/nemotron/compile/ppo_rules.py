@@ -17,7 +17,7 @@ models: Rules[PpoJob] = Rules("ppo-models")
 TOKEN = "NEMOTRON_CRITIC_TOKEN"
 
 
-@rules.rule("batch-not-divisible", number=22)
+@rules.rule("batch-not-divisible", number=22, needs=("ppo.num_generations_per_prompt",))
 def total_batch_divides(job: PpoJob) -> Iterator[Finding]:
     """Every response of a step lands in exactly one optimizer step of the policy, and in one of the critic."""
     ppo = job.config.ppo
@@ -82,9 +82,9 @@ def skipped_reference_needs_no_kl(job: PpoJob) -> Iterator[Finding]:
         yield job.error(
             key,
             f"`{key}` leaves nothing to compute `loss_fn.reference_policy_kl_penalty` {beta:g} from",
-            hint="set `loss_fn.reference_policy_kl_penalty=0`, or do not skip the reference",
+            hint=f"set `{key}=false`, or `loss_fn.reference_policy_kl_penalty=0`",
         )
-    if job.config.limits.max_kl is not None:
+    elif job.config.limits.max_kl is not None:
         yield job.error(
             "limits.max_kl",
             "`limits.max_kl` cannot be measured without log-probabilities of the reference",
@@ -272,9 +272,9 @@ def an_update_fits_a_request(job: PpoJob) -> Iterator[Finding]:
         )
 
 
-@models.rule("reward-model", engines=EMBEDDED)
+@models.rule("reward-model", engines=EMBEDDED, needs=("reward_model.model_name", "value.model_name"))
 def reward_model_scores(job: PpoJob) -> Iterator[Finding]:
-    """A sequence classifier with one output; with mean and spread of its rewards where they are asked for."""
+    """A sequence classifier with one output."""
     config = job.config
     if config.only == "actor":
         return
@@ -291,7 +291,13 @@ def reward_model_scores(job: PpoJob) -> Iterator[Finding]:
                 kind=ArtifactError,
                 hint="train one with `nemotron steps run rl/nemo_rl/rm`",
             )
-    found = read_model(config.reward_model.model_name, job.place)
+
+
+@models.rule("reward-model", engines=EMBEDDED, needs=("reward_model.model_name",))
+def reward_scale_is_known(job: PpoJob) -> Iterator[Finding]:
+    """Mean and spread of the rewards are stored with the model, where they are asked for."""
+    config = job.config
+    found = read_model(config.reward_model.model_name, job.place) if config.only != "actor" else None
     if found and config.reward_model.standardize and not found.config.get("reward_std"):
         yield job.error(
             "reward_model.standardize",
@@ -301,7 +307,11 @@ def reward_model_scores(job: PpoJob) -> Iterator[Finding]:
         )
 
 
-@models.rule("other-tokenizer", engines=EMBEDDED)
+@models.rule(
+    "other-tokenizer",
+    engines=EMBEDDED,
+    needs=("policy.model_name", "policy.tokenizer.name", "reward_model.model_name", "value.model_name"),
+)
 def models_share_tokens(job: PpoJob) -> Iterator[Finding]:
     """The critic's server is handed token ids, so both models must mean the same by them."""
     policy = folder_of(job.config.policy.tokenizer.name, job.place)
@@ -322,7 +332,9 @@ def models_share_tokens(job: PpoJob) -> Iterator[Finding]:
             )
 
 
-@models.rule("reward-model-context", engines=EMBEDDED)
+@models.rule(
+    "reward-model-context", engines=EMBEDDED, needs=("reward_model.model_name", "policy.max_total_sequence_length")
+)
 def sequence_fits_the_reward_model(job: PpoJob) -> Iterator[Finding]:
     """Positions beyond those the model was trained with give nonsense, and the server refuses them."""
     found = read_model(job.config.reward_model.model_name, job.place)

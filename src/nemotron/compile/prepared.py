@@ -77,7 +77,7 @@ def manifest_can_be_read(job: AnyJob) -> Iterator[Finding]:
         yield job.error(HELDOUT, f"`{HELDOUT}` names a split of a manifest, and `{KEY}` is not set", kind=DataError)
 
 
-@rules.rule("manifest-shard")
+@rules.rule("manifest-shard", needs=(KEY,))
 def shards_are_unchanged(job: AnyJob) -> Iterator[Finding]:
     """Every shard has the size that the manifest says, and the SHA-256 where that is quick to find out.
 
@@ -89,7 +89,7 @@ def shards_are_unchanged(job: AnyJob) -> Iterator[Finding]:
             yield _error(job, KEY, problem)
 
 
-@rules.rule("manifest-split")
+@rules.rule("manifest-split", needs=(KEY,))
 def splits_have_rows(job: AnyJob) -> Iterator[Finding]:
     """The manifest has the splits that the run reads."""
     manifest = manifest_of(job)
@@ -206,8 +206,16 @@ def _file_keys(job: AnyJob) -> Iterator[str]:
 
 def _variable(job: AnyJob, key: str) -> str | None:
     """The environment variable that gives a key its value."""
-    names = _ENVIRONMENT.findall(str(Resolved(job.resolved.raw, {}, {}, ()).get(key)))
-    return next((name for name in names if name in job.env), None)
+    return next((name for name in _variables(job.resolved, key) if name in job.env), None)
+
+
+def environment_variable(resolved: Resolved, key: str) -> str | None:
+    """The environment variable that would give a key its value."""
+    return next(iter(_variables(resolved, key)), None)
+
+
+def _variables(resolved: Resolved, key: str) -> list[str]:
+    return _ENVIRONMENT.findall(str(Resolved(resolved.raw, {}, {}, ()).get(key)))
 
 
 def _from_own_file(resolved: Resolved, source: str) -> bool:

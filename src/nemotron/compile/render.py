@@ -1,4 +1,4 @@
-"""The plan for people: summary first, then the resolved config as YAML."""
+"""The plan for people: a summary, after the resolved config as YAML where that is asked for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from nemotron.compile.plan import Plan
 
 
-def render_plan(plan: Plan) -> RenderableType:
-    """A rich renderable; long values are folded, never cut. Findings are counted, the command line prints them."""
+def render_plan(plan: Plan, *, with_config: bool = False) -> RenderableType:
+    """A rich renderable; long values are folded, never cut. Findings are counted, the command line prints them.
+
+    The config is hundreds of lines, so it comes first: what follows it is what a terminal still shows.
+    """
     from rich.console import Group
     from rich.rule import Rule
     from rich.table import Table
@@ -22,13 +25,16 @@ def render_plan(plan: Plan) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
-    for name, value in _rows(plan):
+    for name, value in _rows(plan, config_above=with_config):
         table.add_row(name, Text(value))
+    if not with_config:
+        return table
     config = Text(dump_yaml(plan.values).rstrip(), overflow="fold")
-    return Group(table, Text(), Rule("resolved config", align="left", characters="-"), config)
+    rules = [Rule(title, align="left", characters="-") for title in ("resolved config", "plan")]
+    return Group(rules[0], config, Text(), rules[1], table)
 
 
-def _rows(plan: Plan) -> list[tuple[str, str]]:
+def _rows(plan: Plan, *, config_above: bool) -> list[tuple[str, str]]:
     rows = [
         ("job", f"{plan.step} -c {plan.config_name}"),
         ("engine", f"{plan.engine} ({plan.engine_reason})"),
@@ -57,7 +63,8 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         rows.append(("memory", f"about {_size(m.total)}: {shown}"))
     rows += [(f"in: {file.role}", f"{file.path} ({file.detail})") for file in plan.inputs]
     rows += [(f"out: {file.role}", f"{file.path} ({file.detail})") for file in plan.outputs]
-    rows += [("findings", _counts(plan)), ("fingerprint", plan.fingerprint)]
+    rows += [] if config_above else [("config", "`--show-config` prints it, resolved")]
+    rows += [("fingerprint", plan.fingerprint), ("findings", _counts(plan))]
     return rows
 
 

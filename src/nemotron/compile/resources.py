@@ -8,6 +8,7 @@ from nemotron.compile.estimate import memory
 from nemotron.compile.job import AnyJob
 from nemotron.compile.rules import EMBEDDED, Rules
 from nemotron.errors import Finding
+from nemotron.out_of_memory import either, keys_to_lower
 
 rules: Rules[AnyJob] = Rules("resources")
 
@@ -20,5 +21,5 @@ def job_fits_memory(job: AnyJob) -> Iterator[Finding]:
         yield job.warning(
             "policy.model_name",
             f"the job needs about {need.total / 2**30:.1f} GiB of memory, this machine has {have / 2**30:.1f} GiB",
-            hint="use a smaller model, or lower `policy.train_micro_batch_size` and `grpo.num_prompts_per_step`",
+            hint="use a smaller model, or lower " + either(keys_to_lower(job.resolved.values)),
         )

@@ -65,15 +65,15 @@ def validation_has_data(job: RmJob) -> Iterator[Finding]:
     rm = job.config.rm
     if job.config.data.validation_sets():
         return
-    for key in ("val_period", "val_at_start", "val_at_end"):
-        if getattr(rm, key):
-            off = "0" if key == "val_period" else "false"
-            yield job.error(
-                f"rm.{key}",
-                f"`rm.{key}` asks for validation, and `data.validation` is null",
-                kind=DataError,
-                hint=f"name validation pairs, or set `rm.{key}={off}`",
-            )
+    off = {"val_period": "0", "val_at_start": "false", "val_at_end": "false"}
+    wanted = [key for key in off if getattr(rm, key)]
+    if wanted:
+        yield job.error(
+            f"rm.{wanted[0]}",
+            f"`rm.{wanted[0]}` asks for validation, and `data.validation` is null",
+            kind=DataError,
+            hint="name validation pairs, or set " + ", ".join(f"`rm.{key}={off[key]}`" for key in wanted),
+        )
 
 
 @rules.rule("no-steps")

@@ -9,6 +9,9 @@ one job; its error name, and its number in NeMo-RL's list of validity rules wher
     def total_batch_divides(job: AnyGrpoJob) -> Iterator[Finding]:
         if job.responses % job.config.policy.train_global_batch_size:
             yield job.error("policy.train_global_batch_size", "...", hint="...")
+
+What a rule takes for granted is declared beside its name (``needs=("policy.model_name",)``), so that one mistake gives
+one error.
 """
 
 from __future__ import annotations
@@ -36,6 +39,9 @@ class Rule(Generic[J]):
     number: int | None
     engines: tuple[EngineName, ...]
     check: Check[J]
+    needs: tuple[str, ...] = ()
+    """Keys and sections that must be right for the check to say anything: it is silent where another rule has refused
+    one of them, or a key below."""
 
     def run(self, job: J) -> Iterator[Finding]:
         """Findings of this rule, named; none on an engine that it does not concern."""
@@ -52,12 +58,17 @@ class Rules(Generic[J]):
     members: list[Rule[J]] = field(default_factory=list)
 
     def rule(
-        self, name: str, *, number: int | None = None, engines: tuple[EngineName, ...] = ("embedded", "nemo_rl")
+        self,
+        name: str,
+        *,
+        number: int | None = None,
+        engines: tuple[EngineName, ...] = ("embedded", "nemo_rl"),
+        needs: tuple[str, ...] = (),
     ) -> Callable[[Check[J]], Check[J]]:
         """Decorator: add a check to the family."""
 
         def add(check: Check[J]) -> Check[J]:
-            self.members.append(Rule(name, number, engines, check))
+            self.members.append(Rule(name, number, engines, check, needs))
             return check
 
         return add
@@ -68,9 +79,33 @@ Stages = tuple[tuple[Rules[Any], ...], ...]
 
 
 def check(job: J, stages: Stages) -> tuple[Finding, ...]:
-    """Run every rule of every stage; findings in the order of the stages, inside a stage by origin."""
-    findings: list[Finding] = []
-    for stage in stages:
-        found = [finding for rules in stage for rule in rules.members for finding in rule.run(job)]
-        findings += in_order(found, job.resolved)
-    return tuple(findings)
+    """Run every rule of every stage; findings in the order of the stages, inside a stage by origin.
+
+    One cause gives one error: a rule is silent about what stands on a key that another rule has refused, and about a
+    key that only refers to one of which it has said the same.
+    """
+    ordered: list[list[Rule[Any]]] = [[rule for rules in stage for rule in rules.members] for stage in stages]
+    refused: set[str] = set()
+    found: dict[int, list[Finding]] = {}
+    # Rules that stand on nothing first: whatever they refuse is a cause, wherever they stand in the order.
+    for rule in sorted((rule for stage in ordered for rule in stage), key=lambda rule: bool(rule.needs)):
+        if any(_refused(job.resolved.source(need), refused) for need in rule.needs):
+            continue
+        findings = _without_copies(list(rule.run(job)), job)
+        found[id(rule)] = findings
+        refused |= {job.resolved.source(f.key) for f in findings if f.severity == "error" and f.key}
+    return tuple(
+        finding
+        for stage in ordered
+        for finding in in_order([one for rule in stage for one in found.get(id(rule), ())], job.resolved)
+    )
+
+
+def _refused(need: str, refused: set[str]) -> bool:
+    return any(key == need or key.startswith(f"{need}.") for key in refused)
+
+
+def _without_copies(findings: list[Finding], job: AnyJob) -> list[Finding]:
+    """Leave out findings of keys that have their value from another key with a finding."""
+    keys = {finding.key for finding in findings}
+    return [f for f in findings if not f.key or (source := job.resolved.source(f.key)) == f.key or source not in keys]

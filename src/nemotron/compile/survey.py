@@ -19,6 +19,8 @@ READ_ALL_BYTES = 8 * 2**20
 """Files up to this size are read completely."""
 FIRST_ROWS, RANDOM_ROWS = 500, 200
 """Of larger files this much is read, and the other rows are counted by their line ends."""
+SHOWN_KINDS = 3
+"""Kinds of faults that are told of a file."""
 SLICE = 4096
 _DEFLATED = 4
 """How much larger a compressed file is taken to be when it is read."""
@@ -81,6 +83,27 @@ class Survey:
     def complete(self) -> bool:
         """Every row was read."""
         return self.read == self.rows
+
+
+def told_once(faults: Sequence[Fault]) -> list[tuple[Fault, str]]:
+    """The first row of every kind of fault with what to say: how many rows have it too. The commonest kinds first."""
+    kinds: dict[str, list[Fault]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.message, []).append(fault)
+    commonest = sorted(kinds.values(), key=len, reverse=True)
+    # One kind more takes no more room than saying that there is one.
+    shown = commonest if len(commonest) <= SHOWN_KINDS + 1 else commonest[:SHOWN_KINDS]
+    told = []
+    for alike in shown:
+        more = len(alike) - 1
+        told.append(
+            (alike[0], alike[0].message + (f" (and {more:,} more row{'s' if more > 1 else ''})" if more else ""))
+        )
+    rest = commonest[len(shown) :]
+    if rest:
+        count = sum(len(alike) for alike in rest)
+        told.append((rest[0][0], f"{rest[0][0].message}; {count:,} rows in all cannot be used for still other reasons"))
+    return told
 
 
 def survey(paths: Path | Sequence[Path], shape: Shape = PROMPTS, rows: int | None = None) -> Survey:

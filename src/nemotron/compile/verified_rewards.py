@@ -30,6 +30,9 @@ SERVER_NEEDS: Mapping[ServerKind, tuple[str, ...]] = {
 }
 """Fields that our own servers read of a row."""
 
+ROWS = ("data.train", "data.validation", "data.manifest_path", "eval.heldout")
+"""What the rules about rows stand on: rows that can be read at all."""
+
 Row = tuple[Path, int, dict[str, Any]]
 """File, line and content."""
 
@@ -52,10 +55,11 @@ def rewards_come_from_one_place(job: VerifiedJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("reward-row")
+@rules.rule("reward-row", needs=ROWS)
 def rows_have_what_functions_need(job: VerifiedJob) -> Iterator[Finding]:
     """A row that a function cannot use would be missing in every step."""
     heldout = job.config.eval.heldout
+    told: set[str] = set()
     for file in data.files(job):
         key, rewards = (
             ("eval.heldout.rewards", heldout.rewards if heldout else None)
@@ -63,11 +67,14 @@ def rows_have_what_functions_need(job: VerifiedJob) -> Iterator[Finding]:
             else ("rewards", job.config.rewards)
         )
         if rewards is not None:
-            yield from _unfit_rows(job, file, f"{key}.functions", rewards)
+            yield from _unfit_rows(job, file, f"{key}.functions", rewards, told)
 
 
-def _unfit_rows(job: VerifiedJob, file: DataFile, key: str, rewards: RewardConfig) -> Iterator[Finding]:
-    """The first unfit row of every function, and how many there are."""
+def _unfit_rows(job: VerifiedJob, file: DataFile, key: str, rewards: RewardConfig, told: set[str]) -> Iterator[Finding]:
+    """The first unfit row of the functions that a file does not fit, and how many there are.
+
+    ``told`` has the functions that an earlier file does not fit either: they ask for what no row has.
+    """
     found: dict[int, tuple[str, Origin, int]] = {}
     rows = sample(file)
     try:
@@ -77,21 +84,32 @@ def _unfit_rows(job: VerifiedJob, file: DataFile, key: str, rewards: RewardConfi
                 found[index] = (first, origin, count + 1)
     except NemotronError:  # the function cannot be set up at all: `reward-function` says so
         return
-    for index, (problem, origin, count) in sorted(found.items()):
-        function = rewards.functions[index]
-        if function.optional and count < len(rows):
-            continue
-        which = "a row" if count == 1 else f"{count} rows"
-        yield job.error(
-            f"{key}.{index}",
-            f"the reward function `{function.shown}` cannot score {which} of the {file.role} data: {problem}",
-            kind=DataError,
-            origin=origin,
-            hint=f"name the right field in `{key}.{index}`, or give the rows what it needs",
-        )
+    unfit = {
+        index: one
+        for index, one in sorted(found.items())
+        if not (rewards.functions[index].optional and one[2] < len(rows))
+    }
+    names = {index: job.resolved.source(f"{key}.{index}") for index in unfit}
+    fresh = [index for index, name in names.items() if name not in told]
+    told |= set(names.values())
+    if not fresh:
+        return
+    index = fresh[0]
+    problem, origin, count = unfit[index]
+    function = rewards.functions[index]
+    which = "a row" if count == 1 else f"{count} rows"
+    others = [f"`{rewards.functions[other].shown}`: {unfit[other][0]}" for other in fresh[1:]]
+    yield job.error(
+        f"{key}.{index}",
+        f"the reward function `{function.shown}` cannot score {which} of the {file.role} data: {problem}"
+        + (f"; nor can {', '.join(others)}" if others else ""),
+        kind=DataError,
+        origin=origin,
+        hint=f"name the right field in `{key}.{index}`, or give the rows what it needs",
+    )
 
 
-@rules.rule("gym-row")
+@rules.rule("gym-row", needs=ROWS)
 def rows_have_what_servers_need(job: VerifiedJob) -> Iterator[Finding]:
     """A row goes to the server of its agent; our own servers need the fields that NeMo-Gym's do."""
     gym = job.config.gym

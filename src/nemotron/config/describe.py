@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -12,9 +14,12 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from nemotron.config import known
+from nemotron.config.docs import docs_by_key
 from nemotron.config.layers import read_layers
 from nemotron.config.origins import plain, walk
 from nemotron.config.schema.fields import Omittable
+from nemotron.errors import NotFoundError
+from nemotron.suggest import listed
 
 _SIMPLE = {int: "integer", float: "number", str: "string", bool: "true | false", type(None): "null", Any: "anything"}
 _REFUSES_NULL = get_args(Omittable)[1]
@@ -41,6 +46,7 @@ def parameters(model: type[BaseModel], config_dir: Path, name: str = "default") 
     root, _ = read_layers(config_dir, name)
     values = {key: node for key, node in walk(root) if key}
     rows = []
+    docs = docs_by_key(model)
     for key, field in known.fields(model).items():
         members = [m for m in known.alternatives(field.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
         node = values.get(key)
@@ -49,9 +55,37 @@ def parameters(model: type[BaseModel], config_dir: Path, name: str = "default") 
         own = None if field.is_required() or members else field.get_default(call_default_factory=True)
         if node is None and own is not None:
             source, default = "model", own
-        description = " ".join((field.description or "").replace("``", "`").split())
+        description = " ".join(docs.get(key, "").replace("``", "`").split())
         rows.append(Parameter(key, type_text(field), default, source, description, bool(members)))
     return rows
+
+
+def below(rows: Sequence[Parameter], prefix: str) -> list[Parameter]:
+    """The parameter called ``prefix`` and those below it, else those that begin with it; all for an empty one.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    key = prefix.rstrip(".")
+    found = [row for row in rows if not key or row.name == key or row.name.startswith(f"{key}.")]
+    found = found or [row for row in rows if row.name.startswith(key)]
+    if not found:
+        names = [row.name for row in rows]
+        guess = known.nearest(key, names)
+        sections = dict.fromkeys(name.partition(".")[0] for name in names)
+        hint = f"did you mean `{guess}`?" if guess else f"there are {listed(sections)}"
+        raise NotFoundError(f"this step has no parameter `{key}`", hint=hint)
+    return found
+
+
+def value_of(config_dir: Path, rows: Sequence[Parameter], key: str) -> str:
+    """The value of a key in default.yaml as YAML would have it; keys below an open mapping (``kwargs``) count too."""
+    row = next((row for row in rows if row.name == key), None)
+    if row is not None:
+        return "not set" if row.source == "none" else json.dumps(row.default, ensure_ascii=False, default=str)
+    root, _ = read_layers(config_dir, "default")
+    values = {name: node for name, node in walk(root)}
+    return json.dumps(plain(values[key]), ensure_ascii=False, default=str) if key in values else "not set"
 
 
 def type_text(field: FieldInfo) -> str:

@@ -42,18 +42,37 @@ class Resolved:
 
         A value that only refers to another key, as `${policy.precision}` does, was written where that key was.
         """
-        seen = {key}
-        while (target := self._refers_to(key)) is not None and target not in seen:
-            seen.add(target)
-            key = target
+        key = self.source(key)
         while key not in self.origins and key:
             key = key.rpartition(".")[0]
         return self.origins.get(key)
 
-    def _refers_to(self, key: str) -> str | None:
-        text = _descend(self.raw, key, None)
-        match = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
-        return match[1] if match and match[1] in self.origins else None
+    def source(self, key: str) -> str:
+        """The key that ``key`` has its value from: references are followed, at it and at the sections around it.
+
+        Example: with ``eval.heldout.rewards: ${rewards}`` the source of ``eval.heldout.rewards.functions`` is
+        ``rewards.functions``. A key without a reference is its own source.
+        """
+        seen = {key}
+        while (target := self._target(key)) is not None and target not in seen:
+            seen.add(target)
+            key = target
+        return key
+
+    def sources(self, key: str) -> set[str]:
+        """The keys that the value of ``key`` is computed from, as in ``${mul:${a},${b}}``, itself left out."""
+        text = _descend(self.raw, self.source(key), None)
+        return {self.source(name) for name in _REFERENCE.findall(text)} if isinstance(text, str) else set()
+
+    def _target(self, key: str) -> str | None:
+        """One reference followed: at the key itself, else at the nearest section that is one."""
+        names = key.split(".")
+        for length in range(len(names), 0, -1):
+            text = _descend(self.raw, ".".join(names[:length]), None)
+            match = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
+            if match and match[1] in self.origins:
+                return ".".join([match[1], *names[length:]])
+        return None
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a dotted key (list positions count from 0), or ``default`` where there is none."""

@@ -53,10 +53,63 @@ def interpolate(
     if failed:
         # What merely refers to a value that cannot be resolved would repeat its message.
         causes = {key for key, (_, finding) in failed.items() if finding.name == "unresolved"}
-        return raw, [finding for text, finding in failed.values() if not causes & set(_TARGET.findall(text))]
+        roots = {key: pair for key, pair in failed.items() if not causes & set(_TARGET.findall(pair[0]))}
+        return raw, _by_cause(roots, raw, origins)
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}, []
+
+
+def _by_cause(failed: dict[str, tuple[str, Finding]], raw: dict[str, Any], origins: dict[str, Origin]) -> list[Finding]:
+    """One finding for each key that is not there, however many refer to it: who deleted a section did one thing."""
+    found: list[Finding] = []
+    without: dict[str, list[str]] = {}
+    wanted: dict[str, str] = {}
+    for key, (text, finding) in failed.items():
+        targets = {gone: target for target in reversed(_TARGET.findall(text)) if (gone := _gone(raw, target))}
+        gone = next(reversed(targets), None)
+        wanted = {**targets, **wanted}
+        if gone is None:
+            found.append(finding)
+        elif gone in without:
+            without[gone].append(key)
+        else:
+            without[gone] = [key]
+            if gone not in origins:
+                found.append(finding)
+    for gone, keys in without.items():
+        if gone in origins:
+            others = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            verb = "refers" if len(keys) == 1 else "refer"
+            message = f"`{gone}` is taken away here, and `{keys[0]}`{others} {verb} to it"
+            inside = f", and change keys in it such as `{wanted[gone]}`" if wanted[gone] != gone else ""
+            hint = f"keep `{gone}`{inside}"
+            found.append(Finding("error", "unresolved", message, gone, origins[gone], hint))
+    return found
+
+
+def _gone(raw: dict[str, Any], target: str) -> str | None:
+    """The first part of a dotted key that leads nowhere; None when all of it is there."""
+    at: Any = raw
+    names = target.split(".")
+    for depth, name in enumerate(names, 1):
+        at = at.get(name) if isinstance(at, dict) else at[int(name)] if _is_item(at, name) else None
+        if isinstance(at, str) and "${" in at:
+            return None  # a reference of its own, which has its own finding
+        if at is None and (depth < len(names) or not _has(raw, names)):
+            return ".".join(names[:depth])
+    return None
+
+
+def _is_item(at: Any, name: str) -> bool:
+    return isinstance(at, list) and name.isdecimal() and int(name) < len(at)
+
+
+def _has(raw: dict[str, Any], names: list[str]) -> bool:
+    at: Any = raw
+    for name in names[:-1]:
+        at = at[int(name)] if isinstance(at, list) else at[name]
+    return _is_item(at, names[-1]) or (isinstance(at, dict) and names[-1] in at)
 
 
 def _malformed(key: str, text: str, origin: Origin | None) -> Finding | None:

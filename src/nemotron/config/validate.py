@@ -73,6 +73,7 @@ def _findings(error: ValidationError, resolved: Resolved, model: type[BaseModel]
     grouped: dict[str, list[ErrorDetails]] = defaultdict(list)
     for detail in error.errors(include_url=False):
         grouped[_key(detail, resolved.values)].append(detail)
+    also = _merge_copies(grouped, resolved)
     missing = [key for key, rows in grouped.items() if rows[0]["type"] == "missing" and key not in resolved.origins]
     # Of a union of a scalar and a section, only the branch that the user went down is worth a message.
     deeper = {key for key in grouped if any(other.startswith(f"{key}.") for other in grouped)}
@@ -82,8 +83,27 @@ def _findings(error: ValidationError, resolved: Resolved, model: type[BaseModel]
             continue
         if key in deeper and all(d["type"] in _EXPECTED or d["type"] == "literal_error" for d in details):
             continue
-        findings.append(_finding(key, details, resolved, model))
+        findings.append(_finding(key, details, resolved, model, also.get(key)))
     return findings
+
+
+def _merge_copies(grouped: dict[str, list[ErrorDetails]], resolved: Resolved) -> dict[str, str]:
+    """One mistake is one error: what refers to a wrong value, or is computed from it, is wrong with it.
+
+    Errors of keys whose value stands elsewhere move to the key where it stands. Returns, for those that had no error of
+    their own, the key through which the value turned out to be wrong.
+    """
+    also: dict[str, str] = {}
+    for key in list(grouped):
+        source = resolved.source(key)
+        if source != key:
+            details = grouped.pop(key)
+            if source not in grouped:
+                grouped[source], also[source] = details, key
+    for key in list(grouped):
+        if resolved.sources(key) & set(grouped):
+            del grouped[key]
+    return also
 
 
 def _key(detail: ErrorDetails, values: Any) -> str:
@@ -100,7 +120,9 @@ def _key(detail: ErrorDetails, values: Any) -> str:
     return ".".join(names)
 
 
-def _finding(key: str, details: list[ErrorDetails], resolved: Resolved, model: type[BaseModel]) -> Finding:
+def _finding(
+    key: str, details: list[ErrorDetails], resolved: Resolved, model: type[BaseModel], also: str | None
+) -> Finding:
     first = details[0]
     origin = resolved.origin(key)
     if first["type"] == "extra_forbidden":
@@ -109,7 +131,8 @@ def _finding(key: str, details: list[ErrorDetails], resolved: Resolved, model: t
         return Finding("error", "unknown-key", f"unknown key `{key}`", key, origin, hint)
     if first["type"] == "missing":
         return Finding("error", "missing-key", f"`{key}` is required, and deleted here", key, origin)
-    name, message, hint = _wrong_value(key, details, secret=known.is_secret(model, key))
+    name, message, hint = _wrong_value(key, details, secret=known.is_secret(model, also or key))
+    message += f" (`{also}` refers to it)" if also else ""
     return Finding("error", name, f"`{key}`: {message}" if key else message, key, origin, hint)
 
 

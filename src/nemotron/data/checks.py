@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, syntax_problem
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.data.blend import Dataset, SourceFile, expand, read_blend
 from nemotron.data.splits import split_names, split_shares
@@ -51,6 +52,7 @@ def check_config(config: DataPrepConfig, origin_of: OriginOf) -> Iterator[Findin
         if find_spec(package) is None:
             hint = install_extra("data")
             yield error("package-missing", key, NotAvailableError(f"{why} need the package `{package}`", hint=hint))
+    yield from _template(config, error)
     if not missing:
         try:
             split_names(split_shares(config, sources), sources)
@@ -60,6 +62,27 @@ def check_config(config: DataPrepConfig, origin_of: OriginOf) -> Iterator[Findin
         unclear = ConfigError("`weights: shares` needs a number of rows to share out", hint="set `max_rows`")
         yield error("shares-without-rows", "weights", unclear)
     yield from _output(config, sources, error)
+
+
+def _template(config: DataPrepConfig, error: Callable[[str, str, NemotronError], Finding]) -> Iterator[Finding]:
+    """The template that turns rows into tokens; of a tokenizer on the hub nothing is known yet."""
+    settings = config.tokenize
+    if settings is None or settings.chat_template is None:
+        return
+    name = settings.chat_template
+    folder, file = Path(settings.tokenizer).expanduser(), Path(name).expanduser()
+    if name == DEFAULT:
+        problem = folder_problem(folder) if folder.is_dir() else None
+        message, key = f"the tokenizer `{settings.tokenizer}` {problem}", "tokenize.tokenizer"
+    elif name.endswith(".jinja") and not file.is_file():
+        problem, key = "missing", "tokenize.chat_template"
+        message = f"there is no chat template file `{name}`"
+    else:
+        problem = syntax_problem(file.read_text(errors="replace") if name.endswith(".jinja") else name)
+        message, key = f"the chat template does not parse: {problem}", "tokenize.chat_template"
+    if problem:
+        hint = "give `tokenize.chat_template`: a `.jinja` file, a template, or `null`"
+        yield error("chat-template", key, ConfigError(message, hint=hint))
 
 
 def _packages(config: DataPrepConfig, blend: list[Dataset], sources: list[SourceFile]) -> Iterator[tuple[str, str]]:
@@ -82,6 +105,7 @@ def _output(
         yield error(
             "output-folder", "output_dir", OutputError(f"`{output}` is a file", hint="choose another `output_dir`")
         )
+        return
     inside = [source for source in sources if source.path.resolve().is_relative_to(output.resolve())]
     if inside:
         problem = DataError(f"the input `{inside[0].label}` is inside `output_dir`", hint="choose another `output_dir`")

@@ -22,6 +22,7 @@ from nemotron.engines.base import ENGINES, Attempt
 from nemotron.errors import LimitError, NemotronError, NotAvailableError
 from nemotron.job import CompiledJob
 from nemotron.manifest import declaration, find_step
+from nemotron.out_of_memory import out_of_memory
 from nemotron.outcome import exit_code_of
 from nemotron.runs.attempts import Handle, begin_attempt
 from nemotron.runs.folder import RunFolder
@@ -51,6 +52,9 @@ def work(run: RunFolder, secrets: Mapping[str, str]) -> int:
             raise
         except BaseException as error:
             # Supervision: whatever it was, the status must not go on saying "running".
+            if (known := out_of_memory(error, job.config)) is not None:
+                run.write_status(state="failed", error=known.message, exit_code=known.exit_code)
+                raise known from error
             run.write_status(state="failed", error=f"internal error: {type(error).__name__}", exit_code=1)
             raise
     return 0

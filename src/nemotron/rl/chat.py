@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemotron.checkpoints.chat_template import syntax_problem
 from nemotron.errors import ArtifactError, ConfigError
 
 PASS_THROUGH_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -46,6 +47,11 @@ class Chat:
             tokenizer.chat_template = chat_template
         if tokenizer.chat_template is None:
             raise ConfigError(f"tokenizer `{name}` has no chat template", hint="set `policy.tokenizer.chat_template`")
+        if isinstance(tokenizer.chat_template, str) and (problem := syntax_problem(tokenizer.chat_template)):
+            raise ConfigError(
+                f"the chat template of tokenizer `{name}` does not parse: {problem}",
+                hint="correct it, or set `policy.tokenizer.chat_template`",
+            )
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"tokenizer `{name}` has no end-of-sequence token", hint="add `eos_token` to it")
         return cls(tokenizer, dict(template_kwargs or {}))

@@ -22,6 +22,8 @@ MAX_POINTS = 1500
 """Longer runs are drawn with every k-th step, to keep the file and the browser fast."""
 
 _FEW_POINTS = 60
+_LINE = 3
+"""Points that make a course: fewer stand alone, for the line between two says nothing of what was in between."""
 _PANEL_GAP = 0.12
 _COLORS = ("@blue", "@green", "@orange", "@violet", "@yellow", "@red")
 
@@ -118,18 +120,21 @@ def _traces(line: Line, steps: Column, rows: Sequence[Row], *, axis: str) -> lis
     points = [(x, y, row) for x, y, row in zip(steps, values, rows, strict=True) if y is not None]
     if not points:
         return []
+    alone = len(points) < _LINE
     base = {"type": "scatter", "x": [x for x, _, _ in points], "yaxis": axis, "name": line.name}
     main = {
         **base,
         "y": [_rounded(y) for _, y, _ in points],
-        "mode": "lines+markers" if len(points) <= _FEW_POINTS else "lines",
+        "mode": "markers" if alone else "lines+markers" if len(points) <= _FEW_POINTS else "lines",
         "line": {"color": line.color, "width": 2},
-        "marker": {"size": 4, "color": line.color},
+        "marker": {"size": 9 if alone else 4, "color": line.color},
         "hovertemplate": f"%{{y:{'.1%' if line.share else '.4~g'}}}",
     }
     if line.spread is None:
         return [main]
     spreads = [m.number(row.get(line.spread)) or 0.0 for _, _, row in points]
+    if alone:
+        return [{**main, "error_y": {"type": "data", "array": [_rounded(s) for s in spreads], "color": line.color}}]
     edge = {**base, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
     low = {**edge, "y": [_rounded(y - s) for (_, y, _), s in zip(points, spreads, strict=True)]}
     high = {

@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -207,12 +207,14 @@ def list_runs(runs_dir: Path) -> list[RunFolder]:
 
 
 def find_run(runs_dir: Path, name: str) -> RunFolder:
-    """The run called ``name``: ``last``, an id, a unique beginning or end of an id, or the path of a run folder.
+    """The run called ``name``: ``last`` (of any step), ``last:STEP`` (a step id or the end of one, such as ``rlhf``),
+    an id, a unique beginning or end of an id, or the path of a run folder.
 
     Raises:
         NotFoundError: no run, or more than one, goes by that name.
     """
-    if "/" in name:
+    word, of_step, step = name.partition(":")
+    if "/" in name and not (word == "last" and of_step):
         return RunFolder.open(Path(name))
     runs = list_runs(runs_dir)
     if not runs:
@@ -220,8 +222,8 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
             f"there are no runs in `{runs_dir}`",
             hint="start one with `nemotron steps run`, or name their folder with `--runs-dir`",
         )
-    if name == "last":
-        return runs[-1]
+    if word == "last":
+        return _last_of(runs, step) if of_step else runs[-1]
     exact = [run for run in runs if run.id == name]
     found = exact or [run for run in runs if name and (run.id.startswith(name) or run.id.endswith(name))]
     if len(found) == 1:
@@ -232,6 +234,26 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
     guess = closest(name, ids)
     hint = f"did you mean `{guess}`?" if guess else f"there are: {_some(ids)}"
     raise NotFoundError(f"no run `{name}` in `{runs_dir}`", hint=hint)
+
+
+def _last_of(runs: Sequence[RunFolder], step: str) -> RunFolder:
+    """The newest run of a step, which is called by its id or the end of it."""
+    known = [(run, its_step) for run in reversed(runs) if (its_step := _step_of(run)) is not None]
+    for run, its_step in known:
+        if f"/{its_step}".endswith(f"/{step.strip('/')}"):
+            return run
+    tails = dict.fromkeys(its_step.rpartition("/")[2] for _, its_step in known)
+    guess = closest(step, tails)
+    hint = f"did you mean `last:{guess}`?" if guess else f"there are: {listed(f'last:{tail}' for tail in tails)}"
+    raise NotFoundError(f"no run of a step `{step}`", hint=hint)
+
+
+def _step_of(run: RunFolder) -> str | None:
+    """The step of a run; None for one that this version cannot read."""
+    try:
+        return run.job().step
+    except ArtifactError:
+        return None
 
 
 def newest_of_job(

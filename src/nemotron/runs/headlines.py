@@ -87,36 +87,66 @@ def heldout() -> Headline:
     return Headline("heldout", line, card)
 
 
-def trend(key: str, name: str, digits: int = 3, *, unit: str = "", note: str = "", optional: bool = False) -> Headline:
-    """A number at the beginning and at the end; ``note`` says of what it is, ``unit`` follows the number."""
+def trend(
+    key: str,
+    name: str,
+    digits: int = 3,
+    *,
+    unit: str = "",
+    note: str = "",
+    measured: bool = False,
+    optional: bool = False,
+) -> Headline:
+    """A number at the beginning and at the end; ``note`` says of what it is, ``unit`` follows the number.
+
+    ``measured`` now and then, not in every step. Where there is no beginning to compare with, the one number stands
+    alone, with what it is the mean of.
+    """
+
+    def figure(summary: Summary) -> str:
+        before, after = summary[f"{key}_before"], summary[key]
+        return fixed(after, digits) if before is None else change(before, after, digits)
 
     def line(summary: Summary) -> tuple[str, str]:
-        words = [change(summary[f"{key}_before"], summary[key], digits), unit, f"({note})" if note else ""]
-        return name, " ".join(word for word in words if word)
+        notes = ", ".join(filter(None, (note, _mean_of(summary, key, measured=measured))))
+        return name, " ".join(filter(None, (figure(summary), unit, f"({notes})" if notes else "")))
 
     def card(summary: Summary) -> Card:
-        words = [unit or note, change(summary[f"{key}_before"], summary[key], digits)]
-        return Card(_capital(name), fixed(summary[key], digits), ", ".join(word for word in words if word))
+        single = _mean_of(summary, key, measured=measured)
+        words = [unit or note, figure(summary) if summary[f"{key}_before"] is not None else single]
+        return Card(_capital(name), fixed(summary[key], digits), ", ".join(filter(None, words)))
 
     return Headline(key, line, card, optional)
 
 
-def share_trend(key: str, name: str, *, optional: bool = False) -> Headline:
-    """A share at the beginning and at the end, higher being better."""
+def share_trend(key: str, name: str, *, measured: bool = False, optional: bool = False) -> Headline:
+    """A share at the beginning and at the end, higher being better; ``measured`` as in :func:`trend`."""
 
     def line(summary: Summary) -> tuple[str, str]:
-        return name, points(summary[f"{key}_before"], summary[key])
+        before, after = summary[f"{key}_before"], summary[key]
+        if before is not None:
+            return name, points(before, after)
+        single = _mean_of(summary, key, measured=measured)
+        return name, " ".join(filter(None, (percent(after), f"({single})" if single else "")))
 
     def card(summary: Summary) -> Card:
         before, after = summary[f"{key}_before"], summary[key]
         if before is None or after is None:
-            return Card(_capital(name), percent(after), "")
+            return Card(_capital(name), percent(after), _mean_of(summary, key, measured=measured))
         tone: Literal["", "good", "bad"] = "good" if after > before else "bad" if after < before else ""
         return Card(
             _capital(name), percent(after), f"from {percent(before)}, {100 * (after - before):+.1f} points", tone
         )
 
     return Headline(key, line, card, optional)
+
+
+def _mean_of(summary: Summary, key: str, *, measured: bool) -> str:
+    """What a figure that stands alone is: ``4 steps``; empty where it has a beginning, or is not known."""
+    if summary[f"{key}_before"] is not None or summary[key] is None:
+        return ""
+    steps = summary["averaged_steps"]
+    return "measured once" if measured else f"{steps} step{'' if steps == 1 else 's'}"
 
 
 def share(key: str, name: str, when: str, *, title: str | None = None, optional: bool = False) -> Headline:

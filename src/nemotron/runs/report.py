@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from nemotron.errors import NotAvailableError
+from nemotron.errors import NotAvailableError, NotFoundError
 from nemotron.install import install_extra
 from nemotron.runs import metrics as m
 from nemotron.runs.atomic import write_atomic
@@ -33,11 +33,18 @@ def write_report(run: RunFolder, state: ReportedState | None = None) -> Path:
     ``state`` as in :func:`nemotron.runs.summary.summarise`.
 
     Raises:
+        NotFoundError: a run of this step has none.
         NotAvailableError: jinja2 or plotly is not installed.
         OutputError: the file cannot be written; an older report stays.
         DataError, ArtifactError: the run folder is damaged.
     """
-    if run.job().view == "audit":
+    job = run.job()
+    if view_of(job) is None:
+        raise NotFoundError(
+            f"`{run.id}` has no report: {job.step} measures nothing while it works",
+            hint="`nemotron runs show` has what is known of it; `last:STEP` names the last run of a step",
+        )
+    if job.view == "audit":
         return write_audit_report(run, state)
     write_atomic(run.report, render(run, state).encode())
     return run.report

@@ -6,12 +6,14 @@ with KL drift, reward variance, response length and the held-out metric.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemotron.runs import metrics as m
 from nemotron.runs.folder import RunFolder
+from nemotron.runs.jsonl import Row
 from nemotron.runs.status import ReportedState, Status
 from nemotron.runs.views import COMMON, JUDGED_GRPO, View, view_of
 from nemotron.runs.words import duration, relative
@@ -30,9 +32,10 @@ def summarise(run: RunFolder, state: ReportedState | None = None) -> dict[str, A
 
     ``heldout.*`` are shares (0 to 1) of held-out answers with the property ``heldout.headline``, ``kl`` the mean
     per-token KL to the reference in nats at the last step and ``kl_max`` its largest value. Rewards,
-    ``response_length`` (tokens) and ``truncation_rate`` are means over the last five steps, those with ``_before`` over
-    the first five. ``missing_share`` is the mean over all steps. The run's view (:mod:`nemotron.runs.views`) adds
-    figures of its own. Paths are absolute, None where there is no such file.
+    ``response_length`` (tokens) and ``truncation_rate`` are means over the last ``averaged_steps`` steps (five), those
+    with ``_before`` over the first; in a run of fewer than ten steps the two would share steps, so there the means are
+    over all of them and those of before are None. ``missing_share`` is the mean over all steps. The run's view
+    (:mod:`nemotron.runs.views`) adds figures of its own. Paths are absolute, None where there is no such file.
 
     Raises:
         ArtifactError: the folder is damaged.
@@ -72,18 +75,26 @@ def _numbers(view: View, rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """The figures that every summary has, then those of the view."""
     # A held-out evaluation has a row of its own (step 0, before training): not a step to average over.
     trained = [row for row in rows if view.step_metric in row]
-    found: dict[str, float | None] = {}
+    window = averaged_steps(trained)
+    apart = 2 * window <= len(trained)
+    found: dict[str, float | None] = {"averaged_steps": window}
     for number in (*COMMON, *view.numbers):
         metric = next(iter(m.matching(rows, number.metric)), number.metric)
         values = m.column(rows, metric)
         if number.over == "ends":
-            found[number.key] = m.mean(m.column(trained[-SMOOTHED_STEPS:], metric))
-            found[f"{number.key}_before"] = m.mean(m.column(trained[:SMOOTHED_STEPS], metric))
+            found[number.key] = m.mean(m.column(trained[-window:], metric))
+            found[f"{number.key}_before"] = m.mean(m.column(trained[:window], metric)) if apart else None
         elif number.over == "span":
-            found |= {number.key: m.last(values), f"{number.key}_before": m.first(values)}
+            once = len(m.known(values)) < 2
+            found |= {number.key: m.last(values), f"{number.key}_before": None if once else m.first(values)}
         else:
             found[number.key] = m.last(values) if number.over == "last" else m.mean(values)
     return found
+
+
+def averaged_steps(trained: Sequence[Row]) -> int:
+    """Steps that a figure "at the end" is the mean of: a few, or all of a run that is too short for two such means."""
+    return SMOOTHED_STEPS if len(trained) >= 2 * SMOOTHED_STEPS else len(trained)
 
 
 def print_summary(run: RunFolder, console: Console | None = None, state: ReportedState | None = None) -> None:

@@ -37,8 +37,9 @@ class Number:
     key: str
     metric: str
     over: Literal["ends", "span", "last", "all"] = "ends"
-    """``ends``: mean of the last steps, and of the first ones under ``<key>_before``. ``span``: last known value, and
-    the first one under ``<key>_before`` (for what is measured now and then). ``last``: last known value. ``all``: mean
+    """``ends``: mean of the last steps, and of the first ones under ``<key>_before``; where the two would share steps,
+    the mean of all steps, and no ``<key>_before``. ``span``: last known value, and the first one under
+    ``<key>_before`` when it is another (for what is measured now and then). ``last``: last known value. ``all``: mean
     of all steps."""
 
 
@@ -114,7 +115,10 @@ VERIFIED_GRPO = View(
     step_metric="train/reward",
     numbers=(Number("pass_rate", "train/pass_rate"), Number("validation_reward", "validation/accuracy", "span")),
     leading=(share_trend("pass_rate", "pass rate"), heldout(), kl_drift(), _LENGTH),
-    other=(_REWARD, _SPREAD, trend("validation_reward", "validation reward", optional=True), _TRUNCATED, _MISSING),
+    other=(
+        _REWARD, _SPREAD, trend("validation_reward", "validation reward", measured=True, optional=True), _TRUNCATED,
+        _MISSING,
+    ),
     columns=(
         LiveColumn("passed", "train/pass_rate", share=True), _REWARD_COLUMN, _KL_COLUMN, _LENGTH_COLUMN,
         _TRUNCATED_COLUMN, _HELDOUT_COLUMN, _TIME_COLUMN,
@@ -183,13 +187,14 @@ DPO = View(
     ),
     other=(
         kl_drift(optional=True), share_trend("accuracy", "training accuracy"), trend("loss", "loss", 4),
-        trend("validation_loss", "validation loss", 4, optional=True), trend("sft_loss", "SFT loss", 4, optional=True),
+        trend("validation_loss", "validation loss", 4, measured=True, optional=True),
+        trend("sft_loss", "SFT loss", 4, optional=True),
     ),
     columns=(
         *_PAIR_COLUMNS[:3], LiveColumn("chosen", "train/rewards_chosen_mean"), _PAIR_COLUMNS[3], _HELDOUT_COLUMN,
         _TIME_COLUMN,
     ),
-    charts=(c.PAIR_ACCURACY, c.PAIR_REWARDS, c.HELDOUT, c.PAIR_HELDOUT, c.PAIR_LOSS, c.KL, c.OPTIMIZER),
+    charts=(c.PAIR_ACCURACY, c.PAIR_REWARDS, c.HELDOUT, c.PAIR_LOSS, c.KL, c.OPTIMIZER),
     best="Rewarded most in the last steps",
     worst="Rewarded least in the last steps",
 )  # fmt: skip
@@ -198,8 +203,9 @@ REWARD_MODEL = View(
     step_metric="train/loss",
     numbers=_PAIR_NUMBERS,
     leading=(
-        heldout(), share_trend("validation_accuracy", "validation accuracy"),
-        trend("margin", "margin", note="chosen minus rejected"), trend("validation_loss", "validation loss", 4),
+        heldout(), share_trend("validation_accuracy", "validation accuracy", measured=True),
+        trend("margin", "margin", note="chosen minus rejected"),
+        trend("validation_loss", "validation loss", 4, measured=True),
     ),
     other=(share_trend("accuracy", "training accuracy"), trend("loss", "loss", 4)),
     columns=(

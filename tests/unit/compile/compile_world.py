@@ -92,6 +92,7 @@ def write_model(folder: Path, *, vocabulary: int = 256, tokens: int = 256, **con
     )
     vocab = {f"t{i}": i for i in range(tokens)}
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab}, "added_tokens": []}))
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     header = json.dumps(
         {"w": {"dtype": "F16", "shape": [vocabulary, 64], "data_offsets": [0, vocabulary * 128]}}
     ).encode()
@@ -100,6 +101,7 @@ def write_model(folder: Path, *, vocabulary: int = 256, tokens: int = 256, **con
 
 
 Compile = Callable[..., Plan]
+CompileStep = Callable[..., Plan]
 
 
 def named(plan: Plan, name: str) -> list[Finding]:

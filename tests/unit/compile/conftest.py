@@ -9,13 +9,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from compile_world import CONFIGS, LAPTOP, OWN, Compile, Step, driven, row, write_model, write_rows
+from compile_world import CONFIGS, LAPTOP, OWN, Compile, CompileStep, Step, driven, row, write_model, write_rows
 
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.config import layers, resolvers, yaml
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
-from nemotron.manifest import EngineName
+from nemotron.manifest import EngineName, declaration, find_step
 from nemotron.place import Place
 from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
 
@@ -67,5 +67,20 @@ def compiled(world: Path) -> Compile:
         environment = {"TORCH_CUDA_ARCH_LIST": "9.0"} if env is None else env
         folder = Path(runs_dir)
         return compile_job(Step(), resolved, driven(STEP, engines), runs_dir=folder, place=place, env=environment)
+
+    return build
+
+
+@pytest.fixture
+def compiled_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompileStep:
+    """Compile any step with the shipped assets: ``compiled_step("dpo", "dpo.seed=1", config="tiny")``."""
+    monkeypatch.chdir(tmp_path)
+
+    def build(name: str, *overrides: str, config: str = "tiny", place: Place = LAPTOP) -> Plan:
+        found = find_step(name)
+        code = declaration(found)
+        words = parse_overrides(list(enumerate(overrides, start=5)))
+        resolved = load(found.config_dir, config, words, run_dir="runs/RUN_ID", model=code.config)
+        return compile_job(found, resolved, code, runs_dir=Path("runs"), place=place)
 
     return build

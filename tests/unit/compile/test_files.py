@@ -42,7 +42,7 @@ def test_broken_rows_are_named_by_line_and_counted(compiled: Compile, world: Pat
     (world / "own.jsonl").write_text("\n".join(lines), errors="surrogateescape")
     found = named(compiled("own.yaml"), "data-row")
     assert [str(f.origin) for f in found] == ["own.jsonl:1:11", "own.jsonl:3", "own.jsonl:4", "own.jsonl:5"]
-    assert found[-1].message == "2 more rows of the train data cannot be used"
+    assert found[2].message == "train data: row has no prompt (and 1 more row)"
     assert {f.exit_code for f in found} == {5}
 
 
@@ -101,6 +101,12 @@ def test_the_sample_is_fine_for_tiny_and_a_warning_for_a_real_model(compiled: Co
     assert not named(compiled("tiny"), "sample-data")
     (finding,) = named(compiled("default"), "sample-data")
     assert finding.severity == "warning"
+    assert finding.message.startswith("no training and validation prompts are set")
+    assert finding.hint == "set `data.train.data_path=FILE.jsonl`, or `RL_TRAIN_DATA` in the environment"
+    (finding,) = named(compiled("default", "data.train.data_path=own.jsonl"), "sample-data")
+    assert finding.message.startswith("no validation prompts are set")
+    assert finding.hint == "set `data.validation.data_path=FILE.jsonl`, or `RL_VALIDATION_DATA` in the environment"
+    assert not named(compiled("own.yaml"), "sample-data")
 
 
 def test_model_folder_that_does_not_exist(compiled: Compile) -> None:

@@ -18,10 +18,10 @@ from nemotron.place import Place
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 
 
-def text(plan: Plan, width: int = 80) -> str:
+def text(plan: Plan, width: int = 80, *, with_config: bool = False) -> str:
     console = Console(width=width, highlight=False, markup=False, color_system=None)
     with console.capture() as captured:
-        console.print(render_plan(plan))
+        console.print(render_plan(plan, with_config=with_config))
     return captured.get()
 
 
@@ -98,7 +98,9 @@ def test_text_is_80_columns_and_cuts_nothing(compiled: Compile, world: Path) -> 
     for file in (*plan.inputs, *plan.outputs):
         assert file.path in joined
     assert plan.fingerprint in joined
-    assert "num_generations_per_prompt: 8" in shown
+    assert "num_generations_per_prompt: 8" not in shown
+    whole = text(plan, with_config=True)
+    assert whole.index("num_generations_per_prompt: 8") < whole.index(plan.fingerprint[:40])
 
 
 def test_the_fingerprint_is_of_the_config_alone(compiled: Compile) -> None:

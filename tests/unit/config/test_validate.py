@@ -109,7 +109,8 @@ def test_a_value_that_refers_to_another_blames_that_one(tmp_path: Path) -> None:
     words = ["+extra.lr=fast", "train.lr=${extra.lr}"]
     _, findings = validate(resolve(tmp_path, words), Sample)
     (finding,) = findings
-    assert finding.key == "train.lr"
+    assert finding.key == "extra.lr"
+    assert finding.message == "`extra.lr`: expected a number, got the string `fast` (`train.lr` refers to it)"
     assert finding.origin == Origin("command line", argument=5)
 
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from nemotron.config.docs import field_docs
 from nemotron.config.known import Standing, alternatives, look_up, model_fields
 from nemotron.config.resolvers import interpolate
 from nemotron.config.schema.master import GrpoMasterConfig
@@ -81,7 +82,7 @@ def test_every_field_says_what_it_does() -> None:
         seen.add(model)
         for name, field in model.model_fields.items():
             sections = [m for m in alternatives(field.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
-            if not field.description and not any(section.__doc__ for section in sections):
+            if not field_docs(model).get(name) and not any(section.__doc__ for section in sections):
                 silent.append(f"{model.__name__}.{name}")
             for member in alternatives(field.annotation):
                 for inner in (member, *getattr(member, "__args__", ())):

@@ -32,7 +32,7 @@ def test_checks_before_the_start(tmp_path: Path) -> None:
     assert findings(tmp_path, good, weights="shares") == [("shares-without-rows", 3)]
     assert findings(tmp_path, good, blend={"train": [str(good)]}) == [("blend-broken", 3)]
     assert findings(tmp_path, good, output_dir=str(tmp_path)) == [("output-folder", 5)]
-    assert findings(tmp_path, good, output_dir=str(good)) == [("output-folder", 8), ("output-folder", 5)]
+    assert findings(tmp_path, good, output_dir=str(good)) == [("output-folder", 8)]
     assert not (tmp_path / "out").exists()
 
 

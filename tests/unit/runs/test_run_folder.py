@@ -219,6 +219,25 @@ def test_find_by_id_beginning_end_path_and_last(make_run: MakeRun, tmp_path: Pat
     assert find_run(runs_dir, str(first.path)).id == first.id
 
 
+def test_the_last_run_of_a_step(make_run: MakeRun, tmp_path: Path) -> None:
+    """`last` is of any step; `last:STEP` is what a user means who works on one."""
+    runs_dir = tmp_path / "runs"
+    old, dpo, prep = (
+        RunFolder.create(runs_dir, compiled(step=step, run_id=f"2025010{day}-000000-x-aaaa"))
+        for day, step in enumerate((STEP, "rl/nemo_rl/dpo", "data_prep/rl_prep"), 1)
+    )
+    names = {"last": prep, "last:rlhf": old, "last:nemo_rl/rlhf": old, f"last:{STEP}": old, "last:dpo": dpo}
+    assert {name: find_run(runs_dir, name).id for name in names} == {name: run.id for name, run in names.items()}
+    for wrong, hint in (
+        ("last:dop", "did you mean `last:dpo`?"),
+        ("last:lhf", "did you mean `last:rlhf`?"),
+        ("last:audit", "there are: `last:rl_prep`, `last:dpo`, `last:rlhf`"),
+    ):
+        with pytest.raises(NotFoundError) as caught:
+            find_run(runs_dir, wrong)
+        assert caught.value.hint == hint
+
+
 def test_names_that_fit_no_run_or_several(make_run: MakeRun, tmp_path: Path) -> None:
     runs_dir = tmp_path / "runs"
     with pytest.raises(NotFoundError, match="there are no runs in"):

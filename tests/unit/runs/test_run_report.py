@@ -15,6 +15,7 @@ from nemotron.runs.figures import MAX_POINTS, figures, thinned
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.pairs import select
 from nemotron.runs.report import render, write_report
+from nemotron.runs.views import VIEWS, View
 
 HOSTILE = "</script></style><script>steal()</script><img src=x onerror=steal()> {{ 7*7 }} \u2028 <!--"
 
@@ -63,7 +64,7 @@ def test_report_of_a_finished_run(make_run: MakeRun) -> None:
         "question 0 before training heldout_before answer 0",
         "Judged best in the last steps train question 3 step 2 reward 3.00 advantage +1.50 truncated step 2 answer 3",
         "checkpoint: checkpoints/step_6",
-        "Not recorded in this run: Held-out and validation during training",
+        "Not recorded in this run: Validation during training",
     ):
         assert expected in words
     assert [figure["id"] for figure in page.figures()] == [
@@ -149,9 +150,29 @@ def draw(rows: list[dict[str, Any]], kl_limit: float | None = None) -> dict[str,
 
 
 def test_reward_band_is_one_standard_deviation() -> None:
-    rows = [{"step": 1, "train/reward": 3.0, "train/reward_std": 0.5}, {"step": 2, "train/reward": 4.0}]
+    rows = [{"step": 1, "train/reward": 3.0, "train/reward_std": 0.5}]
+    rows += [{"step": step, "train/reward": 4.0} for step in (2, 3)]
     low, high, mean = draw(rows)["reward"].data
-    assert (low["y"], high["y"], mean["y"]) == ([2.5, 4.0], [3.5, 4.0], [3.0, 4.0])
+    assert (low["y"], high["y"], mean["y"]) == ([2.5, 4.0, 4.0], [3.5, 4.0, 4.0], [3.0, 4.0, 4.0])
+
+
+def test_no_line_is_drawn_between_two_points() -> None:
+    """What lies between them was not measured; a validation at the start and at the end is two points."""
+    rows = [{"step": step, "validation/accuracy": 0.1 * step, "train/grad_norm": 1.0} for step in (1, 9)]
+    rows.append({"step": 5, "train/grad_norm": 2.0})
+    (accuracy,) = draw(rows)["validation"].data
+    assert (accuracy["x"], accuracy["mode"]) == ([1, 9], "markers")
+    (norm,) = draw(rows)["optimizer"].data
+    assert norm["mode"] == "lines+markers"
+    (reward,) = draw([{"step": 1, "train/reward": 3.0, "train/reward_std": 0.5}])["reward"].data
+    assert (reward["mode"], reward["error_y"]["array"]) == ("markers", [0.5])
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_what_is_measured_before_and_after_is_no_curve(view: View) -> None:
+    """The held-out metric has two values, which its bars, cards and table tell."""
+    metrics = [line.metric for chart in view.charts for panel in chart.panels for line in panel.lines]
+    assert not [name for name in metrics if name.startswith("heldout/")]
 
 
 def test_kl_limit_is_a_line() -> None:

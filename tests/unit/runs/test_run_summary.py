@@ -14,7 +14,9 @@ from nemotron.executors import state_of
 from nemotron.runs import lock
 from nemotron.runs.jsonl import to_json
 from nemotron.runs.metrics import by_step, column
-from nemotron.runs.summary import print_summary, summarise
+from nemotron.runs.report import leading_cards, other_cards
+from nemotron.runs.summary import print_summary, summarise, summary_lines
+from nemotron.runs.views import JUDGED_GRPO, VIEWS, View
 from nemotron.runs.words import duration
 
 
@@ -69,6 +71,38 @@ def test_a_heldout_row_is_not_a_step_to_average_over(make_run: MakeRun) -> None:
     for step in range(1, 11):
         run.append_metrics({"step": step, "train/reward": float(step)})
     assert summarise(run)["reward_before"] == 3.0
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9])
+def test_a_short_run_has_one_figure_and_pretends_no_change(make_run: MakeRun, steps: int) -> None:
+    """Means over the same steps would be equal whatever happened: `3.004 → 3.004`."""
+    run = fill(make_run(run_id="r1"), steps=steps)
+    summary = summarise(run)
+    assert summary["averaged_steps"] == steps
+    assert summary["reward"] == pytest.approx(3 + 0.1 * (steps + 1) / 2)
+    assert {summary[f"{key}_before"] for key in ("reward", "reward_std", "response_length")} == {None}
+    lines = dict(summary_lines(summary))
+    count = "1 step" if steps == 1 else f"{steps} steps"
+    assert lines["reward"] == f"{summary['reward']:.3f} ({count})"
+    assert lines["reward spread"] == f"1.000 (std of a step, {count})"
+    assert lines["response length"] == f"{summary['response_length']:.1f} tokens ({count})"
+    assert "→" not in lines["reward"] + lines["reward spread"] + lines["response length"]
+    (card,) = [card for card in other_cards(summary, JUDGED_GRPO) if card.label == "Reward"]
+    assert (card.value, card.detail) == (f"{summary['reward']:.3f}", count)
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_no_view_shows_a_change_where_there_is_one_measurement(make_run: MakeRun, view: View) -> None:
+    row = {number.metric.replace("*", "default"): 0.5 for number in view.numbers} | {"train/reward": 0.5}
+    run = make_run(view=next(name for name, one in VIEWS.items() if one is view))
+    run.append_metrics({"step": 1, view.step_metric: 0.5, **row})
+    summary = summarise(run)
+    texts = {label: text for label, text in summary_lines(summary, view) if not label.startswith("held-out")}
+    assert not [label for label, text in texts.items() if "→" in text]
+    cards = [*leading_cards(summary, view), *other_cards(summary, view)]
+    assert not [card for card in cards if "→" in card.detail or "from" in card.detail]
+    if "validation loss" in texts:
+        assert texts["validation loss"] == "0.5000 (measured once)"
 
 
 def test_killed_run_is_timed_by_its_last_step(make_run: MakeRun) -> None:

@@ -36,7 +36,7 @@ def invoke(*arguments: str, runs_dir: Path) -> tuple[str, str]:
 def test_list(runs_dir: Path) -> None:
     out, err = invoke("list", runs_dir=runs_dir)
     assert [" ".join(line.split()) for line in out.splitlines()[1:]] == [
-        "20250101-000000-rlhf-tiny-aaaa finished 6/6 3.0 s 0.0600 26.0 25.0% → 75.0% 3.400",
+        "20250101-000000-rlhf-tiny-aaaa finished 6/6 3.0 s 0.0600 26.5 25.0% → 75.0% 3.350",
         "20250102-000000-rlhf-tiny-bbbb killed 2/40 – 0.0100 – – → – –",
     ]
     assert err == ""
@@ -57,12 +57,21 @@ def test_show(runs_dir: Path) -> None:
     assert summary["heldout"]["delta"] == 0.5
     out, err = invoke("show", "last", runs_dir=runs_dir)
     assert out.startswith("20250102-000000-rlhf-tiny-bbbb  killed  2 of 40 steps")
-    assert err == ""
+    assert err == f"last = {runs_dir}/20250102-000000-rlhf-tiny-bbbb, rl/nemo_rl/rlhf\n"
+    assert invoke("show", "last:rlhf", runs_dir=runs_dir) == (out, "")
 
 
 def test_report_prints_its_path(runs_dir: Path) -> None:
     out, _ = invoke("report", "aaaa", runs_dir=runs_dir)
     assert Path(out.strip()).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_run_that_measured_nothing_has_no_report(make_run: MakeRun, runs_dir: Path) -> None:
+    """As `runs report last` after a conversion; it wrote a page of dashes."""
+    made = make_run(run_id="20250103-000000-hf-tiny-cccc", engine="plain", view=None)
+    with pytest.raises(NotFoundError, match="has no report"):
+        invoke("report", "last", runs_dir=runs_dir)
+    assert not made.report.exists()
 
 
 def test_unknown_run(runs_dir: Path) -> None:

@@ -1,4 +1,8 @@
-"""Bases of every config model: strict by default, open only where that is declared."""
+"""Bases of every config model: strict by default, open only where that is declared.
+
+Models are built when they are first used, so that a command pays for those of its own step alone. The texts below their
+fields are read by `nemotron.config.docs`, when somebody asks for them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 class Strict(BaseModel):
     """A section whose keys are all known. Unknown keys, coerced types and later writes are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", strict=True, frozen=True)
 
 
 class Open(Strict):
@@ -17,4 +21,4 @@ class Open(Strict):
     Used only for what upstream itself leaves open (``vllm_kwargs``, NeMo-Gym server blocks ...).
     """
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, extra="allow", strict=True, frozen=True)

@@ -25,6 +25,7 @@ _PACKAGES = ("orjson", "xxhash", "numpy")
 """Packages without which nothing of this can be imported; the functions below import the rest when they are called."""
 
 
+_DEFAULT = Path(__file__).resolve().parent / "config" / "default.yaml"
 _WHERE = "plain Python in this process"
 
 
@@ -53,7 +54,16 @@ def check(config: DataPrepConfig, resolved: Resolved) -> Iterable[Finding]:
         return [Finding("error", "package-missing", message, hint=hint, exit_code=NotAvailableError.exit_code)]
     from nemotron.data.checks import check_config
 
-    return check_config(config, resolved.origin)
+    return (*_nothing_given(config, resolved), *check_config(config, resolved.origin))
+
+
+def _nothing_given(config: DataPrepConfig, resolved: Resolved) -> Iterable[Finding]:
+    """The shipped sample lets the step run as it is; who gave no data must be told that none of theirs is in it."""
+    origin = resolved.origin("blend_path")
+    if config.blend_path is not None and origin is not None and Path(origin.source).resolve() == _DEFAULT:
+        message = "no data are given: the shipped sample of the tiny world is prepared"
+        hint = "set `blend_path=...` to a data file, a folder, a glob, `hf://owner/name` or a blend file"
+        yield Finding("warning", "sample-data", message, "blend_path", origin, hint)
 
 
 def describe(config: DataPrepConfig) -> tuple[tuple[Process, ...], tuple[FileRef, ...], tuple[FileRef, ...]]:

@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 
 from nemotron.audit.sample import keys_of, paths_of
 from nemotron.compile.engine import EMBEDDED_MODULES
-from nemotron.compile.model_files import folder_of, is_path, read_model
+from nemotron.compile.judge import TEMPLATE_HINT
+from nemotron.compile.model_files import folder_of, is_path, read_model, template_problem
 from nemotron.compile.output import existing
 from nemotron.compile.secrets import elsewhere, secrets_in
-from nemotron.compile.survey import Shape, Survey, survey
+from nemotron.compile.survey import Shape, Survey, survey, told_once
+from nemotron.config import resolvers
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig
 from nemotron.config.schema.reward_audit import RewardAuditConfig
@@ -136,7 +138,10 @@ class Checks:
     def reward_model(self) -> Iterator[Finding]:
         """The reward model is a whole folder with a head of one output."""
         name = str(self.config.reward_model.path)
-        yield from self._model("reward", REWARD_MODEL, name)
+        wrong = list(self._model("reward", REWARD_MODEL, name))
+        yield from wrong
+        if any(finding.severity == "error" for finding in wrong):
+            return
         model = read_model(name, self.place)
         architectures = model.config.get("architectures") if model else None
         if isinstance(architectures, list) and any(str(one).endswith("ForCausalLM") for one in architectures):
@@ -184,21 +189,27 @@ class Checks:
         if not found.rows:
             yield self._error("data-file", DATA, DataError(f"the data `{path}` is empty"))
             return
-        for fault in found.faults[:SHOWN_FAULTS]:
+        for fault, message in told_once(found.faults):
             origin = Origin(str(fault.path), fault.line, fault.column)
-            yield self._error("data-row", DATA, DataError(fault.message, hint=fault.hint), origin)
-        if len(found.faults) > SHOWN_FAULTS:
-            rest = found.faults[SHOWN_FAULTS]
-            message = f"{len(found.faults) - SHOWN_FAULTS} more rows cannot be used"
-            yield self._error("data-row", DATA, DataError(message), Origin(str(rest.path), rest.line))
+            yield self._error("data-row", DATA, DataError(message, hint=fault.hint), origin)
         for clash in found.clashes[:SHOWN_FAULTS]:
             message = f"this pair prefers what {clash.other} rejects: one of the labels is wrong"
             yield self._finding(
                 "warning", "contradictory-pairs", DATA, message, origin=Origin(str(clash.path), clash.line)
             )
+        yield from self._sample(path)
         if self.pairs < FEW_PAIRS:
             message = f"{self.pairs} pairs know an agreement only to about {100 / self.pairs**0.5:.0f} points"
             yield self._finding("warning", "few-pairs", DATA, message, "take a few hundred")
+
+    def _sample(self, path: str) -> Iterator[Finding]:
+        """The shipped pairs say nothing about a judge or reward model of one's own."""
+        model = self.config.reward_model.path or (self.judge_model.model if self.judge_model else "")
+        mine = not Path(model).is_relative_to(resolvers.ASSETS)
+        if mine and self.config.data.manifest_path is None and Path(path).is_relative_to(resolvers.ASSETS):
+            message = "no pairs are set: the shipped sample of the tiny world is used"
+            hint = f"set `{DATA}=FILE.jsonl`, or `RL_PREFERENCE_DATA` in the environment"
+            yield self._finding("warning", "sample-data", DATA, message, hint)
 
     def output(self) -> Iterator[Finding]:
         """The run folder and the results can be written."""
@@ -257,6 +268,12 @@ class Checks:
                 missing = [what for what, there in wanted.items() if not there]
                 if missing:
                     yield error(f"the {role} model `{name}` lacks {', '.join(missing)}")
+                elif problem := template_problem(name, self.place):
+                    message = f"the tokenizer of `{name}` {problem}"
+                    hint = (
+                        TEMPLATE_HINT if role == "judge" else "put `chat_template.jinja` beside it, as it was trained"
+                    )
+                    yield self._error("chat-template", key, ArtifactError(message, hint=hint))
 
     def _error(self, name: str, key: str, error: NemotronError, origin: Origin | None = None) -> Finding:
         place = origin or (self.resolved.origin(key) if key else None)

@@ -1,0 +1,83 @@
+"""The chat templates of a tokenizer, found and parsed as transformers does, without importing it."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+DEFAULT = "default"
+_CONFIG, _FILE, _MORE = "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates"
+_OWN_FORMAT = "tekken.json"
+"""Tokenizers of this format bring the form of a conversation along, in code."""
+
+
+def templates_of(folder: Path) -> dict[str, str]:
+    """Name -> text. Files of their own win over those in `tokenizer_config.json`; a single template is `default`."""
+    files = {}
+    if (folder / _FILE).is_file():
+        files[DEFAULT] = _text(folder / _FILE)
+    files |= {path.stem: _text(path) for path in sorted((folder / _MORE).glob("*.jinja"))}
+    return files or _in_config(folder)
+
+
+def _in_config(folder: Path) -> dict[str, str]:
+    try:
+        settings = json.loads((folder / _CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return {}  # another check says what is wrong with the file
+    found: Any = settings.get("chat_template") if isinstance(settings, dict) else None
+    if isinstance(found, str):
+        return {DEFAULT: found}
+    named = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return {str(entry.get("name")): str(entry.get("template")) for entry in named}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def folder_problem(folder: Path) -> str | None:
+    """Why conversations cannot be written with the tokenizer in ``folder``; None when they can."""
+    templates = templates_of(folder)
+    if DEFAULT in templates:
+        problem = syntax_problem(templates[DEFAULT])
+        return f"has a chat template that does not parse: {problem}" if problem else None
+    if (folder / _OWN_FORMAT).is_file():
+        return None
+    if templates:
+        names = ", ".join(f"`{name}`" for name in templates)
+        return f"has the chat templates {names}, but none is called `{DEFAULT}`"
+    return "has no chat template"
+
+
+@lru_cache(maxsize=16)
+def syntax_problem(template: str) -> str | None:
+    """What a template's text breaks of Jinja's rules, with its line; None when it parses, or without jinja2."""
+    try:
+        from jinja2 import TemplateSyntaxError, nodes
+        from jinja2.ext import Extension, loopcontrols
+        from jinja2.parser import Parser
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ModuleNotFoundError:
+        return None
+
+    class Generation(Extension):
+        """``{% generation %}``, which marks what the assistant says; here it only has to parse."""
+
+        tags = {"generation"}  # noqa: RUF012  jinja2 declares it as a plain set
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    try:
+        environment.compile(template)
+    except TemplateSyntaxError as error:
+        reason = (error.message or "syntax error").partition("\n")[0].rstrip(".").replace("'", "`")
+        return f"line {error.lineno}: {reason[0].lower()}{reason[1:]}"
+    return None

@@ -1,0 +1,93 @@
+"""What `steps show` prints: one screen about a step, or all of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nemotron.cli.render import print_block, print_title
+
+if TYPE_CHECKING:
+    from nemotron.config.describe import Parameter
+    from nemotron.manifest import Artifact, Step
+
+
+def print_overview(step: Step, rows: Sequence[Parameter]) -> None:
+    """What the step takes and makes, what is usually changed, and how many parameters are where: one screen."""
+    from nemotron.config.describe import value_of
+
+    _print_head(step)
+    print_title("takes")
+    width = max(len(artifact.type) for artifact in (*step.consumes, *step.produces))
+    for artifact in step.consumes:
+        keys = ", ".join(artifact.bind) or "-"
+        print(f"  {artifact.type.ljust(width)}  {keys}{'' if artifact.required else '  (optional)'}")
+    print_title("makes")
+    made = {artifact.type: artifact.bind for artifact in step.produces}
+    print_block(", ".join(f"{kind} ({', '.join(bind)})" if bind else kind for kind, bind in made.items()))
+    print_title("often changed (value in default.yaml)")
+    for key in step.common:
+        print(f"  {key} = {value_of(step.config_dir, rows, key)}")
+    print_title("parameters")
+    counts = Counter(row.name.partition(".")[0] for row in rows if not row.section)
+    sections = {row.name for row in rows if row.section}
+    print_block(", ".join(f"{name} ({n})" if name in sections else name for name, n in counts.items()))
+    print_title("commands")
+    first = next(
+        (key.partition(".")[0] for key in step.common if key.partition(".")[0] in sections), next(iter(counts))
+    )
+    commands = {
+        f"run {step.id} -c NAME": f"{', '.join(step.configs)}, or a file of yours",
+        f"run {step.id} -c NAME --dry-run": "check it and print the plan",
+        f"show {step.id} --params {first}": "parameters below a key: type, value, meaning",
+        f"show {step.id} --all": "every parameter, strategies, known errors",
+    }
+    width = max(map(len, commands))
+    for command, meaning in commands.items():
+        print(f"  nemotron steps {command.ljust(width)}  {meaning}")
+
+
+def print_everything(step: Step, rows: Sequence[Parameter]) -> None:
+    """Artifacts with their meaning, every parameter, strategies and known errors."""
+    _print_head(step)
+    _print_artifacts("consumes", step.consumes)
+    _print_artifacts("produces", step.produces)
+    print_title("examples")
+    for name in step.configs:
+        print(f"  nemotron steps run {step.id}{'' if name == 'default' else f' -c {name}'}")
+    print(f"  nemotron steps run {step.id} -c {step.configs[-1]} --dry-run")
+    print_title("parameters (value in default.yaml)")
+    print_parameters(rows)
+    print_title("strategies")
+    for strategy in step.strategies:
+        print_block(f"{strategy.when}: {strategy.then}")
+    print_title("errors")
+    for known_error in step.errors:
+        print_block(f"{known_error.name}: {known_error.recovery}")
+
+
+def print_parameters(rows: Sequence[Parameter]) -> None:
+    """Value in default.yaml, type and meaning of each parameter."""
+    for row in rows:
+        if row.section:
+            print(f"\n  {row.name}.*" + (f"  {row.description}" if row.description else ""))
+            continue
+        value = "not set" if row.source == "none" else json.dumps(row.default, ensure_ascii=False, default=str)
+        print(f"  {row.name} = {value}")
+        print_block(f"{row.type}. {row.description}", indent=6)
+
+
+def _print_head(step: Step) -> None:
+    print(f"{step.id}: {step.title}")
+    print_block(step.description)
+
+
+def _print_artifacts(title: str, artifacts: Sequence[Artifact]) -> None:
+    print_title(title)
+    for artifact in artifacts:
+        print(f"  {artifact.type}{'' if artifact.required else ' (optional)'}")
+        print_block(artifact.description, indent=4)
+        for key in artifact.bind:
+            print(f"    key: {key}")
