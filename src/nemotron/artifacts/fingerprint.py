@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nemotron.artifacts.kinds import Kind, jsonl_files, recognise, result_files
+from nemotron.artifacts.kinds import Kind, jsonl_files, located, recognise, result_files
 from nemotron.artifacts.record import RECORD
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import layout
@@ -52,6 +52,7 @@ def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:
     if kind == "eval_results":
         return path, result_files(path), False
     if kind == "checkpoint_hf":
+        path = located(path)
         extra = [path / name for name in _HF_FILES if (path / name).is_file()]
         # Pickled weights are hashed like any other bytes; nothing here loads them.
         pickled = (

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron.artifacts.kinds import Kind, jsonl_files, recognise, result_files
+from nemotron.artifacts.kinds import Kind, jsonl_files, located, recognise, result_files
 from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.chat_template import templates_of
@@ -86,6 +86,7 @@ def inspect(path: Path) -> Inspection:
     Raises:
         ArtifactError: nothing known there, or it is broken. DataError: a JSONL file that is none.
     """
+    path = located(path)
     kind = recognise(path)
     facts: CheckpointFacts | DataFacts | ResultFacts
     if kind == "checkpoint_hf":

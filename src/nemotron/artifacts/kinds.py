@@ -13,12 +13,20 @@ from nemotron.errors import ArtifactError
 Kind = Literal["checkpoint_hf", "checkpoint_megatron", "training_jsonl", "eval_results"]
 
 
+def located(path: Path) -> Path:
+    """The folder that counts: of a NeMo-RL ``step_N`` without a Megatron checkpoint, the model that it holds."""
+    if path.is_dir() and not hf.is_hf(path) and layout.find_iteration(path) is None:
+        return hf.in_step(path) or path
+    return path
+
+
 def recognise(path: Path) -> Kind:
     """The type of the artifact at ``path``.
 
     Raises:
         ArtifactError: nothing is there, or nothing that is known.
     """
+    path = located(path)
     if not path.exists():
         raise ArtifactError(f"there is nothing at `{path}`", hint="check the path")
     if path.is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.inspect import inspect
-from nemotron.artifacts.kinds import Kind, jsonl_files
+from nemotron.artifacts.kinds import Kind, jsonl_files, located
 from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families
@@ -34,6 +34,7 @@ def verify(path: Path, *, progress: Callable[[int], None] | None = None) -> Veri
     Raises:
         ArtifactError, DataError: the first thing that is wrong with it.
     """
+    path = located(path)
     found = inspect(path)
     if found.type == "checkpoint_megatron":
         checks = _megatron(path)

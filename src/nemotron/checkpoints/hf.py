@@ -190,3 +190,9 @@ def is_hf(folder: Path) -> bool:
     if not (folder / CONFIG).is_file():
         return False
     return (folder / SINGLE).is_file() or (folder / INDEX).is_file() or any(folder.glob("pytorch_model*.bin"))
+
+
+def in_step(path: Path) -> Path | None:
+    """The Hugging Face model inside a NeMo-RL ``step_N`` (or its ``policy`` or ``weights``), where it has one."""
+    places = (path / "policy" / "weights" / "hf", path / "weights" / "hf", path / "hf")
+    return next((folder for folder in places if is_hf(folder)), None)

@@ -191,7 +191,8 @@ def _other_model(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:
             "policy.pretrained_checkpoint.path",
             f"the checkpoint has `{name}` {found.hf_config.get(name)}, `policy.model_name` {model.config.get(name)}",
             kind=ArtifactError,
-            hint="give the checkpoint of that model, or its own Hugging Face folder as `policy.model_name`",
+            hint="give the checkpoint of that model, or start from the model's own weights with "
+            "`~policy.pretrained_checkpoint`",
         )
 
 

@@ -82,7 +82,8 @@ def validation_has_pairs(job: DpoJob) -> Iterator[Finding]:
             "data.validation",
             "validation is asked for, but there are no validation pairs",
             kind=DataError,
-            hint="set `data.validation.data_path`, or `dpo.val_period=0 dpo.val_at_start=false dpo.val_at_end=false`",
+            hint="set `data.validation.data_path`, or `dpo.val_period=0`, `dpo.val_at_start=false`, "
+            "`dpo.val_at_end=false`",
         )
 
 

@@ -113,11 +113,17 @@ class Applier:
         if adding:
             # The section takes any key, so only a misspelt neighbour is worth a guess.
             names = {name for name in names if name.rpartition(".")[0] == key.rpartition(".")[0]}
-        guess = known.nearest(key, names)
+        guess = self._source(known.nearest(key, names), names)
         hints = [f"did you mean `{guess}`?"] if guess else []
         if adding:
             hints.append(f"to add a new key here, write `+{self._text(override)}`")
         return _problem(override, "unknown-key", f"unknown key `{key}`", "; ".join(hints) or None)
+
+    def _source(self, key: str | None, names: set[str]) -> str | None:
+        """The key that a guess only refers to: that one is to be set, and the guess follows it."""
+        text = self._at(key.split(".")) if key else None
+        target = text[2:-1] if isinstance(text, str) and text.startswith("${") else None
+        return target if target in names else key
 
     def _text(self, override: Override) -> str:
         """The word as typed, unless its value is a secret."""

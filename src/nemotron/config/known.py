@@ -111,7 +111,8 @@ def nearest(key: str, names: Iterable[str]) -> str | None:
     if (guess := closest(last, siblings)) is not None:
         return siblings[guess]
     namesakes = sorted(name for name in names if name.rpartition(".")[2] == last)
+    inside = [name for name in namesakes if name.startswith(f"{parent}.")]
     if namesakes:
-        return closest(key, namesakes, cutoff=0.0)
+        return closest(key, inside or namesakes, cutoff=0.0)
     # Beside known siblings a long common prefix would make any of them look near.
     return None if siblings else closest(key, sorted(names), cutoff=0.8)

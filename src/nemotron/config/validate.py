@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from nemotron.config import known
 from nemotron.config.layers import Resolved
 from nemotron.config.origins import kind, shown
+from nemotron.config.schema.fields import NULL_NOT_ALLOWED
 from nemotron.errors import Finding
 from nemotron.suggest import closest, listed
 
@@ -126,7 +127,8 @@ def _finding(
     first = details[0]
     origin = resolved.origin(key)
     if first["type"] == "extra_forbidden":
-        guess = known.nearest(key, known.keys(model))
+        nearest = known.nearest(key, known.keys(model))
+        guess = resolved.source(nearest) if nearest else None
         hint = f"did you mean `{guess}`?" if guess else None
         return Finding("error", "unknown-key", f"unknown key `{key}`", key, origin, hint)
     if first["type"] == "missing":
@@ -181,6 +183,8 @@ def _wrong_value(key: str, details: list[ErrorDetails], *, secret: bool) -> tupl
         else:
             # Models of ours may raise errors of their own kinds; their sentences are complete.
             own = not detail["msg"].startswith("Input should")
+            if error == NULL_NOT_ALLOWED:
+                return "invalid-value", detail["msg"], f"drop it; where a config sets it, `~{key}` takes it away"
             return "invalid-value", detail["msg"] if own else f"must{detail['msg'][12:]}, got {got}", None
     wanted = list(dict.fromkeys(expected))
     joined = wanted[0] if len(wanted) == 1 else f"{', '.join(wanted[:-1])} or {wanted[-1]}"

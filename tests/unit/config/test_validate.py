@@ -43,7 +43,12 @@ def test_a_good_config_has_no_findings(tmp_path: Path) -> None:
         ("train.scheduler=3", "wrong-type", "expected a list, got the integer `3`", None),
         ("name=3", "wrong-type", "expected a string, got the integer `3`", 'quote it: `"3"`'),
         ("extra=3", "wrong-type", "expected a mapping, got the integer `3`", None),
-        ("train.limit=null", "invalid-value", "null is not a value of this key; leave the key out instead", None),
+        (
+            "train.limit=null",
+            "invalid-value",
+            "null is not a value of this key; leave the key out instead",
+            "drop it; where a config sets it, `~train.limit` takes it away",
+        ),
         (
             "+clusters.a={enabled: yes, size: 1}",
             "wrong-type",

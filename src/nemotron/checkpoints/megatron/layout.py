@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from nemotron.checkpoints import hf
 from nemotron.errors import ArtifactError
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -65,11 +66,17 @@ def resolve(path: Path) -> Path:
     """As :func:`find_iteration`.
 
     Raises:
-        ArtifactError: there is no Megatron-Core ``torch_dist`` checkpoint at ``path``.
+        ArtifactError: there is no Megatron-Core ``torch_dist`` checkpoint at ``path``; the message says what there is.
     """
     if not path.exists():
         raise ArtifactError(f"there is no checkpoint at `{path}`", hint="check the path")
     found = find_iteration(path)
+    if found is None and (model := hf.in_step(path)) is not None:
+        family = hf.read_config(model).get("model_type", "?")
+        raise ArtifactError(
+            f"`{path}` holds its `{family}` model in Hugging Face form already, without a Megatron checkpoint",
+            hint=f"there is nothing to convert: use `{model}` as it is, wherever a model is named",
+        )
     if found is None:
         raise ArtifactError(
             f"`{path}` is not a Megatron-Core checkpoint",

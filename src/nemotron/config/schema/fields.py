@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -33,9 +33,12 @@ Name = Annotated[str, Field(min_length=1)]
 """A non-empty text."""
 
 
+NULL_NOT_ALLOWED: Final = "null_not_allowed"
+
+
 def _refuse_null(value: object) -> object:
     if value is None:
-        raise PydanticCustomError("null_not_allowed", "null is not a value of this key; leave the key out instead")
+        raise PydanticCustomError(NULL_NOT_ALLOWED, "null is not a value of this key; leave the key out instead")
     return value
 
 
