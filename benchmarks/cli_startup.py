@@ -1,4 +1,4 @@
-"""CPU seconds (user + system) of the light commands over those of `import typer, pydantic`, medians of N fresh processes.
+"""CPU seconds (user + system) of the light commands over those of `import typer, pydantic`: medians of N processes each.
 
     python benchmarks/cli_startup.py [N]
 

@@ -10,8 +10,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 DISTRIBUTION = "nemotron-steps"
 
@@ -44,4 +43,4 @@ def _noted() -> Path | None:
     except metadata.PackageNotFoundError:
         return None
     url = urlsplit(str(json.loads(text)["url"])) if text else None
-    return Path(url2pathname(url.path)) if url is not None and url.scheme == "file" else None
+    return Path(unquote(url.path)) if url is not None and url.scheme == "file" else None

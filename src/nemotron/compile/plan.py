@@ -13,7 +13,6 @@ from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
-from nemotron.artifacts.inputs import named_inputs
 from nemotron.compile.describe import FileRef, Process
 from nemotron.compile.estimate import Memory, Work
 from nemotron.compile.render import render_plan as render_plan
@@ -25,7 +24,6 @@ from nemotron.job import CompiledJob
 from nemotron.manifest import Declaration, EngineName, ViewName
 from nemotron.place import Place
 from nemotron.runs.folder import new_run_id
-from nemotron.runs.provenance import provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +122,10 @@ class Plan:
         Raises:
             ArtifactError: an input is no artifact.
         """
+        # A dry run never comes here, and these read checkpoints and ask git.
+        from nemotron.artifacts.inputs import named_inputs
+        from nemotron.runs.provenance import provenance
+
         if self.engine is None:
             raise RuntimeError("a plan with errors makes no job")
         here = self.resolved.in_run_dir(str(self.runs_dir.resolve() / self.run_id))
