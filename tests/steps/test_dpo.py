@@ -139,7 +139,6 @@ def test_pairs_the_wrong_way_round(tmp_path: Path, snapshot: SnapshotAssertion) 
         ["dpo.reference_policy_kl_penalty=0"],
         ["dpo.beta=0.1"],
         ["policy.train_global_batch_size=1600"],
-        ["policy.train_micro_batch_size=65"],
         ["~policy.generation"],
         ["data.max_input_seq_length=97"],
     ],

@@ -7,6 +7,7 @@ from nemotron.compile import (
     batch,
     checkpointing,
     data,
+    doubts,
     engine,
     generation,
     grpo,
@@ -26,7 +27,7 @@ from nemotron.config.schema.extras import JudgedGrpoConfig
 
 STAGES: Stages = (
     (engine.rules,),
-    (batch.rules, grpo.rules, generation.rules, parallelism.rules, nemo_gym.rules, checkpointing.rules),
+    (batch.rules, grpo.rules, generation.rules, parallelism.rules, nemo_gym.rules, checkpointing.rules, doubts.rules),
     (output.rules, resources.rules),
     (artifacts.rules,),
     (data.rules,),

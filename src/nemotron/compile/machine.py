@@ -9,6 +9,8 @@ from pathlib import Path
 
 EMBEDDED_MODULES = ("torch", "transformers", "safetensors", "numpy", "aiohttp", "tenacity", "jinja2")
 LOGGER_MODULES = ("tensorboard", "wandb")
+BF16_FLAGS = {"flags": frozenset({"avx512_bf16", "amx_bf16"}), "Features": frozenset({"bf16"})}
+"""The line of ``/proc/cpuinfo`` with a processor's abilities (x86, arm64), and those that multiply bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Machine:
     """Downloads are switched off."""
     loggers: tuple[str, ...] = ()
     """Logger libraries that are installed."""
+    has_bf16: bool | None = None
+    """The processor multiplies bfloat16 matrices itself; None where the system does not say."""
 
     @classmethod
     def here(cls) -> Machine:
@@ -46,7 +50,21 @@ class Machine:
                 os.environ.get(name, "") not in ("", "0") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
             ),
             loggers=tuple(name for name in LOGGER_MODULES if find_spec(name) is not None),
+            has_bf16=bf16_of(Path("/proc/cpuinfo")),
         )
+
+
+def bf16_of(cpuinfo: Path) -> bool | None:
+    """Whether the first processor that ``cpuinfo`` lists has bfloat16 instructions; None where that is not said."""
+    try:
+        with cpuinfo.open(errors="replace") as lines:
+            for line in lines:
+                name, _, value = line.partition(":")
+                if name.strip() in BF16_FLAGS:
+                    return not BF16_FLAGS[name.strip()].isdisjoint(value.split())
+    except OSError:
+        return None
+    return None
 
 
 def _has_cuda() -> bool:

@@ -8,6 +8,7 @@ from nemotron.compile import (
     artifacts,
     checkpointing,
     data,
+    doubts,
     engine,
     generation,
     output,
@@ -25,7 +26,7 @@ from nemotron.config.schema.ppo import PpoMasterConfig
 
 STAGES: Stages = (
     (engine.rules,),
-    (ppo_rules.rules, generation.rules, parallelism.rules, checkpointing.rules),
+    (ppo_rules.rules, generation.rules, parallelism.rules, checkpointing.rules, doubts.rules),
     (output.rules, resources.rules),
     (artifacts.rules, ppo_rules.models),
     (data.rules,),

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nemotron.compile import artifacts, checkpointing, data, engine, output, parallelism, resources
+from nemotron.compile import artifacts, checkpointing, data, doubts, engine, output, parallelism, resources
 from nemotron.compile.describe import policy_processes
 from nemotron.compile.inspection import Stages, inspected
-from nemotron.compile.job import COMMON_READS
+from nemotron.compile.job import COMMON_READS, Portion
 from nemotron.compile.pair_job import PAIR_READS, PairJob, pair_work
 from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.compile.rules import NEMO_RL, Rules
@@ -41,6 +41,10 @@ class RmJob(PairJob[RmRunConfig]):
     metrics: ClassVar[tuple[str, ...]] = (
         *("loss", "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean", "num_valid_samples"),
     )
+
+    def portions(self) -> Iterator[Portion]:
+        """None: the rule `micro-batch` asks for more than that, whole micro-batches."""
+        return iter(())
 
 
 rules: Rules[RmJob] = Rules("reward-model")
@@ -164,7 +168,7 @@ def tokens_hold_no_margins(job: RmJob) -> Iterator[Finding]:
 
 STAGES: Stages = (
     (engine.rules,),
-    (rules, parallelism.rules, checkpointing.rules),
+    (rules, parallelism.rules, checkpointing.rules, doubts.rules),
     (output.rules, resources.rules),
     (artifacts.rules,),
     (data.rules,),

@@ -9,6 +9,7 @@ from nemotron.compile import (
     batch,
     checkpointing,
     data,
+    doubts,
     engine,
     generation,
     grpo,
@@ -28,7 +29,7 @@ from nemotron.config.schema.verified import VerifiedGrpoConfig
 
 STAGES: Stages = (
     (engine.rules,),
-    (batch.rules, grpo.rules, generation.rules, parallelism.rules, checkpointing.rules),
+    (batch.rules, grpo.rules, generation.rules, parallelism.rules, checkpointing.rules, doubts.rules),
     (output.rules, resources.rules),
     (artifacts.rules,),
     (data.rules,),

@@ -29,6 +29,8 @@ NODE = replace(LAPTOP, has_nemo_rl=True, has_adapter=True, has_cuda=True)
 
 OWN = """\
 defaults: default
+grpo:
+  max_num_epochs: 5
 policy:
   model_name: model
 data:

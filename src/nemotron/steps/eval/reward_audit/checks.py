@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from nemotron.compile.doubts import slow_number_type
+from nemotron.compile.judge import unknown_roles
 from nemotron.compile.machine import Machine
 from nemotron.compile.model_files import folder_of, is_path, read_model
 from nemotron.compile.output import existing
@@ -129,6 +131,13 @@ class Checks:
             yield from self._endpoint(model.base_url)
         else:
             yield from self._model("judge", f"{MODEL}.model", model.model)
+            principle = self.compare.use_principle and model.supports_principle_role
+            roles = unknown_roles(model.model, self.machine, principle=principle)
+            if roles:
+                yield self._finding("warning", "judge-roles", f"{MODEL}.model", *roles)
+            slow = slow_number_type(self.machine, "judge.dtype", self.config.judge.dtype)
+            if slow:
+                yield self._finding("warning", "slow-precision", "judge.dtype", *slow)
         if model is not None and self.compare.use_principle and not model.supports_principle_role:
             message = "a principle is configured, but the judge's template has no role for it: it is not sent"
             yield self._finding("warning", "principle-role", f"{MODEL}.supports_principle_role", message)
