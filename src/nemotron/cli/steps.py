@@ -179,9 +179,11 @@ def run_command(
         if not as_json:
             print_rendered(render_plan(plan))
         return
+    from nemotron.compile.asked import asked
     from nemotron.engines.launch import launch
 
-    raise typer.Exit(launch(plan, code, runs_dir=runs_dir, resume=resume))
+    said = asked(plan, ctx.obj.words, found.config_dir, model)
+    raise typer.Exit(launch(plan, code, runs_dir=runs_dir, resume=resume, asked=said))
 
 
 def _refuse_clashes(

@@ -27,6 +27,8 @@ class Work:
     """Steps of the whole run; None when the data could not be counted."""
     tokens_per_step: int
     """Upper bound: every response and every prompt is as long as the limits allow."""
+    data_steps: int | None = None
+    """Steps after which the epochs end, whatever `max_num_steps` says; None when the data could not be counted."""
     prompts: int | None = None
     """Prompts per step, where the policy samples."""
     generations: int | None = None
@@ -69,6 +71,7 @@ def work(job: AnyGrpoJob, judge_calls: int | None = None) -> Work:
         generations=grpo.num_generations_per_prompt,
         updates=max(1, job.responses // policy.train_global_batch_size),
         steps=steps(job),
+        data_steps=steps_of_data(job),
         tokens_per_step=job.responses * response + grpo.num_prompts_per_step * prompt,
         judge_calls=judge_calls,
     )

@@ -17,7 +17,7 @@ from nemotron.compile import (
     resources,
 )
 from nemotron.compile.describe import Process, policy_processes
-from nemotron.compile.estimate import Work, steps
+from nemotron.compile.estimate import Work, steps, steps_of_data
 from nemotron.compile.inspection import Stages, inspected
 from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.compile.ppo_job import PpoJob
@@ -69,5 +69,6 @@ def _work(job: PpoJob) -> Work:
         generations=ppo.num_generations_per_prompt,
         updates=ppo.ppo_epochs * max(1, job.responses // policy.train_global_batch_size),
         steps=steps(job),
+        data_steps=steps_of_data(job),
         tokens_per_step=job.responses * response + ppo.num_prompts_per_step * prompt,
     )

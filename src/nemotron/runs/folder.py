@@ -1,7 +1,7 @@
 """A run on disk: ``<runs_dir>/<run id>/`` with everything that is known about it.
 
 ========================  =====================================================================================
-``job.json``              the compiled job (config, engine, fingerprint) and provenance; written once
+``job.json``              the compiled job (config, engine, fingerprint), provenance, and the attempts to go on
 ``status.json``           state and headline numbers (:mod:`nemotron.runs.status`); replaced atomically
 ``metrics.jsonl``         one flat object per step, NeMo-RL metric names
 ``samples.jsonl``         prompts, responses, rewards
@@ -141,6 +141,23 @@ class RunFolder:
             ArtifactError: ``job.json`` is missing or damaged.
         """
         return _read_object(self.path / _JOB)
+
+    def add_attempt(self, attempt: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> None:
+        """Note in ``job.json`` that the run goes on, now, with the config it goes on with where that has changed.
+
+        Raises:
+            OutputError: it cannot be written; the old job stays.
+        """
+        job = self.job()
+        asked = job.setdefault("asked", {})
+        status = self.status()
+        # This process holds the run, so one that says it is running has none.
+        state = status.state if status.state in ENDED else "killed"
+        entry = {"at": _now(), "state": state, "checkpoint": status.checkpoint, **attempt}
+        asked["resumed"] = [*asked.get("resumed", []), entry]
+        if config is not None:
+            job["config"] = config
+        write_atomic(self.path / _JOB, to_json(job, indent=2) + b"\n")
 
     def status(self) -> Status:
         """The status as written; see :meth:`state` for what to tell a user.
