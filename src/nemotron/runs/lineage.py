@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nemotron.runs.asked import extensions
+
 _JUDGE = ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_model")
 
 
@@ -20,8 +22,12 @@ class Fact:
 
 def lineage(job: dict[str, Any]) -> list[Fact]:
     """The facts of ``job.json``. ``job["inputs"]`` is a list of objects with ``key`` or ``type``, ``path``, ``sha256``;
-    a path of the config that is not among them is listed without a hash."""
+    a path of the config that is not among them is listed without a hash. A job that says what was asked has data and
+    models there, so they are not repeated here."""
     config = job.get("config")
+    if (job.get("asked") or {}).get("inputs"):
+        # The page lists them with their sizes.
+        return list(_versions(job))
     facts = list(_inputs(job.get("inputs")))
     listed = {fact.value for fact in facts}
     facts += [fact for fact in _from_config(config if isinstance(config, dict) else {}) if fact.value not in listed]
@@ -54,6 +60,8 @@ def _from_config(config: dict[str, Any]) -> Iterator[Fact]:
 
 def _versions(job: dict[str, Any]) -> Iterator[Fact]:
     yield Fact("config", str(job.get("config_name", "–")), str(job.get("fingerprint") or ""))
+    for change in extensions(job):
+        yield Fact("extended", change)
     made = job.get("provenance")
     if not isinstance(made, dict):
         return

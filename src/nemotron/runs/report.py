@@ -13,6 +13,7 @@ from typing import Any
 
 from nemotron.errors import NotAvailableError
 from nemotron.runs import metrics as m
+from nemotron.runs.asked import asked_of
 from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_report import write_audit_report
 from nemotron.runs.figures import figures
@@ -81,6 +82,7 @@ def render(run: RunFolder) -> str:
         samples=select(run.read_samples()),
         best=view.best,
         worst=view.worst,
+        asked=asked_of(run.job()),
         lineage=lineage(run.job()),
         files=_files(run, summary),
         css=own["report.css"],
