@@ -1,4 +1,4 @@
-"""CPU seconds (user + system) of the light commands over those of `import typer, pydantic`: medians of N processes each.
+"""CPU seconds (user + system) of the light commands over those of `import typer, pydantic`: medians of N processes.
 
     python benchmarks/cli_startup.py [N]
 

@@ -66,6 +66,38 @@ class Provenance(_Part):
     git: Commit | None
 
 
+class Resumed(_Part):
+    """A command that went on with the run."""
+
+    at: str
+    """ISO 8601, UTC."""
+    state: str
+    """State of the run before."""
+    checkpoint: str | None = None
+    """Where it went on from; None: the start."""
+    command: tuple[str, ...] = ()
+    key: str | None = None
+    """The key that the command changed, with what it was and is."""
+    was: int | None = None
+    now: int | None = None
+
+
+class Asked(_Part):
+    """What was asked for, in the words of who asked; no secrets. Empty for a run that no command made."""
+
+    command: tuple[str, ...] = ()
+    """The words after ``nemotron``."""
+    differences: tuple[tuple[str, str, str, str], ...] = ()
+    """(key, default, value, origin) of what was written otherwise than in the step's ``default``."""
+    inputs: tuple[tuple[str, str, str, str], ...] = ()
+    """(role, key, name, size) of data and models."""
+    schedules: tuple[str, ...] = ()
+    """Keys of learning-rate schedules that were computed from the number of steps."""
+    data_steps: int | None = None
+    """Steps after which the epochs end; None where that is not known."""
+    resumed: tuple[Resumed, ...] = ()
+
+
 class CompiledJob(_Part):
     """Everything about a run that was decided before it started."""
 
@@ -89,6 +121,7 @@ class CompiledJob(_Part):
     secret_variables: dict[str, str] = {}
     """Config key -> environment variable that holds the secret."""
     inputs: tuple[Input, ...] = ()
+    asked: Asked = Asked()
     provenance: Provenance
     config: dict[str, Any]
     """The resolved config: absolute, without references, without secrets."""

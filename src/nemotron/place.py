@@ -16,6 +16,8 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 HERE = "here"
+BF16_FLAGS = {"flags": frozenset({"avx512_bf16", "amx_bf16"}), "Features": frozenset({"bf16"})}
+"""The line of ``/proc/cpuinfo`` with a processor's abilities (x86, arm64), and those that multiply bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Place:
     """None where nobody has said it."""
     has_cuda: bool = False
     """A CUDA device is there, and visible to the job."""
+    has_bf16: bool | None = None
+    """The processor multiplies bfloat16 matrices itself; None where that is not known."""
     memory_bytes: int | None = None
     """Main memory that a process may use on one node; None where it is not known."""
     modules: Mapping[str, bool] = field(default_factory=dict)
@@ -50,6 +54,7 @@ class Place:
         """This machine, in a few milliseconds; imports no engine."""
         return cls(
             has_cuda=_has_cuda(),
+            has_bf16=bf16_of(Path("/proc/cpuinfo")),
             memory_bytes=_memory(),
             hub_cache=_hub_cache(),
             offline=any(
@@ -74,6 +79,19 @@ class Place:
             return True
         absolute = Path(os.path.normpath(path.expanduser().absolute()))
         return any(absolute.is_relative_to(folder) for folder in self.shared)
+
+
+def bf16_of(cpuinfo: Path) -> bool | None:
+    """Whether the first processor that ``cpuinfo`` lists has bfloat16 instructions; None where that is not said."""
+    try:
+        with cpuinfo.open(errors="replace") as lines:
+            for line in lines:
+                name, _, value = line.partition(":")
+                if name.strip() in BF16_FLAGS:
+                    return not BF16_FLAGS[name.strip()].isdisjoint(value.split())
+    except OSError:
+        return None
+    return None
 
 
 def _has_cuda() -> bool:

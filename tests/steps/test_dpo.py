@@ -103,6 +103,39 @@ def test_killed_three_times_and_resumed_is_bitwise_the_uninterrupted_run(uninter
     assert not list(folder.glob("checkpoints/*tmp*"))
 
 
+def resume(runs_dir: Path, *words: str) -> Result:
+    return run_command(
+        [sys.executable, "-m", "nemotron", "runs", "resume", "last", "--runs-dir", str(runs_dir), *words]
+    )
+
+
+def test_a_finished_run_that_is_extended_ends_as_one_that_was_longer_from_the_start(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    short = run(tmp_path, *SHORT[1:], "dpo.max_num_steps=3")
+    assert short.code == 0, short.stderr
+    folder = only_run(tmp_path)
+    before = json.loads((folder / "status.json").read_text())
+    extended = resume(tmp_path, "--max-steps", "6")
+    assert extended.code == 0, extended.stderr
+    assert "`dpo.max_num_steps` 3 -> 6" in extended.stderr
+    assert weights(folder) == weights(uninterrupted)
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["steps_done"], status["steps_total"]) == ("finished", 6, 6)
+    assert status["heldout_before"] == before["heldout_before"]
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert {row["step"] for row in samples if row["phase"] == "heldout_after"} == {6}
+    job = json.loads((folder / "job.json").read_text())
+    [attempt] = job["asked"]["resumed"]
+    assert (attempt["key"], attempt["was"], attempt["now"]) == ("dpo.max_num_steps", 3, 6)
+    assert attempt["command"][:2] == ["runs", "resume"]
+    assert job["config"]["dpo"]["max_num_steps"] == 6
+    assert "dpo.max_num_steps 3 → 6" in (folder / "report.html").read_text()
+
+    again = resume(tmp_path, "--max-steps", "6")
+    assert (again.code, "has made 6 steps already" in again.stderr) == (2, True)
+
+
 def readable(result: Result, tmp_path: Path) -> str:
     """The last error of stderr with what differs between machines written out of it."""
     assert "Traceback" not in result.stderr, result.stderr
@@ -139,7 +172,6 @@ def test_pairs_the_wrong_way_round(tmp_path: Path, snapshot: SnapshotAssertion) 
         ["dpo.reference_policy_kl_penalty=0"],
         ["dpo.beta=0.1"],
         ["policy.train_global_batch_size=1600"],
-        ["policy.train_micro_batch_size=65"],
         ["~policy.generation"],
         ["data.max_input_seq_length=97"],
     ],

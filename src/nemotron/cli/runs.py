@@ -22,6 +22,10 @@ RunName = Annotated[
     str,
     typer.Argument(metavar="RUN", help="`last`, `last:STEP`, a run id, a unique beginning or end of one, or a folder."),
 ]
+MaxSteps = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="End with step N instead of `max_num_steps`; a finished run goes on."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -66,11 +70,13 @@ def report_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
 
 
 @app.command("resume")
-def resume_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
+def resume_command(
+    ctx: typer.Context, run: RunName, max_steps: MaxSteps = None, runs_dir: RunsDir = Path("runs")
+) -> None:
     """Go on with a run from its newest checkpoint, with the config it was started with."""
     from nemotron.executors.local import resume
 
-    raise typer.Exit(resume(_find(runs_dir, run).path))
+    raise typer.Exit(resume(_find(runs_dir, run).path, max_steps=max_steps, command=ctx.obj.words))
 
 
 def _find(runs_dir: Path, name: str) -> RunFolder:

@@ -171,10 +171,12 @@ def run_command(
     print_findings(plan.findings)
     if dry_run:
         return
+    from nemotron.compile.asked import asked
     from nemotron.executors import goes_on
     from nemotron.executors.local import launch
 
-    raise typer.Exit(launch(plan, runs_dir=runs_dir, resume=resume, goes_on=goes_on))
+    said = asked(plan, ctx.obj.words, found.config_dir, model)
+    raise typer.Exit(launch(plan, said, runs_dir=runs_dir, resume=resume, goes_on=goes_on))
 
 
 def _refuse_clashes(

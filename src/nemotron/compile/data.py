@@ -223,6 +223,12 @@ def prompt_files_exist(job: AnyJob) -> Iterator[Finding]:
                 yield job.error(f"data.{place}.{name}", f"there is no file `{path}`", kind=DataError)
 
 
+def on_sample(job: AnyJob) -> bool:
+    """Whether a model of one's own would be trained on the shipped sample, which only lets any config run."""
+    own = not Path(job.config.policy.model_name).is_relative_to(resolvers.ASSETS)
+    return own and any(file.role == "train" and file.path.is_relative_to(resolvers.ASSETS) for file in files(job))
+
+
 @rules.rule("sample-data")
 def rows_are_real(job: AnyJob) -> Iterator[Finding]:
     """The shipped sample lets any config run, but a real model should not be trained or measured on it."""

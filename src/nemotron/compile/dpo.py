@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nemotron.compile import artifacts, checkpointing, data, engine, output, parallelism, resources
+from nemotron.compile import artifacts, checkpointing, data, doubts, engine, output, parallelism, resources
 from nemotron.compile.describe import Process, policy_processes
-from nemotron.compile.job import COMMON_READS, SAMPLING_READS
+from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Portion
 from nemotron.compile.pair_job import PAIR_READS, PairJob
 from nemotron.compile.rules import NEMO_RL, Rules, Stages
 from nemotron.config.schema.dpo import DpoRunConfig
@@ -27,6 +27,13 @@ class DpoJob(PairJob[DpoRunConfig]):
         *("loss", "preference_loss", "sft_loss", "accuracy", "margin", "num_valid_samples"),
         *("rewards_chosen_mean", "rewards_rejected_mean", "logps_chosen_mean", "logps_rejected_mean"),
     )
+
+    def portions(self) -> Iterator[Portion]:
+        """As everywhere, and those of validation."""
+        yield from super().portions()
+        dpo = self.config.dpo
+        whole = f"`dpo.val_global_batch_size` {dpo.val_global_batch_size}"
+        yield Portion("dpo.val_micro_batch_size", dpo.val_micro_batch_size, whole, dpo.val_global_batch_size)
 
     @property
     def validates(self) -> bool:
@@ -98,18 +105,6 @@ def heldout_answers_can_be_sampled(job: DpoJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("micro-batch-larger")
-def micro_batch_fits(job: DpoJob) -> Iterator[Finding]:
-    """Both sizes count pairs; a pair is two sequences."""
-    policy = job.config.policy
-    if policy.train_micro_batch_size > policy.train_global_batch_size:
-        yield job.error(
-            MBS,
-            f"`{MBS}` {policy.train_micro_batch_size} pairs are more than `{GBS}` {policy.train_global_batch_size}",
-            hint=f"set `{MBS}` to a divisor of {policy.train_global_batch_size}",
-        )
-
-
 @rules.rule("data-parallel-batch", number=23, engines=NEMO_RL)
 def batches_divide_over_ranks(job: DpoJob) -> Iterator[Finding]:
     """NeMo-RL doubles both sizes, because a pair is two rows, and then wants whole micro-batches on every rank."""
@@ -149,7 +144,7 @@ def limits_agree(job: DpoJob) -> Iterator[Finding]:
 
 STAGES: Stages = (
     (engine.rules,),
-    (rules, parallelism.rules, checkpointing.rules),
+    (rules, parallelism.rules, checkpointing.rules, doubts.rules),
     (output.rules, resources.rules),
     (artifacts.rules,),
     (data.rules,),

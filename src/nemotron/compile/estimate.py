@@ -27,6 +27,8 @@ class Work:
     """Steps of the whole run; None when the data could not be counted."""
     tokens_per_step: int
     """Upper bound: every response and every prompt is as long as the limits allow."""
+    data_steps: int | None = None
+    """Steps after which the epochs end, whatever `max_num_steps` says; None when the data could not be counted."""
     prompts: int | None = None
     """Prompts per step, where the policy samples."""
     generations: int | None = None
@@ -69,6 +71,7 @@ def grpo_work(job: AnyGrpoJob, judge_calls: int | None = None) -> Work:
         generations=grpo.num_generations_per_prompt,
         updates=max(1, job.responses // policy.train_global_batch_size),
         steps=steps(job),
+        data_steps=steps_of_data(job),
         tokens_per_step=job.responses * response + grpo.num_prompts_per_step * prompt,
         judge_calls=judge_calls,
     )
@@ -76,13 +79,16 @@ def grpo_work(job: AnyGrpoJob, judge_calls: int | None = None) -> Work:
 
 def steps(job: AnyJob) -> int | None:
     """Steps until the data or `max_num_steps` end; a limit below 1 (NeMo-RL's -1) counts as none."""
-    schedule = job.schedule
+    by_data, most = steps_of_data(job), job.schedule.max_num_steps
+    return by_data if by_data is None or most < 1 else min(most, by_data)
+
+
+def steps_of_data(job: AnyJob) -> int | None:
+    """Steps after which the epochs end; None when the data could not be counted."""
     surveys = [file.survey() for file in data.files(job) if file.role == "train"]
     if not surveys or any(found.problem for found in surveys):
         return None
-    rows = sum(found.rows for found in surveys)
-    by_data = schedule.max_num_epochs * (rows // job.rows_per_step)
-    return min(schedule.max_num_steps, by_data) if schedule.max_num_steps > 0 else by_data
+    return job.schedule.max_num_epochs * (sum(found.rows for found in surveys) // job.rows_per_step)
 
 
 def memory(job: AnyJob) -> Memory | None:

@@ -91,7 +91,13 @@ def top_k_is_possible(job: AnyJob) -> Iterator[Finding]:
 
 @rules.rule("greedy-rollouts", number=55)
 def rollouts_differ(job: AnyJob) -> Iterator[Finding]:
-    """At temperature 0 all responses of a group are equal, and their advantages 0."""
+    """At temperature 0, or from one token, all responses of a group are equal, and their advantages 0."""
+    if job.generation and job.generation.top_k == 1:
+        yield job.error(
+            "policy.generation.top_k",
+            "with `top_k` 1 all responses to a prompt are the same, so there is nothing to learn from",
+            hint="set `policy.generation.top_k=null` to sample from all tokens",
+        )
     if job.generation and job.generation.temperature == 0:
         yield job.error(
             "policy.generation.temperature",
@@ -167,20 +173,18 @@ def separate_generation_has_gpus(job: AnyJob) -> Iterator[Finding]:
 
 @rules.rule("response-too-long")
 def response_fits_the_sequence(job: AnyJob) -> Iterator[Finding]:
-    """Silent upstream: a response cannot be longer than prompt and response together."""
+    """Silent upstream: prompt and response share the sequence, so a response as long as it leaves no room."""
     generation, longest = job.generation, job.config.policy.max_total_sequence_length
     if generation is None:
         return
-    key = "policy.generation.max_new_tokens"
-    if generation.max_new_tokens > longest:
+    key, limit, place = "policy.generation.max_new_tokens", longest, "policy.max_total_sequence_length"
+    if generation.max_new_tokens < longest and job.engine == "nemo_rl" and job.vllm:
+        limit, place = job.vllm.max_model_len, f"{VLLM}.max_model_len"
+    if generation.max_new_tokens >= limit:
         yield job.error(
             key,
-            f"`{key}` {generation.max_new_tokens} is more than `policy.max_total_sequence_length` {longest}",
-            hint=f"set `{key}` below {longest}, or raise `policy.max_total_sequence_length`",
-        )
-    elif job.engine == "nemo_rl" and job.vllm and generation.max_new_tokens > job.vllm.max_model_len:
-        yield job.error(
-            key, f"`{key}` {generation.max_new_tokens} is more than `{VLLM}.max_model_len` {job.vllm.max_model_len}"
+            f"`{key}` {generation.max_new_tokens} leaves no room for a prompt in the {limit} tokens of `{place}`",
+            hint=f"set `{key}` well below {limit}, or raise `{place}`",
         )
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job, ModelRef
+from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Portion
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.judge import JUDGE_MODEL
+from nemotron.config.schema.policy import PolicyConfig
 
 G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
 
@@ -56,6 +57,11 @@ class GrpoJob(Job[G]):
         """Responses of a step."""
         return self.responses
 
+    def portions(self) -> Iterator[Portion]:
+        """As everywhere, and the responses whose log-probabilities are computed at once."""
+        yield from super().portions()
+        yield from logprob_portion(self.config.policy, self.responses)
+
     @property
     def samples_asynchronously(self) -> bool:
         """Asynchronous GRPO."""
@@ -101,6 +107,13 @@ class GrpoJob(Job[G]):
 AnyGrpoJob = GrpoJob[GrpoRunConfig]
 
 
+def logprob_portion(policy: PolicyConfig, responses: int) -> Iterator[Portion]:
+    """`policy.logprob_batch_size` as part of a rollout, where it is not the micro-batch size by another name."""
+    size = policy.logprob_batch_size
+    if size is not None and size != policy.train_micro_batch_size:
+        yield Portion("policy.logprob_batch_size", size, f"the {responses} responses of a step", responses)
+
+
 @dataclass(frozen=True)
 class JudgedJob(GrpoJob[JudgedGrpoConfig]):
     """GRPO whose rewards come from a judge."""
@@ -117,6 +130,13 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
     def reward_range(self) -> tuple[float, float] | None:
         """The judge's scores, before bonuses."""
         return 1.0, 5.0
+
+    def number_types(self) -> Iterator[NumberType]:
+        """The policy's, and the judge's where we serve it."""
+        yield from super().number_types()
+        judge = self.config.env.judge_model
+        if judge and judge.base_url is None:
+            yield NumberType("judge.dtype", self.config.judge.dtype)
 
     def models(self) -> Iterator[ModelRef]:
         """The policy, and the judge where we serve it."""

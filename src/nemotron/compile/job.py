@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from nemotron.compile.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
 from nemotron.config.schema.grpo import LossFnConfig
+from nemotron.config.schema.policy import OptimizerConfig, SchedulerEntry
 from nemotron.config.schema.training import TrainingConfig
 from nemotron.data.inputs import HeldoutFiles
 from nemotron.errors import ConfigError, Finding, NemotronError, Origin, Severity
@@ -37,6 +38,38 @@ class ModelRef:
     """Folder or hub name."""
 
 
+@dataclass(frozen=True, slots=True)
+class NumberType:
+    """A model that computes, and the key that says in which number type."""
+
+    key: str
+    name: str
+    """``float32``, ``bfloat16`` ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """Something that is trained: where its optimizer and its schedule stand."""
+
+    key: str
+    """``policy`` or ``value``: ``.optimizer`` and ``.scheduler`` follow."""
+    settings: OptimizerConfig | None
+    schedulers: Sequence[SchedulerEntry]
+    steps_per_step: int = 1
+    """Steps of the schedule in one step of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Two sizes of which the first is a part of the second."""
+
+    key: str
+    size: int
+    whole: str
+    """What it is a part of, in words."""
+    of: int
+
+
 class Schedule(Protocol):
     """What the section of every algorithm says about the course of a run."""
 
@@ -46,6 +79,8 @@ class Schedule(Protocol):
     def max_num_epochs(self) -> int: ...
     @property
     def val_period(self) -> int: ...
+    @property
+    def val_at_end(self) -> bool: ...
 
 
 # What the embedded engine reads in every training step; NeMo-RL reads the rest.
@@ -179,6 +214,21 @@ class Job(Generic[C]):
     def models(self) -> Iterator[ModelRef]:
         """Every model that the run loads itself."""
         yield ModelRef("policy", "policy.model_name", self.config.policy.model_name)
+
+    def number_types(self) -> Iterator[NumberType]:
+        """Number types of the models that compute in processes of this run."""
+        yield NumberType("policy.precision", self.config.policy.precision)
+
+    def optimizers(self) -> Iterator[Optimizer]:
+        """Every optimizer of the run."""
+        policy = self.config.policy
+        yield Optimizer("policy", policy.optimizer, policy.scheduler or ())
+
+    def portions(self) -> Iterator[Portion]:
+        """Parts of a batch that are computed at once, with the batch."""
+        policy = self.config.policy
+        key, of = "policy.train_global_batch_size", policy.train_global_batch_size
+        yield Portion("policy.train_micro_batch_size", policy.train_micro_batch_size, f"`{key}` {of}", of)
 
     def missing_features(self) -> Iterator[tuple[str, str]]:
         """(key, feature) of what is switched on in the algorithm's own sections and the embedded engine lacks."""

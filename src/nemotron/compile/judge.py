@@ -7,10 +7,12 @@ from urllib.parse import urlsplit
 
 from nemotron.compile.artifacts import template_findings
 from nemotron.compile.grpo_job import JudgedJob
+from nemotron.compile.model_files import folder_of, tokenizer_facts
 from nemotron.compile.rules import Rules
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
+from nemotron.place import Place
 
 rules: Rules[JudgedJob] = Rules("judge")
 TEMPLATE_HINT = "a judge's template must know the roles `response_1` and `response_2`: put one beside its tokenizer"
@@ -46,6 +48,42 @@ def judge_can_be_asked(job: JudgedJob) -> Iterator[Finding]:
     model = job.config.env.judge_model
     if model is not None and model.base_url is None:
         yield from template_findings(job, f"{JUDGE_MODEL}.model", model.model, hint=TEMPLATE_HINT)
+
+
+def unknown_roles(name: str, place: Place, *, principle: bool) -> tuple[str, str] | None:
+    """Message and hint when the chat template of a judge on this machine does not speak of the roles it is asked with.
+
+    Only a template that names them can tell the two answers from a conversation: others print a role's name as it is,
+    or refuse it. A template that is not there says nothing here.
+    """
+    folder = folder_of(name, place)
+    template = tokenizer_facts(folder).chat_template if folder else None
+    if template is None:
+        return None
+    roles = [*("response_1", "response_2"), *(["principle"] if principle else [])]
+    # A template may put the name together: `'response_' ~ loop.index`.
+    missing = [role for role in roles if role not in template and (role == "principle" or "response_" not in template)]
+    if not missing:
+        return None
+    unknown = ", ".join(f"`{role}`" for role in missing)
+    return (
+        f"the chat template of the judge `{name}` does not know {unknown}: "
+        "an ordinary instruct model is not made to compare two answers",
+        "give a judge that was trained to compare answers (a GenRM), or set "
+        f"`{JUDGE_MODEL}.supports_principle_role=false` when only `principle` is missing",
+    )
+
+
+@rules.rule("judge-roles")
+def judge_knows_its_roles(job: JudgedJob) -> Iterator[Finding]:
+    """Verdicts of a model that takes the answers for turns of a conversation are noise, if they can be read at all."""
+    model, block = job.config.env.judge_model, job.config.env.comparison
+    if model is None or model.base_url is not None:
+        return
+    principle = bool(block and block.use_principle and model.supports_principle_role)
+    found = unknown_roles(model.model, job.place, principle=principle)
+    if found:
+        yield job.warning(f"{JUDGE_MODEL}.model", found[0], hint=found[1])
 
 
 @rules.rule("secret-elsewhere")

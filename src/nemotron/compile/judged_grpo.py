@@ -9,6 +9,7 @@ from nemotron.compile import (
     batch,
     checkpointing,
     data,
+    doubts,
     engine,
     generation,
     grpo,
@@ -25,7 +26,7 @@ from nemotron.compile.rules import Stages
 
 STAGES: Stages = (
     (engine.rules,),
-    (batch.rules, grpo.rules, generation.rules, parallelism.rules, nemo_gym.rules, checkpointing.rules),
+    (batch.rules, grpo.rules, generation.rules, parallelism.rules, nemo_gym.rules, checkpointing.rules, doubts.rules),
     (output.rules, resources.rules),
     (artifacts.rules,),
     (data.rules,),

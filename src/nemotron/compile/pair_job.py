@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from nemotron.compile.estimate import Work, steps
+from nemotron.compile.estimate import Work, steps, steps_of_data
 from nemotron.compile.job import Job
 from nemotron.compile.survey import RowKind
 from nemotron.config.schema.training import TrainingConfig
@@ -43,5 +43,6 @@ def pair_work(job: PairJob[TrainingConfig]) -> Work:
         pairs=pairs,
         updates=1,
         steps=steps(job),
+        data_steps=steps_of_data(job),
         tokens_per_step=2 * pairs * job.config.policy.max_total_sequence_length,
     )

@@ -20,7 +20,7 @@ from nemotron.compile.secrets import redact, secret_variables
 from nemotron.config.layers import Resolved
 from nemotron.config.validate import validate
 from nemotron.errors import Finding
-from nemotron.job import CompiledJob
+from nemotron.job import Asked, CompiledJob
 from nemotron.manifest import Declaration, EngineName, ViewName
 from nemotron.place import Place
 from nemotron.runs.folder import new_run_id
@@ -116,7 +116,7 @@ class Plan:
         """The resolved config without secrets, paths of the run folder written as ``RUN_ID``."""
         return cast("dict[str, Any]", redact(self.resolved.values, self._secrets))
 
-    def job(self) -> CompiledJob:
+    def job(self, asked: Asked = Asked()) -> CompiledJob:  # noqa: B008  frozen
         """The compiled job of a plan that is ``ok``, with this run's own paths and without secrets.
 
         Raises:
@@ -142,6 +142,7 @@ class Plan:
             config_files=tuple(str(path) for path in self.resolved.files),
             secret_variables=secret_variables(self.config, self.resolved.raw),
             inputs=named_inputs(self.inputs),
+            asked=asked,
             provenance=provenance(),
             config=redact(here.values, self._secrets),
         )

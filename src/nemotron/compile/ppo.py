@@ -8,6 +8,7 @@ from nemotron.compile import (
     artifacts,
     checkpointing,
     data,
+    doubts,
     engine,
     generation,
     output,
@@ -16,13 +17,13 @@ from nemotron.compile import (
     resources,
 )
 from nemotron.compile.describe import Process, policy_processes
-from nemotron.compile.estimate import Work, steps
+from nemotron.compile.estimate import Work, steps, steps_of_data
 from nemotron.compile.ppo_job import PpoJob
 from nemotron.compile.rules import Stages
 
 STAGES: Stages = (
     (engine.rules,),
-    (ppo_rules.rules, generation.rules, parallelism.rules, checkpointing.rules),
+    (ppo_rules.rules, generation.rules, parallelism.rules, checkpointing.rules, doubts.rules),
     (output.rules, resources.rules),
     (artifacts.rules, ppo_rules.models),
     (data.rules,),
@@ -59,5 +60,6 @@ def work(job: PpoJob) -> Work:
         generations=ppo.num_generations_per_prompt,
         updates=ppo.ppo_epochs * max(1, job.responses // policy.train_global_batch_size),
         steps=steps(job),
+        data_steps=steps_of_data(job),
         tokens_per_step=job.responses * response + ppo.num_prompts_per_step * prompt,
     )

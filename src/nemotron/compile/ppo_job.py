@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job, ModelRef
+from nemotron.compile.grpo_job import logprob_portion
+from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Optimizer, Portion
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
@@ -88,6 +89,35 @@ class PpoJob(Job[PpoMasterConfig]):
     def lora(self) -> LoraConfig | None:
         """The adapters that are trained, if any."""
         return self.config.policy.lora
+
+    def number_types(self) -> Iterator[NumberType]:
+        """Those of the sides that run here."""
+        if self.config.only != "critic":
+            yield from super().number_types()
+        if self.config.only != "actor":
+            yield NumberType("value.precision", self.config.value.precision)
+
+    def optimizers(self) -> Iterator[Optimizer]:
+        """The policy's and the critic's; both schedules move with every pass over a batch."""
+        value, passes = self.config.value, self.config.ppo.ppo_epochs
+        for found in super().optimizers():
+            yield replace(found, steps_per_step=passes)
+        if self.has_critic:
+            yield Optimizer("value", value.optimizer, value.scheduler or (), passes)
+
+    def portions(self) -> Iterator[Portion]:
+        """As everywhere, the responses whose log-probabilities are computed at once, and the critic's."""
+        yield from super().portions()
+        yield from logprob_portion(self.config.policy, self.responses)
+        value = self.config.value
+        of = value.train_global_batch_size
+        if self.has_critic:
+            yield Portion(
+                "value.train_micro_batch_size",
+                value.train_micro_batch_size,
+                f"`value.train_global_batch_size` {of}",
+                of,
+            )
 
     def models(self) -> Iterator[ModelRef]:
         """The models of the sides that run here."""

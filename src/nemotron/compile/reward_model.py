@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nemotron.compile import artifacts, checkpointing, data, engine, output, parallelism, resources
+from nemotron.compile import artifacts, checkpointing, data, doubts, engine, output, parallelism, resources
 from nemotron.compile.describe import Process, policy_processes
-from nemotron.compile.job import COMMON_READS
+from nemotron.compile.job import COMMON_READS, Portion
 from nemotron.compile.pair_job import PAIR_READS, PairJob
 from nemotron.compile.rules import NEMO_RL, Rules, Stages
 from nemotron.compile.survey import RowKind
@@ -38,6 +38,10 @@ class RmJob(PairJob[RmRunConfig]):
     metrics: ClassVar[tuple[str, ...]] = (
         *("loss", "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean", "num_valid_samples"),
     )
+
+    def portions(self) -> Iterator[Portion]:
+        """None: the rule `micro-batch` asks for more than that, whole micro-batches."""
+        return iter(())
 
 
 rules: Rules[RmJob] = Rules("reward-model")
@@ -161,7 +165,7 @@ def tokens_hold_no_margins(job: RmJob) -> Iterator[Finding]:
 
 STAGES: Stages = (
     (engine.rules,),
-    (rules, parallelism.rules, checkpointing.rules),
+    (rules, parallelism.rules, checkpointing.rules, doubts.rules),
     (output.rules, resources.rules),
     (artifacts.rules,),
     (data.rules,),

@@ -15,6 +15,11 @@ def secrets_in(config: BaseModel | None) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
+def secret_keys(config: BaseModel | None) -> list[str]:
+    """Config keys that are made for a secret, set or not."""
+    return [key for key, _ in _places(config, "")]
+
+
 def elsewhere(values: Any, secrets: Mapping[str, str]) -> list[str]:
     """Dotted keys of texts that hold a secret although they are no place for one."""
     return [key for key, text in _texts(values) if key not in secrets and any(s in text for s in _findable(secrets))]

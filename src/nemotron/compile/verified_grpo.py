@@ -9,6 +9,7 @@ from nemotron.compile import (
     batch,
     checkpointing,
     data,
+    doubts,
     engine,
     generation,
     grpo,
@@ -24,7 +25,7 @@ from nemotron.compile.verified_job import VerifiedJob
 
 STAGES: Stages = (
     (engine.rules,),
-    (batch.rules, grpo.rules, generation.rules, parallelism.rules, checkpointing.rules),
+    (batch.rules, grpo.rules, generation.rules, parallelism.rules, checkpointing.rules, doubts.rules),
     (output.rules, resources.rules),
     (artifacts.rules,),
     (data.rules,),

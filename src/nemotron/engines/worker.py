@@ -11,7 +11,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,14 +28,18 @@ from nemotron.runs.attempts import Handle, begin_attempt
 from nemotron.runs.folder import RunFolder
 
 
-def work(run: RunFolder, secrets: Mapping[str, str]) -> int:
+def work(run: RunFolder, secrets: Mapping[str, str], prepare: Callable[[], None] | None = None) -> int:
     """Work on ``run`` from where it stands to its end, in this process; returns the exit code.
+
+    ``prepare`` is called first, when the run is held; when it raises, the run stays as it was.
 
     Raises:
         OutputError: another live process holds the run.
         NemotronError: of every kind; the status of the run says it, too.
     """
     with run.lock(), _terminate_like_interrupt():
+        if prepare is not None:
+            prepare()
         job = run.job()
         try:
             entry = _entry(job)

@@ -7,7 +7,7 @@ executor's answer to "does it still go on?", true even after ``kill -9`` and whe
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from nemotron.runs.folder import RunFolder, newest_of_job
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Plan
+    from nemotron.job import Asked
 
 NAME = "local"
 
@@ -28,7 +29,7 @@ def alive(run: RunFolder) -> Alive:
     return "unknown" if held is None else "yes" if held else "no"
 
 
-def launch(plan: Plan, *, runs_dir: Path, resume: bool, goes_on: Callable[[RunFolder], bool]) -> int:
+def launch(plan: Plan, asked: Asked, *, runs_dir: Path, resume: bool, goes_on: Callable[[RunFolder], bool]) -> int:
     """Run a compiled job to its end, attached; returns the exit code.
 
     With ``resume``, the newest run of the same step and config goes on, or is left alone when it is finished; when
@@ -46,41 +47,55 @@ def launch(plan: Plan, *, runs_dir: Path, resume: bool, goes_on: Callable[[RunFo
             hint="set `engine=embedded`, or wait for a later version",
         )
     run = newest_of_job(runs_dir, plan.step, plan.fingerprint, goes_on) if resume else None
-    if run is not None and run.status().state == "finished":
-        return finished_already(run)
     if run is None:
         if resume:
             print("nothing to resume, starting a new run", file=sys.stderr)
         _announce(f"{plan.step}: starting in {runs_dir / plan.run_id}")
-        run = RunFolder.create(runs_dir, plan.job())
-    else:
-        _announce(f"{plan.step}: going on in {run.path}")
-    return work(run, plan.secrets())
+        return work(RunFolder.create(runs_dir, plan.job(asked)), plan.secrets())
+    if run.status().state == "finished":
+        return _finished_already(run)
+    _announce(f"{plan.step}: going on in {run.path}")
+    return work(run, plan.secrets(), lambda: run.write_job(run.note_resumed(asked.command)))
 
 
-def resume(run_dir: Path) -> int:
+def resume(run_dir: Path, *, max_steps: int | None = None, command: Sequence[str] = ()) -> int:
     """Go on with an unfinished run from its last checkpoint; returns the exit code.
+
+    Args:
+        max_steps: the run ends with this step instead of the one that it was compiled for; a finished run goes on.
+        command: the words of the command line, to be kept with the run.
 
     Raises:
         NotFoundError: there is no run. OutputError: another process works on it.
-        ArtifactError: this version cannot read the run.
+        UsageError: it cannot go on until ``max_steps``. ArtifactError: this version cannot read the run.
     """
+    from nemotron.engines.extension import extend
     from nemotron.engines.worker import secrets_of, work
 
     run = RunFolder.open(run_dir)
-    if run.status().state == "finished":
-        return finished_already(run)
+    if max_steps is None and run.status().state == "finished":
+        return _finished_already(run)
+
+    def prepare() -> None:
+        if max_steps is None:
+            run.write_job(run.note_resumed(command))
+        else:
+            extend(run, max_steps, command)
+
     job = run.job()
     _announce(f"{job.step}: going on in {run.path}")
-    return work(run, secrets_of(job))
+    return work(run, secrets_of(job), prepare)
+
+
+def _finished_already(run: RunFolder) -> int:
+    print(
+        f"run {run.id} is finished already; without `--resume` a new one starts, "
+        f"`nemotron runs resume {run.id} --max-steps N` extends it",
+        file=sys.stderr,
+    )
+    return 0
 
 
 def _announce(text: str) -> None:
     """Said before torch is imported: from here to the first line of the step it takes seconds."""
     print(f"{text}, loading libraries ...", file=sys.stderr, flush=True)
-
-
-def finished_already(run: RunFolder) -> int:
-    """Say that there is nothing left to do; returns the exit code."""
-    print(f"run {run.id} is finished already; without `--resume` a new one starts", file=sys.stderr)
-    return 0

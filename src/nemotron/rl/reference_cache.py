@@ -40,6 +40,11 @@ class ReferenceCache:
     report: Callable[[str], None] = print
     """Called with a line of progress before a chunk is computed."""
 
+    def in_whole_batches(self, count: int) -> int:
+        """``count`` pairs and those that share the last forward pass with them, however many more there may be."""
+        full, rest = divmod(count, CHUNK)
+        return full * CHUNK + min(CHUNK, -(-rest // self.batch_size) * self.batch_size)
+
     def fill(self, name: str, pairs: Sequence[TokenPair]) -> list[TokenPair]:
         """``pairs`` with their ``reference``; ``name`` tells data sets apart on disk.
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.install import install_extra
 from nemotron.job import CompiledJob
+from nemotron.runs.asked import asked_of
 from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_figures import audit_figures
 from nemotron.runs.folder import RunFolder
@@ -83,6 +84,7 @@ def render_audit(run: RunFolder, state: ReportedState | None = None) -> str:
         worst=results["details"]["worst"] if results else [],
         figures=[figure for figure in drawn if figure.data],
         figure_data=[{"id": f.id, "data": f.data, "layout": f.layout} for f in drawn if f.data],
+        asked=asked_of(job),
         lineage=lineage(job),
         files=_files(run, path),
         css=own["report.css"],

@@ -28,7 +28,7 @@ from typing import Any, Unpack
 
 from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.job import FILE as _JOB
-from nemotron.job import CompiledJob, read_job
+from nemotron.job import CompiledJob, Resumed, read_job
 from nemotron.runs import lock
 from nemotron.runs.atomic import output_errors, remove_drafts, sync_folder, write_atomic
 from nemotron.runs.jsonl import JsonLines, Row, to_json
@@ -127,6 +127,19 @@ class RunFolder:
     def write_job(self, job: CompiledJob) -> None:
         """Replace the compiled job by itself with more known about it: the hashes of its inputs. Raises OutputError."""
         write_atomic(self.path / _JOB, job.to_bytes())
+
+    def note_resumed(self, command: Sequence[str], **change: Any) -> CompiledJob:
+        """Note that ``command`` goes on with the run, and the key that it changes (``key``, ``was``, ``now``).
+
+        Returns:
+            The job as it is to be written, with the new entry; for the one process that holds the run.
+        """
+        job, status = self.job(), self.status()
+        # This process holds the run, so one that says it is running has none.
+        state = status.state if status.state in ENDED else "killed"
+        entry = Resumed(at=_now(), state=state, checkpoint=status.checkpoint, command=tuple(command), **change)
+        asked = job.asked.model_copy(update={"resumed": (*job.asked.resumed, entry)})
+        return job.model_copy(update={"asked": asked})
 
     def status(self) -> Status:
         """The status as the worker wrote it; ``nemotron.executors.state_of`` says what to tell a user.

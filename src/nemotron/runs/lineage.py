@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemotron.job import CompiledJob
+from nemotron.runs.asked import extensions
 
 _JUDGE = ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_model")
 
@@ -21,7 +22,13 @@ class Fact:
 
 
 def lineage(job: CompiledJob) -> list[Fact]:
-    """The facts of a compiled job; a path of the config that is not among its inputs is listed without a hash."""
+    """The facts of a compiled job; a path of the config that is not among its inputs is listed without a hash.
+
+    A job that says what was asked has data and models there, so they are not repeated here.
+    """
+    if job.asked.inputs:
+        # The page lists them with their sizes.
+        return list(_versions(job))
     facts = [Fact(one.key, one.path, one.fingerprint or "") for one in job.inputs]
     listed = {fact.value for fact in facts}
     facts += [fact for fact in _from_config(job.config) if fact.value not in listed]
@@ -48,6 +55,8 @@ def _from_config(config: dict[str, Any]) -> Iterator[Fact]:
 
 def _versions(job: CompiledJob) -> Iterator[Fact]:
     yield Fact("config", job.config_name, job.fingerprint)
+    for change in extensions(job):
+        yield Fact("extended", change)
     made = job.provenance
     versions = {"nemotron": made.nemotron, "python": made.python, **made.packages}
     yield Fact("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version))

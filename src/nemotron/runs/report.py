@@ -14,6 +14,7 @@ from typing import Any
 from nemotron.errors import NotAvailableError, NotFoundError
 from nemotron.install import install_extra
 from nemotron.runs import metrics as m
+from nemotron.runs.asked import asked_of
 from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_report import write_audit_report
 from nemotron.runs.figures import figures
@@ -90,6 +91,7 @@ def render(run: RunFolder, state: ReportedState | None = None) -> str:
         samples=select(run.read_samples()),
         best=view.best,
         worst=view.worst,
+        asked=asked_of(run.job()),
         lineage=lineage(run.job()),
         files=_files(run, summary),
         css=own["report.css"],

@@ -21,11 +21,18 @@ from nemotron.steps.rl.nemo_rl.rlhf import step as rlhf
 CONFIGS = Path(rlhf.__file__).parent / "config"
 MODULES = dict.fromkeys(EMBEDDED_MODULES, True) | dict.fromkeys((*LOGGER_MODULES, "nemo_rl"), False)
 LAPTOP = Place(memory_bytes=8 * 2**30, hub_cache=Path("/nonexistent"), modules=MODULES)
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] in ('principle', 'response_1', 'response_2') %}{{ m['role'] }}: {% endif %}"
+    "{{ m['content'] }}{% endfor %}"
+)
+"""A template that knows the roles of a judge."""
 CLUSTER = Place(name="dgx", is_here=False, nodes=2, gpus_per_node=8, has_cuda=True)
 NODE = replace(LAPTOP, has_cuda=True, modules={**MODULES, "nemo_rl": True})
 
 OWN = """\
 defaults: default
+grpo:
+  max_num_epochs: 5
 policy:
   model_name: model
 data:
@@ -92,7 +99,7 @@ def write_model(folder: Path, *, vocabulary: int = 256, tokens: int = 256, **con
     )
     vocab = {f"t{i}": i for i in range(tokens)}
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab}, "added_tokens": []}))
-    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
     header = json.dumps(
         {"w": {"dtype": "F16", "shape": [vocabulary, 64], "data_offsets": [0, vocabulary * 128]}}
     ).encode()

@@ -27,7 +27,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("policy", "policy_megatron"):
         shutil.copytree(resolvers.ASSETS / "tiny_world" / name, assets / "tiny_world" / name)
     write_model(assets / "tiny_world" / "judge")
-    for name, count in (("train", 400), ("validation", 40), ("heldout", 40)):
+    for name, count in (("train", 400), ("validation", 40), ("heldout", 200)):
         write_rows(assets / f"tiny_world/data/{name}.jsonl", [row(f"{name} {i}") for i in range(count)])
     write_rows(tmp_path / "own.jsonl", [row(f"own {i}") for i in range(200)])
     write_rows(tmp_path / "val.jsonl", [row(f"val {i}") for i in range(20)])

@@ -24,6 +24,8 @@ from nemotron.steps.rl.nemo_rl.dpo.step import STEP as DECLARED
 STEP = find_step("rl/nemo_rl/dpo")
 OWN = """\
 defaults: default
+dpo:
+  max_num_epochs: 25
 policy:
   model_name: model
 data:
@@ -43,7 +45,8 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("sft-average-unused", None, "warning", ("dpo.sft_average_log_probs=true",)),
     ("no-validation-data", 64, "error", ("data.validation=null",)),
     ("no-generation", 30, "error", (HELDOUT,)),
-    ("micro-batch-larger", None, "error", ("policy.train_micro_batch_size=129",)),
+    ("micro-batch-larger", None, "warning", ("policy.train_micro_batch_size=129",)),
+    ("micro-batch-larger", None, "warning", ("dpo.val_micro_batch_size=33",)),
     ("response-too-long", None, "error", ("data.max_input_seq_length=4096",)),
     ("too-few-rows", None, "error", ("policy.train_global_batch_size=400",)),
     ("checkpoint-metric", 79, "error", ("checkpointing.metric_name=val:validation-default_los",)),

@@ -15,8 +15,8 @@ from nemotron.config.layers import load
 from nemotron.config.overrides import is_override, parse_overrides
 from nemotron.config.validate import validate
 from nemotron.errors import CompileError, Finding
-from nemotron.manifest import config_model, find_step
-from nemotron.steps.rl.nemo_rl.rlhf.config import Config
+from nemotron.manifest import declaration, find_step
+from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
 
 __all__ = ["here"]
 _QUOTED = re.compile(r"`([^`]+)`")
@@ -57,7 +57,10 @@ def test_after_a_mistake(compiled_step: CompileStep, step: str, words: str, name
     found = find_step(step)
     for finding in errors(compiled_step, step, *split(words)):
         for word in proposals(finding.hint):
-            assert refused(found.config_dir, "tiny", split(words), config_model(found), word) == [], (word, finding)
+            assert refused(found.config_dir, "tiny", split(words), declaration(found).config, word) == [], (
+                word,
+                finding,
+            )
 
 
 @pytest.mark.parametrize(("name", "number", "severity", "overrides"), [*ON_CLUSTER, *ON_LAPTOP], ids=str)
@@ -65,10 +68,10 @@ def test_of_a_rule(
     compiled: Compile, world: Path, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
 ) -> None:
     extra = ("engine=nemo_rl",) if (name, number, severity, overrides) in ON_CLUSTER else ()
-    plan = compiled("own.yaml", *extra, *overrides, **({"machine": NODE} if extra else {}))
+    plan = compiled("own.yaml", *extra, *overrides, **({"place": NODE} if extra else {}))
     for finding in plan.findings:
         for word in proposals(finding.hint):
-            assert refused(CONFIGS, "own.yaml", [*extra, *overrides], Config, word) == [], (word, finding)
+            assert refused(CONFIGS, "own.yaml", [*extra, *overrides], STEP.config, word) == [], (word, finding)
 
 
 def test_a_key_that_the_user_s_config_uses_is_named() -> None:
@@ -81,7 +84,9 @@ def test_a_key_that_the_user_s_config_uses_is_named() -> None:
         ("policy.optimizer.weight_decay=0", "policy.optimizer.kwargs.weight_decay"),
         ("policy.megatron_cfg.lr=1", "policy.optimizer.kwargs.lr"),
     ):
-        resolved = load(found.config_dir, "tiny", parse_overrides([(5, typed)]), run_dir="r", model=config_model(found))
+        resolved = load(
+            found.config_dir, "tiny", parse_overrides([(5, typed)]), run_dir="r", model=declaration(found).config
+        )
         (finding,) = resolved.findings
         assert finding.hint == f"did you mean `{meant}`?", typed
 

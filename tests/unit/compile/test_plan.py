@@ -37,7 +37,7 @@ def test_tiny(compiled: Compile) -> None:
     assert [(f.role, f.detail) for f in plan.inputs if "data" in f.role] == [
         ("train data", "400 rows"),
         ("validation data", "40 rows"),
-        ("heldout data", "40 rows"),
+        ("heldout data", "200 rows"),
     ]
     assert [f.role for f in plan.outputs] == ["run folder", "checkpoints"]
 

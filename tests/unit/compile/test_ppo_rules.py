@@ -24,6 +24,8 @@ from nemotron.steps.rl.nemo_rl.ppo.step import STEP as DECLARED
 STEP = find_step("rl/nemo_rl/ppo")
 OWN = """\
 defaults: default
+ppo:
+  max_num_epochs: 25
 policy:
   model_name: model
   max_total_sequence_length: 256

@@ -26,6 +26,8 @@ from nemotron.steps.rl.nemo_rl.rm.step import STEP as DECLARED
 STEP = find_step("rl/nemo_rl/rm")
 OWN = """\
 defaults: default
+rm:
+  max_num_epochs: 25
 policy:
   model_name: model
 data:
@@ -163,7 +165,7 @@ def test_every_key_of_nemo_rl_is_accepted_and_needed_alike() -> None:
 def test_the_plan_is_json_and_names_files(compiled: Compile) -> None:
     found = json.loads(json.dumps(compiled().to_json()))
     assert [file["role"] for file in found["inputs"]] == ["policy model", "train data", "validation data"]
-    assert (found["work"]["pairs"], found["work"]["steps"]) == (128, 2)
+    assert (found["work"]["pairs"], found["work"]["steps"]) == (128, 50)
 
 
 def test_auto_takes_nemo_rl_beside_a_gpu(compiled: Compile) -> None:

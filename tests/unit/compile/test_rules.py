@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from compile_world import LAPTOP, NODE, Compile, named
 
+from nemotron.compile.doubts import rules as doubts
 from nemotron.compile.engine import embedded_reads
 from nemotron.compile.grpo_job import JudgedJob
 from nemotron.compile.judged_grpo import STAGES
@@ -292,6 +293,8 @@ ELSEWHERE = {
     "tokenizer-files",
     "too-few-rows",
     "vocabulary",
+    *(rule.name for rule in doubts.members),
+    "judge-roles",
 }
 
 

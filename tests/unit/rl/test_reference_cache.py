@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,9 @@ def test_a_run_cut_off_in_between_keeps_finished_files(tmp_path: Path, monkeypat
     assert (tmp_path / "train-00000.safetensors").stat().st_mtime_ns == before
     assert len(list(tmp_path.iterdir())) == 3
     assert all(pair.reference is not None for pair in again)
+
+
+def test_a_longer_run_shares_the_batches_of_a_shorter_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_cache, "CHUNK", 10)
+    of_four = replace(cache(tmp_path, Loader()), batch_size=4)
+    assert [of_four.in_whole_batches(count) for count in (0, 1, 4, 5, 9, 10, 11)] == [0, 4, 4, 8, 10, 10, 14]

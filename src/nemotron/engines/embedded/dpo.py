@@ -154,13 +154,16 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         )
 
     def _with_reference(self, cache: ReferenceCache) -> list[TokenPair]:
-        """The training pairs; those that a short run never reaches stay without reference."""
+        """The training pairs; those that a short run never reaches stay without reference.
+
+        They are computed in the order of the first pass. What shares a batch changes the last bits, so a run that is
+        extended later must have computed its first pairs in the batches of a run that was longer from the start.
+        """
         pairs = list(self.training[0])
         reached = self.config.dpo.max_num_steps * self.config.policy.train_global_batch_size
-        if reached >= len(pairs):
-            return cache.fill("train", pairs)
         places = {id(pair): place for place, pair in enumerate(pairs)}
-        wanted = sorted(places[id(pair)] for pair in self._stream(pairs).upcoming(reached))
+        order = [places[id(pair)] for pair in self._stream(pairs).upcoming(len(pairs))]
+        wanted = order[: cache.in_whole_batches(reached)]
         for place, pair in zip(wanted, cache.fill("train", [pairs[i] for i in wanted]), strict=True):
             pairs[place] = pair
         return pairs

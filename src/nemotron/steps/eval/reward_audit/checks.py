@@ -10,8 +10,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nemotron.audit.sample import keys_of, paths_of
+from nemotron.compile.doubts import slow_number_type
 from nemotron.compile.engine import EMBEDDED_MODULES
-from nemotron.compile.judge import TEMPLATE_HINT
+from nemotron.compile.judge import TEMPLATE_HINT, unknown_roles
 from nemotron.compile.model_files import folder_of, is_path, read_model, template_problem
 from nemotron.compile.output import existing
 from nemotron.compile.secrets import elsewhere, secrets_in
@@ -131,6 +132,13 @@ class Checks:
             yield from self._endpoint(model.base_url)
         else:
             yield from self._model("judge", f"{MODEL}.model", model.model)
+            principle = self.compare.use_principle and model.supports_principle_role
+            roles = unknown_roles(model.model, self.place, principle=principle)
+            if roles:
+                yield self._finding("warning", "judge-roles", f"{MODEL}.model", *roles)
+            slow = slow_number_type(self.place, "judge.dtype", self.config.judge.dtype)
+            if slow:
+                yield self._finding("warning", "slow-precision", "judge.dtype", *slow)
         if model is not None and self.compare.use_principle and not model.supports_principle_role:
             message = "a principle is configured, but the judge's template has no role for it: it is not sent"
             yield self._finding("warning", "principle-role", f"{MODEL}.supports_principle_role", message)

@@ -1,0 +1,217 @@
+"""Settings that run, but slowly, or to no effect, or to one that nobody wants: the same for every algorithm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from nemotron.compile.data import files, on_sample
+from nemotron.compile.estimate import steps, steps_of_data
+from nemotron.compile.job import AnyJob
+from nemotron.compile.model_files import read_model
+from nemotron.compile.rules import EMBEDDED, Rules
+from nemotron.config.schema.policy import SchedulerEntry
+from nemotron.errors import Finding
+from nemotron.place import Place
+
+rules: Rules[AnyJob] = Rules("doubts")
+
+HIGH_RATE, RUINOUS_RATE = 1e-2, 1.0
+"""Learning rates of `NORMALISED` optimizers above which training of a language model is unusual, or hopeless."""
+NORMALISED = ("Adam", "Adagrad", "RMSprop", "Muon")
+"""Parts of the names of optimizers that move every weight by about the learning rate, however small the gradient."""
+HOT = 2.0
+"""Temperature above which most of what is sampled is noise."""
+
+
+def slow_number_type(place: Place, key: str, name: str) -> tuple[str, str] | None:
+    """Message and hint where a model would compute in bfloat16 on a processor without instructions for it."""
+    if name != "bfloat16" or place.has_cuda or place.has_bf16 is not False:
+        return None
+    message = (
+        f"`{key}` is bfloat16, which this processor has no instructions for: "
+        "steps may take ten times as long as in float32"
+    )
+    return message, f"set `{key}=float32`"
+
+
+@rules.rule("slow-precision", engines=EMBEDDED)
+def number_types_are_fast(job: AnyJob) -> Iterator[Finding]:
+    """Measured on a processor without such instructions: 21 s a step in bfloat16, 2.3 s in float32."""
+    for found in job.number_types():
+        slow = slow_number_type(job.place, found.key, found.name)
+        if slow:
+            yield job.warning(found.key, slow[0], hint=slow[1])
+
+
+@rules.rule("learning-rate")
+def learning_rate_can_work(job: AnyJob) -> Iterator[Finding]:
+    """An optimizer of Adam's kind moves every weight by about the rate in every step; weights are about 0.02."""
+    for trained in job.optimizers():
+        if trained.settings is None:
+            continue
+        key, rate = f"{trained.key}.optimizer.kwargs.lr", trained.settings.kwargs.get("lr")
+        if rate is None:
+            continue
+        hint = "1.0e-6 to 1.0e-4 is usual for all weights, 1.0e-4 to 1.0e-3 for adapters"
+        if isinstance(rate, bool) or not isinstance(rate, int | float):
+            yield job.error(key, f"`{key}` is `{rate}`, which is not a number", hint="write it like 1.0e-6")
+        elif not math.isfinite(rate) or rate < 0:
+            yield job.error(key, f"`{key}` is {rate:g}: a learning rate is a number from 0", hint=hint)
+        elif rate == 0:
+            yield job.warning(key, f"`{key}` is 0: nothing is learned", hint=hint)
+        elif not any(part in trained.settings.name for part in NORMALISED):
+            continue
+        elif rate > RUINOUS_RATE:
+            yield job.error(
+                key,
+                f"`{key}` is {rate:g}: {trained.settings.name} moves every weight by about that much in each step, "
+                "and the first step destroys the model",
+                hint=hint,
+            )
+        elif rate > HIGH_RATE:
+            yield job.warning(
+                key, f"`{key}` {rate:g} is very high: the model may be lost within a few steps", hint=hint
+            )
+
+
+@rules.rule("micro-batch-larger")
+def parts_are_smaller_than_the_whole(job: AnyJob) -> Iterator[Finding]:
+    """The excess is never used; whoever sets it counts on a batch that there is not."""
+    for part in job.portions():
+        if part.size > part.of:
+            yield job.warning(
+                part.key,
+                f"`{part.key}` {part.size} is more than {part.whole}: there is never that much to compute at once",
+                hint=f"set `{part.key}` to {part.of} or a divisor of it",
+            )
+
+
+@rules.rule("hot-rollouts")
+def samples_are_language(job: AnyJob) -> Iterator[Finding]:
+    """Such responses teach nothing, and their probabilities under the policy are tiny."""
+    temperature = job.generation.temperature if job.generation else 0.0
+    if temperature > HOT:
+        yield job.warning(
+            "policy.generation.temperature",
+            f"at temperature {temperature:g} most tokens are drawn nearly at random",
+            hint="set `policy.generation.temperature=1.0`",
+        )
+
+
+@rules.rule("heldout-without-room", engines=EMBEDDED)
+def heldout_answers_leave_room(job: AnyJob) -> Iterator[Finding]:
+    """The sampler refuses a prompt that could not be answered in full within the positions of the model."""
+    own, generation = getattr(job.heldout, "max_new_tokens", None), job.generation
+    model = read_model(job.config.policy.model_name, job.place)
+    positions = model.config.get("max_position_embeddings") if model else None
+    if job.heldout is None or job.heldout_kind != "prompt" or generation is None or not isinstance(positions, int):
+        return
+    key = "policy.generation.max_new_tokens" if own is None else "eval.heldout.max_new_tokens"
+    limit = generation.max_new_tokens if own is None else own
+    if limit >= positions:
+        yield job.error(
+            key,
+            f"`{key}` {limit} leaves no room for a held-out prompt in the {positions} positions of the model",
+            hint=f"set `{key}` well below {positions}",
+        )
+
+
+@rules.rule("heldout-samples")
+def heldout_has_as_many(job: AnyJob) -> Iterator[Finding]:
+    """The figure then rests on fewer answers than the config says."""
+    wanted = getattr(job.heldout, "max_samples", None)
+    if wanted is None:
+        return
+    for file in files(job):
+        rows = file.survey().rows
+        if file.role == "heldout" and rows and wanted > rows:
+            noun = "prompts" if job.heldout_kind == "prompt" else "pairs"
+            yield job.note(
+                "eval.heldout.max_samples", f"the held-out data have {rows} {noun}, fewer than the {wanted} asked for"
+            )
+
+
+@rules.rule("epochs-end-first")
+def asked_steps_are_made(job: AnyJob) -> Iterator[Finding]:
+    """The shipped configs let the epochs end the run; who types a number of steps wants them."""
+    key, most = f"{job.section}.max_num_steps", job.schedule.max_num_steps
+    origin, by_data = job.resolved.origin(key), steps_of_data(job)
+    if origin is not None and origin.argument is not None and by_data and most > by_data:
+        epochs = job.schedule.max_num_epochs
+        yield job.warning(
+            key,
+            f"the data end the run after {by_data} steps ({_epochs(epochs)}), before `{key}` {most}",
+            hint=f"set `{job.section}.max_num_epochs={math.ceil(most * epochs / by_data)}`",
+        )
+
+
+@rules.rule("validation-never-due")
+def validation_comes(job: AnyJob) -> Iterator[Finding]:
+    """A period that is longer than the run asks for nothing."""
+    schedule, made = job.schedule, _length(job)
+    if made and schedule.val_period > made and not schedule.val_at_end and job.config.data.validation_sets():
+        key = f"{job.section}.val_period"
+        yield job.warning(
+            key,
+            f"validation every {schedule.val_period} steps never comes: the run ends after {made}",
+            hint=f"set `{key}` to at most {made}, or `{job.section}.val_at_end=true`",
+        )
+
+
+@rules.rule("saved-at-the-end-only")
+def checkpoints_come(job: AnyJob) -> Iterator[Finding]:
+    """The last step is always saved; before it there is nothing to go on from."""
+    checkpointing, made = job.config.checkpointing, _length(job)
+    if checkpointing.enabled and made and checkpointing.save_period > made > 1:
+        yield job.note(
+            "checkpointing.save_period",
+            f"the only checkpoint is that of the last step, {made}: a run that is cut off starts over",
+        )
+
+
+@rules.rule("warm-up-longer", engines=EMBEDDED)
+def warm_up_ends(job: AnyJob) -> Iterator[Finding]:
+    """The learning rate never gets where the config says it is."""
+    made = _length(job)
+    for trained in job.optimizers():
+        warm = _warm_up(trained.schedulers)
+        if made and warm > made * trained.steps_per_step:
+            yield job.warning(
+                f"{trained.key}.scheduler",
+                f"the learning rate of `{trained.key}` rises for {warm} steps, and the run ends after {made}: it never "
+                f"reaches `{trained.key}.optimizer.kwargs.lr`",
+                hint=f"shorten the warm-up in `{trained.key}.scheduler`, or set it to null",
+            )
+
+
+@rules.rule("no-time", engines=EMBEDDED)
+def time_limit_leaves_time(job: AnyJob) -> Iterator[Finding]:
+    """At a limit of 0 every attempt makes one step and stops."""
+    limit = job.config.checkpointing.checkpoint_must_save_by
+    if limit is not None and not any(int(part) for part in limit.split(":")):
+        yield job.warning(
+            "checkpointing.checkpoint_must_save_by",
+            f"`checkpointing.checkpoint_must_save_by` {limit} stops the run after its first step",
+            hint="it is days, hours, minutes and seconds: `00:03:45:00`; null sets no limit",
+        )
+
+
+def _length(job: AnyJob) -> int | None:
+    """Steps of the run; None where that is not known, or says nothing: the shipped sample stands in for real data."""
+    return None if on_sample(job) else steps(job)
+
+
+def _warm_up(schedulers: Sequence[SchedulerEntry]) -> int:
+    """Steps over which the first entry raises the learning rate; 0 when it does not."""
+    first = schedulers[0] if schedulers else None
+    if first is None or first.name is None or not first.name.endswith(".LinearLR"):
+        return 0
+    kwargs = first.kwargs or {}
+    start, end, length = kwargs.get("start_factor", 1 / 3), kwargs.get("end_factor", 1.0), kwargs.get("total_iters", 5)
+    numbers = all(isinstance(value, int | float) for value in (start, end, length))
+    return int(length) if numbers and start < end else 0
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
