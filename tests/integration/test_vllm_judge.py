@@ -7,8 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +19,7 @@ from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.local import LocalJudge
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse
+from nemotron.processes.child import ServerChild
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -49,26 +48,14 @@ def vllm() -> Iterator[Endpoint]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    server = subprocess.Popen(argv, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    server = ServerChild("vllm", hidden=[TOKEN])
     try:
-        _wait(server, port)
+        server.start_on_leash(argv, env)
+        if not server.answers(f"http://127.0.0.1:{port}/health", READY_S):
+            pytest.fail(f"vLLM is not ready (exit code {server.returncode()}){server.tail()}")
         yield Endpoint(f"http://127.0.0.1:{port}/v1", "judge", TOKEN)
     finally:
-        server.terminate()
-        server.wait(60)
-
-
-def _wait(server: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            pytest.fail(f"vLLM ended: {server.stdout.read().decode()[-3000:] if server.stdout else ''}")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail("vLLM is not ready")
+        server.close(patience_s=60)
 
 
 def requests() -> list[GroupRequest]:

@@ -14,7 +14,7 @@ from typing import Protocol, Self
 from nemotron.config.schema.judge import GenrmModelConfig, JudgeConfig
 from nemotron.errors import JudgeError
 from nemotron.judge.client import Endpoint
-from nemotron.processes.server_child import ServerChild
+from nemotron.processes.child import ServerChild
 
 TOKEN_VARIABLE = "NEMOTRON_JUDGE_TOKEN"
 
@@ -72,7 +72,7 @@ class LocalJudge:
         self._model = str(model)
         self._config = config
         self._token = secrets.token_urlsafe(32)
-        self._server = ServerChild("judge", token=self._token, log_path=log_path)
+        self._server = ServerChild("judge", hidden=[self._token], log_path=log_path)
         self._endpoint: Endpoint | None = None
 
     def __enter__(self) -> Self:
@@ -80,7 +80,7 @@ class LocalJudge:
         command = [sys.executable, "-m", "nemotron.judge.server", "--model", self._model, "--port", "0"]
         command += ["--dtype", self._config.dtype, "--threads", str(threads)]
         command += ["--max-batch-size", str(self._config.max_batch_size), "--token-env", TOKEN_VARIABLE]
-        self._server.start(command, {TOKEN_VARIABLE: self._token, "OMP_NUM_THREADS": str(threads)})
+        self._server.start_server(command, {TOKEN_VARIABLE: self._token, "OMP_NUM_THREADS": str(threads)})
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 
 from nemotron.config.schema.ppo import CriticConfig
 from nemotron.errors import EngineError
-from nemotron.processes.server_child import ServerChild
+from nemotron.processes.child import ServerChild
 from nemotron.rl.threads import thread_environment
 
 TOKEN_VARIABLE = "NEMOTRON_CRITIC_TOKEN"
@@ -66,14 +66,14 @@ class LocalCritic:
         """``log_path``: where the server's stderr goes."""
         self._job, self._config, self._token = job, config, token
         self._threads, self._host, self._port = threads, host, port
-        self._server = ServerChild("critic", token=token, log_path=log_path)
+        self._server = ServerChild("critic", hidden=[token], log_path=log_path)
         self._address: Address | None = None
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "nemotron.rl.critic", "--job", str(self._job)]
         command += ["--host", self._host, "--port", str(self._port)]
         command += ["--threads", str(self._threads), "--token-env", TOKEN_VARIABLE]
-        self._server.start(command, {**thread_environment(self._threads), TOKEN_VARIABLE: self._token})
+        self._server.start_server(command, {**thread_environment(self._threads), TOKEN_VARIABLE: self._token})
         return self
 
     def __exit__(

@@ -1,0 +1,145 @@
+"""Processes of ours: heard in whole lines, ended with all that they have started, never left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nemotron.processes.child import Child, ChildEnded, ServerChild
+
+LONG_S = 60.0
+
+
+def alive(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def wait_until_gone(pid: int) -> None:
+    """Runs into the test's own time limit when the process stays."""
+    while alive(pid):
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def server() -> Iterator[ServerChild]:
+    child = ServerChild("server", hidden=["the-token"])
+    yield child
+    child.close()
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-u", "-c", code]
+
+
+def test_stray_lines_are_no_announcement_and_no_crash(server: ServerChild) -> None:
+    code = "print('Loading weights: 100%'); print('[1, 2]'); print(); print('\\x00{'); print('{\"port\": 5}'); input()"
+    server.start_server(python(code), {})
+    assert server.announcement(LONG_S) == {"port": 5}
+
+
+def test_half_a_line_does_not_outlast_the_time(server: ServerChild) -> None:
+    server.start_server(
+        python("import sys, time; sys.stdout.write('{\"port\": '); sys.stdout.flush(); time.sleep(60)"), {}
+    )
+    assert server.announcement(1.0) is None
+    assert server.returncode() is None
+
+
+def test_a_server_that_dies_says_why_without_its_token(server: ServerChild) -> None:
+    server.start_server(python("import sys; print('no {'); sys.exit('the-token is wrong')"), {})
+    assert server.announcement(LONG_S) is None
+    assert (server.returncode(), server.tail()) == (1, ":\n[token] is wrong")
+
+
+def test_lines_go_both_ways_and_end_with_the_process() -> None:
+    child = Child("worker")
+    child.start(python("while True: print(input()[::-1])"), os.environ)
+    deadline = time.monotonic() + LONG_S
+    for word in (b"abc", b"x" * 100_000):
+        child.send(word)
+        assert child.line(deadline) == word[::-1]
+    with pytest.raises(TimeoutError):
+        child.line(time.monotonic())
+    child.kill()
+    with pytest.raises(ChildEnded):
+        child.line(deadline)
+    child.process.wait()
+    # What the pipe's buffer takes is not noticed: more than it holds is.
+    with pytest.raises(ChildEnded):
+        child.send(b"abc" * 1_000_000)
+    child.close()
+    assert not child.running
+
+
+def test_what_a_child_has_started_ends_with_it() -> None:
+    child = Child("parent")
+    child.start(python("import subprocess; print(subprocess.Popen(['sleep', '600']).pid); input()"), os.environ)
+    grandchild = int(child.line(time.monotonic() + LONG_S))
+    assert alive(grandchild)
+    child.close(patience_s=0.1)
+    wait_until_gone(grandchild)
+
+
+LEASH = """
+import subprocess, sys, time
+from nemotron.processes.child import ServerChild
+server = ServerChild("other")
+server.start_on_leash(sys.argv[1:], {})
+print(server.process.pid, flush=True)
+time.sleep(600)
+"""
+OTHER = """
+import subprocess, sys, time
+with open(sys.argv[1], "w") as note:
+    note.write(str(subprocess.Popen(["sleep", "600"]).pid))
+time.sleep(600)
+"""
+
+
+def test_a_program_that_knows_nothing_of_us_ends_with_us(tmp_path: Path) -> None:
+    """Killed with -9, its parent cannot tell it to."""
+    note = tmp_path / "pid"
+    parent = subprocess.Popen(python(LEASH) + python(OTHER) + [str(note)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    leash = int(parent.stdout.readline())
+    while not (note.exists() and note.read_text().strip()):
+        time.sleep(0.02)
+    started = int(note.read_text())
+    assert alive(leash)
+    assert alive(started)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_until_gone(leash)
+    wait_until_gone(started)
+
+
+def test_the_leash_says_how_the_program_ended() -> None:
+    words = [sys.executable, "-m", "nemotron.processes.leash"]
+    for code in ("raise SystemExit(7)", "import os; os.kill(os.getpid(), 15)"):
+        with subprocess.Popen([*words, *python(code)], stdin=subprocess.PIPE) as leash:
+            assert leash.wait() == (7 if "7" in code else 143)
+
+
+def test_whether_a_server_answers(server: ServerChild, tmp_path: Path) -> None:
+    code = (
+        "import http.server as h, sys; s = h.HTTPServer(('127.0.0.1', 0), h.SimpleHTTPRequestHandler);"
+        "open(sys.argv[1], 'w').write(str(s.server_port)); s.serve_forever()"
+    )
+    note = tmp_path / "port"
+    server.start_server([*python(code), str(note)], {})
+    while not (note.exists() and note.read_text()):
+        time.sleep(0.02)
+    url = f"http://127.0.0.1:{note.read_text()}"
+    assert server.answers(url, LONG_S)
+    assert not server.answers(f"{url}/nothing-here", 0.5)
+    server.kill()
+    server.process.wait()
+    assert not server.answers(url, LONG_S)
