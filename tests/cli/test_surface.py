@@ -34,7 +34,7 @@ SURFACE = {
     "nemotron steps list": ["--category", "--consumes", "--json", "--produces", "--tag"],
     "nemotron steps run": [
         *("--batch", "--config", "--dry-run", "--force-squash", "--json", "--only", "--resume", "--run", "--runs-dir"),
-        *("--show-config", "-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
+        *("--explain", "--show-config", "-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
     ],
     "nemotron steps show": ["--all", "--json", "--params", "STEP"],
 }

@@ -11,6 +11,7 @@ from nemotron.cli.render import print_block, print_title
 
 if TYPE_CHECKING:
     from nemotron.config.describe import Parameter
+    from nemotron.config.explain import Explained
     from nemotron.manifest import Artifact, Step
 
 
@@ -91,3 +92,18 @@ def _print_artifacts(title: str, artifacts: Sequence[Artifact]) -> None:
         print_block(artifact.description, indent=4)
         for key in artifact.bind:
             print(f"    key: {key}")
+
+
+def print_explained(found: Explained, indent: int = 0) -> None:
+    """A key, its value, and every layer that wrote it; then the same of the keys that it refers to."""
+    pad = " " * indent
+    print(f"{pad}{found.key} = {found.text}")
+    if found.meaning:
+        print_block(found.meaning, indent=indent + 2)
+    width = max((len(str(layer.origin)) for layer in found.layers), default=0)
+    for layer in found.layers:
+        print(f"{pad}  {str(layer.origin).ljust(width)}  {layer.text}")
+    if not found.layers:
+        print(f"{pad}  no layer sets it")
+    for source in found.sources:
+        print_explained(source, indent + 2)

@@ -28,7 +28,7 @@ StepId = Annotated[str, typer.Argument(metavar="STEP", help="A step id, or a uni
 
 RUN_OPTIONS = (
     *("-c", "--config", "-r", "--run", "-b", "--batch", "-d", "--dry-run"),
-    *("--json", "--force-squash", "--only", "--resume", "--runs-dir", "--show-config"),
+    *("--json", "--force-squash", "--only", "--resume", "--runs-dir", "--show-config", "--explain"),
 )
 """Options of `steps run`, to recognise one that was written before the command."""
 
@@ -106,6 +106,9 @@ Overrides = Annotated[
 Run = Annotated[str | None, typer.Option("-r", "--run", metavar="PROFILE", help="Run on a profile and stay attached.")]
 Batch = Annotated[str | None, typer.Option("-b", "--batch", metavar="PROFILE", help="Submit to a profile and return.")]
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="With --dry-run: print the resolved config first.")]
+Explain = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Print every layer that wrote a key, and start nothing.")
+]
 DryRun = Annotated[bool, typer.Option("-d", "--dry-run", help="Compile, print the plan, write nothing.")]
 PlanAsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")]
 ForceSquash = Annotated[bool, typer.Option("--force-squash", help="With a profile: import its container image anew.")]
@@ -131,6 +134,7 @@ def run_command(
     as_json: PlanAsJson = False,
     force_squash: ForceSquash = False,
     only: Only = None,
+    explain: Explain = None,
     resume: Resume = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
@@ -150,6 +154,14 @@ def run_command(
         parsed.append(_only(ctx.obj.words, only, found.id, model))
     # The run folder is named when it is made; until then its paths are written with this placeholder.
     resolved = load(found.config_dir, config, parsed, run_dir=str(runs_dir / "RUN_ID"), model=model)
+    if explain is not None:
+        from nemotron.cli.show import print_explained
+        from nemotron.config.explain import explain as explain_key
+
+        print_explained(explain_key(resolved, found.config_dir, config, parsed, model, explain))
+        if resolved.findings:
+            raise CompileError(resolved.findings)
+        return
     plan = compile_job(found, resolved, code, runs_dir=runs_dir)
     if ctx.obj.passthrough and plan.engine in ("embedded", "plain"):
         hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"

@@ -136,12 +136,20 @@ def read_layers(config_dir: Path, name_or_path: str) -> tuple[Node, tuple[Path, 
     Raises:
         NotFoundError, ConfigError: as :func:`load`.
     """
-    path = find_config(config_dir, name_or_path)
-    root = Node({}, Origin(shown(path)))
-    chain = _chain(path, config_dir, ())
+    chain = chain_of(config_dir, name_or_path)
+    root = Node({}, Origin(shown(chain[-1][0])))
     for _, layer in chain:
         merge_layer(root, layer)
     return root, tuple(file for file, _ in chain)
+
+
+def chain_of(config_dir: Path, name_or_path: str) -> list[tuple[Path, Node]]:
+    """The file that ``-c`` names and its `defaults:` chain, parents first, as they are written.
+
+    Raises:
+        NotFoundError, ConfigError: as :func:`load`.
+    """
+    return _chain(find_config(config_dir, name_or_path), config_dir, ())
 
 
 def config_names(config_dir: Path) -> list[str]:
