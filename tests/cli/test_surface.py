@@ -33,8 +33,19 @@ SURFACE = {
     "nemotron runs show": ["--json", "--runs-dir", "RUN"],
     "nemotron steps list": ["--category", "--consumes", "--json", "--produces", "--tag"],
     "nemotron steps run": [
-        *("--batch", "--config", "--dry-run", "--force-squash", "--json", "--only", "--resume", "--run", "--runs-dir"),
-        *("--explain", "--show-config", "-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
+        *(
+            "--batch",
+            "--config",
+            "--dry-run",
+            "--explain",
+            "--force-squash",
+            "--json",
+            "--only",
+            "--resume",
+            "--run",
+            "--runs-dir",
+        ),
+        *("--show-config", "-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
     ],
     "nemotron steps show": ["--all", "--json", "--params", "STEP"],
 }
