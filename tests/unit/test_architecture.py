@@ -36,6 +36,7 @@ LAYERS = [
     "job",
     "place",
     "manifest",
+    "disk",
     "errors",
     "install",
     "suggest",

@@ -17,9 +17,10 @@ from nemotron.audit.results import crossed, results
 from nemotron.audit.sample import Sample, draw
 from nemotron.config.schema.judge import JUDGE_MODEL, GenrmModelConfig
 from nemotron.config.schema.reward_audit import RewardAuditConfig
+from nemotron.disk.atomic import write_atomic
+from nemotron.disk.faults import output_errors
 from nemotron.engines.base import Attempt
 from nemotron.errors import LimitError
-from nemotron.runs.atomic import output_errors, write_atomic
 from nemotron.runs.audit_report import RESULTS
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.jsonl import JsonLines, Row, to_json

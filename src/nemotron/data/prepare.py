@@ -24,7 +24,7 @@ from nemotron.data.record import config_hash, dataset_numbers, datasets, kinds_o
 from nemotron.data.rejects import HARMLESS, SourceCounts, check_rejects, count_sources, reject_rows, write_rejects
 from nemotron.data.scan import look_up_first
 from nemotron.data.selection import Selection, find_duplicates, likeness
-from nemotron.data.shards import Merge, Shard, sync
+from nemotron.data.shards import Merge, Shard
 from nemotron.data.splits import split_names, split_shares
 from nemotron.data.weights import weigh
 from nemotron.data.workers import cores, keep_memory, run_tasks
@@ -201,7 +201,6 @@ class _Job:
             "duplicates": {"exact": exact, "removed": exact if config.remove_duplicates else 0, **alike},
             "config": settings(config, self.sources),
         }
-        sync(self.output)
         value = space.finish(manifest)
         self.progress("done", sum(mine.read for mine in counts), 0, 0)
         return Result(value, space.manifest, fresh=True, warnings=tuple(warnings))

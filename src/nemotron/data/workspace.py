@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import resource
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +13,10 @@ from typing import Any
 import orjson
 
 from nemotron.data.manifest import read_manifest, resolve_manifest
+from nemotron.disk.atomic import write_atomic
+from nemotron.disk.faults import output_errors
+from nemotron.disk.lock import alone
 from nemotron.errors import DataError, OutputError
-from nemotron.runs.atomic import output_errors, write_atomic
 
 WORK = ".rl_prep"
 LOCK_PATIENCE_S = 20.0
@@ -145,22 +144,10 @@ def locked(output: Path) -> Iterator[None]:
     path = output / WORK / "lock"
     with output_errors(output):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        deadline = time.monotonic() + LOCK_PATIENCE_S
-        while not _try_lock(fd):
-            if time.monotonic() > deadline:
-                hint = "wait for it, or choose another `output_dir`"
-                raise OutputError(f"another run prepares data in `{output}`", hint=hint)
-            time.sleep(0.05)
+    with alone(
+        path,
+        busy=f"another run prepares data in `{output}`",
+        hint="wait for it, or choose another `output_dir`",
+        patience_s=LOCK_PATIENCE_S,
+    ):
         yield
-    finally:
-        os.close(fd)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

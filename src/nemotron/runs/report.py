@@ -11,10 +11,10 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from nemotron.disk.atomic import write_atomic
 from nemotron.errors import NotAvailableError
 from nemotron.install import install_extra
 from nemotron.runs import metrics as m
-from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_report import write_audit_report
 from nemotron.runs.figures import figures
 from nemotron.runs.folder import RunFolder
