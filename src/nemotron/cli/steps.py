@@ -163,7 +163,7 @@ def run_command(
         parsed.append(_only(ctx.obj.words, only, found.id, model))
     # The run folder is named when it is made; until then its paths are written with this placeholder.
     resolved = load(found.config_dir, config, parsed, run_dir=str(runs_dir / "RUN_ID"), model=model)
-    plan = compile_job(found, resolved, code, runs_dir=runs_dir)
+    plan = compile_job(found, resolved, code, runs_dir=runs_dir, resume=resume)
     if ctx.obj.passthrough and plan.engine in ("embedded", "plain"):
         hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
         if "--only" in ctx.obj.passthrough:
