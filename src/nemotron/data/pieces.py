@@ -8,6 +8,7 @@ reads any range of keys from any piece with three small reads.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -138,7 +139,8 @@ class Piece:
         try:
             self._fd = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise ArtifactError(f"cannot read the work file `{path}`: {error.strerror}") from error
+            hint = "raise the limit of open files (`ulimit -n`)" if error.errno == errno.EMFILE else None
+            raise ArtifactError(f"cannot read the work file `{path}`: {error.strerror}", hint=hint) from error
         start = os.pread(self._fd, 16, 0)
         size = int.from_bytes(start[8:], "little")
         if start[:8] != MAGIC or len(start) < 16 or size > 1 << 24:

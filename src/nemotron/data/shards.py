@@ -20,7 +20,9 @@ from nemotron.disk.stream import StreamedFile
 from nemotron.errors import NotAvailableError
 from nemotron.install import install_extra
 
-_GROUP_BYTES = 4 << 20
+# Rows merged at once. Each piece is read once for each group, so many pieces make larger groups, up to a bound.
+_GROUP_BYTES, _LARGEST_GROUP = 4 << 20, 32 << 20
+_PIECE_BYTES = 4 << 10
 SUFFIX = {"none": ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
 
 
@@ -108,7 +110,7 @@ class Merge:
     def _group_rows(self, counts: Counts) -> int:
         data = sum(piece.data_bytes for piece in self.selection.pieces)
         rows = sum(piece.info.rows for piece in self.selection.pieces)
-        return max(1, _GROUP_BYTES * rows // max(1, data))
+        return max(1, group_bytes(len(self.selection.pieces)) * rows // max(1, data))
 
     def _merged(self, split: int, first: int, last: int) -> list[bytes]:
         """All taken rows of the cells ``[first, last)`` in order."""
@@ -129,6 +131,11 @@ class Merge:
             return []
         order = sort_order(np.concatenate(keys), np.concatenate(checks))
         return [lines[i] for i in order.tolist()]
+
+
+def group_bytes(pieces: int) -> int:
+    """Bytes of rows to merge at once, from so many pieces."""
+    return min(_LARGEST_GROUP, max(_GROUP_BYTES, pieces * _PIECE_BYTES))
 
 
 class _Compressor(Protocol):

@@ -60,11 +60,8 @@ class Workspace:
         """
         if not self.manifest.exists():
             return None
-        try:
-            same = orjson.loads((self.output / WORK / "state.json").read_bytes())["plan"] == self.plan
-        except (OSError, ValueError, KeyError):
-            same = False
-        if not same:
+        # Work files of this plan beside a manifest: a version that wrote the state last was killed before it did.
+        if self._finished_plan() != self.plan and not self.folder.is_dir():
             raise OutputError(
                 f"`{self.output}` holds another data set, or one of other input or config",
                 hint="set `force=true` to replace it, or choose another `output_dir`",
@@ -102,13 +99,26 @@ class Workspace:
     def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Write the manifest, after which the work files go; returns it as it reads.
 
+        The state comes first: without a manifest it means nothing, and a manifest without it is somebody else's.
+
         Raises:
             OutputError: it cannot be written.
         """
+        write_atomic(self._state, orjson.dumps({"plan": self.plan}))
         write_atomic(self.manifest, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
-        write_atomic(self.output / WORK / "state.json", orjson.dumps({"plan": self.plan}))
         shutil.rmtree(self.folder, ignore_errors=True)
         return read_manifest(self.manifest)
+
+    @property
+    def _state(self) -> Path:
+        return self.output / WORK / "state.json"
+
+    def _finished_plan(self) -> str | None:
+        """The plan of the manifest that is there."""
+        try:
+            return str(orjson.loads(self._state.read_bytes())["plan"])
+        except (OSError, ValueError, KeyError):
+            return None
 
 
 def _listed_files(manifest: Path) -> list[str]:
