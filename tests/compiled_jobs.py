@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from nemotron.artifacts.inputs import Hashing
@@ -34,5 +34,5 @@ def attempt_at(run: RunFolder, **secrets: str) -> Iterator[Attempt]:
     """An attempt as the worker makes it."""
     job = run.job()
     folder = begin_attempt(run.path, Handle.of_this_process())
-    with Hashing(run, job) as hashing:
-        yield Attempt(run, job, folder, secrets, hashing)
+    with ExitStack() as closing, Hashing(run, job) as hashing:
+        yield Attempt(run, job, folder, secrets, hashing, closing)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from compiled_jobs import compiled
-from nemotron.runs import lock
+from nemotron.disk import lock
 from nemotron.runs.figures import Figure, figures
-from nemotron.runs.folder import RunFolder
+from nemotron.runs.folder import LOCK, RunFolder
 from nemotron.runs.metrics import by_step
 from nemotron.runs.report import write_report
 
@@ -69,7 +69,7 @@ def run(tmp_path: Path) -> RunFolder:
         {**sample, "step": STEPS, "phase": phase} for phase in ("heldout_before", "heldout_after", "train")
     )
     made.write_status(state="finished", heldout_before=shares, heldout_after=shares)
-    lock.release(made.path)
+    lock.release(made.path / LOCK)
     return made
 
 
@@ -186,7 +186,7 @@ def test_a_failing_plot_is_noticed(run: RunFolder) -> None:
 def test_a_run_without_steps_opens_without_an_error(tmp_path: Path) -> None:
     empty = RunFolder.create(tmp_path / "runs", compiled(run_id="empty", config={}))
     page = open_page(write_report(empty))
-    lock.release(empty.path)
+    lock.release(empty.path / LOCK)
     assert (page.title, page.errors, page.plots, page.console) == ("empty", None, {}, [])
 
 

@@ -207,6 +207,11 @@ def test_the_two_sides_run_apart(apart: tuple[Started, list[str]], tmp_path: Pat
     code, said = critic.end()
     assert code == 0, said
     assert (tmp_path / "checkpoints/step_2/value/weights/model.safetensors").is_file()
+    # The actor owns the folder of the two; a further actor finds it taken, and its critic may come back.
+    assert json.loads((tmp_path / "checkpoints/owner.json").read_text())["run"] == only_run(tmp_path / "actor").name
+    again = run_command(argv, env={"NEMOTRON_CRITIC_TOKEN": "a secret of the test"})
+    assert again.code == 8, again.stderr
+    assert "runs resume" in again.stderr
     for folder in (only_run(tmp_path / "critic"), only_run(tmp_path / "actor")):
         assert json.loads((folder / "status.json").read_text())["state"] == "finished"
         assert "a secret of the test" not in "".join(p.read_text() for p in folder.glob("*.json*"))

@@ -48,6 +48,7 @@ def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(moment: str, uninte
     whole = [row["train/loss"] for row in metrics(uninterrupted) if "train/loss" in row]
     assert [row["train/loss"] for row in metrics(folder) if "train/loss" in row] == whole
     assert not list(folder.glob("checkpoints/*tmp*"))
+    assert json.loads((folder / "checkpoints/owner.json").read_text())["run"] == folder.name
     wanted, found = (sorted((path / "samples.jsonl").read_text().splitlines()) for path in (uninterrupted, folder))
     assert found == wanted
 

@@ -37,6 +37,7 @@ LAYERS = [
     "job",
     "place",
     "manifest",
+    "disk",
     "errors",
     "install",
     "suggest",

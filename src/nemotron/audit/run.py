@@ -17,13 +17,14 @@ from nemotron.audit.results import crossed, results
 from nemotron.audit.sample import Sample, draw
 from nemotron.config.schema.judge import JUDGE_MODEL, GenrmModelConfig
 from nemotron.config.schema.reward_audit import RewardAuditConfig
+from nemotron.disk.atomic import write_atomic
+from nemotron.disk.faults import output_errors
 from nemotron.engines.base import Attempt
 from nemotron.errors import LimitError
-from nemotron.runs.atomic import output_errors, write_atomic
 from nemotron.runs.audit_report import RESULTS
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.jsonl import JsonLines, Row, to_json
-from nemotron.runs.report import write_report
+from nemotron.runs.report import report_or_warn
 from nemotron.runs.summary import print_summary
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Audit:
         beyond = crossed(found["metrics"], self.config.limits)
         if not beyond:
             self.run.write_status(state="finished", phase=None, wall_s=time.monotonic() - began)
-        write_report(self.run)
+        report_or_warn(self.run)
         print_summary(self.run)
         if beyond:
             raise LimitError(

@@ -20,8 +20,8 @@ from nemotron.checkpoints.megatron.names import hf_parts
 from nemotron.checkpoints.megatron.reader import MegatronWeights, open_weights
 from nemotron.checkpoints.megatron.writer import check_state
 from nemotron.checkpoints.policy import check_vocabulary, copy_weights, write_root
-from nemotron.checkpoints.publish import published
 from nemotron.checkpoints.safetensors_stream import Planned, write_model
+from nemotron.disk.publish import published
 from nemotron.errors import ArtifactError
 
 Verify = Literal["weights", "logits", "none"]

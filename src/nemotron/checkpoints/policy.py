@@ -17,7 +17,7 @@ from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.megatron.describe import HF_CONFIG
 from nemotron.checkpoints.megatron.reader import open_weights
 from nemotron.checkpoints.megatron.writer import Progress, train_state, write_iteration
-from nemotron.checkpoints.publish import published
+from nemotron.disk.publish import published
 from nemotron.errors import ArtifactError
 
 

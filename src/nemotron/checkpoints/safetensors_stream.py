@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nemotron.checkpoints.hf import INDEX, SINGLE
-from nemotron.checkpoints.stream import StreamedFile
+from nemotron.disk.stream import StreamedFile
 
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 

@@ -9,7 +9,8 @@
         policy/optimizer/  policy/tokenizer/
         train_dataloader.pt  rng_state.pt
 
-A crash leaves at most ``tmp_step_<N>``, which a resumed run ignores and removes.
+What is on its way in or out is called ``tmp_step_<N>...``: a resumed run ignores it and removes it. A checkpoint that
+is pruned or replaced is renamed first and removed beside training, so ``step_<N>`` is whole whenever the process dies.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemotron.checkpoints.publish import sync, sync_tree
+from nemotron.disk.atomic import sync, sync_tree
+from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, OutputError
 
+PLACE = "set `checkpointing.checkpoint_dir` to a folder you may write to"
+_AFTER = " or set `checkpointing.checkpoint_dir`; the run resumes from the last checkpoint"
 _STEP = re.compile(r"step_(\d+)")
 
 
@@ -40,6 +46,7 @@ class CheckpointStore:
     keep_top_k: int | None
     metric_name: str | None
     higher_is_better: bool
+    _removals: list[threading.Thread] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def steps(self) -> list[int]:
         """Finished checkpoints, oldest first."""
@@ -59,23 +66,21 @@ class CheckpointStore:
         Raises:
             OutputError: no checkpoint could be written here; better known now than after the first training steps.
         """
-        try:
+        with output_errors(self.folder, what="checkpoints to ", place=PLACE):
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
-        except OSError as error:
-            raise OutputError(
-                f"cannot write checkpoints to `{self.folder}`: {error.strerror or error}",
-                hint="set `checkpointing.checkpoint_dir` to a folder you may write to",
-            ) from error
         for entry in list(self.folder.iterdir()):
-            if entry.name.startswith("tmp_step_"):
-                shutil.rmtree(entry)
-            elif entry.name.startswith("old_step_"):
-                final = self.folder / entry.name.removeprefix("old_")
-                if final.exists():
-                    shutil.rmtree(entry)
-                else:
+            final = self.folder / entry.name.removeprefix("old_")
+            if entry.name.startswith("old_step_") and not final.exists():
+                with output_errors(final, what="checkpoint ", place=PLACE):
                     entry.rename(final)
+            elif entry.name.startswith(("tmp_step_", "old_step_")):
+                _remove(entry)
+
+    def wait(self) -> None:
+        """Wait until what was pruned is gone from the disk, too."""
+        while self._removals:
+            self._removals.pop().join()
 
     def save(self, step: int, info: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
         """Write checkpoint ``step``: ``write(folder)`` fills it, then it appears under its name in one rename.
@@ -86,23 +91,18 @@ class CheckpointStore:
         final = self.folder / f"step_{step}"
         temporary = self.folder / f"tmp_step_{step}"
         try:
-            if temporary.exists():
-                shutil.rmtree(temporary)
-            temporary.mkdir(parents=True)
-            write(temporary)
-            (temporary / "training_info.json").write_text(json.dumps(dict(info), indent=2) + "\n")
-            sync_tree(temporary)
-            self._publish(temporary, final)
-            self._prune()
+            with output_errors(final, what="checkpoint ", place=PLACE, after=_AFTER):
+                if temporary.exists():
+                    shutil.rmtree(temporary)
+                temporary.mkdir(parents=True)
+                write(temporary)
+                (temporary / "training_info.json").write_text(json.dumps(dict(info), indent=2) + "\n")
+                sync_tree(temporary)
+                self._publish(temporary, final)
         except OutputError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise OutputError(
-                f"cannot write checkpoint `{final}`: {error.strerror or error}",
-                hint="free disk space or set `checkpointing.checkpoint_dir`; the run resumes from the last checkpoint",
-            ) from error
+        self._prune()
         return final
 
     def _publish(self, temporary: Path, final: Path) -> None:
@@ -112,24 +112,57 @@ class CheckpointStore:
         temporary.rename(final)
         sync(self.folder)
         if replaced.exists():
-            shutil.rmtree(replaced)
+            self._discard(replaced)
 
     def _prune(self) -> None:
+        """Never fatal: what could not be removed is said, and tried again after the next checkpoint."""
         if self.keep_top_k is None:
             return
         steps = self.steps()
         ranked = sorted(steps, key=lambda step: (self._rank(step), step), reverse=True)
-        for step in set(steps[:-1]) - set(ranked[: self.keep_top_k]):
-            shutil.rmtree(self.folder / f"step_{step}")
+        for step in sorted(set(steps[:-1]) - set(ranked[: self.keep_top_k])):
+            self._discard(self.folder / f"step_{step}")
+
+    def _discard(self, checkpoint: Path) -> None:
+        """Take a checkpoint's name away at once, its files beside training."""
+        doomed = self.folder / f"tmp_{checkpoint.name.removeprefix('old_')}.pruned"
+        try:
+            if doomed.exists():
+                self.wait()
+                shutil.rmtree(doomed)
+            checkpoint.rename(doomed)
+        except OSError as error:
+            _warn(f"the old checkpoint `{checkpoint}` stays: {error.strerror or error}")
+            return
+        self._removals[:] = [one for one in self._removals if one.is_alive()]
+        removal = threading.Thread(target=_remove, args=(doomed,), name="prune-checkpoints")
+        removal.start()
+        self._removals.append(removal)
 
     def _rank(self, step: int) -> float:
         """Sort key of a checkpoint; one without the metric ranks worst, as upstream."""
         if self.metric_name is None:
             return 0.0
-        value = read_info(self.folder / f"step_{step}").get(self.metric_name)
+        try:
+            value = read_info(self.folder / f"step_{step}").get(self.metric_name)
+        except ArtifactError as error:
+            _warn(f"{error.message}; it ranks last")
+            value = None
         if value is None:
             return float("-inf")
         return float(value) if self.higher_is_better else -float(value)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder that has no meaning any more; a failure is no reason to stop."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        _warn(f"`{path}` cannot be removed: {error.strerror or error}")
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def read_info(checkpoint: Path) -> dict[str, Any]:

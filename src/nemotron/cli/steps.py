@@ -162,7 +162,7 @@ def run_command(
         if resolved.findings:
             raise CompileError(resolved.findings)
         return
-    plan = compile_job(found, resolved, code, runs_dir=runs_dir)
+    plan = compile_job(found, resolved, code, runs_dir=runs_dir, resume=resume)
     if ctx.obj.passthrough and plan.engine in ("embedded", "plain"):
         hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
         if "--only" in ctx.obj.passthrough:

@@ -145,6 +145,8 @@ class Job(Generic[C]):
     runs_dir: Path
     env: Mapping[str, str]
     """Environment variables of the command."""
+    resume: bool = False
+    """Whether a run that exists would go on."""
 
     section: ClassVar[str] = ""
     """The algorithm's section of the config."""
@@ -166,7 +168,8 @@ class Job(Generic[C]):
     def of(cls, config: Any, resolved: Resolved, where: Surroundings, engines: Collection[EngineName]) -> Self:
         """The job of a config on the engine that it chooses (its key `engine`) among those of the step."""
         choice = choose(config.engine, where.place, engines)
-        return cls(config, resolved, choice.engine, choice.reason, where.place, engines, where.runs_dir, where.env)
+        chosen = (choice.engine, choice.reason)
+        return cls(config, resolved, *chosen, where.place, engines, where.runs_dir, where.env, where.resume)
 
     @property
     def schedule(self) -> Schedule:

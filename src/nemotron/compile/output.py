@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from nemotron.checkpoints.owner import used_by_another
 from nemotron.compile.job import AnyJob
 from nemotron.compile.model_files import read_model
 from nemotron.compile.rules import Rules
@@ -49,6 +50,18 @@ def folders_can_be_written(job: AnyJob) -> Iterator[Finding]:
                 kind=OutputError,
                 hint="choose another place with `--runs-dir`" if not key else f"set `{key}`",
             )
+
+
+@rules.rule("checkpoint-folder-owner")
+def checkpoint_folder_is_free(job: AnyJob) -> Iterator[Finding]:
+    """A new run would go on from another run's checkpoints, and each would delete the other's."""
+    folder = job.config.checkpointing.checkpoint_dir
+    # A critic alone writes into the checkpoints of its actor, which owns them.
+    if job.resume or getattr(job.config, "only", None) == "critic" or not job.sees(folder):
+        return
+    refusal = used_by_another(Path(folder).expanduser(), run=None)
+    if refusal is not None:
+        yield job.error("checkpointing.checkpoint_dir", refusal.message, kind=OutputError, hint=refusal.hint)
 
 
 @rules.rule("disk-space")

@@ -51,6 +51,8 @@ class Surroundings:
     env: Mapping[str, str]
     """Environment variables of the command."""
     runs_dir: Path
+    resume: bool = False
+    """Whether a run that exists would go on."""
 
 
 class StepLike(Protocol):
@@ -179,15 +181,17 @@ def compile_job(
     runs_dir: Path,
     place: Place | None = None,
     env: Mapping[str, str] | None = None,
+    resume: bool = False,
 ) -> Plan:
     """Decide everything about a job that can be decided before it starts. Writes nothing, opens no connection.
 
     Args:
         code: what the step's ``step.py`` declares.
         place, env: this machine and the environment of the command unless given.
+        resume: the newest run of this config would go on, in the folders that it has.
     """
     config, found = validate(resolved, code.config)
-    where = Surroundings(place or Place.this_machine(), os.environ if env is None else env, runs_dir)
+    where = Surroundings(place or Place.this_machine(), os.environ if env is None else env, runs_dir, resume)
     result = Preflight(engine=None, engine_reason="") if config is None else code.preflight(config, resolved, where)
     secrets = result.secrets
     name = resolved.files[-1].stem if resolved.files else "config"

@@ -17,7 +17,7 @@ from nemotron.data.manifest import file_sha256
 from nemotron.data.pairs import Example, Message, as_messages, content_text, example
 from nemotron.data.rows import read_lines
 from nemotron.data.shards import Shard
-from nemotron.runs.atomic import output_errors
+from nemotron.disk.atomic import write_lines
 
 _SPEAKERS = {"user": "User", "assistant": "Assistant", "system": "System"}
 _ANSWER_STARTS = ("Assistant:", "<extra_id_1>Assistant\n")
@@ -83,16 +83,5 @@ def _comparison_lines(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def _write(path: Path, texts: Iterator[str]) -> dict[str, Any]:
-    draft = path.with_name(f".{path.name}.tmp")
-    rows = 0
-    with output_errors(path):
-        try:
-            with open(draft, "wb") as file:
-                for text in texts:
-                    file.write(orjson.dumps({"text": text}) + b"\n")
-                    rows += 1
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+    rows = write_lines(path, (orjson.dumps({"text": text}) + b"\n" for text in texts))
     return {"path": path.name, "rows": rows, "bytes": path.stat().st_size, "sha256": file_sha256(path)}

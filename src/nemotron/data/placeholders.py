@@ -19,8 +19,8 @@ from nemotron.data.blend import Dataset, SourceFile, expand
 from nemotron.data.kinds import PLACEHOLDER, Row, reject
 from nemotron.data.lines import Block, read_stream
 from nemotron.data.rawjson import rewritten
+from nemotron.disk.atomic import write_atomic
 from nemotron.errors import DataError, NemotronError, Origin
-from nemotron.runs.atomic import write_atomic
 from nemotron.suggest import closest, listed
 
 _READ = 1 << 22

@@ -24,16 +24,20 @@ from nemotron.data.record import config_hash, dataset_numbers, datasets, kinds_o
 from nemotron.data.rejects import HARMLESS, SourceCounts, check_rejects, count_sources, reject_rows, write_rejects
 from nemotron.data.scan import look_up_first
 from nemotron.data.selection import Selection, find_duplicates, likeness
-from nemotron.data.shards import Merge, Shard, sync
+from nemotron.data.shards import Merge, Shard
 from nemotron.data.splits import split_names, split_shares
 from nemotron.data.weights import weigh
 from nemotron.data.workers import cores, keep_memory, run_tasks
 from nemotron.data.workspace import Workspace, allow_files, locked
 from nemotron.errors import ConfigError, DataError, OutputError
 
-_BLOCK_BYTES = 4 << 20
+# Memory is a multiple of the block, of the cell and of the table of cells in each piece, so all three have a bound.
+# Between the bounds blocks grow with the input, so that the merge has few pieces to open; above, there are more pieces.
+SMALLEST_BLOCK, LARGEST_BLOCK = 4 << 20, 32 << 20
 _CELL_BYTES = 2 << 20
-_MOST_PIECES = 2048
+_FEW_PIECES = 2048
+_TABLE_SHARE = 16
+"""A piece's table of cells may take one part in so many of its bytes."""
 
 Stage = Callable[[str, int, int, int], None]
 """Progress: name of the stage, rows and bytes done so far, bytes in all (0 when unknown)."""
@@ -75,6 +79,18 @@ def find_sources(config: DataPrepConfig) -> tuple[SourceFile, ...]:
     return tuple(sorted(found, key=lambda source: source.sort_key))
 
 
+def block_size(total: int) -> int:
+    """Bytes that are read and sorted at once, for an input of ``total`` bytes."""
+    return min(LARGEST_BLOCK, max(SMALLEST_BLOCK, total // _FEW_PIECES))
+
+
+def grid_of(total: int, splits: int) -> Grid:
+    """Cells of about ``_CELL_BYTES``; fewer, larger ones only where their tables would outgrow the pieces."""
+    table = block_size(total) // _TABLE_SHARE // 4 // splits
+    wanted = (total // _CELL_BYTES).bit_length()
+    return Grid(splits, max(6, min(wanted, max(14, table.bit_length() - 1))))
+
+
 def processes_of(config: DataPrepConfig) -> int:
     """Processes that work, this one included."""
     return min(cores(), 2) if config.num_processes == "auto" else config.num_processes
@@ -90,8 +106,8 @@ class _Job:
     def run(self) -> Result:
         stamps = [source_stamp(source) for source in self.sources]
         total = sum(size for size, _ in stamps)
-        self.block_bytes = self.block_bytes or max(_BLOCK_BYTES, total // _MOST_PIECES)
-        grid = Grid(len(self.splits), min(14, max(6, (total // _CELL_BYTES).bit_length())))
+        self.block_bytes = self.block_bytes or block_size(total)
+        grid = grid_of(total, len(self.splits))
         space = Workspace(self.output, self._plan(stamps, grid))
         ready = None if self.config.force else space.ready()
         if ready is not None:
@@ -201,7 +217,6 @@ class _Job:
             "duplicates": {"exact": exact, "removed": exact if config.remove_duplicates else 0, **alike},
             "config": settings(config, self.sources),
         }
-        sync(self.output)
         value = space.finish(manifest)
         self.progress("done", sum(mine.read for mine in counts), 0, 0)
         return Result(value, space.manifest, fresh=True, warnings=tuple(warnings))

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from nemotron.data.blend import SourceFile
 from nemotron.data.pieces import Piece
+from nemotron.disk.atomic import write_lines
 from nemotron.errors import DataError, Origin
-from nemotron.runs.atomic import output_errors, sync_folder
 
 HARMLESS = ("blank", "duplicate")
 """Reasons that are no fault of a row: they do not count for `on_reject` and `max_reject_share`."""
@@ -92,24 +92,7 @@ def write_rejects(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     Raises:
         OutputError: it cannot be written.
     """
-    draft = path.with_name(f".{path.name}.tmp")
-    count = 0
-    with output_errors(path):
-        try:
-            with open(draft, "wb") as file:
-                for row in rows:
-                    file.write(orjson.dumps(row) + b"\n")
-                    count += 1
-                file.flush()
-                import os
-
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
-    return count
+    return write_lines(path, (orjson.dumps(row) + b"\n" for row in rows))
 
 
 def check_rejects(

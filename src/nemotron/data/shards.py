@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import orjson
@@ -16,11 +15,14 @@ from nemotron.data.manifest import file_sha256
 from nemotron.data.normal import sort_order
 from nemotron.data.selection import Counts, Selection, cell_groups
 from nemotron.data.workers import Step
+from nemotron.disk.atomic import replacing, write_atomic
+from nemotron.disk.stream import StreamedFile
 from nemotron.errors import NotAvailableError
 from nemotron.install import install_extra
-from nemotron.runs.atomic import output_errors, sync_folder, write_atomic
 
-_GROUP_BYTES = 4 << 20
+# Rows merged at once. Each piece is read once for each group, so many pieces make larger groups, up to a bound.
+_GROUP_BYTES, _LARGEST_GROUP = 4 << 20, 32 << 20
+_PIECE_BYTES = 4 << 10
 SUFFIX = {"none": ".jsonl", "gzip": ".jsonl.gz", "zstd": ".jsonl.zst"}
 
 
@@ -78,22 +80,16 @@ class Merge:
         last_cell = int(np.searchsorted(ends, task.last - 1, side="right")) + 1
         position = int(ends[first_cell - 1]) if first_cell else 0
         path = self.folder / task.name
-        draft = path.with_name(f".{task.name}.{os.getpid()}.tmp")
-        with output_errors(path):
-            try:
-                with _Output(draft, self.compression) as output:
-                    for low, high in cell_groups(counts[first_cell:last_cell], self._group_rows(counts)):
-                        lines = self._merged(task.split, first_cell + low, first_cell + high)
-                        here = lines[max(0, task.first - position) : task.last - position]
-                        position += len(lines)
-                        if here:
-                            output.write(b"\n".join([*here, b""]))
-                        step(len(here), 0)
-                    shard = output.finish(task)
-                os.replace(draft, path)
-            except BaseException:
-                draft.unlink(missing_ok=True)
-                raise
+        with replacing(path) as file:
+            output = _Output(file, self.compression)
+            for low, high in cell_groups(counts[first_cell:last_cell], self._group_rows(counts)):
+                lines = self._merged(task.split, first_cell + low, first_cell + high)
+                here = lines[max(0, task.first - position) : task.last - position]
+                position += len(lines)
+                if here:
+                    output.write(b"\n".join([*here, b""]))
+                step(len(here), 0)
+            shard = output.finish(task)
         write_atomic(self.receipts / f"{task.name}.json", orjson.dumps(asdict(shard)))
 
     def receipt(self, task: ShardTask) -> Shard | None:
@@ -114,7 +110,7 @@ class Merge:
     def _group_rows(self, counts: Counts) -> int:
         data = sum(piece.data_bytes for piece in self.selection.pieces)
         rows = sum(piece.info.rows for piece in self.selection.pieces)
-        return max(1, _GROUP_BYTES * rows // max(1, data))
+        return max(1, group_bytes(len(self.selection.pieces)) * rows // max(1, data))
 
     def _merged(self, split: int, first: int, last: int) -> list[bytes]:
         """All taken rows of the cells ``[first, last)`` in order."""
@@ -137,6 +133,11 @@ class Merge:
         return [lines[i] for i in order.tolist()]
 
 
+def group_bytes(pieces: int) -> int:
+    """Bytes of rows to merge at once, from so many pieces."""
+    return min(_LARGEST_GROUP, max(_GROUP_BYTES, pieces * _PIECE_BYTES))
+
+
 class _Compressor(Protocol):
     def compress(self, data: bytes, /) -> bytes: ...
     def flush(self) -> bytes: ...
@@ -145,17 +146,10 @@ class _Compressor(Protocol):
 class _Output:
     """A file that is compressed, hashed and counted while it is written."""
 
-    def __init__(self, path: Path, compression: str) -> None:
+    def __init__(self, file: StreamedFile, compression: str) -> None:
         self._compressor = _compressor(compression)
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by `__exit__`
+        self._file = file
         self._hash = hashlib.sha256()
-        self._bytes = 0
-
-    def __enter__(self) -> _Output:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._file.close()
 
     def write(self, data: bytes) -> None:
         self._write(data if self._compressor is None else self._compressor.compress(data))
@@ -163,15 +157,11 @@ class _Output:
     def finish(self, task: ShardTask) -> Shard:
         if self._compressor is not None:
             self._write(self._compressor.flush())
-        os.fsync(self._file.fileno())
-        return Shard(task.name, task.last - task.first, self._bytes, self._hash.hexdigest())
+        return Shard(task.name, task.last - task.first, self._file.size, self._hash.hexdigest())
 
     def _write(self, data: bytes) -> None:
         self._hash.update(data)
-        self._bytes += len(data)
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        self._file.write(data)
 
 
 def _compressor(name: str) -> _Compressor | None:
@@ -187,9 +177,3 @@ def _compressor(name: str) -> _Compressor | None:
         made: _Compressor = zstandard.ZstdCompressor(level=3).compressobj()
         return made
     return None
-
-
-def sync(folder: Path) -> None:
-    """Make the renames of all shards durable."""
-    with output_errors(folder):
-        sync_folder(folder)

@@ -22,8 +22,8 @@ from nemotron.data.manifest import PASS_THROUGH, file_sha256, text_sha256, vocab
 from nemotron.data.nemo_aligner import rows_of
 from nemotron.data.pairs import Message, as_messages, content_text, example
 from nemotron.data.shards import Shard
+from nemotron.disk.atomic import write_atomic
 from nemotron.errors import ArtifactError, ConfigError
-from nemotron.runs.atomic import write_atomic
 
 ROWS_PER_FILE = 16384
 _DENSE_BYTES = 64 << 20

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import resource
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +13,10 @@ from typing import Any
 import orjson
 
 from nemotron.data.manifest import read_manifest, resolve_manifest
+from nemotron.disk.atomic import write_atomic
+from nemotron.disk.faults import output_errors
+from nemotron.disk.lock import alone
 from nemotron.errors import DataError, OutputError
-from nemotron.runs.atomic import output_errors, write_atomic
 
 WORK = ".rl_prep"
 LOCK_PATIENCE_S = 20.0
@@ -61,11 +60,8 @@ class Workspace:
         """
         if not self.manifest.exists():
             return None
-        try:
-            same = orjson.loads((self.output / WORK / "state.json").read_bytes())["plan"] == self.plan
-        except (OSError, ValueError, KeyError):
-            same = False
-        if not same:
+        # Work files of this plan beside a manifest: a version that wrote the state last was killed before it did.
+        if self._finished_plan() != self.plan and not self.folder.is_dir():
             raise OutputError(
                 f"`{self.output}` holds another data set, or one of other input or config",
                 hint="set `force=true` to replace it, or choose another `output_dir`",
@@ -103,13 +99,26 @@ class Workspace:
     def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Write the manifest, after which the work files go; returns it as it reads.
 
+        The state comes first: without a manifest it means nothing, and a manifest without it is somebody else's.
+
         Raises:
             OutputError: it cannot be written.
         """
+        write_atomic(self._state, orjson.dumps({"plan": self.plan}))
         write_atomic(self.manifest, orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
-        write_atomic(self.output / WORK / "state.json", orjson.dumps({"plan": self.plan}))
         shutil.rmtree(self.folder, ignore_errors=True)
         return read_manifest(self.manifest)
+
+    @property
+    def _state(self) -> Path:
+        return self.output / WORK / "state.json"
+
+    def _finished_plan(self) -> str | None:
+        """The plan of the manifest that is there."""
+        try:
+            return str(orjson.loads(self._state.read_bytes())["plan"])
+        except (OSError, ValueError, KeyError):
+            return None
 
 
 def _listed_files(manifest: Path) -> list[str]:
@@ -145,22 +154,10 @@ def locked(output: Path) -> Iterator[None]:
     path = output / WORK / "lock"
     with output_errors(output):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        deadline = time.monotonic() + LOCK_PATIENCE_S
-        while not _try_lock(fd):
-            if time.monotonic() > deadline:
-                hint = "wait for it, or choose another `output_dir`"
-                raise OutputError(f"another run prepares data in `{output}`", hint=hint)
-            time.sleep(0.05)
+    with alone(
+        path,
+        busy=f"another run prepares data in `{output}`",
+        hint="wait for it, or choose another `output_dir`",
+        patience_s=LOCK_PATIENCE_S,
+    ):
         yield
-    finally:
-        os.close(fd)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

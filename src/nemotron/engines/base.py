@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +34,8 @@ class Attempt:
     """Values that are never written, by config key."""
     hashing: Hashing
     """Reads the inputs beside the work."""
+    closing: ExitStack = field(default_factory=ExitStack)
+    """Closed by the worker when the attempt ends, however it ends."""
 
     @property
     def logs(self) -> Path:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,8 +44,8 @@ def work(run: RunFolder, secrets: Mapping[str, str], prepare: Callable[[], None]
         try:
             entry = _entry(job)
             folder = begin_attempt(run.path, Handle.of_this_process())
-            with Hashing(run, job) as hashing:
-                ENGINES[job.engine].run(entry, Attempt(run, job, folder, secrets, hashing))
+            with ExitStack() as closing, Hashing(run, job) as hashing:
+                ENGINES[job.engine].run(entry, Attempt(run, job, folder, secrets, hashing, closing))
         except KeyboardInterrupt:
             run.write_status(state="interrupted", exit_code=130)
             print(f"interrupted; go on with `nemotron runs resume {run.id}`", file=sys.stderr)

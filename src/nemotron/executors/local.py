@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemotron.disk import lock
 from nemotron.errors import NotAvailableError
-from nemotron.runs import lock
 from nemotron.runs.attempts import Alive
-from nemotron.runs.folder import RunFolder, newest_of_job
+from nemotron.runs.folder import LOCK, RunFolder, newest_of_job
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Plan
@@ -25,7 +25,7 @@ NAME = "local"
 
 def alive(run: RunFolder) -> Alive:
     """Whether a process of this machine works on the run; not known where the file system has no locks."""
-    held = lock.is_held(run.path)
+    held = lock.is_held(run.path / LOCK)
     return "unknown" if held is None else "yes" if held else "no"
 
 

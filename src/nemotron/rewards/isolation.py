@@ -13,6 +13,7 @@ from typing import Any
 
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import ConfigError, EngineError
+from nemotron.processes.environment import plain_environment
 from nemotron.rewards.types import VerifierError
 
 START_S = 120.0
@@ -43,7 +44,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**plain_environment(self._config.environment), "OMP_NUM_THREADS": "1"},
         )
         try:
             self._send(json.loads(self._config.model_dump_json()))

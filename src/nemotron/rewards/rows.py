@@ -15,6 +15,7 @@ from nemotron.config.schema import rewards as schema
 from nemotron.config.schema.rewards import RewardConfig, RewardFunctionConfig
 from nemotron.errors import ConfigError, NemotronError, NotAvailableError
 from nemotron.install import install_extra
+from nemotron.processes.environment import plain_environment
 from nemotron.rewards.code import Code
 from nemotron.rewards.functions import CheckedFunction, build_function
 from nemotron.rewards.isolation import START_S
@@ -83,7 +84,14 @@ def _setup(index: int, function: RewardFunctionConfig) -> list[SetupProblem]:
 def _own_function(index: int, function: schema.UserRewardConfig) -> list[SetupProblem]:
     command = [sys.executable, "-m", "nemotron.rewards.worker", "--check", function.function, function.search_path]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=START_S, stdin=subprocess.DEVNULL)
+        result = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=START_S,
+            stdin=subprocess.DEVNULL,
+            env=plain_environment(function.environment),
+        )
     except subprocess.TimeoutExpired:
         message = f"importing `{function.function}` takes longer than {START_S:g} s"
         return [SetupProblem("error", "reward-function", index, message)]

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from nemotron.disk.atomic import write_atomic
 from nemotron.rl.pairs import TokenPair
 from nemotron.rl.policy import Policy
-from nemotron.runs.atomic import write_atomic
 
 CHUNK = 4096
 """Pairs of one file."""

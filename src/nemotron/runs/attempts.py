@@ -21,8 +21,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nemotron.disk.atomic import write_atomic
+from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, Origin
-from nemotron.runs.atomic import output_errors, write_atomic
 from nemotron.runs.status import ENDED, ReportedState, State
 
 ATTEMPTS = "attempts"

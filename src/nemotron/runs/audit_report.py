@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nemotron.disk.atomic import write_atomic
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.install import install_extra
 from nemotron.job import CompiledJob
 from nemotron.runs.asked import asked_of
-from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_figures import audit_figures
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.headlines import Card

@@ -26,16 +26,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Unpack
 
+from nemotron.disk import lock
+from nemotron.disk.atomic import remove_drafts, sync, write_atomic
+from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.job import FILE as _JOB
 from nemotron.job import CompiledJob, Resumed, read_job
-from nemotron.runs import lock
-from nemotron.runs.atomic import output_errors, remove_drafts, sync_folder, write_atomic
 from nemotron.runs.jsonl import JsonLines, Row, to_json
 from nemotron.runs.status import ENDED, Status, StatusFields
 from nemotron.suggest import closest, listed
 
 _STATUS = "status.json"
+LOCK = "run.lock"
+"""Held while a process works on the run."""
 
 
 def new_run_id(step: str, config_name: str) -> str:
@@ -77,18 +80,18 @@ class RunFolder:
         with output_errors(path):
             draft.mkdir(parents=True)
             try:
-                lock.acquire(draft)
+                lock.acquire(draft / LOCK, what=f"run `{job.id}`")
                 write_atomic(draft / _JOB, job.to_bytes())
                 status = Status(state="starting", pid=os.getpid(), started_at=now, updated_at=now)
                 write_atomic(draft / _STATUS, to_json(status, indent=2) + b"\n")
                 (draft / "checkpoints").mkdir()
                 draft.rename(path)
             except BaseException:
-                lock.release(draft)
+                lock.release(draft / LOCK)
                 shutil.rmtree(draft, ignore_errors=True)
                 raise
-            lock.moved(draft, path)
-            sync_folder(path.parent)
+            lock.moved(draft / LOCK, path / LOCK)
+            sync(path.parent)
         return cls(path)
 
     @classmethod
@@ -109,12 +112,12 @@ class RunFolder:
         Raises:
             OutputError: another live process holds it; the message names its pid.
         """
-        lock.acquire(self.path)
+        lock.acquire(self.path / LOCK, what=f"run `{self.id}`")
         try:
             remove_drafts(self.path)
             yield self
         finally:
-            lock.release(self.path)
+            lock.release(self.path / LOCK)
 
     def job(self) -> CompiledJob:
         """The compiled job.

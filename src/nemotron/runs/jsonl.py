@@ -10,8 +10,10 @@ from typing import Any
 
 import pydantic_core
 
+from nemotron.disk.atomic import write_atomic
+from nemotron.disk.faults import output_errors
+from nemotron.disk.stream import write_all
 from nemotron.errors import DataError, Origin
-from nemotron.runs.atomic import output_errors, write_all, write_atomic
 
 Row = dict[str, Any]
 

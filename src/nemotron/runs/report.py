@@ -11,11 +11,12 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from nemotron.errors import NotAvailableError, NotFoundError
+from nemotron.disk.atomic import write_atomic
+from nemotron.errors import NemotronError, NotAvailableError, NotFoundError
 from nemotron.install import install_extra
+from nemotron.outcome import print_error
 from nemotron.runs import metrics as m
 from nemotron.runs.asked import asked_of
-from nemotron.runs.atomic import write_atomic
 from nemotron.runs.audit_report import write_audit_report
 from nemotron.runs.figures import figures
 from nemotron.runs.folder import RunFolder
@@ -49,6 +50,18 @@ def write_report(run: RunFolder, state: ReportedState | None = None) -> Path:
         return write_audit_report(run, state)
     write_atomic(run.report, render(run, state).encode())
     return run.report
+
+
+def report_or_warn(run: RunFolder) -> None:
+    """:func:`write_report` at the end of a job: what was done stays done, whatever keeps the page from being drawn."""
+    try:
+        write_report(run)
+    except Exception as error:  # noqa: BLE001 - hours of work must not fail on a figure
+        known = error if isinstance(error, NemotronError) else None
+        reason = known.message if known else f"{type(error).__name__}: {error}"
+        again = f"`nemotron runs report {run.path}` draws it later"
+        hint = f"{known.hint}; {again}" if known and known.hint else again
+        print_error(NemotronError(f"the report was not drawn: {reason}", hint=hint), label="warning")
 
 
 def render(run: RunFolder, state: ReportedState | None = None) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     save(target, 1, loss=1.0)
     save(target, 1, loss=2.0)
     assert read_info(tmp_path / "step_1")["loss"] == 2.0
+    target.wait()
     assert [entry.name for entry in tmp_path.iterdir()] == ["step_1"]
 
 
@@ -77,7 +81,7 @@ def test_a_failed_save_touches_nothing(tmp_path: Path, error: Exception) -> None
         fill(folder)
         raise error
 
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises(OutputError, match=r"(?i)no space left"):
         target.save(2, {}, disk_full)
     assert [entry.name for entry in tmp_path.iterdir()] == ["step_1"]
 
@@ -110,3 +114,69 @@ def test_a_place_that_takes_no_checkpoint_is_found_before_training(tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write checkpoints to"):
         store(tmp_path / "file" / "checkpoints").recover()
+
+
+DIES_WHILE_PRUNING = """
+import os, signal, sys
+from pathlib import Path
+from nemotron.checkpoints.store import CheckpointStore
+
+store = CheckpointStore(Path(sys.argv[1]), 1, "val:accuracy", True)
+gone = []
+
+def die(event, arguments):
+    # After the file that says how good the checkpoint is, and before the rest of it.
+    if event in ("os.remove", "os.rmdir"):
+        if gone:
+            os.kill(os.getpid(), signal.SIGKILL)
+        gone.append(arguments[0])
+
+def fill(folder):
+    (folder / "weights").write_text("w")
+
+sys.addaudithook(die)
+for step in (1, 2, 3):
+    store.save(step, {"total_steps": step, "val:accuracy": step / 10}, fill)
+store.wait()
+"""
+
+
+def test_a_run_killed_while_it_prunes_goes_on_and_saves(tmp_path: Path) -> None:
+    died = subprocess.run([sys.executable, "-c", DIES_WHILE_PRUNING, str(tmp_path)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    target = store(tmp_path, keep=1, metric="val:accuracy")
+    for checkpoint in tmp_path.glob("step_*"):
+        assert (checkpoint / "weights").is_file(), "a name that says `complete` on half a checkpoint"
+        assert read_info(checkpoint)["total_steps"]
+    target.recover()
+    for step in (3, 4, 5):
+        save(target, step, **{"val:accuracy": step / 10})
+    target.wait()
+    assert target.steps() == [5]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step_5"]
+
+
+def test_what_cannot_be_pruned_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = store(tmp_path / "checkpoints", keep=1)
+    save(store(tmp_path / "elsewhere"), 1)
+    (tmp_path / "checkpoints").mkdir()
+    # Moved to another disk by hand: a link is not ours to remove.
+    (tmp_path / "checkpoints" / "step_1").symlink_to(tmp_path / "elsewhere" / "step_1")
+    save(target, 2)
+    save(target, 3)
+    target.wait()
+    assert target.steps() == [3]
+    assert "warning: " in capsys.readouterr().err
+    assert (tmp_path / "elsewhere" / "step_1" / "weights").is_file()
+
+
+def test_a_checkpoint_without_info_ranks_last_and_stops_no_save(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = store(tmp_path, keep=1, metric="val:accuracy")
+    save(target, 1, **{"val:accuracy": 0.9})
+    (tmp_path / "step_1" / "training_info.json").unlink()
+    save(target, 2, **{"val:accuracy": 0.1})
+    target.wait()
+    assert target.steps() == [2]
+    assert "it ranks last" in capsys.readouterr().err

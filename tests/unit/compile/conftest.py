@@ -61,12 +61,13 @@ def compiled(world: Path) -> Compile:
         engines: tuple[EngineName, ...] = ("embedded", "nemo_rl"),
         env: dict[str, str] | None = None,
         runs_dir: str = "runs",
+        resume: bool = False,
     ) -> Plan:
         words = parse_overrides(list(enumerate(overrides, start=5)))
         resolved = load(CONFIGS, name, words, run_dir=f"{runs_dir}/RUN_ID", model=STEP.config)
         environment = {"TORCH_CUDA_ARCH_LIST": "9.0"} if env is None else env
-        folder = Path(runs_dir)
-        return compile_job(Step(), resolved, driven(STEP, engines), runs_dir=folder, place=place, env=environment)
+        declared, folder = driven(STEP, engines), Path(runs_dir)
+        return compile_job(Step(), resolved, declared, runs_dir=folder, place=place, env=environment, resume=resume)
 
     return build
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from prep_data import config, files_of, prompts, write_rows
+from prep_data import config, files_of, prompts, run, write_rows
 
 from nemotron.errors import OutputError
 
@@ -76,6 +76,42 @@ def test_killed_at_twenty_moments(tmp_path: Path) -> None:
     assert start(settings).wait() == 0
     assert files_of(killed) == expected
     assert [path.name for path in (killed / ".rl_prep").iterdir()] in (["lock", "state.json"], ["state.json", "lock"])
+
+
+DIES_BETWEEN = """
+import os, signal, sys
+seen = []
+
+def die(event, arguments):
+    # The manifest and the state of the output appear by a rename each: one of them has, the other has not.
+    if event == "os.rename" and os.path.basename(arguments[1]) in ("manifest.json", "state.json"):
+        if seen:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen.append(arguments[1])
+
+sys.addaudithook(die)
+"""
+
+
+def test_killed_between_manifest_and_state(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(300))
+    run(tmp_path / "whole", source)
+    out = tmp_path / "out"
+    words = [sys.executable, "-c", DIES_BETWEEN + PROGRAM, config(out, source).model_dump_json()]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    run(out, source)
+    assert files_of(out) == files_of(tmp_path / "whole")
+    assert not run(out, source).fresh
+
+
+def test_a_manifest_whose_state_an_older_version_did_not_write_is_recognised(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(300))
+    out = tmp_path / "out"
+    run(out, source)
+    state = out / ".rl_prep" / "state.json"
+    (out / ".rl_prep" / json.loads(state.read_bytes())["plan"]).mkdir()
+    state.unlink()
+    assert not run(out, source).fresh
 
 
 def test_finished_work_is_not_done_again(tmp_path: Path) -> None:

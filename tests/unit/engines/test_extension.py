@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from compiled_jobs import compiled
+from nemotron.disk import lock
 from nemotron.engines.extension import plan_extension
 from nemotron.errors import ArtifactError, OutputError, UsageError
 from nemotron.executors.local import resume
-from nemotron.runs import lock
 from nemotron.runs.folder import RunFolder
 
 WARM = {"name": "torch.optim.lr_scheduler.LinearLR", "kwargs": {"start_factor": 0.1, "total_iters": 2}}
@@ -120,10 +120,10 @@ def test_a_refused_extension_leaves_the_run_as_it_was(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, pathlib
-from nemotron.runs import lock
-lock.acquire(pathlib.Path(sys.argv[1]))
-print("held", flush=True)
-sys.stdin.read()
+from nemotron.runs.folder import RunFolder
+with RunFolder.open(pathlib.Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    sys.stdin.read()
 """
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from compiled_jobs import compiled
 from logger_files import history, run_of, scalars
+from nemotron.disk import lock
 from nemotron.engines.recorder import recording
 from nemotron.engines.sinks import open_sinks
 from nemotron.engines.sinks.wandb import WandbSink
 from nemotron.errors import ConfigError
-from nemotron.runs import lock
-from nemotron.runs.folder import RunFolder
+from nemotron.runs.folder import LOCK, RunFolder
 
 LOGGER = {
     "num_val_samples_to_print": 0,
@@ -47,7 +47,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRu
 
     yield make
     for run in made:
-        lock.release(run.path)
+        lock.release(run.path / LOCK)
 
 
 def attempt(run: RunFolder, done: int, steps: range, *, heldout: bool = False) -> None:
@@ -67,7 +67,7 @@ LOSSES = [(step, pytest.approx(1 / step)) for step in range(1, 7)]
 def test_nothing_is_imported_when_nobody_asks(make_run: MakeRun) -> None:
     run = make_run()
     code = (
-        "import sys; from pathlib import Path; from nemotron.runs.folder import RunFolder\n"
+        "import sys; from pathlib import Path; from nemotron.runs.folder import LOCK, RunFolder\n"
         "from nemotron.engines.recorder import recording\n"
         f"run = RunFolder.open(Path({str(run.path)!r}))\n"
         "with recording(run, total=1, done=0) as recorder: recorder.step(1, {'train/loss': 1.0})\n"

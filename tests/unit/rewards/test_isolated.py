@@ -212,3 +212,31 @@ def test_closing_ends_the_worker(folder: Path) -> None:
     assert isinstance(process, subprocess.Popen)
     scorer.close()
     assert process.returncode is not None
+
+
+ENVIRONMENT = """
+import os
+
+def count(row, response, *, ended):
+    return float(response in os.environ)
+
+assert "PLANTED_TOKEN" not in os.environ, "the import sees it, too"
+"""
+
+
+def test_a_worker_sees_no_secret_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "environment_reward.py").write_text(ENVIRONMENT)
+    for name in ("PLANTED_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "ASKED_FOR", "LC_MESSAGES"):
+        monkeypatch.setenv(name, "C")
+    own = {"name": "user", "function": "environment_reward:count", "search_path": str(tmp_path)}
+    settings = config({**own, "environment": ["ASKED_FOR"]})
+    assert row_problems(settings, {}) == []
+    with build_rewards(settings) as scorer:
+        seen = {
+            name: scorer.score({}, name, ended=True).reward
+            for name in ("PLANTED_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "ASKED_FOR", "LC_MESSAGES", "PATH")
+        }
+    assert seen == {
+        **dict.fromkeys(("PLANTED_TOKEN", "HF_TOKEN", "WANDB_API_KEY"), 0.0),
+        **dict.fromkeys(("ASKED_FOR", "LC_MESSAGES", "PATH"), 1.0),
+    }

@@ -10,8 +10,8 @@ import pytest
 from run_records import MakeRun
 
 from compiled_jobs import compiled
-from nemotron.runs import lock
-from nemotron.runs.folder import RunFolder
+from nemotron.disk import lock
+from nemotron.runs.folder import LOCK, RunFolder
 
 
 @pytest.fixture
@@ -26,4 +26,4 @@ def make_run(tmp_path: Path) -> Iterator[MakeRun]:
 
     yield make
     for run in made:
-        lock.release(run.path)
+        lock.release(run.path / LOCK)

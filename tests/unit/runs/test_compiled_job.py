@@ -17,13 +17,13 @@ from compiled_jobs import compiled
 from nemotron import __version__
 from nemotron.cli.main import main
 from nemotron.config.schema.rm import RmRunConfig
+from nemotron.disk import lock
 from nemotron.errors import ArtifactError
 from nemotron.executors import alive, state_of
 from nemotron.job import CompiledJob, read_job
 from nemotron.place import Place
-from nemotron.runs import lock
 from nemotron.runs.attempts import Handle, attempts_of, begin_attempt, reported
-from nemotron.runs.folder import RunFolder
+from nemotron.runs.folder import LOCK, RunFolder
 
 
 def test_what_is_written_is_read() -> None:
@@ -66,7 +66,7 @@ def test_a_job_that_this_version_cannot_read_is_one_clear_error(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], change: Any, message: str, hint: str
 ) -> None:
     run = make_run(run_id="r")
-    lock.release(run.path)
+    lock.release(run.path / LOCK)
     path = run.path / "job.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ArtifactError, match=message) as caught:
@@ -115,7 +115,7 @@ def test_a_run_of_another_executor_is_not_called_killed(make_run: MakeRun) -> No
     run = make_run()
     run.write_status(state="running")
     begin_attempt(run.path, Handle(executor="slurm", started_at="2025-01-31T15:45:01+00:00"))
-    lock.release(run.path)
+    lock.release(run.path / LOCK)
     assert (alive(run), state_of(run)) == ("unknown", "unknown")
 
 
@@ -124,7 +124,7 @@ def test_a_file_system_without_locks_is_not_known_and_no_crash(
 ) -> None:
     run = make_run()
     run.write_status(state="running")
-    lock.release(run.path)
+    lock.release(run.path / LOCK)
 
     def refuse(fd: int, how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -139,7 +139,7 @@ def test_a_file_system_without_locks_is_not_known_and_no_crash(
 
 def test_the_worker_is_one_line_that_says_errors_as_the_command_does(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(run_id="r", step="convert/hf_to_megatron", engine="plain", config={"hf_model": 3})
-    lock.release(run.path)
+    lock.release(run.path / LOCK)
     words = [sys.executable, "-m", "nemotron.engines.worker"]
     done = subprocess.run([*words, str(run.path)], capture_output=True, text=True, check=False)
     assert done.returncode == ArtifactError.exit_code, done.stderr

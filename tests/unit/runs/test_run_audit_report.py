@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from compiled_jobs import compiled
+from nemotron.disk import lock
 from nemotron.errors import ArtifactError
-from nemotron.runs import lock
 from nemotron.runs.audit_report import leading, other, remarks, render_audit
-from nemotron.runs.folder import RunFolder
+from nemotron.runs.folder import LOCK, RunFolder
 from nemotron.runs.report import write_report
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">"
@@ -32,7 +32,7 @@ def audit_run(folder: Path, results: dict[str, Any] | None) -> RunFolder:
     if results is not None:
         (folder / "results").mkdir()
         (folder / "results" / "eval_results.json").write_text(json.dumps(results))
-    lock.release(run.path)
+    lock.release(run.path / LOCK)
     return run
 
 

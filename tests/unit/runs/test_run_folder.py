@@ -15,11 +15,11 @@ from run_records import MakeRun, fill
 
 from compiled_jobs import compiled
 from nemotron import __version__
+from nemotron.disk import lock
 from nemotron.errors import ArtifactError, NotFoundError, OutputError
 from nemotron.executors import goes_on, state_of
 from nemotron.job import Input
-from nemotron.runs import lock
-from nemotron.runs.folder import RunFolder, find_run, list_runs, new_run_id, newest_of_job
+from nemotron.runs.folder import LOCK, RunFolder, find_run, list_runs, new_run_id, newest_of_job
 
 STEP = "rl/nemo_rl/rlhf"
 TESTS = str(Path(__file__).parents[2])
@@ -125,7 +125,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from compiled_jobs import compiled
-from nemotron.runs.folder import RunFolder
+from nemotron.runs.folder import LOCK, RunFolder
 run = RunFolder.create(Path(sys.argv[1]), compiled(fingerprint="abc"))
 run.write_status(state="running")
 run.append_metrics({"step": 1})
@@ -189,7 +189,7 @@ def test_newest_of_job_takes_the_newest_of_the_same_step_and_config(make_run: Ma
     ):
         run = make_run(run_id=f"2025010{day}-000000-{name}", fingerprint=fingerprint)
         run.write_status(state=state)
-        lock.release(run.path)
+        lock.release(run.path / LOCK)
         made[name] = run
     found = newest_of_job(tmp_path / "runs", STEP, "a", goes_on)
     assert found is not None
@@ -271,7 +271,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from compiled_jobs import compiled
 from nemotron.errors import OutputError
-from nemotron.runs.folder import RunFolder
+from nemotron.runs.folder import LOCK, RunFolder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemotron.disk.faults import output_errors
 from nemotron.errors import DataError, OutputError
-from nemotron.runs.atomic import output_errors
 from nemotron.runs.jsonl import JsonLines
 
 
@@ -86,7 +86,7 @@ _FILL = """
 import resource, signal, sys
 from pathlib import Path
 from nemotron.errors import OutputError
-from nemotron.runs.atomic import output_errors
+from nemotron.disk.faults import output_errors
 from nemotron.runs.jsonl import JsonLines
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 lines = JsonLines(Path(sys.argv[1]))

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 from run_records import MakeRun, fill
 
+from nemotron.disk import lock
 from nemotron.executors import state_of
-from nemotron.runs import lock
+from nemotron.runs.folder import LOCK
 from nemotron.runs.jsonl import to_json
 from nemotron.runs.metrics import by_step, column
 from nemotron.runs.report import leading_cards, other_cards
@@ -22,7 +23,7 @@ from nemotron.runs.words import duration
 
 def test_finished_run(make_run: MakeRun) -> None:
     run = fill(make_run(run_id="r1"), steps=10)
-    lock.release(run.path)
+    lock.release(run.path / LOCK)
     summary = summarise(run)
     assert json.loads(to_json(summary)) == summary
     assert (summary["id"], summary["step"], summary["config"]) == ("r1", "rl/nemo_rl/rlhf", "tiny")
@@ -109,14 +110,14 @@ def test_killed_run_is_timed_by_its_last_step(make_run: MakeRun) -> None:
     run = make_run()
     run.write_status(state="running")
     run.append_metrics({"step": 3, "wall_s": 7.5})
-    lock.release(run.path)
+    lock.release(run.path / LOCK)
     summary = summarise(run, state_of(run))
     assert (summary["status"], summary["wall_s"], summary["steps"]) == ("killed", 7.5, 3)
 
 
 def test_text_leads_with_drift_spread_length_heldout(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fill(make_run(run_id="r1"), steps=10)
-    lock.release(run.path)
+    lock.release(run.path / LOCK)
     monkeypatch.chdir(run.path.parent)
     out = io.StringIO()
     print_summary(run, Console(file=out, width=100, highlight=False))

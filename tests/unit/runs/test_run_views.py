@@ -13,9 +13,10 @@ from rich.console import Console
 from run_records import MakeRun
 
 from compiled_jobs import compiled
+from nemotron.disk import lock
 from nemotron.engines.recorder import recording
 from nemotron.manifest import ViewName, load_catalog
-from nemotron.runs import lock
+from nemotron.runs.folder import LOCK
 from nemotron.runs.live import LiveView
 from nemotron.runs.report import render
 from nemotron.runs.summary import print_summary, summarise, summary_lines
@@ -84,7 +85,7 @@ def test_a_run_of_dpo(make_run: MakeRun) -> None:
             row = {"train/loss": 0.7 - 0.02 * step, "train/accuracy": 0.5, "train/margin": 0.1 * step, **extra}
             recorder.step(step, {**row, "train/rewards_chosen_mean": -0.1 * step})
     run.write_status(state="finished", wall_s=5.0)
-    lock.release(run.path)
+    lock.release(run.path / LOCK)
     summary = summarise(run)
     assert summary["validation_accuracy_before"] == pytest.approx(0.6)
     assert summary["validation_accuracy"] == pytest.approx(0.8)

@@ -12,8 +12,9 @@ from run_records import MakeRun, fill
 from typer.testing import CliRunner
 
 from nemotron.cli.runs import app
+from nemotron.disk import lock
 from nemotron.errors import NotFoundError
-from nemotron.runs import lock
+from nemotron.runs.folder import LOCK
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def runs_dir(make_run: MakeRun, tmp_path: Path) -> Path:
     killed = make_run(run_id="20250102-000000-rlhf-tiny-bbbb")
     killed.write_status(state="running", steps_total=40)
     killed.append_metrics({"step": 2, "train/kl_penalty": 0.01})
-    lock.release(killed.path)
+    lock.release(killed.path / LOCK)
     return tmp_path / "runs"
 
 

@@ -27,7 +27,7 @@ from nemotron.checkpoints.megatron import layout, pickles, run_config
 from nemotron.checkpoints.megatron.families import ModelShape
 from nemotron.checkpoints.megatron.index import METADATA
 from nemotron.checkpoints.megatron.names import Weight, extra_states, weights
-from nemotron.checkpoints.stream import StreamedFile
+from nemotron.disk.stream import StreamedFile
 from nemotron.errors import ArtifactError
 
 _DATA_FILE = "__0_0.distcp"

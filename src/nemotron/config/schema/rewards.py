@@ -257,6 +257,8 @@ class UserRewardConfig(RewardFunctionConfig):
     """Keyword arguments for every call."""
     row_fields: list[Name] = Field(default_factory=list)
     """Fields that every row must have, checked before anything starts."""
+    environment: list[Name] = Field(default_factory=list)
+    """Environment variables that its process gets beside those that Python needs: `[MY_API_KEY]`."""
 
 
 AnyReward = (
@@ -282,6 +284,12 @@ class RewardConfig(Strict):
     """Seconds that one function may take for one answer; then its value is missing, not 0."""
     workers: Literal["auto"] | Count = "auto"
     """Answers that are scored at once; ``auto`` is half the CPU cores, at most 8."""
+
+    @property
+    def environment(self) -> list[str]:
+        """Variables that the functions ask for; they share their processes, and so these."""
+        own = [function for function in self.functions if isinstance(function, UserRewardConfig)]
+        return sorted({name for function in own for name in function.environment})
 
     @model_validator(mode="after")
     def _sound(self) -> RewardConfig:

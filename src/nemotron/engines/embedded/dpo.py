@@ -13,6 +13,7 @@ from nemotron.config.schema.dpo import DpoRunConfig
 from nemotron.data.inputs import pair_keys, training_pairs
 from nemotron.data.rows import PairRow, read_pairs
 from nemotron.data.stream import RowStream
+from nemotron.disk.atomic import write_atomic
 from nemotron.engines.base import Attempt
 from nemotron.engines.embedded.parts import TrainingParts
 from nemotron.engines.embedded.prompts import heldout_metric
@@ -25,7 +26,6 @@ from nemotron.rl.policy import Policy
 from nemotron.rl.reference_cache import ReferenceCache
 from nemotron.rl.saving import POLICY, Progress, Trained
 from nemotron.rl.threads import ThreadPlan
-from nemotron.runs.atomic import write_atomic
 
 REJECTS = "rejected_pairs.jsonl"
 

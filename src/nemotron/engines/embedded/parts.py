@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from nemotron.checkpoints import owner
 from nemotron.checkpoints.store import CheckpointStore
 from nemotron.config.dump import dump_yaml
 from nemotron.config.schema.training import TrainingConfig
@@ -34,11 +35,17 @@ class TrainingParts(Generic[C]):
 
     @cached_property
     def store(self) -> CheckpointStore:
-        """The checkpoints of this run, cleaned of what a killed attempt left half-written."""
-        settings = self.config.checkpointing
-        store = CheckpointStore(
-            Path(settings.checkpoint_dir), settings.keep_top_k, settings.metric_name, settings.higher_is_better
-        )
+        """The checkpoints of this run, cleaned of what a killed attempt left half-written; nobody else's from now on.
+
+        Raises:
+            OutputError: the folder is another run's, or cannot be written.
+        """
+        settings, run = self.config.checkpointing, self.attempt.run
+        folder = Path(settings.checkpoint_dir)
+        store = CheckpointStore(folder, settings.keep_top_k, settings.metric_name, settings.higher_is_better)
+        owner.claim(folder, owner.Owner(run.id, str(run.path)))
+        self.attempt.closing.callback(owner.release, folder)
+        self.attempt.closing.callback(store.wait)
         store.recover()
         return store
 

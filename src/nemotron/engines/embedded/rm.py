@@ -13,6 +13,7 @@ from nemotron.config.schema.rm import RmRunConfig
 from nemotron.data.inputs import Role, heldout_paths, token_split, training_pairs
 from nemotron.data.rows import PairRow, read_pairs
 from nemotron.data.stream import RowStream
+from nemotron.disk.atomic import write_atomic
 from nemotron.engines.base import Attempt
 from nemotron.engines.embedded.parts import TrainingParts, precision
 from nemotron.engines.embedded.session import session
@@ -27,7 +28,6 @@ from nemotron.rl.saving import HF, POLICY, WEIGHTS, Progress, Trained
 from nemotron.rl.scalar_model import ScalarModel, padding_token
 from nemotron.rl.threads import ThreadPlan
 from nemotron.rl.tokenized import TokenizedDataset
-from nemotron.runs.atomic import write_atomic
 
 
 def run_reward_model(attempt: Attempt, config: RmRunConfig, threads: ThreadPlan) -> None:

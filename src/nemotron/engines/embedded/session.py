@@ -11,7 +11,7 @@ from nemotron.engines.base import Attempt
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.rl.evaluate import HeldOut
 from nemotron.rl.threads import ThreadPlan, apply_threads
-from nemotron.runs.report import write_report
+from nemotron.runs.report import report_or_warn
 from nemotron.runs.summary import print_summary
 
 Measure = Callable[[], HeldOut]
@@ -60,7 +60,7 @@ def session(attempt: Attempt, threads: ThreadPlan, *, total: int, done: int) -> 
         yield work
         recorder.phase("report")
         run.write_status(state="finished", phase=None, steps_done=work.step, wall_s=recorder.wall_s)
-        write_report(run)
+        report_or_warn(run)
     print_summary(run)
 
 

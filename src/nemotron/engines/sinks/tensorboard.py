@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from nemotron.config.dump import dump_yaml
 from nemotron.config.schema.logger import LoggerConfig
+from nemotron.disk.faults import output_errors
 from nemotron.engines.sinks import recorded
 from nemotron.errors import NotAvailableError
 from nemotron.install import install_extra
-from nemotron.runs.atomic import output_errors
 from nemotron.runs.folder import RunFolder
 
 if TYPE_CHECKING:

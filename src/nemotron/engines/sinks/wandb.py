@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemotron.config.schema.logger import LoggerConfig
+from nemotron.disk.atomic import write_atomic
+from nemotron.disk.faults import output_errors
 from nemotron.engines.sinks import recorded
 from nemotron.errors import ConfigError, NotAvailableError, OutputError
 from nemotron.install import install_extra
-from nemotron.runs.atomic import output_errors, write_atomic
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.jsonl import to_json
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nemotron.disk.atomic import sync, sync_tree
+from nemotron.disk.faults import output_errors
+from nemotron.disk.lock import alone
 from nemotron.errors import OutputError
-
-_HINTS = {
-    errno.ENOSPC: "free some disk space, or choose a folder on another disk",
-    errno.EDQUOT: "your disk quota is used up: free some space",
-    errno.EFBIG: "raise the file size limit (`ulimit -f`)",
-    errno.EACCES: "choose a folder you may write to",
-    errno.EPERM: "choose a folder you may write to",
-    errno.EROFS: "choose a folder you may write to",
-}
 
 
 @contextmanager
@@ -33,11 +25,17 @@ def published(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             does not take it. ``target`` is then as it was.
     """
     temporary = target.parent / f".{target.name}.tmp"
-    try:
+    with output_errors(target, place="choose a folder you may write to", after=", or choose a folder on another disk"):
         target.parent.mkdir(parents=True, exist_ok=True)
         if not overwrite and _occupied(target):
             raise OutputError(f"`{target}` exists already", hint="choose another folder, or set `overwrite: true`")
-        with _alone(temporary, target):
+        temporary.mkdir(exist_ok=True)
+        with alone(
+            temporary,
+            busy=f"another process is writing `{target}`",
+            hint="wait for it, or choose another folder",
+            patience_s=0,
+        ):
             try:
                 _clear(temporary)
                 yield temporary
@@ -46,26 +44,6 @@ def published(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(f"cannot write `{target}`: {reason}", hint=_HINTS.get(error.errno or 0)) from error
-
-
-@contextmanager
-def _alone(temporary: Path, target: Path) -> Iterator[None]:
-    """Hold the temporary folder for this process; the kernel lets go of it when the process dies."""
-    temporary.mkdir(exist_ok=True)
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another process is writing `{target}`", hint="wait for it, or choose another folder"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _occupied(target: Path) -> bool:
@@ -90,20 +68,3 @@ def _rename(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     sync(target.parent)
-
-
-def sync_tree(folder: Path) -> None:
-    """Sync every file and folder below ``folder`` to disk."""
-    for root, _, files in os.walk(folder):
-        for name in files:
-            sync(Path(root, name))
-        sync(Path(root))
-
-
-def sync(path: Path) -> None:
-    """Sync one file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
