@@ -33,7 +33,7 @@ def finished(folder: Path, *, section: str = "dpo", most: int = 6, done: int = 6
     run = RunFolder.create(folder, compiled(step=step, config=config, asked=changes))
     (folder / "checkpoints" / f"step_{done}").mkdir(parents=True)
     run.write_status(state=state, steps_done=done)
-    lock.release(run.path)
+    lock.release(run.path / "run.lock")
     return run
 
 
