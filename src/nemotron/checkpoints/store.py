@@ -82,8 +82,16 @@ class CheckpointStore:
         while self._removals:
             self._removals.pop().join()
 
-    def save(self, step: int, info: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
+    def save(
+        self,
+        step: int,
+        info: Mapping[str, Any],
+        write: Callable[[Path], None],
+        finish: Callable[[Path], None] | None = None,
+    ) -> Path:
         """Write checkpoint ``step``: ``write(folder)`` fills it, then it appears under its name in one rename.
+
+        ``finish(folder)`` is called when all that is on the disk, for the little that waits for work beside it.
 
         Raises:
             OutputError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
@@ -98,6 +106,9 @@ class CheckpointStore:
                 write(temporary)
                 (temporary / "training_info.json").write_text(json.dumps(dict(info), indent=2) + "\n")
                 sync_tree(temporary)
+                if finish is not None:
+                    finish(temporary)
+                    sync_tree(temporary)
                 self._publish(temporary, final)
         except OutputError:
             shutil.rmtree(temporary, ignore_errors=True)

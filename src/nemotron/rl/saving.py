@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -118,24 +119,32 @@ class Saver:
     def save(self, progress: Progress, metrics: Mapping[str, float]) -> Path:
         """Write ``step_N`` with everything the next step depends on. Raises OutputError."""
 
-        def write(folder: Path) -> None:
-            try:
-                for name, trained in self.trained.items():
-                    self._write_model(folder / name, trained)
-                torch.save(self.stream.state_dict(), folder / DATALOADER)
-                torch.save({"torch": torch.get_rng_state()}, folder / RNG)
-            except (RuntimeError, SafetensorError) as error:
-                # The writers of torch and safetensors do not raise OSError when the disk is full.
-                reason = str(error).splitlines()[0]
-                raise OutputError(
-                    f"cannot write checkpoint of step {progress.step}: {reason}",
-                    hint="free disk space, then go on with `--resume` from the checkpoint before",
-                ) from error
-            if self.more is not None:
-                self.more(folder)
-            (folder / "config.yaml").write_text(self.provenance().config_yaml)
+        with ThreadPoolExecutor(1, "hash-weights") as hashing:
+            hashed: list[_Hashed] = []
 
-        return self.store.save(progress.step, {**asdict(progress), **_monitored(metrics)}, write)
+            def write(folder: Path) -> None:
+                try:
+                    for name, trained in self.trained.items():
+                        hashed.extend(self._write_model(folder / name, trained, hashing))
+                    torch.save(self.stream.state_dict(), folder / DATALOADER)
+                    torch.save({"torch": torch.get_rng_state()}, folder / RNG)
+                except (RuntimeError, SafetensorError) as error:
+                    # The writers of torch and safetensors do not raise OSError when the disk is full.
+                    reason = str(error).splitlines()[0]
+                    raise OutputError(
+                        f"cannot write checkpoint of step {progress.step}: {reason}",
+                        hint="free disk space, then go on with `--resume` from the checkpoint before",
+                    ) from error
+                if self.more is not None:
+                    self.more(folder)
+                (folder / "config.yaml").write_text(self.provenance().config_yaml)
+
+            def write_records(folder: Path) -> None:
+                for one in hashed:
+                    self._record(one)
+
+            info = {**asdict(progress), **_monitored(metrics)}
+            return self.store.save(progress.step, info, write, write_records)
 
     def load(self, checkpoint: Path) -> Progress:
         """Put optimizers, data position and random state back (weights are loaded with their models).
@@ -155,34 +164,53 @@ class Saver:
                 f"checkpoint `{checkpoint}` does not fit this job: {error}", hint=_DAMAGED_HINT
             ) from error
 
-    def _write_model(self, folder: Path, trained: Trained) -> None:
-        """Weights (float32 masters) with their record, optimizer and tokenizer."""
+    def _write_model(self, folder: Path, trained: Trained, hashing: Executor) -> list[_Hashed]:
+        """Weights (float32 masters), optimizer and tokenizer.
+
+        The weights are hashed beside what is written and synced after them, which is more than they are; their records
+        are still to be written.
+        """
         model = trained.model
         tokenizer, root, optimizer = folder / TOKENIZER, folder / WEIGHTS, folder / OPTIMIZER
         self.tokenizer.save_pretrained(tokenizer)
         root.mkdir(parents=True)
         hf_config = json.loads(model.config.to_json_string())
+        hashed = []
+
+        def finished(root: Path, kind: Kind) -> None:
+            hashed.append(_Hashed(root, kind, hashing.submit(fingerprint, root, kind)))
+
         megatron = trained.layout == "megatron" and megatron_family(hf_config)
         if megatron:
             write_root(root, model.state_dict(), hf_config, tokenizer, None, None, None, None)
-            self._record(root, "checkpoint_megatron")
+            finished(root, "checkpoint_megatron")
         if self.save_hf or not megatron:
             model.save_pretrained(root / HF)
             self.tokenizer.save_pretrained(root / HF)
-            self._record(root / HF, "checkpoint_hf")
+            finished(root / HF, "checkpoint_hf")
         optimizer.parent.mkdir(parents=True)
         torch.save(trained.optimization.state_dict(), optimizer)
+        return hashed
 
-    def _record(self, root: Path, kind: Kind) -> None:
+    def _record(self, weights: _Hashed) -> None:
         made_by = self.provenance()
         write_record(
-            root,
-            kind=kind,
+            weights.root,
+            kind=weights.kind,
             step=made_by.step_id,
-            fingerprint=fingerprint(root, kind),
+            fingerprint=weights.fingerprint.result(),
             inputs=list(made_by.inputs),
             details={"config_fingerprint": made_by.config_fingerprint},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashed:
+    """Weights of an unfinished checkpoint that are being hashed."""
+
+    root: Path
+    kind: Kind
+    fingerprint: Future[str]
 
 
 def megatron_family(model_config: Mapping[str, Any]) -> bool:

@@ -195,6 +195,17 @@ class RunFolder:
         """Like :meth:`truncate_metrics`; ``heldout_after`` rows go too, as every attempt ends by writing them."""
         self._samples.keep(lambda row: int(row.get("step", 0)) <= last_step and row.get("phase") != "heldout_after")
 
+    def sync_rows(self) -> None:
+        """Put metrics and samples on the disk: a checkpoint that counts on them is about to appear.
+
+        Raises:
+            OutputError: the disk does not take them.
+        """
+        self._metrics.sync()
+        self._samples.sync()
+        with output_errors(self.path):
+            sync(self.path)
+
     def read_metrics(self) -> list[Row]:
         """All metric rows in file order; none before the first step.
 

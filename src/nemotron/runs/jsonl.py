@@ -6,16 +6,17 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydantic_core
 
-from nemotron.disk.atomic import write_atomic
+from nemotron.disk.atomic import sync, write_lines
 from nemotron.disk.faults import output_errors
 from nemotron.disk.stream import write_all
 from nemotron.errors import DataError, Origin
 
 Row = dict[str, Any]
+_BLOCK = 1 << 16
 
 
 def to_json(value: Any, *, indent: int | None = None) -> bytes:
@@ -65,15 +66,38 @@ class JsonLines:
             yield row
 
     def keep(self, wanted: Callable[[Row], bool]) -> None:
-        """Rewrite the file with only the ``wanted`` rows, atomically. A missing file stays missing.
+        """Drop every row that is not ``wanted``, and a torn last line. A missing file stays missing.
+
+        One row at a time is in memory. Rows at the end are cut off where they are; only when wanted rows follow on
+        unwanted ones is the file written anew, atomically.
 
         Raises:
             DataError: a line other than the last is not a JSON object.
-            OutputError: the new file cannot be written; the old one is untouched.
+            OutputError: the file cannot be written; it then is as it was.
         """
+        if not self.path.exists():
+            return
+        end, cut, scattered = 0, None, False
+        for line, row in self._lines():
+            if not wanted(row):
+                cut = end if cut is None else cut
+            elif cut is not None:
+                scattered = True
+                break
+            end += len(line)
+        if scattered:
+            write_lines(self.path, (line for line, row in self._lines() if wanted(row)))
+        elif (cut if cut is not None else end) < self.path.stat().st_size:
+            with output_errors(self.path), self.path.open("r+b") as file:
+                file.truncate(cut if cut is not None else end)
+                os.fsync(file.fileno())
+        self._tail_is_whole = True
+
+    def sync(self) -> None:
+        """Make what was appended survive a power cut. Raises OutputError."""
         if self.path.exists():
-            write_atomic(self.path, b"".join(line for line, row in self._lines() if wanted(row)))
-            self._tail_is_whole = True
+            with output_errors(self.path):
+                sync(self.path)
 
     def _lines(self) -> Iterator[tuple[bytes, Row]]:
         if not self.path.exists():
@@ -103,8 +127,19 @@ class JsonLines:
                 return
             file.seek(end - 1)
             if file.read() != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
+                file.truncate(_last_line_end(file, end))
+
+
+def _last_line_end(file: BinaryIO, end: int) -> int:
+    """Where the last whole line of a file of ``end`` bytes ends, looked for from behind."""
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def _parse(line: bytes) -> Row | None:

@@ -67,6 +67,53 @@ def test_keep_removes_a_torn_line_and_what_is_not_wanted(tmp_path: Path) -> None
     assert [child.name for child in tmp_path.iterdir()] == ["m.jsonl"]
 
 
+def test_keep_drops_what_lies_between(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 9}\n{"step": 2}\n{"step": 9}\n')
+    JsonLines(path).keep(lambda row: row["step"] <= 2)
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+    assert [child.name for child in tmp_path.iterdir()] == ["m.jsonl"]
+
+
+@pytest.mark.parametrize("last_step", [3, 2, -1])
+def test_keep_writes_only_where_something_goes(tmp_path: Path, last_step: int) -> None:
+    """The rows that stay are not written again: a resumed run may have gigabytes of them."""
+    path = tmp_path / "m.jsonl"
+    JsonLines(path).append([{"step": step} for step in (1, 2, 3)])
+    before = path.stat()
+    JsonLines(path).keep(lambda row: row["step"] <= last_step)
+    assert path.stat().st_ino == before.st_ino
+    assert [row["step"] for row in JsonLines(path).read()] == [step for step in (1, 2, 3) if step <= last_step]
+    if last_step == 3:
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+_LARGE = """
+import resource, sys
+from pathlib import Path
+from nemotron.runs.jsonl import JsonLines
+
+path = Path(sys.argv[1])
+with path.open("w") as file:
+    for step in range(2000):
+        file.write('{"step": %d, "text": "%s"}\\n' % (step, "x" * 50_000))
+    file.write('{"step": 2000, "te')
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 32 * 2**20,) * 2)
+JsonLines(path).append([{"step": 2000}])
+JsonLines(path).keep(lambda row: row["step"] < 1990)
+JsonLines(path).keep(lambda row: row["step"] != 5)
+print(sum(1 for _ in JsonLines(path).read()))
+"""
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """100 MB of rows with room for 32."""
+    words = [sys.executable, "-c", _LARGE, str(tmp_path / "samples.jsonl")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "1989\n"), done.stderr
+
+
 @pytest.mark.parametrize("line", ["{broken", "[1, 2]", "12"])
 def test_damage_before_the_last_line_is_an_error_with_its_place(tmp_path: Path, line: str) -> None:
     path = tmp_path / "m.jsonl"

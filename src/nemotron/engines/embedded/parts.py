@@ -141,6 +141,13 @@ class TrainingParts(Generic[C]):
         self, trained: Mapping[str, Trained], stream: Stateful, more: Callable[[Path], None] | None = None
     ) -> Saver:
         """Writes the checkpoints of this run; arguments as in ``Saver``."""
+
+        def before_it_appears(folder: Path) -> None:
+            if more is not None:
+                more(folder)
+            # A run that resumes from it keeps the rows up to here and cannot make them again.
+            self.attempt.run.sync_rows()
+
         return Saver(
             store=self.store,
             tokenizer=self.chat.tokenizer,
@@ -148,7 +155,7 @@ class TrainingParts(Generic[C]):
             stream=stream,
             provenance=lambda: self.provenance,
             save_hf=bool(self.config.checkpointing.save_consolidated),
-            more=more,
+            more=before_it_appears,
         )
 
 
