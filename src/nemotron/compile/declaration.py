@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-from nemotron.compile.describe import Process, inputs, outputs
-from nemotron.compile.estimate import Work, memory
-from nemotron.compile.job import AnyJob
+from nemotron.compile.describe import inputs, outputs
+from nemotron.compile.estimate import memory
+from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.plan import Preflight, Surroundings
-from nemotron.compile.rules import Stages, check
+from nemotron.compile.rules.base import Stages, check
 from nemotron.compile.secrets import secrets_in
 from nemotron.config.layers import Resolved
 from nemotron.manifest import EngineName
@@ -27,10 +27,6 @@ class TrainingStep:
     """What the rules know of a config of this step."""
     rules: Stages
     """Families of rules in their order. All stages run; the first error in this order decides the exit code."""
-    processes: Callable[[Any], Iterable[Process]]
-    """What runs where."""
-    work: Callable[[Any], Work]
-    """Sizes of the run."""
     engines: Mapping[EngineName, str]
     """The entry of every engine that can run it."""
 
@@ -41,10 +37,10 @@ class TrainingStep:
             engine=job.engine,
             engine_reason=job.engine_reason,
             findings=check(job, self.rules),
-            processes=tuple(self.processes(job)),
+            processes=tuple(job.processes()),
             inputs=inputs(job),
             outputs=outputs(job),
-            work=self.work(job),
+            work=job.work(),
             memory=memory(job) if job.engine == "embedded" else None,
             secrets=secrets_in(job.config),
         )

@@ -1,94 +1,15 @@
-"""How much a job computes and holds: tokens, steps, judge requests, memory. Estimates, from files and numbers alone."""
+"""How much memory a job holds: an estimate, from files and numbers alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from nemotron.compile import data
-from nemotron.compile.grpo_job import AnyGrpoJob
-from nemotron.compile.job import AnyJob
-from nemotron.compile.model_files import ModelFiles, read_model
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.plan import Memory
+from nemotron.compile.probes.model_files import ModelFiles, read_model
 
 FLOAT = 4
 """Bytes of a float32: the embedded engine's weights, gradients and optimizer moments."""
 SMALL_JUDGE = 50_000_000
 """Below this many parameters our judge server computes in float64 (``judge.dtype: auto``)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What one run does."""
-
-    batch: str
-    """What a step takes, for people: ``8 prompts x 8 generations``."""
-    updates: int
-    """Optimizer steps per step of the run."""
-    steps: int | None
-    """Steps of the whole run; None when the data could not be counted."""
-    tokens_per_step: int
-    """Upper bound: every response and every prompt is as long as the limits allow."""
-    data_steps: int | None = None
-    """Steps after which the epochs end, whatever `max_num_steps` says; None when the data could not be counted."""
-    prompts: int | None = None
-    """Prompts per step, where the policy samples."""
-    generations: int | None = None
-    """Responses per prompt, where the policy samples."""
-    pairs: int | None = None
-    """Pairs per step, where it trains on pairs."""
-    judge_calls: int | None = None
-    """Judge requests per step, without retries; None without a judge."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """Estimated peak main memory (or GPU memory) of the embedded engine in bytes."""
-
-    policy: int
-    """Weights, gradients and two optimizer moments."""
-    reference: int
-    judge: int
-    critic: int = 0
-    """Critic with its optimizer, and reward model."""
-    activations: int
-    """KV cache of a rollout or logits and activations of a micro-batch, whichever is larger."""
-    parameters: int
-    """Parameters of the policy."""
-
-    @property
-    def total(self) -> int:
-        """Sum of the parts."""
-        return self.policy + self.reference + self.judge + self.critic + self.activations
-
-
-def grpo_work(job: AnyGrpoJob, judge_calls: int | None = None) -> Work:
-    """Sizes of a GRPO run."""
-    grpo, policy = job.config.grpo, job.config.policy
-    response = job.generation.max_new_tokens if job.generation else 0
-    prompt = max(0, policy.max_total_sequence_length - response)
-    return Work(
-        batch=f"{grpo.num_prompts_per_step} prompts x {grpo.num_generations_per_prompt} generations",
-        prompts=grpo.num_prompts_per_step,
-        generations=grpo.num_generations_per_prompt,
-        updates=max(1, job.responses // policy.train_global_batch_size),
-        steps=steps(job),
-        data_steps=steps_of_data(job),
-        tokens_per_step=job.responses * response + grpo.num_prompts_per_step * prompt,
-        judge_calls=judge_calls,
-    )
-
-
-def steps(job: AnyJob) -> int | None:
-    """Steps until the data or `max_num_steps` end; a limit below 1 (NeMo-RL's -1) counts as none."""
-    by_data, most = steps_of_data(job), job.schedule.max_num_steps
-    return by_data if by_data is None or most < 1 else min(most, by_data)
-
-
-def steps_of_data(job: AnyJob) -> int | None:
-    """Steps after which the epochs end; None when the data could not be counted."""
-    surveys = [file.survey() for file in data.files(job) if file.role == "train"]
-    if not surveys or any(found.problem for found in surveys):
-        return None
-    return job.schedule.max_num_epochs * (sum(found.rows for found in surveys) // job.rows_per_step)
 
 
 def memory(job: AnyJob) -> Memory | None:

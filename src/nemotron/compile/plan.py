@@ -13,8 +13,6 @@ from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
-from nemotron.compile.describe import FileRef, Process
-from nemotron.compile.estimate import Memory, Work
 from nemotron.compile.render import render_plan as render_plan
 from nemotron.compile.secrets import redact, secret_variables
 from nemotron.config.layers import Resolved
@@ -24,6 +22,75 @@ from nemotron.job import Asked, CompiledJob
 from nemotron.manifest import Declaration, EngineName, ViewName
 from nemotron.place import Place
 from nemotron.runs.folder import new_run_id
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of the run."""
+
+    role: str
+    """``policy``, ``judge`` or ``generation``."""
+    where: str
+    """What runs it, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """A file or folder that the run reads or writes."""
+
+    role: str
+    key: str | None
+    """The config key that names it."""
+    path: str
+    detail: str
+    """Size or kind, for people."""
+    files: tuple[str, ...] = ()
+    """The files that are read, where ``path`` only names them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one run does."""
+
+    batch: str
+    """What a step takes, for people: ``8 prompts x 8 generations``."""
+    updates: int
+    """Optimizer steps per step of the run."""
+    steps: int | None
+    """Steps of the whole run; None when the data could not be counted."""
+    tokens_per_step: int
+    """Upper bound: every response and every prompt is as long as the limits allow."""
+    data_steps: int | None = None
+    """Steps after which the epochs end, whatever `max_num_steps` says; None when the data could not be counted."""
+    prompts: int | None = None
+    """Prompts per step, where the policy samples."""
+    generations: int | None = None
+    """Responses per prompt, where the policy samples."""
+    pairs: int | None = None
+    """Pairs per step, where it trains on pairs."""
+    judge_calls: int | None = None
+    """Judge requests per step, without retries; None without a judge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Estimated peak main memory (or GPU memory) of the embedded engine in bytes."""
+
+    policy: int
+    """Weights, gradients and two optimizer moments."""
+    reference: int
+    judge: int
+    critic: int = 0
+    """Critic with its optimizer, and reward model."""
+    activations: int
+    """KV cache of a rollout or logits and activations of a micro-batch, whichever is larger."""
+    parameters: int
+    """Parameters of the policy."""
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts."""
+        return self.policy + self.reference + self.judge + self.critic + self.activations
 
 
 @dataclass(frozen=True, kw_only=True)

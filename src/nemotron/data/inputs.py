@@ -2,7 +2,7 @@
 
 ``data.manifest_path`` wins over the ``data_path`` of the data sets: with it, training and validation rows are the
 splits ``train`` and ``validation`` of the manifest. A ``data_path`` on the command line beside a manifest is an error
-(``compile/prepared.py``), so nothing that was asked for is passed over.
+(``compile/rules/prepared.py``), so nothing that was asked for is passed over.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import pytest
 from compile_world import LAPTOP, NODE, Compile, driven, named, write_model
 
 from nemotron.compile.declaration import TrainingStep
-from nemotron.compile.doubts import rules
 from nemotron.compile.plan import Plan, compile_job
+from nemotron.compile.rules.doubts import rules
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import declaration, find_step

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from compile_world import LAPTOP, NODE, driven, named, write_model, write_rows
 
-from nemotron.compile.dpo import DpoJob, rules
-from nemotron.compile.engine import embedded_reads
+from nemotron.compile.jobs.pairs import DpoJob
 from nemotron.compile.plan import Plan, compile_job
+from nemotron.compile.rules.engine import embedded_reads
+from nemotron.compile.rules.pairs import rules
 from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides

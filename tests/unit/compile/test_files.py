@@ -70,7 +70,7 @@ def test_split_overlap_is_counted(compiled: Compile, world: Path) -> None:
 
 
 def test_large_files_are_counted_and_sampled(compiled: Compile, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nemotron.compile import survey
+    from nemotron.compile.probes import survey
 
     monkeypatch.setattr(survey, "READ_ALL_BYTES", 1000)
     monkeypatch.setattr(survey, "FIRST_ROWS", 10)
@@ -181,7 +181,7 @@ def test_memory(compiled: Compile) -> None:
 
 
 def test_disk_space(compiled: Compile, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nemotron.compile import output
+    from nemotron.compile.rules import output
 
     usage = output.shutil.disk_usage(world)
     monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage._replace(free=1000))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from compile_world import LAPTOP, MODULES
 
-from nemotron.compile.wandb_login import wandb_can_start
+from nemotron.compile.probes.wandb_login import wandb_can_start
 from nemotron.config.schema.logger import WandbConfig
 from nemotron.install import install_extra
 

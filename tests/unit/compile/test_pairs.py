@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from compile_world import Compile, named, write_rows
 
-from nemotron.compile.job import Job
-from nemotron.compile.survey import FIRST_ROWS, READ_ALL_BYTES, Shape, survey
+from nemotron.compile.jobs.base import Job
+from nemotron.compile.probes.survey import FIRST_ROWS, READ_ALL_BYTES, Shape, survey
 
 PAIRS = Shape("preference")
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from compile_world import LAPTOP, NODE, driven, named, row, write_model, write_rows
 
-from nemotron.compile.engine import embedded_reads
+from nemotron.compile.jobs.ppo import PpoJob
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.compile.ppo_job import PpoJob
-from nemotron.compile.ppo_rules import models, rules
+from nemotron.compile.rules.critic import models, rules
+from nemotron.compile.rules.engine import embedded_reads
 from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides

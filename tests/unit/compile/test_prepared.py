@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from compile_world import Compile, named, row, write_manifest
 
-from nemotron.compile.grpo_job import GrpoJob, JudgedJob
-from nemotron.compile.job import Job
+from nemotron.compile.jobs.base import Job
+from nemotron.compile.jobs.grpo import GrpoJob, JudgedJob
 from nemotron.data.manifest import PASS_THROUGH, text_sha256, vocabulary_sha256
 
 

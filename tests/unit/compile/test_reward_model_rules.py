@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from compile_world import CONFIGS, LAPTOP, NODE, driven, named, write_model, write_rows
 
-from nemotron.compile.engine import embedded_reads
+from nemotron.compile.jobs.pairs import RmJob
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.compile.reward_model import RmJob, rules
+from nemotron.compile.rules.engine import embedded_reads
+from nemotron.compile.rules.reward_model import rules
 from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nemotron.compile.reward_setup import rules
+from nemotron.compile.rules.reward_setup import rules
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import ConfigError, Finding
 from nemotron.rewards import rows

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from compile_world import LAPTOP, NODE, Compile, named
 
-from nemotron.compile.doubts import rules as doubts
-from nemotron.compile.engine import embedded_reads
-from nemotron.compile.grpo_job import JudgedJob
-from nemotron.compile.judged_grpo import STAGES
+from nemotron.compile.jobs.grpo import JudgedJob
+from nemotron.compile.rules.doubts import rules as doubts
+from nemotron.compile.rules.engine import embedded_reads
 from nemotron.config.known import Standing, look_up
 from nemotron.config.schema.extras import JudgedGrpoConfig
+from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
 
 GEN = "policy.generation"
 VLLM = f"{GEN}.vllm_cfg"
@@ -345,6 +345,6 @@ def test_what_the_embedded_engine_reads_exists() -> None:
 
 
 def test_every_rule_has_a_test() -> None:
-    names = {rule.name for stage in STAGES for rules in stage for rule in rules.members}
+    names = {rule.name for stage in STEP.rules for rules in stage for rule in rules.members}
     tested = {case[0] for case in [*ON_CLUSTER, *ON_LAPTOP]} | ELSEWHERE
     assert names == tested

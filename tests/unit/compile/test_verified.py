@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from compile_world import LAPTOP, NODE, driven, named, write_model, write_rows
 
+from nemotron.compile.jobs.grpo import VerifiedJob
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.compile.verified_grpo import STAGES
-from nemotron.compile.verified_job import VerifiedJob
 from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
@@ -163,9 +162,9 @@ def test_what_the_model_refuses(compiled: Compile, overrides: tuple[str, ...], s
 
 
 def test_every_rule_of_verifiable_rewards_is_broken_here() -> None:
-    from nemotron.compile.verified_rewards import rules
+    from nemotron.compile.rules.rewards import rules
 
-    assert any(rules in stage for stage in STAGES)
+    assert any(rules in stage for stage in DECLARED.rules)
     tested = {name for name, _, _ in BROKEN} | {"gym-servers", "not-in-nemo-rl"}
     assert {rule.name for rule in rules.members} <= tested
 

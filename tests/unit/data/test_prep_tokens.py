@@ -12,7 +12,7 @@ from prep_data import files_of, rejects_of, rows_of, run, write_rows
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from nemotron.compile.model_files import tokenizer_facts
+from nemotron.compile.probes.model_files import tokenizer_facts
 from nemotron.data.manifest import text_sha256, vocabulary_sha256
 from nemotron.errors import ArtifactError, DataError
 from nemotron.rl.tokenized import TokenizedDataset

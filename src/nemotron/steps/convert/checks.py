@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nemotron.compile.describe import FileRef
-from nemotron.compile.model_files import folder_of
-from nemotron.compile.output import existing
-from nemotron.compile.plan import Preflight
+from nemotron.compile.plan import FileRef, Preflight
+from nemotron.compile.probes.folders import existing
+from nemotron.compile.probes.model_files import folder_of
 from nemotron.config.layers import Resolved
 from nemotron.errors import ArtifactError, Finding, NemotronError, NotAvailableError, OutputError
 from nemotron.install import install_extra

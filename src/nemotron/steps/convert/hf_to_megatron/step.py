@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 from nemotron.compile.declaration import PlainStep
-from nemotron.compile.describe import FileRef
-from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.plan import FileRef, Preflight, Surroundings
 from nemotron.config.layers import Resolved
 from nemotron.engines.base import Attempt
 from nemotron.steps.convert.checks import OUTPUT, Checks, needed_modules

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from nemotron.checkpoints.megatron import layout
 from nemotron.compile.declaration import PlainStep
-from nemotron.compile.describe import FileRef
-from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.plan import FileRef, Preflight, Surroundings
 from nemotron.config.layers import Resolved
 from nemotron.engines.base import Attempt
 from nemotron.errors import ArtifactError

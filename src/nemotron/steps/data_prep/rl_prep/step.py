@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemotron.compile.declaration import PlainStep
-from nemotron.compile.describe import FileRef, Process
-from nemotron.compile.plan import Preflight
+from nemotron.compile.plan import FileRef, Preflight, Process
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.errors import Finding, NotAvailableError
 from nemotron.install import install_extra

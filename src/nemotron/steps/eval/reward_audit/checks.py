@@ -10,13 +10,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nemotron.audit.sample import keys_of, paths_of
-from nemotron.compile.doubts import slow_number_type
-from nemotron.compile.engine import EMBEDDED_MODULES
-from nemotron.compile.judge import TEMPLATE_HINT, unknown_roles
-from nemotron.compile.model_files import folder_of, is_path, read_model, template_problem
-from nemotron.compile.output import existing
+from nemotron.compile.probes.folders import existing
+from nemotron.compile.probes.model_files import folder_of, is_path, read_model, template_problem
+from nemotron.compile.probes.survey import Shape, Survey, survey, told_once
+from nemotron.compile.rules.doubts import slow_number_type
+from nemotron.compile.rules.engine import EMBEDDED_MODULES
+from nemotron.compile.rules.judge import TEMPLATE_HINT, unknown_roles
 from nemotron.compile.secrets import elsewhere, secrets_in
-from nemotron.compile.survey import Shape, Survey, survey, told_once
 from nemotron.config import resolvers
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from nemotron.compile.declaration import PlainStep
-from nemotron.compile.describe import FileRef, Process
-from nemotron.compile.model_files import read_model
-from nemotron.compile.plan import Preflight, Surroundings
+from nemotron.compile.plan import FileRef, Preflight, Process, Surroundings
+from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.secrets import secrets_in
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.reward_audit import RewardAuditConfig

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from nemotron.compile import dpo
 from nemotron.compile.declaration import TrainingStep
-from nemotron.compile.pair_job import pair_work
+from nemotron.compile.jobs.pairs import DpoJob
+from nemotron.compile.rules import (
+    artifacts,
+    checkpointing,
+    data,
+    doubts,
+    engine,
+    output,
+    pairs,
+    parallelism,
+    resources,
+)
 from nemotron.config.schema.dpo import DpoRunConfig
 
 STEP = TrainingStep(
     config=DpoRunConfig,
-    job=dpo.DpoJob,
-    rules=dpo.STAGES,
-    processes=dpo.processes,
-    work=pair_work,
+    job=DpoJob,
+    rules=(
+        (engine.rules,),
+        (pairs.rules, parallelism.rules, checkpointing.rules, doubts.rules),
+        (output.rules, resources.rules),
+        (artifacts.rules,),
+        (data.rules,),
+    ),
     engines={"embedded": "nemotron.engines.embedded.scene:dpo"},
 )

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from nemotron.compile import judged_grpo
 from nemotron.compile.declaration import TrainingStep
-from nemotron.compile.grpo_job import JudgedJob
+from nemotron.compile.jobs.grpo import JudgedJob
+from nemotron.compile.rules import (
+    artifacts,
+    batches,
+    checkpointing,
+    data,
+    doubts,
+    engine,
+    generation,
+    judge,
+    nemo_gym,
+    output,
+    parallelism,
+    policy_gradient,
+    resources,
+)
 from nemotron.config.schema.extras import JudgedGrpoConfig
 
 STEP = TrainingStep(
     config=JudgedGrpoConfig,
     job=JudgedJob,
-    rules=judged_grpo.STAGES,
-    processes=judged_grpo.processes,
-    work=judged_grpo.work,
+    rules=(
+        (engine.rules,),
+        (
+            batches.rules,
+            policy_gradient.rules,
+            generation.rules,
+            parallelism.rules,
+            nemo_gym.rules,
+            checkpointing.rules,
+            doubts.rules,
+        ),
+        (output.rules, resources.rules),
+        (artifacts.rules,),
+        (data.rules,),
+        (judge.rules,),
+    ),
     engines={"embedded": "nemotron.engines.embedded.scene:judged_grpo"},
 )

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from nemotron.compile import verified_grpo
 from nemotron.compile.declaration import TrainingStep
-from nemotron.compile.estimate import grpo_work
-from nemotron.compile.verified_job import VerifiedJob
+from nemotron.compile.jobs.grpo import VerifiedJob
+from nemotron.compile.rules import (
+    artifacts,
+    batches,
+    checkpointing,
+    data,
+    doubts,
+    engine,
+    generation,
+    output,
+    parallelism,
+    policy_gradient,
+    resources,
+    reward_setup,
+    rewards,
+)
 from nemotron.config.schema.verified import VerifiedGrpoConfig
 
 STEP = TrainingStep(
     config=VerifiedGrpoConfig,
     job=VerifiedJob,
-    rules=verified_grpo.STAGES,
-    processes=verified_grpo.processes,
-    work=grpo_work,
+    rules=(
+        (engine.rules,),
+        (batches.rules, policy_gradient.rules, generation.rules, parallelism.rules, checkpointing.rules, doubts.rules),
+        (output.rules, resources.rules),
+        (artifacts.rules,),
+        (data.rules,),
+        (reward_setup.rules, rewards.rules),
+    ),
     engines={"embedded": "nemotron.engines.embedded.scene:verified_grpo"},
 )

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from nemotron.compile import reward_model
 from nemotron.compile.declaration import TrainingStep
-from nemotron.compile.pair_job import pair_work
+from nemotron.compile.jobs.pairs import RmJob
+from nemotron.compile.rules import (
+    artifacts,
+    checkpointing,
+    data,
+    doubts,
+    engine,
+    output,
+    parallelism,
+    resources,
+    reward_model,
+)
 from nemotron.config.schema.rm import RmRunConfig
 
 STEP = TrainingStep(
     config=RmRunConfig,
-    job=reward_model.RmJob,
-    rules=reward_model.STAGES,
-    processes=reward_model.processes,
-    work=pair_work,
+    job=RmJob,
+    rules=(
+        (engine.rules,),
+        (reward_model.rules, parallelism.rules, checkpointing.rules, doubts.rules),
+        (output.rules, resources.rules),
+        (artifacts.rules,),
+        (data.rules,),
+    ),
     engines={"embedded": "nemotron.engines.embedded.scene:reward_model"},
 )

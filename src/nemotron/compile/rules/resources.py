@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemotron.compile.estimate import memory
-from nemotron.compile.job import AnyJob
-from nemotron.compile.rules import EMBEDDED, Rules
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.errors import Finding
 from nemotron.out_of_memory import either, keys_to_lower
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from nemotron.compile.grpo_job import logprob_portion
-from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Optimizer, Portion
+from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Optimizer, Portion
+from nemotron.compile.jobs.grpo import logprob_portion
+from nemotron.compile.plan import Process, Work
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
@@ -143,3 +144,35 @@ class PpoJob(Job[PpoMasterConfig]):
             ("policy.dtensor_cfg.lora_cfg.dropout", "dropout in adapters", lora is not None and lora.dropout > 0),
         )
         yield from ((key, what) for key, what, on in checks if on)
+
+    def processes(self) -> Iterator[Process]:
+        """The actor, and the critic where it runs."""
+        only, critic = self.config.only, self.config.critic
+        if only != "critic":
+            yield from super().processes()
+        if self.engine != "embedded":
+            if self.has_critic:
+                yield Process("critic", "NeMo-RL: a value worker on the policy's GPUs")
+            return
+        holds = "serves reward model and critic" if self.has_critic else "serves the reward model"
+        if only == "actor":
+            yield Process("critic", f"{critic.address}: {holds}")
+        elif only == "critic":
+            yield Process("critic", f"child process on {critic.host}:{critic.port or 'a free port'}: {holds}")
+        else:
+            yield Process("critic", f"child process: {holds} on a free loopback port")
+
+    def work(self) -> Work:
+        """Sizes of the run."""
+        ppo, policy = self.config.ppo, self.config.policy
+        response = self.generation.max_new_tokens if self.generation else 0
+        prompt = max(0, policy.max_total_sequence_length - response)
+        return Work(
+            batch=f"{ppo.num_prompts_per_step} prompts x {ppo.num_generations_per_prompt} generations",
+            prompts=ppo.num_prompts_per_step,
+            generations=ppo.num_generations_per_prompt,
+            updates=ppo.ppo_epochs * max(1, self.responses // policy.train_global_batch_size),
+            steps=self.steps,
+            data_steps=self.data_steps,
+            tokens_per_step=self.responses * response + ppo.num_prompts_per_step * prompt,
+        )

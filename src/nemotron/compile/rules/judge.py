@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from nemotron.compile.artifacts import template_findings
-from nemotron.compile.grpo_job import JudgedJob
-from nemotron.compile.model_files import folder_of, tokenizer_facts
-from nemotron.compile.rules import Rules
+from nemotron.compile.jobs.grpo import JudgedJob
+from nemotron.compile.probes.model_files import folder_of, tokenizer_facts
+from nemotron.compile.rules.artifacts import template_findings
+from nemotron.compile.rules.base import Rules
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
@@ -108,13 +108,3 @@ def judge_keeps_up(job: JudgedJob) -> Iterator[Finding]:
         "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare.comparison_strategy",
         f"`all_pairs` asks the judge {pairs} times per prompt, `circular` {group} times",
     )
-
-
-def calls_per_step(job: JudgedJob) -> int:
-    """Judge requests of one step when every verdict can be read."""
-    block, grpo = job.config.env.comparison, job.config.grpo
-    group = grpo.num_generations_per_prompt
-    if block is None or group < 2:
-        return 0
-    pairs = group if block.comparison_strategy == "circular" else group * (group - 1) // 2
-    return pairs * block.num_judges_per_comparison * grpo.num_prompts_per_step

@@ -9,10 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nemotron.compile import data
-from nemotron.compile.data import DataFile
-from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
-from nemotron.compile.verified_job import VerifiedJob
+from nemotron.compile.jobs.files import DataFile, files
+from nemotron.compile.jobs.grpo import VerifiedJob
+from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.config.schema.gym import ServerKind
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.data.rows import read_lines
@@ -60,7 +59,7 @@ def rows_have_what_functions_need(job: VerifiedJob) -> Iterator[Finding]:
     """A row that a function cannot use would be missing in every step."""
     heldout = job.config.eval.heldout
     told: set[str] = set()
-    for file in data.files(job):
+    for file in files(job):
         key, rewards = (
             ("eval.heldout.rewards", heldout.rewards if heldout else None)
             if file.role == "heldout"
@@ -133,7 +132,7 @@ def rows_have_what_servers_need(job: VerifiedJob) -> Iterator[Finding]:
             return f"it has no text `{lacking[0]}`, which the server `{server}` needs", "see the README of this step"
         return None
 
-    for file in data.files(job):
+    for file in files(job):
         if file.role != "heldout":
             yield from _first_unfit(job, file, problem)
 

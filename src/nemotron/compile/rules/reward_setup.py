@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.job import AnyJob
-from nemotron.compile.rules import EMBEDDED, Rules
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import Finding
 from nemotron.rewards import setup_problems

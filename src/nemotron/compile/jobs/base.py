@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from nemotron.compile.choice import choose
-from nemotron.compile.survey import RowKind
+from nemotron.compile.jobs.files import files
+from nemotron.compile.plan import Process, Work
+from nemotron.compile.probes.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
 from nemotron.config.schema.grpo import LossFnConfig
@@ -160,6 +162,8 @@ class Job(Generic[C]):
     """Keys inside of those that it does not read."""
     batch_key: ClassVar[str] = "policy.train_global_batch_size"
     """The key that says how many rows a step takes."""
+    policy_does: ClassVar[str] = "samples, scores and trains"
+    """The work of the policy's process, for people."""
     trains_reward_model: ClassVar[bool] = False
     trains_adapters: ClassVar[bool] = False
     """Whether `policy.dtensor_cfg.lora_cfg` is honoured."""
@@ -236,6 +240,44 @@ class Job(Generic[C]):
     def missing_features(self) -> Iterator[tuple[str, str]]:
         """(key, feature) of what is switched on in the algorithm's own sections and the embedded engine lacks."""
         return iter(())
+
+    def processes(self) -> Iterator[Process]:
+        """What runs where: the policy, and where it samples if that is elsewhere."""
+        if self.engine == "embedded":
+            device = "on the GPU" if self.place.has_cuda else "on the CPU"
+            yield Process("policy", f"this process: {self.policy_does} {device}")
+            return
+        cluster = self.config.cluster
+        backend = "Megatron" if self.config.policy.megatron else "DTensor"
+        yield Process(
+            "policy",
+            f"{self.training_gpus} of {cluster.num_nodes} x {cluster.gpus_per_node} GPUs: {backend}, "
+            f"{self.data_parallel} data-parallel ranks of {self.model_parallel} GPU(s)",
+        )
+        if self.generation:
+            colocated = self.generation.colocated is None or self.generation.colocated.enabled
+            yield Process(
+                "generation",
+                f"{self.generation.backend}, " + ("on the same GPUs" if colocated else "on GPUs of its own"),
+            )
+
+    def work(self) -> Work:
+        """Sizes of the run; every algorithm says its own."""
+        raise NotImplementedError
+
+    @cached_property
+    def data_steps(self) -> int | None:
+        """Steps after which the epochs end; None when the data could not be counted."""
+        surveys = [file.survey() for file in files(self) if file.role == "train"]
+        if not surveys or any(found.problem for found in surveys):
+            return None
+        return self.schedule.max_num_epochs * (sum(found.rows for found in surveys) // self.rows_per_step)
+
+    @property
+    def steps(self) -> int | None:
+        """Steps until the data or `max_num_steps` end; a limit below 1 (NeMo-RL's -1) counts as none."""
+        by_data, most = self.data_steps, self.schedule.max_num_steps
+        return by_data if by_data is None or most < 1 else min(most, by_data)
 
     @property
     def generation(self) -> GenerationConfig | None:

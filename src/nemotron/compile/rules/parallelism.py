@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.job import AnyJob
-from nemotron.compile.model_files import read_model
-from nemotron.compile.rules import NEMO_RL, Rules
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.probes.model_files import read_model
+from nemotron.compile.rules.base import NEMO_RL, Rules
 from nemotron.errors import Finding
 
 rules: Rules[AnyJob] = Rules("parallelism")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from nemotron.compile.job import AnyJob
+from nemotron.compile.jobs.base import AnyJob
 from nemotron.config.validate import in_order
 from nemotron.errors import Finding
 from nemotron.manifest import EngineName

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.job import AnyJob
-from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
-from nemotron.compile.wandb_login import wandb_can_start
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.probes.wandb_login import wandb_can_start
+from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.errors import Finding, NotAvailableError
 from nemotron.install import install_extra

@@ -1,4 +1,4 @@
-"""What the preflight knows of a GRPO job, with and without a judge."""
+"""What the preflight knows of a GRPO job: with a judge, and with rewards that can be verified."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Portion
+from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Portion
+from nemotron.compile.plan import Process, Work
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.config.schema.policy import PolicyConfig
+from nemotron.config.schema.verified import VerifiedGrpoConfig
 
 G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
 
@@ -56,6 +58,27 @@ class GrpoJob(Job[G]):
     def rows_at_once(self) -> int:
         """Responses of a step."""
         return self.responses
+
+    @property
+    def judge_calls(self) -> int | None:
+        """Judge requests of one step; None without a judge."""
+        return None
+
+    def work(self) -> Work:
+        """Sizes of the run."""
+        grpo, policy = self.config.grpo, self.config.policy
+        response = self.generation.max_new_tokens if self.generation else 0
+        prompt = max(0, policy.max_total_sequence_length - response)
+        return Work(
+            batch=f"{grpo.num_prompts_per_step} prompts x {grpo.num_generations_per_prompt} generations",
+            prompts=grpo.num_prompts_per_step,
+            generations=grpo.num_generations_per_prompt,
+            updates=max(1, self.responses // policy.train_global_batch_size),
+            steps=self.steps,
+            data_steps=self.data_steps,
+            tokens_per_step=self.responses * response + grpo.num_prompts_per_step * prompt,
+            judge_calls=self.judge_calls,
+        )
 
     def portions(self) -> Iterator[Portion]:
         """As everywhere, and the responses whose log-probabilities are computed at once."""
@@ -144,3 +167,52 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         judge = self.config.env.judge_model
         if judge and judge.base_url is None:
             yield ModelRef("judge", f"{JUDGE_MODEL}.model", judge.model)
+
+    def processes(self) -> Iterator[Process]:
+        """The policy and its judge."""
+        yield from super().processes()
+        model = self.config.env.judge_model
+        if model is None:
+            return
+        if model.base_url is not None:
+            yield Process("judge", f"endpoint {model.base_url}")
+        elif self.engine == "embedded":
+            yield Process("judge", "child process: serves the judge model on a free loopback port")
+        else:
+            yield Process("judge", "NeMo-Gym: starts the judge model with vLLM on further GPUs")
+
+    @property
+    def judge_calls(self) -> int:
+        """Judge requests of one step when every verdict can be read."""
+        block, grpo = self.config.env.comparison, self.config.grpo
+        group = grpo.num_generations_per_prompt
+        if block is None or group < 2:
+            return 0
+        pairs = group if block.comparison_strategy == "circular" else group * (group - 1) // 2
+        return pairs * block.num_judges_per_comparison * grpo.num_prompts_per_step
+
+
+@dataclass(frozen=True)
+class VerifiedJob(GrpoJob[VerifiedGrpoConfig]):
+    """GRPO with reward functions or resources servers."""
+
+    reads: ClassVar[tuple[str, ...]] = (*AnyGrpoJob.reads, "rewards", "gym")
+
+    @property
+    def reward_range(self) -> tuple[float, float] | None:
+        """Least and greatest reward of the functions; a server may give anything."""
+        rewards = self.config.rewards
+        if rewards is None:
+            return None
+        weights = [function.weight for function in rewards.functions]
+        return sum(min(weight, 0.0) for weight in weights), sum(max(weight, 0.0) for weight in weights)
+
+    def processes(self) -> Iterator[Process]:
+        """The policy, and where rewards are computed."""
+        yield from super().processes()
+        if self.config.rewards is not None:
+            labels = ", ".join(function.shown for function in self.config.rewards.functions)
+            yield Process("rewards", f"{labels}: in worker processes on this machine")
+        for name, server in (self.config.gym.servers if self.config.gym else {}).items():
+            place = f"server {server.base_url}" if server.base_url else f"our own `{server.kind}` server on loopback"
+            yield Process(f"server {name}", place)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from nemotron.compile.data import files, on_sample
-from nemotron.compile.estimate import steps, steps_of_data
-from nemotron.compile.job import AnyJob
-from nemotron.compile.model_files import read_model
-from nemotron.compile.rules import EMBEDDED, Rules
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.jobs.files import files, on_sample
+from nemotron.compile.probes.model_files import read_model
+from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.policy import SchedulerEntry
 from nemotron.errors import Finding
 from nemotron.place import Place
@@ -136,7 +135,7 @@ def heldout_has_as_many(job: AnyJob) -> Iterator[Finding]:
 def asked_steps_are_made(job: AnyJob) -> Iterator[Finding]:
     """The shipped configs let the epochs end the run; who types a number of steps wants them."""
     key, most = f"{job.section}.max_num_steps", job.schedule.max_num_steps
-    origin, by_data = job.resolved.origin(key), steps_of_data(job)
+    origin, by_data = job.resolved.origin(key), job.data_steps
     if origin is not None and origin.argument is not None and by_data and most > by_data:
         epochs = job.schedule.max_num_epochs
         yield job.warning(
@@ -199,7 +198,7 @@ def time_limit_leaves_time(job: AnyJob) -> Iterator[Finding]:
 
 def _length(job: AnyJob) -> int | None:
     """Steps of the run; None where that is not known, or says nothing: the shipped sample stands in for real data."""
-    return None if on_sample(job) else steps(job)
+    return None if on_sample(job) else job.steps
 
 
 def _warm_up(schedulers: Sequence[SchedulerEntry]) -> int:

@@ -8,26 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemotron.checkpoints.owner import used_by_another
-from nemotron.compile.job import AnyJob
-from nemotron.compile.model_files import read_model
-from nemotron.compile.rules import Rules
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.jobs.files import folders
+from nemotron.compile.probes.folders import existing
+from nemotron.compile.probes.model_files import read_model
+from nemotron.compile.rules.base import Rules
 from nemotron.errors import Finding, OutputError
 
 rules: Rules[AnyJob] = Rules("output")
-
-
-def existing(path: Path) -> Path:
-    """The path itself, or its nearest parent that exists."""
-    path = path.expanduser().absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
-def folders(job: AnyJob) -> dict[str, tuple[str, Path]]:
-    """What the run writes: purpose -> (config key, folder)."""
-    found = {"run folder": ("", job.runs_dir)}
-    if job.config.checkpointing.enabled:
-        found["checkpoints"] = ("checkpointing.checkpoint_dir", Path(job.config.checkpointing.checkpoint_dir))
-    return found
 
 
 @rules.rule("output-folder", number=80)

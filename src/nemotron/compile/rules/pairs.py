@@ -3,43 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
 
-from nemotron.compile import artifacts, checkpointing, data, doubts, engine, output, parallelism, resources
-from nemotron.compile.describe import Process, policy_processes
-from nemotron.compile.job import COMMON_READS, SAMPLING_READS, Portion
-from nemotron.compile.pair_job import PAIR_READS, PairJob
-from nemotron.compile.rules import NEMO_RL, Rules, Stages
-from nemotron.config.schema.dpo import DpoRunConfig
+from nemotron.compile.jobs.pairs import DpoJob
+from nemotron.compile.rules.base import NEMO_RL, Rules
 from nemotron.errors import DataError, Finding
 
 GBS, MBS = "policy.train_global_batch_size", "policy.train_micro_batch_size"
-
-
-@dataclass(frozen=True)
-class DpoJob(PairJob[DpoRunConfig]):
-    """DPO on preference pairs."""
-
-    section: ClassVar[str] = "dpo"
-    reads: ClassVar[tuple[str, ...]] = (*COMMON_READS, *SAMPLING_READS, *PAIR_READS, "dpo")
-    metrics: ClassVar[tuple[str, ...]] = (
-        *("loss", "preference_loss", "sft_loss", "accuracy", "margin", "num_valid_samples"),
-        *("rewards_chosen_mean", "rewards_rejected_mean", "logps_chosen_mean", "logps_rejected_mean"),
-    )
-
-    def portions(self) -> Iterator[Portion]:
-        """As everywhere, and those of validation."""
-        yield from super().portions()
-        dpo = self.config.dpo
-        whole = f"`dpo.val_global_batch_size` {dpo.val_global_batch_size}"
-        yield Portion("dpo.val_micro_batch_size", dpo.val_micro_batch_size, whole, dpo.val_global_batch_size)
-
-    @property
-    def validates(self) -> bool:
-        """Whether the run measures anything on validation pairs."""
-        dpo = self.config.dpo
-        return bool(dpo.val_period or dpo.val_at_start or dpo.val_at_end)
 
 
 rules: Rules[DpoJob] = Rules("dpo")
@@ -140,18 +109,3 @@ def limits_agree(job: DpoJob) -> Iterator[Finding]:
             f"`data.max_input_seq_length` {rows} is more than `policy.max_total_sequence_length` {longest}",
             hint="set both to the same number",
         )
-
-
-STAGES: Stages = (
-    (engine.rules,),
-    (rules, parallelism.rules, checkpointing.rules, doubts.rules),
-    (output.rules, resources.rules),
-    (artifacts.rules,),
-    (data.rules,),
-)
-"""The order of the preflight. All stages run; the first error in this order decides the exit code."""
-
-
-def processes(job: DpoJob) -> Iterator[Process]:
-    """The policy alone."""
-    return policy_processes(job, "scores pairs and trains")

@@ -3,87 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from nemotron.compile import prepared
-from nemotron.compile.job import AnyJob
-from nemotron.compile.prepared import environment_variable
-from nemotron.compile.rules import NEMO_RL, Rules
-from nemotron.compile.survey import PROMPTS, Shape, Survey, survey, told_once
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.jobs.files import files
+from nemotron.compile.probes.survey import told_once
+from nemotron.compile.rules import prepared
+from nemotron.compile.rules.base import NEMO_RL, Rules
+from nemotron.compile.rules.prepared import environment_variable
 from nemotron.config import resolvers
-from nemotron.config.schema.data import DatasetConfig
-from nemotron.data.inputs import pair_keys
 from nemotron.errors import DataError, Finding, Origin
 
 rules: Rules[AnyJob] = Rules("data", [*prepared.rules.members])
-
-
-@dataclass(frozen=True, slots=True)
-class DataFile:
-    """A data file of the config."""
-
-    role: str
-    """``train``, ``validation`` or ``heldout``."""
-    key: str
-    paths: tuple[Path, ...]
-    """The file, or the shards."""
-    shape: Shape = PROMPTS
-    rows: int | None = None
-    """Number of rows where the manifest says it."""
-
-    @property
-    def path(self) -> Path:
-        """The file, or the first shard."""
-        return self.paths[0]
-
-    def survey(self) -> Survey:
-        """What is in it."""
-        return survey(self.paths, self.shape, self.rows)
-
-
-def files(job: AnyJob) -> list[DataFile]:
-    """Every data file that the run reads and that can be looked at from here."""
-    return [file for file in named_files(job) if all(map(job.sees, file.paths))]
-
-
-def named_files(job: AnyJob) -> list[DataFile]:
-    """Every data file that the run reads; of a manifest only when it can be looked at."""
-    data = job.config.data
-    if data.manifest_path is not None:
-        return _prepared_files(job) + _heldout_file(job)
-    shared = data.default.data_path if data.default else None
-    found = []
-    for role, sets in (("train", data.training_sets()), ("validation", data.validation_sets())):
-        for index, rows in enumerate(sets):
-            where = f"data.{role}.{index}" if isinstance(getattr(data, role), list) else f"data.{role}"
-            path = rows.data_path or shared
-            if path:
-                found.append(DataFile(role, f"{where}.data_path", (Path(path).expanduser(),), _shape(job, rows)))
-    return found + _heldout_file(job)
-
-
-def _prepared_files(job: AnyJob) -> list[DataFile]:
-    """The splits of the manifest."""
-    found = []
-    for role, (key, shards) in prepared.shards_of(job).items():
-        paths, rows = tuple(shard.path for shard in shards), sum(shard.rows for shard in shards)
-        shape = Shape(job.heldout_kind if role == "heldout" else job.row_kind)
-        found.append(DataFile(role, key, paths, shape, rows))
-    return found
-
-
-def _heldout_file(job: AnyJob) -> list[DataFile]:
-    """The held-out prompts, where they are not a split of the manifest."""
-    heldout = job.heldout
-    if heldout is None or heldout.data_path is None or heldout.split is not None:
-        return []
-    path = Path(heldout.data_path).expanduser()
-    return [DataFile("heldout", "eval.heldout.data_path", (path,), Shape(job.heldout_kind))]
-
-
-def _shape(job: AnyJob, rows: DatasetConfig) -> Shape:
-    return Shape(job.row_kind, pair_keys(rows))
 
 
 @rules.rule("no-data-path", number=70)
@@ -221,12 +152,6 @@ def prompt_files_exist(job: AnyJob) -> Iterator[Finding]:
             path = getattr(rows, name, None)
             if path and not Path(path).expanduser().is_file():
                 yield job.error(f"data.{place}.{name}", f"there is no file `{path}`", kind=DataError)
-
-
-def on_sample(job: AnyJob) -> bool:
-    """Whether a model of one's own would be trained on the shipped sample, which only lets any config run."""
-    own = not Path(job.config.policy.model_name).is_relative_to(resolvers.ASSETS)
-    return own and any(file.role == "train" and file.path.is_relative_to(resolvers.ASSETS) for file in files(job))
 
 
 @rules.rule("sample-data")

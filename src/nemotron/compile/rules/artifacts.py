@@ -8,10 +8,10 @@ from pathlib import Path
 from nemotron.checkpoints.chat_template import DEFAULT, syntax_problem
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import Checkpoint, describe
-from nemotron.compile import data
-from nemotron.compile.job import AnyJob
-from nemotron.compile.model_files import folder_of, is_path, read_model, template_problem, tokenizer_facts
-from nemotron.compile.rules import EMBEDDED, Rules
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.jobs.files import named_files
+from nemotron.compile.probes.model_files import folder_of, is_path, read_model, template_problem, tokenizer_facts
+from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.errors import ArtifactError, Finding
 
 rules: Rules[AnyJob] = Rules("artifacts")
@@ -35,7 +35,7 @@ def models_are_complete(job: AnyJob) -> Iterator[Finding]:
 def places_are_looked_at(job: AnyJob) -> Iterator[Finding]:
     """What lies where the job will run, and not here, is found wrong only when it starts."""
     named = [(ref.key, ref.name) for ref in job.models() if is_path(ref.name)]
-    named += [(file.key, str(path)) for file in data.named_files(job) for path in file.paths]
+    named += [(file.key, str(path)) for file in named_files(job) for path in file.paths]
     start = job.config.policy.pretrained_checkpoint
     named += [("policy.pretrained_checkpoint.path", start.path)] if start else []
     manifest = job.config.data.manifest_path

@@ -3,45 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
 
-from nemotron.compile import artifacts, checkpointing, data, doubts, engine, output, parallelism, resources
-from nemotron.compile.describe import Process, policy_processes
-from nemotron.compile.job import COMMON_READS, Portion
-from nemotron.compile.pair_job import PAIR_READS, PairJob
-from nemotron.compile.rules import NEMO_RL, Rules, Stages
-from nemotron.compile.survey import RowKind
-from nemotron.config.schema.rm import RmRunConfig
+from nemotron.compile.jobs.pairs import RmJob
+from nemotron.compile.rules.base import NEMO_RL, Rules
 from nemotron.errors import DataError, Finding, NotAvailableError
 
 KIND = "policy.reward_model_cfg"
 GBS = "policy.train_global_batch_size"
 MBS = "policy.train_micro_batch_size"
-
-
-@dataclass(frozen=True)
-class RmJob(PairJob[RmRunConfig]):
-    """Training a reward model."""
-
-    section: ClassVar[str] = "rm"
-    heldout_kind: ClassVar[RowKind] = "preference"
-    reads: ClassVar[tuple[str, ...]] = (
-        *COMMON_READS,
-        "bradley_terry",
-        *PAIR_READS,
-        "data.use_tokens",
-        KIND,
-        "rm",
-    )
-    trains_reward_model: ClassVar[bool] = True
-    metrics: ClassVar[tuple[str, ...]] = (
-        *("loss", "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean", "num_valid_samples"),
-    )
-
-    def portions(self) -> Iterator[Portion]:
-        """None: the rule `micro-batch` asks for more than that, whole micro-batches."""
-        return iter(())
 
 
 rules: Rules[RmJob] = Rules("reward-model")
@@ -161,18 +130,3 @@ def tokens_hold_no_margins(job: RmJob) -> Iterator[Finding]:
             "token ids come without margins",
             hint="set `data.use_tokens=false` to read the rows",
         )
-
-
-STAGES: Stages = (
-    (engine.rules,),
-    (rules, parallelism.rules, checkpointing.rules, doubts.rules),
-    (output.rules, resources.rules),
-    (artifacts.rules,),
-    (data.rules,),
-)
-"""The order of the preflight. All stages run; the first error in this order decides the exit code."""
-
-
-def processes(job: RmJob) -> Iterator[Process]:
-    """The policy alone, which becomes the reward model."""
-    return policy_processes(job, work="trains the reward model")

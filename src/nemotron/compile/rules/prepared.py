@@ -7,55 +7,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nemotron.compile.job import AnyJob
-from nemotron.compile.model_files import TokenizerFacts, folder_of, tokenizer_facts
-from nemotron.compile.rules import Rules
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.jobs.files import HELDOUT_SPLIT as HELDOUT
+from nemotron.compile.jobs.files import MANIFEST as KEY
+from nemotron.compile.jobs.files import manifest_of, splits_wanted
+from nemotron.compile.probes.model_files import TokenizerFacts, folder_of, tokenizer_facts
+from nemotron.compile.rules.base import Rules
 from nemotron.config.layers import Resolved
-from nemotron.data.manifest import PASS_THROUGH, Manifest, ShardFile, text_sha256, vocabulary_sha256
+from nemotron.data.manifest import PASS_THROUGH, Manifest, text_sha256, vocabulary_sha256
 from nemotron.errors import ArtifactError, DataError, Finding, NemotronError
 
-KEY = "data.manifest_path"
-HELDOUT = "eval.heldout.split"
 TOKENS = "data.use_tokens"
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 _ENVIRONMENT = re.compile(r"oc\.env:(\w+)")
 
 rules: Rules[AnyJob] = Rules("manifest")
-
-
-def manifest_of(job: AnyJob) -> Manifest | None:
-    """The manifest of the config; None when there is none, or none that can be read (a rule says so)."""
-    path = job.config.data.manifest_path
-    if path is None or not job.sees(path):
-        return None
-    try:
-        return Manifest.read(Path(path).expanduser())
-    except DataError:
-        return None
-
-
-def splits_wanted(job: AnyJob) -> dict[str, tuple[str, str]]:
-    """Role of a data file -> the split of the manifest that it is, and the key that asks for it."""
-    found = {"train": ("train", KEY)}
-    if job.config.data.validation_sets():
-        found["validation"] = ("validation", KEY)
-    if job.heldout is not None and job.heldout.split:
-        found["heldout"] = (job.heldout.split, HELDOUT)
-    return found
-
-
-def shards_of(job: AnyJob) -> dict[str, tuple[str, tuple[ShardFile, ...]]]:
-    """Role -> key and shards, for every split that the run reads and that is there."""
-    manifest = manifest_of(job)
-    found = {}
-    if manifest is not None:
-        for role, (split, key) in splits_wanted(job).items():
-            try:
-                found[role] = (key, manifest.splits[manifest.split(split)])
-            except DataError:
-                continue  # `manifest-split` reports it
-    return found
 
 
 def _error(job: AnyJob, key: str, problem: NemotronError) -> Finding:

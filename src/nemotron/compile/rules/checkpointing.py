@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from nemotron.compile.job import AnyJob
-from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
+from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.errors import ArtifactError, Finding
 from nemotron.suggest import closest
 

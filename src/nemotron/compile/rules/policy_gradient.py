@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.grpo_job import AnyGrpoJob
-from nemotron.compile.rules import NEMO_RL, Rules
+from nemotron.compile.jobs.grpo import AnyGrpoJob
+from nemotron.compile.rules.base import NEMO_RL, Rules
 from nemotron.errors import Finding
 
 rules: Rules[AnyGrpoJob] = Rules("grpo")

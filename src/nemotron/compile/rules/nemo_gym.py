@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from nemotron.compile.grpo_job import JudgedJob
-from nemotron.compile.rules import NEMO_RL, Rules
+from nemotron.compile.jobs.grpo import JudgedJob
+from nemotron.compile.rules.base import NEMO_RL, Rules
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
 from nemotron.suggest import closest

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from nemotron.compile.model_files import folder_of, read_model, tokenizer_facts
-from nemotron.compile.ppo_job import PpoJob
-from nemotron.compile.rules import EMBEDDED, NEMO_RL, Rules
+from nemotron.compile.jobs.ppo import PpoJob
+from nemotron.compile.probes.model_files import folder_of, read_model, tokenizer_facts
+from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.config.schema.policy import SchedulerEntry
 from nemotron.errors import ArtifactError, Finding
 

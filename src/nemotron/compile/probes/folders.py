@@ -1,0 +1,11 @@
+"""Folders that will be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def existing(path: Path) -> Path:
+    """The path itself, or its nearest parent that exists."""
+    path = path.expanduser().absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
