@@ -63,7 +63,7 @@ def usable(row: Any, kind: str) -> bool:
 
 def run_ours(source: Path, output: Path, kind: str, processes: int | str) -> int:
     from nemotron.config.schema.data_prep import DataPrepConfig, SplitConfig
-    from nemotron.data.prepare import prepare
+    from nemotron.data.prep.prepare import prepare
 
     config = DataPrepConfig(
         blend_path=str(source),

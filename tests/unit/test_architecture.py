@@ -26,6 +26,7 @@ LAYERS = [
     "judge",
     "sandbox",
     "contracts",
+    "data.prep",
     "data",
     "artifacts",
     "runs",
@@ -62,8 +63,9 @@ def modules() -> list[Path]:
 
 
 def package_of(parts: Sequence[str]) -> str:
-    """The layer of a module below ``nemotron``: its package; the judge's server is a house of its own."""
-    return "judge.server" if tuple(parts[:2]) == ("judge", "server") else parts[0]
+    """The layer of a module below ``nemotron``: its package, but for two houses in houses."""
+    inner = ".".join(parts[:2])
+    return inner if inner in ("judge.server", "data.prep") else parts[0]
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 from nemotron import manifest
 from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import read_layers
-from nemotron.data import checks
+from nemotron.data.prep import checks
 from nemotron.errors import ConfigError, NotFoundError
 from nemotron.steps.rl.nemo_rl.rlhf.step import STEP as RLHF
 

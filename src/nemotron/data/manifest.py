@@ -9,10 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron.data.blend import SPLIT_NAMES
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
 
+SPLIT_NAMES = {
+    **{name: "train" for name in ("train", "training")},
+    **{name: "validation" for name in ("validation", "val", "valid", "dev", "eval")},
+    **{name: "test" for name in ("test", "testing")},
+}
+"""How files and blends name the splits -> how we do."""
 VERSION = 1
 CHEAP_BYTES = 64 << 20
 """Shards up to this size in all are hashed wherever they are looked at; that takes a tenth of a second."""

@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from nemotron.config.schema.data_prep import DataPrepConfig
-from nemotron.data.prepare import Result, prepare
+from nemotron.data.prep.prepare import Result, prepare
 from nemotron.data.rows import read_lines
 from nemotron.manifest import STEPS
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from prep_data import lines_of, prompts, rejects_of, rows_of, run, write_rows
 
-from nemotron.data.hub import parse_hub_path
+from nemotron.data.prep.hub import parse_hub_path
 from nemotron.errors import DataError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

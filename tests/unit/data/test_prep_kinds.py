@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prep_data import lines_of, rejects_of, rows_of, run, write_rows
 
-from nemotron.data.blend import read_blend
+from nemotron.data.prep.blend import read_blend
 from nemotron.errors import DataError
 
 USER = [{"role": "user", "content": "Hi"}]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nemotron.data.prepare import LARGEST_BLOCK, SMALLEST_BLOCK, block_size, grid_of
-from nemotron.data.shards import group_bytes
+from nemotron.data.prep.prepare import LARGEST_BLOCK, SMALLEST_BLOCK, block_size, grid_of
+from nemotron.data.prep.shards import group_bytes
 
 MIB, GIB, TIB = 2**20, 2**30, 2**40
 

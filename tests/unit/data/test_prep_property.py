@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from prep_data import lines_of, rejects_of, run
 
-from nemotron.data.rawjson import members, renamed, rewritten
+from nemotron.data.prep.rawjson import members, renamed, rewritten
 
 MAX_ROW = 2048
 

@@ -20,7 +20,7 @@ from nemotron.errors import OutputError
 PROGRAM = """
 import json, sys
 from nemotron.config.schema.data_prep import DataPrepConfig
-from nemotron.data.prepare import prepare
+from nemotron.data.prep.prepare import prepare
 prepare(DataPrepConfig.model_validate(json.loads(sys.argv[1])), block_bytes=16384)
 """
 
@@ -115,7 +115,7 @@ def test_a_manifest_whose_state_an_older_version_did_not_write_is_recognised(tmp
 
 
 def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
-    from nemotron.data import prepare
+    from nemotron.data.prep import prepare
 
     source = write_rows(tmp_path / "in.jsonl", prompts(4000))
     settings = config(tmp_path / "out", source, num_shards_per_split=4)
@@ -157,7 +157,7 @@ def stage_of(message: str) -> str:
 def test_two_preparations_of_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    from nemotron.data import prepare, workspace
+    from nemotron.data.prep import prepare, workspace
 
     (tmp_path / "out" / ".rl_prep").mkdir(parents=True)
     monkeypatch.setattr(workspace, "LOCK_PATIENCE_S", 0.1)

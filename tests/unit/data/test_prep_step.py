@@ -63,5 +63,6 @@ def test_the_run_prints_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run.status().state == "finished"
     shards = resolve_manifest(Path(said.out.strip()))
     assert sum(len(list(read_prompts(path))) for paths in shards.values() for path in paths) == 30
-    step.run(run, {})
+    with attempt_at(run) as attempt:
+        step.run(attempt)
     assert "nothing to do" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from nemotron.install import install_extra
 if TYPE_CHECKING:
     from nemotron.compile.plan import Surroundings
     from nemotron.config.layers import Resolved
-    from nemotron.data.prepare import Result
+    from nemotron.data.prep.prepare import Result
     from nemotron.engines.base import Attempt
 
 _PACKAGES = ("orjson", "xxhash", "numpy")
@@ -51,7 +51,7 @@ def check(config: DataPrepConfig, resolved: Resolved) -> Iterable[Finding]:
         message = f"data preparation needs the packages {', '.join(missing)}"
         hint = install_extra("data")
         return [Finding("error", "package-missing", message, hint=hint, exit_code=NotAvailableError.exit_code)]
-    from nemotron.data.checks import check_config
+    from nemotron.data.prep.checks import check_config
 
     return (*_nothing_given(config, resolved), *check_config(config, resolved.origin))
 
@@ -67,9 +67,9 @@ def _nothing_given(config: DataPrepConfig, resolved: Resolved) -> Iterable[Findi
 
 def describe(config: DataPrepConfig) -> tuple[tuple[Process, ...], tuple[FileRef, ...], tuple[FileRef, ...]]:
     """Processes, inputs and outputs of the plan; called when :func:`check` found no error."""
-    from nemotron.data.blend import expand, read_blend
-    from nemotron.data.prepare import processes_of
-    from nemotron.data.reading import size_of
+    from nemotron.data.prep.blend import expand, read_blend
+    from nemotron.data.prep.prepare import processes_of
+    from nemotron.data.prep.reading import size_of
 
     helpers = processes_of(config) - 1
     extra = f" and {helpers} helper{'s' if helpers > 1 else ''}" if helpers else ""
@@ -99,8 +99,8 @@ def run(attempt: Attempt) -> None:
     Raises:
         DataError: rows or sources that cannot be used. OutputError: the output cannot be written.
     """
-    from nemotron.data.prepare import prepare
-    from nemotron.data.progress import ProgressBar
+    from nemotron.data.prep.prepare import prepare
+    from nemotron.data.prep.progress import ProgressBar
 
     run, config = attempt.run, attempt.settings(DataPrepConfig)
     run.write_status(state="running")

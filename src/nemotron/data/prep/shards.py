@@ -12,9 +12,9 @@ import numpy as np
 import orjson
 
 from nemotron.data.manifest import file_sha256
-from nemotron.data.normal import sort_order
-from nemotron.data.selection import Counts, Selection, cell_groups
-from nemotron.data.workers import Step
+from nemotron.data.prep.normal import sort_order
+from nemotron.data.prep.selection import Counts, Selection, cell_groups
+from nemotron.data.prep.workers import Step
 from nemotron.disk.atomic import replacing, write_atomic
 from nemotron.disk.stream import StreamedFile
 from nemotron.errors import NotAvailableError

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemotron.data.blend import SourceFile
 from nemotron.data.lines import Block, read_range, read_stream, unreadable
-from nemotron.data.normal import hashes, mixed
-from nemotron.data.pieces import KEY_BITS, Grid, Piece, PieceInfo, PieceRows, write_piece
-from nemotron.data.scan import SHOWN_BYTES, PlaceholdersFound, Reject, Resolve, Scanned, Scanner
-from nemotron.data.workers import Step
+from nemotron.data.prep.blend import SourceFile
+from nemotron.data.prep.normal import hashes, mixed
+from nemotron.data.prep.pieces import KEY_BITS, Grid, Piece, PieceInfo, PieceRows, write_piece
+from nemotron.data.prep.scan import SHOWN_BYTES, PlaceholdersFound, Reject, Resolve, Scanned, Scanner
+from nemotron.data.prep.workers import Step
 from nemotron.errors import DataError
 
 if TYPE_CHECKING:
-    from nemotron.data.tokens import Encoder
+    from nemotron.data.prep.tokens import Encoder
 
 ORDER_SALT, SPLIT_SALT, CHOSEN_SALT, REJECTED_SALT = 1, 2, 3, 4
 WANTED = ".wanted"
@@ -101,7 +101,7 @@ class Pass:
 
     def _blocks(self, source: SourceFile) -> Iterator[Block]:
         if source.path.name.endswith(".parquet"):
-            from nemotron.data.parquet import read_parquet
+            from nemotron.data.prep.parquet import read_parquet
 
             yield from read_parquet(source.path, self.block_bytes)
             return

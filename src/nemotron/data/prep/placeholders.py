@@ -15,10 +15,10 @@ from typing import Any
 import orjson
 
 from nemotron.config.schema.data_prep import PlaceholderSource
-from nemotron.data.blend import Dataset, SourceFile, expand
-from nemotron.data.kinds import PLACEHOLDER, Row, reject
 from nemotron.data.lines import Block, read_stream
-from nemotron.data.rawjson import rewritten
+from nemotron.data.prep.blend import Dataset, SourceFile, expand
+from nemotron.data.prep.kinds import PLACEHOLDER, Row, reject
+from nemotron.data.prep.rawjson import rewritten
 from nemotron.disk.atomic import write_atomic
 from nemotron.errors import DataError, NemotronError, Origin
 from nemotron.suggest import closest, listed
@@ -156,7 +156,7 @@ def find_needs(sources: Sequence[SourceFile]) -> dict[str, _Need]:
 def _blocks(source: SourceFile) -> Iterator[Block]:
     """All lines of a source."""
     if source.path.name.endswith(".parquet"):
-        from nemotron.data.parquet import read_parquet
+        from nemotron.data.prep.parquet import read_parquet
 
         yield from read_parquet(source.path, _READ)
         return

@@ -16,19 +16,19 @@ import orjson
 import xxhash
 
 from nemotron.config.schema.data_prep import DataPrepConfig
-from nemotron.data.blend import SourceFile, expand, read_blend
 from nemotron.data.manifest import VERSION, file_sha256
-from nemotron.data.pieces import Grid, Piece
-from nemotron.data.reading import Pass, check_unchanged, finished_pieces, piece_copy, source_stamp, wanted_sources
-from nemotron.data.record import config_hash, dataset_numbers, datasets, kinds_of, settings, source_entry
-from nemotron.data.rejects import HARMLESS, SourceCounts, check_rejects, count_sources, reject_rows, write_rejects
-from nemotron.data.scan import look_up_first
-from nemotron.data.selection import Selection, find_duplicates, likeness
-from nemotron.data.shards import Merge, Shard
-from nemotron.data.splits import split_names, split_shares
-from nemotron.data.weights import weigh
-from nemotron.data.workers import cores, keep_memory, run_tasks
-from nemotron.data.workspace import Workspace, allow_files, locked
+from nemotron.data.prep.blend import SourceFile, expand, read_blend
+from nemotron.data.prep.pieces import Grid, Piece
+from nemotron.data.prep.reading import Pass, check_unchanged, finished_pieces, piece_copy, source_stamp, wanted_sources
+from nemotron.data.prep.record import config_hash, dataset_numbers, datasets, kinds_of, settings, source_entry
+from nemotron.data.prep.rejects import HARMLESS, SourceCounts, check_rejects, count_sources, reject_rows, write_rejects
+from nemotron.data.prep.scan import look_up_first
+from nemotron.data.prep.selection import Selection, find_duplicates, likeness
+from nemotron.data.prep.shards import Merge, Shard
+from nemotron.data.prep.splits import split_names, split_shares
+from nemotron.data.prep.weights import weigh
+from nemotron.data.prep.workers import cores, keep_memory, run_tasks
+from nemotron.data.prep.workspace import Workspace, allow_files, locked
 from nemotron.errors import ConfigError, DataError, OutputError
 
 # Memory is a multiple of the block, of the cell and of the table of cells in each piece, so all three have a bound.
@@ -149,7 +149,7 @@ class _Job:
         config, pieces, processes = self.config, space.pieces, processes_of(self.config)
         encoder = None
         if config.tokenize is not None:
-            from nemotron.data.tokens import Encoder
+            from nemotron.data.prep.tokens import Encoder
 
             encoder = Encoder.load(config.tokenize)
         first = Pass(
@@ -172,7 +172,7 @@ class _Job:
         run_tasks(first.tasks(), first.run, processes=processes, progress=progress)
         wanted = wanted_sources(pieces)
         if wanted:
-            from nemotron.data.placeholders import build_resolver
+            from nemotron.data.prep.placeholders import build_resolver
 
             self.progress("resolving placeholders", 0, 0, 0)
             resolver = build_resolver(
@@ -290,12 +290,12 @@ class _Job:
         found: dict[str, dict[str, Any]] = {split: {} for split in written}
         aligner = config.compat == "nemo_aligner"
         if config.tokenize is not None:
-            from nemotron.data.tokens import write_token_shards
+            from nemotron.data.prep.tokens import write_token_shards
 
             for split, mine in write_token_shards(config.tokenize, self.output, written, dense=aligner).items():
                 found[split].update(mine)
         if aligner:
-            from nemotron.data.nemo_aligner import write_aligner_files
+            from nemotron.data.prep.nemo_aligner import write_aligner_files
 
             for split, files in write_aligner_files(self.output, written).items():
                 found[split]["nemo_aligner"] = files

@@ -11,8 +11,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from nemotron.data.blend import SourceFile
-from nemotron.data.pieces import Piece
+from nemotron.data.prep.blend import SourceFile
+from nemotron.data.prep.pieces import Piece
 from nemotron.disk.atomic import write_lines
 from nemotron.errors import DataError, Origin
 

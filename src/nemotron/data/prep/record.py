@@ -9,9 +9,9 @@ import orjson
 import xxhash
 
 from nemotron.config.schema.data_prep import DataPrepConfig
-from nemotron.data.blend import Dataset, SourceFile
-from nemotron.data.reading import size_of
-from nemotron.data.rejects import SourceCounts
+from nemotron.data.prep.blend import Dataset, SourceFile
+from nemotron.data.prep.reading import size_of
+from nemotron.data.prep.rejects import SourceCounts
 
 
 def datasets(sources: Sequence[SourceFile]) -> list[Dataset]:

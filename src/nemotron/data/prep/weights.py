@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemotron.config.schema.data_prep import DataPrepConfig
-from nemotron.data.blend import Dataset
-from nemotron.data.pieces import Piece
-from nemotron.data.selection import Group, Selection, apportion, copy_piece
-from nemotron.data.workers import run_tasks
+from nemotron.data.prep.blend import Dataset
+from nemotron.data.prep.pieces import Piece
+from nemotron.data.prep.selection import Group, Selection, apportion, copy_piece
+from nemotron.data.prep.workers import run_tasks
 from nemotron.errors import ConfigError
 
 

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from nemotron.data.blend import Kind
+from nemotron.data.prep.blend import Kind
 
 Row = dict[str, Any]
 Answers = tuple[str, str]

@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from nemotron.data.blend import Kind
-from nemotron.data.forms import find_form, join_aligner_pair
-from nemotron.data.kinds import PLACEHOLDER, Form, RejectedRow, Row, type_name
-from nemotron.data.normal import NO_TEXT, line_digests, prompt_digests, text_digests
-from nemotron.data.rawjson import renamed
+from nemotron.data.prep.blend import Kind
+from nemotron.data.prep.forms import find_form, join_aligner_pair
+from nemotron.data.prep.kinds import PLACEHOLDER, Form, RejectedRow, Row, type_name
+from nemotron.data.prep.normal import NO_TEXT, line_digests, prompt_digests, text_digests
+from nemotron.data.prep.rawjson import renamed
 
 SHOWN_BYTES = 1 << 16
 """Rejected rows are copied into ``rejects.jsonl`` up to this length."""

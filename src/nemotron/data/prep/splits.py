@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nemotron.config.schema.data_prep import DataPrepConfig
-from nemotron.data.blend import SourceFile
+from nemotron.data.prep.blend import SourceFile
 from nemotron.errors import ConfigError, DataError
 
 MOST_SPLITS = 16

@@ -12,11 +12,11 @@ from typing import Any
 
 import orjson
 
-from nemotron.data.kinds import Row
 from nemotron.data.manifest import file_sha256
-from nemotron.data.pairs import Example, Message, as_messages, content_text, example
+from nemotron.data.prep.kinds import Row
+from nemotron.data.prep.pairs import Example, Message, as_messages, content_text, example
+from nemotron.data.prep.shards import Shard
 from nemotron.data.rows import read_lines
-from nemotron.data.shards import Shard
 from nemotron.disk.atomic import write_lines
 
 _SPEAKERS = {"user": "User", "assistant": "Assistant", "system": "System"}

@@ -20,7 +20,7 @@ import orjson
 import xxhash
 from numpy.typing import NDArray
 
-from nemotron.data.normal import U64, sort_order
+from nemotron.data.prep.normal import U64, sort_order
 from nemotron.disk.atomic import replacing
 from nemotron.errors import ArtifactError
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nemotron.data.normal import U64, mixed
-from nemotron.data.pieces import KEY_BITS, Grid, Piece, PieceInfo, PieceRows, write_piece
-from nemotron.data.reading import piece_name
+from nemotron.data.prep.normal import U64, mixed
+from nemotron.data.prep.pieces import KEY_BITS, Grid, Piece, PieceInfo, PieceRows, write_piece
+from nemotron.data.prep.reading import piece_name
 
 Counts = NDArray[np.int64]
 Group = tuple[int, int]

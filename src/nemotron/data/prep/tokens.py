@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nemotron.config.schema.data_prep import TokenizeConfig
-from nemotron.data.kinds import RejectedRow, Row
 from nemotron.data.manifest import PASS_THROUGH, file_sha256, text_sha256, vocabulary_sha256
-from nemotron.data.nemo_aligner import rows_of
-from nemotron.data.pairs import Message, as_messages, content_text, example
-from nemotron.data.shards import Shard
+from nemotron.data.prep.kinds import RejectedRow, Row
+from nemotron.data.prep.nemo_aligner import rows_of
+from nemotron.data.prep.pairs import Message, as_messages, content_text, example
+from nemotron.data.prep.shards import Shard
 from nemotron.disk.atomic import write_atomic
 from nemotron.errors import ArtifactError, ConfigError
 

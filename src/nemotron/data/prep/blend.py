@@ -20,17 +20,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from nemotron.config.schema.base import Strict
+from nemotron.data.manifest import SPLIT_NAMES
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
 
 Kind = Literal["prompt", "preference", "verifier", "nemo_gym"]
 
-SPLIT_NAMES = {
-    **{name: "train" for name in ("train", "training")},
-    **{name: "validation" for name in ("validation", "val", "valid", "dev", "eval")},
-    **{name: "test" for name in ("test", "testing")},
-}
-"""How files and blends name the splits -> how we do."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".ndjson", ".parquet")
 _HUB = "hf://"
 
@@ -232,7 +227,7 @@ def expand(dataset: Dataset) -> list[SourceFile]:
         DataError: nothing is there, or nothing of the split that is asked for.
     """
     if dataset.path.startswith(_HUB):
-        from nemotron.data.hub import hub_files
+        from nemotron.data.prep.hub import hub_files
 
         return hub_files(dataset)
     path = Path(dataset.path).expanduser()

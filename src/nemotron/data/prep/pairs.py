@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nemotron.data.kinds import Row, reject
+from nemotron.data.prep.kinds import Row, reject
 
 Message = dict[str, Any]
 

@@ -12,7 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from nemotron.data.blend import SPLIT_NAMES, Dataset, SourceFile, choose_split, is_data_file, split_of
+from nemotron.data.manifest import SPLIT_NAMES
+from nemotron.data.prep.blend import Dataset, SourceFile, choose_split, is_data_file, split_of
 from nemotron.errors import DataError, NotAvailableError
 from nemotron.install import install_extra
 from nemotron.suggest import closest, listed

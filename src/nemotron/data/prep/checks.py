@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, syntax_problem
 from nemotron.config.schema.data_prep import DataPrepConfig
-from nemotron.data.blend import Dataset, SourceFile, expand, read_blend
-from nemotron.data.splits import split_names, split_shares
+from nemotron.data.prep.blend import Dataset, SourceFile, expand, read_blend
+from nemotron.data.prep.splits import split_names, split_shares
 from nemotron.errors import ConfigError, DataError, Finding, NemotronError, NotAvailableError, Origin, OutputError
 from nemotron.install import install_extra
 

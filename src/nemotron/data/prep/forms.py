@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from nemotron.data.blend import Kind
-from nemotron.data.kinds import (
+from nemotron.data.prep.blend import Kind
+from nemotron.data.prep.kinds import (
     ANSWERS,
     PLACEHOLDER,
     QUESTIONS,
@@ -32,7 +32,7 @@ from nemotron.data.kinds import (
     different,
     reject,
 )
-from nemotron.data.rawjson import renamed, rewritten
+from nemotron.data.prep.rawjson import renamed, rewritten
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
