@@ -40,15 +40,19 @@ class ChildEnded(Exception):
 class Child:
     """A process with pipes to its stdin and from its stdout. Used by one thread at a time, but for :meth:`kill`."""
 
-    def __init__(self, name: str, *, hidden: Sequence[str] = (), log_path: Path | None = None) -> None:
+    def __init__(
+        self, name: str, *, hidden: Sequence[str] = (), log_path: Path | None = None, show_stderr: bool = False
+    ) -> None:
         """Nothing is started yet.
 
         Args:
             name: for messages, "judge".
             hidden: words kept out of :meth:`tail`, such as a token.
             log_path: where stderr goes; by default a temporary file that vanishes.
+            show_stderr: leave stderr where ours is, as for code of the user's that prints.
         """
         self._name, self._hidden, self._log_path = name, tuple(hidden), log_path
+        self._show_stderr = show_stderr
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._rest = b""
@@ -61,7 +65,7 @@ class Child:
             OutputError: the log cannot be written.
             OSError: there is no such program.
         """
-        self._log = self._open_log()
+        self._log = None if self._show_stderr else self._open_log()
         self._started, self._rest = time.monotonic(), b""
         self._process = subprocess.Popen(
             command,

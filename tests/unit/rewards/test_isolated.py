@@ -208,7 +208,7 @@ def test_closing_waits_for_nobody(folder: Path) -> None:
 
 def test_closing_ends_the_worker(folder: Path) -> None:
     scorer = build_rewards(config({"name": "regex", "pattern": "a"}))
-    process = scorer._all_workers[0]._process
+    process = scorer._all_workers[0]._child._process
     assert isinstance(process, subprocess.Popen)
     scorer.close()
     assert process.returncode is not None
