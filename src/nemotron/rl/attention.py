@@ -37,9 +37,14 @@ class Rotary:
     def turn_(self, x: Tensor, shape: Shape, *, back: bool = False) -> None:
         """Turn queries and keys of ``x`` [n,t,2,H+2K,d/2] float32 in place; ``back`` undoes it (the gradient's way)."""
         width = (shape.heads + shape.kv_heads) * shape.half
+        # The rows of a head are ordered by half (see fused_llama.py), so a pair that is turned together stands in the
+        # same column of both halves, for all heads at once: two long runs instead of a gather per head. Values are
+        # not turned.
         first, second = x[:, :, 0].flatten(2)[..., :width], x[:, :, 1].flatten(2)[..., :width]
+        # A rotation is orthogonal: its transpose, which the gradient goes through, is the turn by the negative angle.
         sign = 1.0 if back else -1.0
         turned = (first * self.cos).addcmul_(second, self.sin, value=sign)
+        # `first` is still the old one here, so it is overwritten last.
         second.mul_(self.cos).addcmul_(first, self.sin, value=-sign)
         first.copy_(turned)
 
@@ -92,9 +97,12 @@ def forward(
     n, t = qkv.shape[:2]
     heads, kv_heads, half, rep = shape.heads, shape.kv_heads, shape.half, shape.heads // shape.kv_heads
     dtype = qkv.dtype
+    # Angles are multiplied in float32: a bfloat16 cosine is off by 0.4 %, which grows with the position.
     x = qkv.float().view(n, t, 2, shape.all_heads, half)
     rotary.turn_(x, shape)
     p = 0 if prefix is None else prefix.shape[3]
+    # The r query heads that share a key head become r*t rows of one product over its keys: the keys are never repeated,
+    # neither here nor, more costly, in the backward pass, where repeating would mean summing gradients over copies.
     q = torch.empty(n, kv_heads, rep, t, 2, half, dtype=dtype, device=qkv.device)
     q.copy_(x[..., :heads, :].view(n, t, 2, kv_heads, rep, half).permute(0, 3, 4, 1, 2, 5))
     q = q.view(n * kv_heads, rep * t, shape.head_dim)
@@ -110,6 +118,7 @@ def forward(
     keys, values = kv.view(2, n * kv_heads, p + t, shape.head_dim)
     scores = torch.bmm(q, keys.transpose(1, 2))
     by_row = scores.view(n, kv_heads, rep, t, p + t)
+    # Every new token sees the whole prefix, so the triangle covers the last t columns only.
     by_row[..., p:].add_(mask.causal)
     if mask.prefix is not None:
         by_row[..., :p].add_(mask.prefix)
@@ -137,8 +146,12 @@ def backward(
     out_grad = out_grad.reshape(n * kv_heads, rep * t, shape.head_dim)
     keys, values = saved.kv.view(2, n * kv_heads, length, shape.head_dim)
     kv_grad = torch.empty_like(saved.kv).view(2, n * kv_heads, length, shape.head_dim)
+    # With A the probabilities, out = A V: dV = A^T dOut, dA = dOut V^T. The r*t rows of a key head are summed inside
+    # the product, which is the sum over its query heads.
     torch.bmm(saved.probs.transpose(1, 2), out_grad, out=kv_grad[1])
     probs_grad = torch.bmm(out_grad, values.transpose(1, 2))
+    # dS = A * (dA - sum(A * dA)): a masked score has A = 0 and so gets no gradient; no mask is needed here. S = Q K^T
+    # then gives dK = dS^T Q and dQ = dS K. The scale 1/sqrt(d) is part of the q rows of the weights.
     scores_grad = torch._softmax_backward_data(probs_grad, saved.probs, -1, saved.probs.dtype)
     torch.bmm(scores_grad.transpose(1, 2), saved.q, out=kv_grad[0])
     q_grad = torch.bmm(scores_grad, keys)
@@ -150,6 +163,7 @@ def backward(
     into = x_grad[..., heads:, :].view(n, t, 2, 2, kv_heads, half).permute(3, 0, 4, 1, 2, 5)
     into.copy_(all_kv[:, :, :, p:])
     if new_kv_grad is not None:
+        # Added before the turn is undone: what responses want of a prompt's keys is said about turned keys.
         into.add_(new_kv_grad.view(2, n, kv_heads, t, 2, half))
     rotary.turn_(x_grad, shape, back=True)
     return x_grad.view(n, t, -1).to(grad.dtype), kv_grad.view(2, n, kv_heads, length, shape.head_dim)[:, :, :, :p]

@@ -148,10 +148,14 @@ class FusedLlama:
     def weights(self, dtype: torch.dtype) -> Weights:
         """The rearranged weights in ``dtype``, up to date."""
         trained = any(p.requires_grad for p in self.parameters)
+        # In-place changes raise `_version`, new storage (load_state_dict with assign, offloading) moves `data_ptr`, and
+        # fused optimizers do neither: they are counted.
         state = (_steps.taken if trained else 0, *((p._version, p.data_ptr()) for p in self.parameters))
         if dtype in self._kept and self._kept[dtype][0] == state:
             return self._kept[dtype][1]
         body = self.model.model
+        # The last norm's weight goes into the head, as every norm's goes into the matrix behind it: diag(w) x then M is
+        # M diag(w) then x. So only the division by the root mean square is left to do for each token.
         head_dtype = torch.float32 if hasattr(self.model, "score") else dtype
         cos, sin = self._cos_sin()
         weights = Weights(
@@ -173,6 +177,7 @@ class FusedLlama:
     def _layer(self, layer: Any, dtype: torch.dtype) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         qkv = _stack([attention.q_proj, attention.k_proj, attention.v_proj])
+        # A bias stands behind the norm, so it takes the scale of its row but not the norm's weight.
         qkv_weight = (qkv.weight * self.scale * layer.input_layernorm.weight)[self.order]
         qkv_bias = None if qkv.bias is None else (qkv.bias * self.scale[:, 0])[self.order]
         gate_up = _stack([mlp.gate_proj, mlp.up_proj])
@@ -185,6 +190,8 @@ class FusedLlama:
 
     def _cos_sin(self) -> tuple[Tensor, Tensor]:
         if self._rotary is None:
+            # Both halves of a head have the same frequencies, so the first half of the columns says all. The tables are
+            # asked of the model's own module, which knows the scaling of its family.
             rotary, length = self.model.model.rotary_emb, self.model.config.max_position_embeddings
             positions = torch.arange(length, device=self.device)[None]
             cos, sin = rotary(torch.zeros(1, device=self.device), positions)
@@ -216,11 +223,13 @@ def to_parameters(fused: FusedLlama, grads: Gradients) -> list[Tensor]:
     found: dict[Tensor, Tensor] = {}
 
     def add(parameter: Tensor | None, grad: Tensor | None) -> None:
+        # A parameter may be met twice: a norm before several matrices, an embedding that is also the head.
         if parameter is not None and grad is not None:
             found[parameter] = found[parameter] + grad if parameter in found else grad
 
     def add_normed(norm: Tensor, linears: list[nn.Linear], weight: Tensor, bias: Tensor | None) -> None:
         """Take apart the gradient of ``norm * [stacked linears]``."""
+        # F = W diag(w): dW = dF diag(w), and dw sums dF * W over the rows of every matrix behind the norm.
         start = 0
         for linear in linears:
             stop = start + linear.out_features
@@ -230,6 +239,7 @@ def to_parameters(fused: FusedLlama, grads: Gradients) -> list[Tensor]:
             add(linear.bias, None if bias is None else bias[start:stop])
             start = stop
 
+    # Rows go back to the model's order first: norms and biases are taken apart by the model's own matrices.
     back = torch.argsort(fused.order)
     for layer, (qkv, out, gate_up, down) in zip(body.layers, grads.layers, strict=True):
         attention, mlp = layer.self_attn, layer.mlp

@@ -101,7 +101,9 @@ def make_plan(groups: Sequence[Group], device: torch.device, *, ends: bool = Fal
             # A response's last token is fed only where something is asked after it.
             rows.append((len(rows) * width, prompt, [*c.token_ids, 0] if ends else c.token_ids))
     prompts = list(numbers)
+    # The longest first: `_cut` pads every row of a run to its first.
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    # A response's first token follows its prompt's last position, so the prompt's batch is where it is asked about.
     followers: list[list[int]] = [[] for _ in prompts]
     for index, (_, prompt, _) in enumerate([] if ends else rows):
         followers[prompt].append(index)
@@ -112,6 +114,7 @@ def make_plan(groups: Sequence[Group], device: torch.device, *, ends: bool = Fal
             _prompt_batch([list(prompts[i]) for i in members], members, [followers[i] for i in members], rows)
         )
     prompt_batches = len(batches)
+    # A response of one token is answered by its prompt alone.
     longer = sorted((row for row in rows if len(row[2]) > 1), key=lambda row: -len(row[2]))
     lengths = [len(prompt) for prompt in prompts]
     runs = _cut([len(row[2]) - 1 for row in longer], budget)
@@ -280,7 +283,10 @@ class LlamaPass:
             if is_prompt:
                 self.prefixes[number][:, batch.prompts, :, :t] = saved.kv
             if batch.trim and number == len(weights.layers) - 1:
+                # Nobody looks at the other positions any more; their keys and values are kept already.
                 hidden, attended = hidden[batch.asked], attended[batch.asked]
+            # The residual stream is changed in place: of a layer the backward pass needs what went into its products,
+            # and the norm's result with 1/rms, never the stream itself.
             hidden.add_(layer.out(attended))
             mlp_normed, mlp_rstd = _norm(hidden, shape.eps, dtype)
             gate_up = layer.gate_up(mlp_normed)
@@ -295,7 +301,9 @@ class LlamaPass:
     def backward(self, grad: Tensor) -> Gradients:
         """Gradients of the rearranged weights from that of the result [N*T]. Frees what was kept, batch by batch."""
         grads = Gradients.zeros(self.weights)
-        # What the responses want from the prompts' keys and values.
+        # What the responses want from the prompts' keys and values: float32, as many rows add to the same prompt.
+        # Batches of responses come first here (they ran last), so it is complete when the prompt's own backward
+        # begins.
         wanted = [torch.zeros_like(prefix, dtype=torch.float32) for prefix in self.prefixes]
         for number in reversed(range(len(self.plan.batches))):
             batch, trace = self.plan.batches[number], self.traces.pop()
@@ -308,6 +316,8 @@ class LlamaPass:
         anew: keeping them costs more memory than everything else together."""
         head = self.weights.head
         logits = head(trace.normed)
+        # The readout (temperature, top-k, top-p, log-softmax) is left to autograd: it is small, and a formula of its
+        # own would have to follow every change of the filter.
         with torch.enable_grad():
             leaf = logits.detach().requires_grad_()
             chosen = leaf if batch.source is None else leaf[batch.source]
@@ -326,11 +336,15 @@ class LlamaPass:
             kept = trace.layers.pop()
             number = len(trace.layers)
             layer, (qkv, out, gate_up, down) = self.weights.layers[number], grads.layers[number]
+            # h2 = h1 + mlp(norm(h1)): `hidden_grad` is dh2 and stays as the residual's share of dh1; the norm's share
+            # is added to it in place. The same again for h1 = h0 + attention(norm(h0)).
             gate_up_grad = _mlp_backward(layer, down, kept.gate_up, hidden_grad.to(dtype))
             normed_grad = _linear_backward(layer.gate_up, gate_up, kept.mlp_normed, gate_up_grad)
             _norm_backward_(hidden_grad, normed_grad, kept.mlp_normed, kept.mlp_rstd)
             attended_grad = _linear_backward(layer.out, out, kept.attended, hidden_grad.to(dtype))
             if batch.trim and number == len(self.weights.layers) - 1 and batch.asked is not None:
+                # Only the asked positions went through the rest of this layer: the others have no gradient from above,
+                # but attention below them does.
                 attended_grad = _spread(attended_grad, batch.asked, n * t)
                 hidden_grad = _spread(hidden_grad, batch.asked, n * t)
             more = wanted[number][:, batch.prompts, :, :t] if is_prompt else None
@@ -338,6 +352,8 @@ class LlamaPass:
                 attended_grad.view(n, t, -1), kept.saved, trace.rotary, shape, more
             )
             if not is_prompt:
+                # Several rows continue one prompt: their wishes add up. Beyond a shorter prompt's end they are 0, as
+                # their probabilities are.
                 wanted[number][:, :, :, : batch.prefix].index_add_(1, batch.prompts, prefix_grad.float())
             normed_grad = _linear_backward(layer.qkv, qkv, kept.normed, qkv_grad.view(n * t, -1))
             _norm_backward_(hidden_grad, normed_grad, kept.normed, kept.rstd)
@@ -356,7 +372,12 @@ def _norm(hidden: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 
 def _norm_backward_(hidden_grad: Tensor, normed_grad: Tensor, normed: Tensor, rstd: Tensor) -> None:
-    """Add the norm's part to ``hidden_grad``: rstd * (g - y * mean(g * y)) for y = normed, g = its gradient."""
+    """Add the norm's part to ``hidden_grad``: rstd * (g - y * mean(g * y)) for y = normed, g = its gradient.
+
+    From y = x * r with r = (mean(x^2) + eps)^-1/2: dr/dx = -r^3 x / D, so dx = r g - r^3 x mean(g x), which is
+    r (g - y mean(g y)).
+    The weight of the norm is part of the matrix behind it and does not appear.
+    """
     mean = (normed_grad * normed).sum(-1, keepdim=True, dtype=torch.float32).div_(normed.shape[-1])
     hidden_grad.addcmul_(torch.addcmul(normed_grad, normed, mean.to(normed.dtype), value=-1), rstd)
 
@@ -372,6 +393,8 @@ def _mlp_backward(layer: Layer, down_grad: Linear, gate_up: Tensor, grad: Tensor
     gate, up = gate_up.chunk(2, -1)
     activated = torch.nn.functional.silu(gate)
     inner_grad = _linear_backward(layer.down, down_grad, activated * up, grad)
+    # y = silu(g) * u: du = dy * silu(g), dg = silu'(g) * dy * u. `inner_grad` is not needed after `up_grad`, so it is
+    # multiplied in place; both results are halves of one buffer, as the product behind wants them.
     result = torch.empty_like(gate_up)
     gate_grad, up_grad = result.chunk(2, -1)
     torch.mul(inner_grad, activated, out=up_grad)
@@ -389,6 +412,8 @@ def _linear_backward(linear: Linear, grads: Linear, x: Tensor, grad: Tensor) -> 
 
 def _accumulate(total: Tensor, grad: Tensor, x: Tensor) -> None:
     """total += grad^T x, in float32."""
+    # In half precision the product's own accumulator is float32, but a sum over batches in bfloat16 would lose all that
+    # is smaller than 1/256 of the total.
     if grad.dtype == torch.float32:
         total.addmm_(grad.t(), x)
     else:
