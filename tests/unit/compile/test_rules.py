@@ -267,6 +267,7 @@ ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 ELSEWHERE = {
     "not-looked-at",
     "agent-ref",
+    "checkpoint-folder-owner",
     "contradictory-pairs",
     "cuda-arch-list",
     "data-file",
