@@ -269,6 +269,7 @@ ELSEWHERE = {
     "not-looked-at",
     "agent-ref",
     "chat-template",
+    "checkpoint-folder-owner",
     "contradictory-pairs",
     "cuda-arch-list",
     "data-file",
