@@ -17,7 +17,6 @@ from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.megatron.describe import HF_CONFIG
 from nemotron.checkpoints.megatron.reader import open_weights
 from nemotron.checkpoints.megatron.writer import Progress, train_state, write_iteration
-from nemotron.disk.publish import published
 from nemotron.errors import ArtifactError
 
 
@@ -83,34 +82,6 @@ def load_policy_weights(path: Path, *, hf_config: Mapping[str, Any] | None = Non
     return PolicyWeights("checkpoint_megatron", checkpoint.folder, checkpoint.hf_config, weights, found)
 
 
-def write_megatron(
-    model_state: Mapping[str, Tensor],
-    hf_config: Mapping[str, Any],
-    tokenizer_dir: Path | None,
-    target: Path,
-    *,
-    dtype: str | None = None,
-    hf_model_id: str | None = None,
-    overwrite: bool = False,
-    extra_files: Mapping[str, bytes] | None = None,
-    progress: Progress | None = None,
-) -> Path:
-    """Write weights as a Megatron root at ``target`` (``iter_0000000`` and its trackers); returns the iteration folder.
-
-    ``model_state`` has Hugging Face names; ``dtype`` casts it, without it weights stay as they are. ``extra_files`` go
-    beside ``config.json`` into the sidecar folder that :func:`load_policy_weights` reads back.
-
-    Raises:
-        ArtifactError: a model that does not convert (by name), or weights that do not fit the config.
-        OutputError: the target exists or cannot be written; it is then untouched.
-    """
-    shape = families.from_hf(hf_config, "the model's config")
-    check_vocabulary(tokenizer_dir, shape.vocab)
-    with published(target, overwrite=overwrite) as temporary:
-        write_root(temporary, model_state, hf_config, tokenizer_dir, dtype, hf_model_id, extra_files, progress)
-    return target / layout.iteration_name(0)
-
-
 def write_root(
     root: Path,
     model_state: Mapping[str, Tensor],
@@ -121,7 +92,15 @@ def write_root(
     extra_files: Mapping[str, bytes] | None,
     progress: Progress | None,
 ) -> None:
-    """Fill the folder ``root``; the caller publishes it. Arguments and errors as :func:`write_megatron`."""
+    """Write weights as a Megatron root into the folder ``root`` (``iter_0000000`` and its trackers), which the caller
+    publishes.
+
+    ``model_state`` has Hugging Face names; ``dtype`` casts it, without it weights stay as they are. ``extra_files`` go
+    beside ``config.json`` into the sidecar folder that :func:`load_policy_weights` reads back.
+
+    Raises:
+        ArtifactError: a model that does not convert (by name), or weights that do not fit the config.
+    """
     shape = families.from_hf(hf_config, "the model's config")
     iteration = root / layout.iteration_name(0)
     write_iteration(model_state, shape, iteration, dtype=dtype, hf_model_id=hf_model_id, progress=progress)

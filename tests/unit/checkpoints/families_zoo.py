@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -16,6 +18,10 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from nemotron.checkpoints.megatron import layout
+from nemotron.checkpoints.policy import check_vocabulary, write_root
+from nemotron.disk.publish import published
 
 VOCAB = 320
 _SIZES: dict[str, Any] = {
@@ -87,3 +93,13 @@ def split_in_two(folder: Path) -> None:
     index = {"metadata": {}, "weight_map": {name: file for file, part in halves.items() for name in part}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     single.unlink()
+
+
+def write_megatron(
+    state: Mapping[str, Tensor], hf_config: Mapping[str, Any], tokenizer: Path | None, target: Path
+) -> Path:
+    """A Megatron root as a conversion publishes it; returns the iteration folder."""
+    check_vocabulary(tokenizer, int(hf_config["vocab_size"]))
+    with published(target, overwrite=False) as folder:
+        write_root(folder, state, hf_config, tokenizer, None, None, None, None)
+    return target / layout.iteration_name(0)

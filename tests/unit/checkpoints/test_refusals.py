@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from families_zoo import VOCAB, make, write_tokenizer
+from families_zoo import VOCAB, make, write_megatron, write_tokenizer
 from safetensors.torch import load_file, save_file
 
 from nemotron.checkpoints.convert import hf_to_megatron, megatron_to_hf
 from nemotron.checkpoints.megatron.pickles import loads
-from nemotron.checkpoints.policy import load_policy_weights, write_megatron
+from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.errors import ArtifactError, OutputError
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from families_zoo import CONFIGS, make, split_in_two
+from families_zoo import CONFIGS, make, split_in_two, write_megatron
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nemotron.checkpoints.convert import hf_to_megatron, megatron_to_hf
 from nemotron.checkpoints.hf import HfWeights
 from nemotron.checkpoints.megatron import run_config
 from nemotron.checkpoints.megatron.families import from_hf, to_hf
-from nemotron.checkpoints.policy import load_policy_weights, write_megatron
+from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.errors import ArtifactError
 
 
