@@ -13,8 +13,8 @@ from compile_world import LAPTOP, NODE, driven, named, write_model, write_rows
 
 from nemotron.compile.jobs.pairs import DpoJob
 from nemotron.compile.plan import Plan, compile_job
+from nemotron.compile.rules.dpo import rules
 from nemotron.compile.rules.engine import embedded_reads
-from nemotron.compile.rules.pairs import rules
 from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
@@ -35,6 +35,10 @@ data:
   validation:
     data_path: val.jsonl
 """
+GENERATION = (
+    "policy.generation={backend: embedded, max_new_tokens: 8, temperature: 1.0, top_p: 1.0, top_k: null, "
+    "stop_token_ids: null, stop_strings: null}"
+)
 PACK = "policy.sequence_packing={enabled: true, algorithm: first_fit_shuffle, train_mb_tokens: 4096}"
 DYNAMIC = "policy.dynamic_batching={enabled: true, train_mb_tokens: 8192, sequence_length_round: 64}"
 HELDOUT = "eval.heldout={data_path: held.jsonl, verifier: tiny_world, max_samples: 2}"
@@ -42,13 +46,15 @@ HELDOUT = "eval.heldout={data_path: held.jsonl, verifier: tiny_world, max_sample
 # name, number, severity, overrides
 BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("no-steps", None, "error", ("dpo.max_num_steps=-1",)),
+    ("schedulers", 19, "error", ("policy.scheduler=[{milestones: [3]}]",)),
+    ("top-k", 35, "error", (GENERATION, "policy.generation.top_k=0")),
     ("no-loss", None, "error", ("dpo.preference_loss_weight=0",)),
     ("sft-average-unused", None, "warning", ("dpo.sft_average_log_probs=true",)),
     ("no-validation-data", 64, "error", ("data.validation=null",)),
     ("no-generation", 30, "error", (HELDOUT,)),
     ("micro-batch-larger", None, "warning", ("policy.train_micro_batch_size=129",)),
     ("micro-batch-larger", None, "warning", ("dpo.val_micro_batch_size=33",)),
-    ("response-too-long", None, "error", ("data.max_input_seq_length=4096",)),
+    ("prompt-too-long", None, "error", ("data.max_input_seq_length=4096",)),
     ("too-few-rows", None, "error", ("policy.train_global_batch_size=400",)),
     ("checkpoint-metric", 79, "error", ("checkpointing.metric_name=val:validation-default_los",)),
     ("checkpoint-metric", 79, "error", ("dpo.val_period=0",)),

@@ -200,5 +200,8 @@ def test_what_a_rule_needs_is_a_key(compiled_step: CompileStep) -> None:
     for step in ("rlhf", "rlvr", "dpo", "rm", "ppo"):
         model = declaration(find_step(step)).config
         stages = declaration(find_step(step)).rules
+        section = model.section
         for rule in (rule for stage in stages for rules in stage for rule in rules.members):
-            assert all(look_up(model, need.split(".")) is not Standing.UNKNOWN for need in rule.needs), rule.name
+            assert all(look_up(model, need.split(".")) is not Standing.UNKNOWN for need in rule.needed(section)), (
+                rule.name
+            )

@@ -12,8 +12,8 @@ from compile_world import LAPTOP, NODE, driven, named, row, write_model, write_r
 
 from nemotron.compile.jobs.ppo import PpoJob
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.compile.rules.critic import models, rules
 from nemotron.compile.rules.engine import embedded_reads
+from nemotron.compile.rules.ppo import models, rules
 from nemotron.config.known import Standing, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
@@ -53,6 +53,25 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("critic-warm-up", None, "error", ("ppo.policy_training_start_step=5", "ppo.max_num_steps=5")),
     ("critic-warm-up", None, "warning", ("ppo.policy_training_start_step=5", "ppo.adv_estimator.name=rloo")),
     ("reference-kl-skipped", 44, "error", ("ppo.skip_reference_policy_logprobs_calculation=true",)),
+    (
+        "limit-unmeasured",
+        None,
+        "error",
+        (
+            "ppo.skip_reference_policy_logprobs_calculation=true",
+            "loss_fn.reference_policy_kl_penalty=0",
+            "limits.max_kl=1.0",
+        ),
+    ),
+    ("cispo", 49, "error", ("loss_fn.use_cispo=true", "loss_fn.ratio_clip_c=3")),
+    ("importance-sampling", 47, "error", ("loss_fn.truncated_importance_sampling_type=tis",)),
+    ("on-policy-ratio-batch", 25, "error", ("loss_fn.force_on_policy_ratio=true",)),
+    (
+        "overlong-buffer",
+        None,
+        "error",
+        (f"{SHAPING}.enabled=true", f"{SHAPING}.overlong_buffer_length=2000", f"{SHAPING}.max_response_length=64"),
+    ),
     ("kl-without-weight", None, "error", ("actor.absolute_kl=true", "loss_fn.use_kl_in_reward=false")),
     ("no-validation-data", 42, "error", ("data.validation=null",)),
     (
@@ -61,7 +80,7 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
         "error",
         (f"{SHAPING}.enabled=true", f"{SHAPING}.overlong_buffer_length=null"),
     ),
-    ("reward-shaping", 50, "error", ("ppo.reward_scaling.enabled=true", "ppo.reward_scaling.source_max=-1.0")),
+    ("empty-range", None, "error", ("ppo.reward_scaling.enabled=true", "ppo.reward_scaling.source_max=-1.0")),
     ("schedulers", 19, "error", (f"value.scheduler=[{LINEAR}, {LINEAR}]",)),
     ("schedulers", 19, "error", ("policy.scheduler=[{milestones: [3]}]",)),
     ("value-model", None, "error", ("value.optimizer=null",)),
@@ -86,8 +105,9 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 ]
 VALUE = "value.dtensor_cfg"
 ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
-    ("only-in-embedded", None, "error", ("only=critic",)),
-    ("estimator-not-in-nemo-rl", None, "error", ("ppo.adv_estimator.name=rloo",)),
+    ("data-parallel-batch", 23, "error", ("cluster.gpus_per_node=7",)),
+    ("not-in-nemo-rl", None, "error", ("only=critic",)),
+    ("not-in-nemo-rl", None, "error", ("ppo.adv_estimator.name=rloo",)),
     ("value-backend", None, "error", (f"{VALUE}._v2=false",)),
     ("value-backend", None, "error", (f"{VALUE}.context_parallel_size=2",)),
     ("value-backend", None, "error", ("value.sequence_packing={enabled: true, algorithm: x, train_mb_tokens: 4096}",)),

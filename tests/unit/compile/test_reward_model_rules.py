@@ -53,6 +53,8 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("no-validation-data", 64, "error", ("data.validation=null", "rm.val_period=0", "rm.val_at_end=false")),
     ("no-steps", None, "error", ("rm.max_num_steps=0",)),
     ("no-steps", None, "error", ("rm.max_num_steps=-2",)),
+    ("schedulers", 19, "error", ("policy.scheduler=[{milestones: [3]}]",)),
+    ("prompt-too-long", None, "error", ("data.max_input_seq_length=100000",)),
     ("micro-batch", None, "error", ("policy.train_micro_batch_size=3",)),
     ("micro-batch", None, "error", ("rm.val_micro_batch_size=5",)),
     ("data-tokens", None, "error", ("data.use_tokens=true",)),
@@ -64,7 +66,7 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 ON_CLUSTER = [
     ("data-parallel-batch", 23, "error", ("cluster.gpus_per_node=7",)),
     ("data-parallel-batch", 23, "error", ("rm.val_global_batch_size=4",)),
-    ("reward-model-backend", 65, "error", (PACK,)),
+    ("batching-mode", 63, "error", (PACK,)),
     ("reward-model-backend", 65, "error", (f"{DTENSOR}.context_parallel_size=2",)),
     ("reward-model-backend", 65, "error", (f"{DTENSOR}={{enabled: false}}", f"policy.megatron_cfg={MEGATRON}")),
     ("not-in-nemo-rl", None, "error", ("bradley_terry.margin_key=margin",)),

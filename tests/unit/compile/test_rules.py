@@ -10,6 +10,7 @@ from nemotron.compile.rules.doubts import rules as doubts
 from nemotron.compile.rules.engine import embedded_reads
 from nemotron.config.known import Standing, look_up
 from nemotron.config.schema.extras import JudgedGrpoConfig
+from nemotron.manifest import declaration, find_step
 from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
 
 GEN = "policy.generation"
@@ -296,6 +297,10 @@ ELSEWHERE = {
     "vocabulary",
     *(rule.name for rule in doubts.members),
     "judge-roles",
+    # what this step shares with others and cannot break
+    "micro-batch",
+    "no-steps",
+    "not-in-nemo-rl",
 }
 
 
@@ -349,3 +354,13 @@ def test_every_rule_has_a_test() -> None:
     names = {rule.name for stage in STEP.rules for rules in stage for rule in rules.members}
     tested = {case[0] for case in [*ON_CLUSTER, *ON_LAPTOP]} | ELSEWHERE
     assert names == tested
+
+
+def test_a_rule_is_written_once() -> None:
+    """The same name in two modules is the same thought twice: they drift apart, and one step forgets it."""
+    places: dict[str, set[str]] = {}
+    for step in ("rlhf", "rlvr", "dpo", "rm", "ppo"):
+        for stage in declaration(find_step(step)).rules:
+            for rule in (rule for rules in stage for rule in rules.members):
+                places.setdefault(rule.name, set()).add(rule.check.__module__)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from nemotron.compile.choice import choose
 from nemotron.compile.jobs.files import files
@@ -16,7 +16,7 @@ from nemotron.config.layers import Resolved
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.policy import OptimizerConfig, SchedulerEntry
-from nemotron.config.schema.training import TrainingConfig
+from nemotron.config.schema.training import Course, TrainingConfig
 from nemotron.data.inputs import HeldoutFiles
 from nemotron.errors import ConfigError, Finding, NemotronError, Origin, Severity
 from nemotron.manifest import EngineName
@@ -38,6 +38,8 @@ class ModelRef:
     """The config key that names it."""
     name: str
     """Folder or hub name."""
+    template_hint: str | None = None
+    """Of a model that is asked through its own chat template: what to do where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +64,13 @@ class Optimizer:
 
 
 @dataclass(frozen=True, slots=True)
-class Portion:
-    """Two sizes of which the first is a part of the second."""
+class Batch:
+    """Rows of one optimizer step, or of one pass of validation, and the part of them that is computed at once."""
 
     key: str
     size: int
-    whole: str
-    """What it is a part of, in words."""
-    of: int
-
-
-class Schedule(Protocol):
-    """What the section of every algorithm says about the course of a run."""
-
-    @property
-    def max_num_steps(self) -> int: ...
-    @property
-    def max_num_epochs(self) -> int: ...
-    @property
-    def val_period(self) -> int: ...
-    @property
-    def val_at_end(self) -> bool: ...
+    micro_key: str
+    micro: int
 
 
 # What the embedded engine reads in every training step; NeMo-RL reads the rest.
@@ -150,8 +138,6 @@ class Job(Generic[C]):
     resume: bool = False
     """Whether a run that exists would go on."""
 
-    section: ClassVar[str] = ""
-    """The algorithm's section of the config."""
     row_kind: ClassVar[RowKind] = "prompt"
     """What the rows of training and validation are."""
     heldout_kind: ClassVar[RowKind] = "prompt"
@@ -160,10 +146,14 @@ class Job(Generic[C]):
     """Sections and keys that the embedded engine reads."""
     skips: ClassVar[tuple[str, ...]] = ()
     """Keys inside of those that it does not read."""
-    batch_key: ClassVar[str] = "policy.train_global_batch_size"
-    """The key that says how many rows a step takes."""
     policy_does: ClassVar[str] = "samples, scores and trains"
     """The work of the policy's process, for people."""
+    whole_micro_batches: ClassVar[bool] = False
+    """Whether a batch has to be a whole number of micro-batches; elsewhere the last one may be smaller."""
+    packs_rows: ClassVar[bool] = True
+    """Whether NeMo-RL packs the rows of this algorithm, or batches them by length."""
+    steps_may_be_endless: ClassVar[bool] = False
+    """Whether `max_num_steps: -1` leaves the end to the epochs."""
     trains_reward_model: ClassVar[bool] = False
     trains_adapters: ClassVar[bool] = False
     """Whether `policy.dtensor_cfg.lora_cfg` is honoured."""
@@ -176,10 +166,19 @@ class Job(Generic[C]):
         return cls(config, resolved, *chosen, where.place, engines, where.runs_dir, where.env, where.resume)
 
     @property
-    def schedule(self) -> Schedule:
+    def section(self) -> str:
+        """The key of the algorithm's section."""
+        return self.config.section
+
+    @property
+    def course(self) -> Course:
         """The algorithm's section."""
-        section: Schedule = getattr(self.config, self.section)
-        return section
+        return self.config.course
+
+    @property
+    def batch_key(self) -> str:
+        """The key that says how many rows a step takes."""
+        return "policy.train_global_batch_size"
 
     @property
     def validation_metrics(self) -> tuple[str, ...]:
@@ -187,9 +186,9 @@ class Job(Generic[C]):
         return ()
 
     @property
-    def rows_per_step(self) -> int:
-        """Training rows that one step takes; fewer make no step at all."""
-        return self.config.policy.train_global_batch_size
+    def noun(self) -> str:
+        """What batch sizes count."""
+        return "pairs" if self.row_kind == "preference" else "responses"
 
     @property
     def policy_loss(self) -> LossFnConfig | None:
@@ -231,11 +230,11 @@ class Job(Generic[C]):
         policy = self.config.policy
         yield Optimizer("policy", policy.optimizer, policy.scheduler or ())
 
-    def portions(self) -> Iterator[Portion]:
-        """Parts of a batch that are computed at once, with the batch."""
+    def batches(self) -> Iterator[Batch]:
+        """Every batch with its micro-batch."""
         policy = self.config.policy
-        key, of = "policy.train_global_batch_size", policy.train_global_batch_size
-        yield Portion("policy.train_micro_batch_size", policy.train_micro_batch_size, f"`{key}` {of}", of)
+        sizes = policy.train_global_batch_size, policy.train_micro_batch_size
+        yield Batch("policy.train_global_batch_size", sizes[0], "policy.train_micro_batch_size", sizes[1])
 
     def missing_features(self) -> Iterator[tuple[str, str]]:
         """(key, feature) of what is switched on in the algorithm's own sections and the embedded engine lacks."""
@@ -266,18 +265,26 @@ class Job(Generic[C]):
         raise NotImplementedError
 
     @cached_property
-    def data_steps(self) -> int | None:
-        """Steps after which the epochs end; None when the data could not be counted."""
+    def training_rows(self) -> int | None:
+        """Rows to train on; None when they could not be counted."""
         surveys = [file.survey() for file in files(self) if file.role == "train"]
         if not surveys or any(found.problem for found in surveys):
             return None
-        return self.schedule.max_num_epochs * (sum(found.rows for found in surveys) // self.rows_per_step)
+        return sum(found.rows for found in surveys)
+
+    @property
+    def data_steps(self) -> int | None:
+        """Steps after which the epochs end; None when the data could not be counted."""
+        return None if self.training_rows is None else self.config.steps_of_data(self.training_rows)
 
     @property
     def steps(self) -> int | None:
-        """Steps until the data or `max_num_steps` end; a limit below 1 (NeMo-RL's -1) counts as none."""
-        by_data, most = self.data_steps, self.schedule.max_num_steps
-        return by_data if by_data is None or most < 1 else min(most, by_data)
+        """Steps until the data or `max_num_steps` end; None when the data could not be counted."""
+        return None if self.training_rows is None else self.config.steps(self.training_rows)
+
+    def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
+        """(key, message, hint) of what is switched on, ours, and unknown to NeMo-RL."""
+        return iter(())
 
     @property
     def generation(self) -> GenerationConfig | None:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Portion
-from nemotron.compile.plan import Process, Work
+from nemotron.compile.jobs.base import ModelRef, NumberType
+from nemotron.compile.jobs.policy_gradient import AnyPolicyGradientJob, PolicyGradientJob
+from nemotron.compile.plan import Process
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
-from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.judge import JUDGE_MODEL
-from nemotron.config.schema.policy import PolicyConfig
 from nemotron.config.schema.verified import VerifiedGrpoConfig
 
+TEMPLATE_HINT = "a judge's template must know the roles `response_1` and `response_2`: put one beside its tokenizer"
 G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
 
 
 @dataclass(frozen=True)
-class GrpoJob(Job[G]):
+class GrpoJob(PolicyGradientJob[G]):
     """GRPO, wherever its rewards come from."""
 
-    section: ClassVar[str] = "grpo"
-    reads: ClassVar[tuple[str, ...]] = (*COMMON_READS, *SAMPLING_READS, "grpo", "loss_fn")
+    reads: ClassVar[tuple[str, ...]] = (*AnyPolicyGradientJob.reads, "grpo")
     skips: ClassVar[tuple[str, ...]] = (
         "grpo.calculate_advantages_on_gpu",
         "grpo.invalid_tool_call_advantage",
@@ -32,73 +31,26 @@ class GrpoJob(Job[G]):
         "grpo.penalize_malformed_thinking",
         "grpo.val_batch_size",
     )
-    batch_key: ClassVar[str] = "grpo.num_prompts_per_step"
 
     @property
-    def validation_metrics(self) -> tuple[str, ...]:
-        """What GRPO measures in validation."""
-        return ("accuracy", "avg_length")
+    def estimator(self) -> str:
+        """`grpo.adv_estimator`."""
+        return self.config.grpo.estimator.name
 
     @property
-    def reward_range(self) -> tuple[float, float] | None:
-        """Least and greatest reward that can come, where that is known."""
-        return None
+    def lonely_estimators(self) -> Sequence[str]:
+        """The reward itself, and teachers."""
+        return ("raw_reward", "opd")
 
     @property
-    def responses(self) -> int:
-        """Responses per step: prompts times generations."""
-        return self.config.grpo.num_prompts_per_step * self.config.grpo.num_generations_per_prompt
-
-    @property
-    def rows_per_step(self) -> int:
-        """Prompts that one step takes."""
-        return int(self.config.grpo.num_prompts_per_step * self.config.grpo.batch_multiplier)
-
-    @property
-    def rows_at_once(self) -> int:
-        """Responses of a step."""
-        return self.responses
-
-    @property
-    def judge_calls(self) -> int | None:
-        """Judge requests of one step; None without a judge."""
-        return None
-
-    def work(self) -> Work:
-        """Sizes of the run."""
-        grpo, policy = self.config.grpo, self.config.policy
-        response = self.generation.max_new_tokens if self.generation else 0
-        prompt = max(0, policy.max_total_sequence_length - response)
-        return Work(
-            batch=f"{grpo.num_prompts_per_step} prompts x {grpo.num_generations_per_prompt} generations",
-            prompts=grpo.num_prompts_per_step,
-            generations=grpo.num_generations_per_prompt,
-            updates=max(1, self.responses // policy.train_global_batch_size),
-            steps=self.steps,
-            data_steps=self.data_steps,
-            tokens_per_step=self.responses * response + grpo.num_prompts_per_step * prompt,
-            judge_calls=self.judge_calls,
-        )
-
-    def portions(self) -> Iterator[Portion]:
-        """As everywhere, and the responses whose log-probabilities are computed at once."""
-        yield from super().portions()
-        yield from logprob_portion(self.config.policy, self.responses)
+    def advantage_range(self) -> tuple[float | None, float | None]:
+        """What advantages are clipped to."""
+        return self.config.grpo.advantage_clip_low, self.config.grpo.advantage_clip_high
 
     @property
     def samples_asynchronously(self) -> bool:
         """Asynchronous GRPO."""
         return bool(self.config.grpo.async_grpo and self.config.grpo.async_grpo.enabled)
-
-    @property
-    def policy_loss(self) -> LossFnConfig | None:
-        """``loss_fn``."""
-        return self.config.loss_fn
-
-    @property
-    def has_reference(self) -> bool:
-        """Whether loss or limits ask for the KL to the policy before training."""
-        return self.config.needs_reference
 
     def missing_features(self) -> Iterator[tuple[str, str]]:
         """What GRPO in NeMo-RL can and the embedded engine cannot."""
@@ -130,13 +82,6 @@ class GrpoJob(Job[G]):
 AnyGrpoJob = GrpoJob[GrpoRunConfig]
 
 
-def logprob_portion(policy: PolicyConfig, responses: int) -> Iterator[Portion]:
-    """`policy.logprob_batch_size` as part of a rollout, where it is not the micro-batch size by another name."""
-    size = policy.logprob_batch_size
-    if size is not None and size != policy.train_micro_batch_size:
-        yield Portion("policy.logprob_batch_size", size, f"the {responses} responses of a step", responses)
-
-
 @dataclass(frozen=True)
 class JudgedJob(GrpoJob[JudgedGrpoConfig]):
     """GRPO whose rewards come from a judge."""
@@ -166,7 +111,7 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         yield from super().models()
         judge = self.config.env.judge_model
         if judge and judge.base_url is None:
-            yield ModelRef("judge", f"{JUDGE_MODEL}.model", judge.model)
+            yield ModelRef("judge", f"{JUDGE_MODEL}.model", judge.model, TEMPLATE_HINT)
 
     def processes(self) -> Iterator[Process]:
         """The policy and its judge."""
@@ -216,3 +161,11 @@ class VerifiedJob(GrpoJob[VerifiedGrpoConfig]):
         for name, server in (self.config.gym.servers if self.config.gym else {}).items():
             place = f"server {server.base_url}" if server.base_url else f"our own `{server.kind}` server on loopback"
             yield Process(f"server {name}", place)
+
+    def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
+        """NeMo-RL's own environment checks mathematical answers; everything else goes through NeMo-Gym."""
+        rewards = self.config.rewards
+        for index, function in enumerate(rewards.functions if rewards else ()):
+            if function.name != "math":
+                key, message = f"rewards.functions.{index}", f"NeMo-RL has no reward function `{function.name}`"
+                yield key, message, "run with `engine=embedded`, or score through NeMo-Gym (`-c nemo_gym`)"

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, Portion
+from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Batch, Job
 from nemotron.compile.plan import Work
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.schema.dpo import DpoRunConfig
+from nemotron.config.schema.pairs import PairTrainingConfig
 from nemotron.config.schema.rm import RmRunConfig
-from nemotron.config.schema.training import TrainingConfig
 
-T = TypeVar("T", bound=TrainingConfig, covariant=True)
+T = TypeVar("T", bound=PairTrainingConfig, covariant=True)
 PAIR_READS = (
     "data.add_bos",
     "data.add_eos",
@@ -28,6 +28,7 @@ class PairJob(Job[T]):
     """Training on pairs. All batch sizes count pairs."""
 
     row_kind: ClassVar[RowKind] = "preference"
+    packs_rows: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
     """What is measured on every validation set."""
 
@@ -36,6 +37,13 @@ class PairJob(Job[T]):
         """NeMo-RL's names, for every validation set."""
         sets = self.config.data.named_validation_sets()
         return tuple(f"validation-{name}_{metric}" for name in sets for metric in self.metrics)
+
+    def batches(self) -> Iterator[Batch]:
+        """Training, and validation."""
+        yield from super().batches()
+        keys = f"{self.section}.val_global_batch_size", f"{self.section}.val_micro_batch_size"
+        course = self.config.pair_course
+        yield Batch(keys[0], course.val_global_batch_size, keys[1], course.val_micro_batch_size)
 
     def work(self) -> Work:
         """Sizes of the run."""
@@ -54,7 +62,6 @@ class PairJob(Job[T]):
 class DpoJob(PairJob[DpoRunConfig]):
     """DPO on preference pairs."""
 
-    section: ClassVar[str] = "dpo"
     policy_does: ClassVar[str] = "scores pairs and trains"
     reads: ClassVar[tuple[str, ...]] = (*COMMON_READS, *SAMPLING_READS, *PAIR_READS, "dpo")
     metrics: ClassVar[tuple[str, ...]] = (
@@ -62,25 +69,11 @@ class DpoJob(PairJob[DpoRunConfig]):
         *("rewards_chosen_mean", "rewards_rejected_mean", "logps_chosen_mean", "logps_rejected_mean"),
     )
 
-    def portions(self) -> Iterator[Portion]:
-        """As everywhere, and those of validation."""
-        yield from super().portions()
-        dpo = self.config.dpo
-        whole = f"`dpo.val_global_batch_size` {dpo.val_global_batch_size}"
-        yield Portion("dpo.val_micro_batch_size", dpo.val_micro_batch_size, whole, dpo.val_global_batch_size)
-
-    @property
-    def validates(self) -> bool:
-        """Whether the run measures anything on validation pairs."""
-        dpo = self.config.dpo
-        return bool(dpo.val_period or dpo.val_at_start or dpo.val_at_end)
-
 
 @dataclass(frozen=True)
 class RmJob(PairJob[RmRunConfig]):
     """Training a reward model."""
 
-    section: ClassVar[str] = "rm"
     policy_does: ClassVar[str] = "trains the reward model"
     heldout_kind: ClassVar[RowKind] = "preference"
     reads: ClassVar[tuple[str, ...]] = (
@@ -92,10 +85,15 @@ class RmJob(PairJob[RmRunConfig]):
         "rm",
     )
     trains_reward_model: ClassVar[bool] = True
+    whole_micro_batches: ClassVar[bool] = True
+    steps_may_be_endless: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = (
         *("loss", "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean", "num_valid_samples"),
     )
 
-    def portions(self) -> Iterator[Portion]:
-        """None: the rule `micro-batch` asks for more than that, whole micro-batches."""
-        return iter(())
+    def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
+        """Margin and centring are ours."""
+        section = self.config.bradley_terry
+        for name in ("margin_key", "center_rewards_coefficient"):
+            if getattr(section, name):
+                yield f"bradley_terry.{name}", f"NeMo-RL has no `{name}`", "leave it out, or run with `engine=embedded`"

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Optimizer, Portion
-from nemotron.compile.jobs.grpo import logprob_portion
-from nemotron.compile.plan import Process, Work
+from nemotron.compile.jobs.base import Batch, ModelRef, NumberType, Optimizer
+from nemotron.compile.jobs.policy_gradient import AnyPolicyGradientJob, PolicyGradientJob
+from nemotron.compile.plan import Process
 from nemotron.config.schema.dtensor import LoraConfig
-from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
 
 
 @dataclass(frozen=True)
-class PpoJob(Job[PpoMasterConfig]):
+class PpoJob(PolicyGradientJob[PpoMasterConfig]):
     """PPO with a critic and a reward model, or one side of it."""
 
-    section: ClassVar[str] = "ppo"
     reads: ClassVar[tuple[str, ...]] = (
-        *COMMON_READS,
-        *SAMPLING_READS,
+        *AnyPolicyGradientJob.reads,
         "actor",
         "critic",
-        "loss_fn",
         "only",
         "policy.dtensor_cfg.enabled",
         "policy.dtensor_cfg.lora_cfg",
@@ -48,43 +44,22 @@ class PpoJob(Job[PpoMasterConfig]):
         "ppo.calculate_advantages_on_gpu",
         "ppo.dynamic_sampling_max_gen_batches",
     )
-    batch_key: ClassVar[str] = "ppo.num_prompts_per_step"
     trains_adapters: ClassVar[bool] = True
 
     @property
-    def validation_metrics(self) -> tuple[str, ...]:
-        """What PPO measures in validation."""
-        return ("accuracy", "avg_length")
+    def estimator(self) -> str:
+        """`ppo.adv_estimator`."""
+        return self.config.ppo.adv_estimator.name
 
     @property
-    def responses(self) -> int:
-        """Responses per step: prompts times generations."""
-        return self.config.ppo.num_prompts_per_step * self.config.ppo.num_generations_per_prompt
-
-    @property
-    def rows_per_step(self) -> int:
-        """Prompts that one step takes."""
-        return self.config.ppo.num_prompts_per_step
-
-    @property
-    def rows_at_once(self) -> int:
-        """Responses of a step."""
-        return self.responses
-
-    @property
-    def policy_loss(self) -> LossFnConfig:
-        """``loss_fn``."""
-        return self.config.loss_fn
-
-    @property
-    def has_reference(self) -> bool:
-        """Whether rewards, loss or limits ask for the KL to the policy before training."""
-        return self.config.needs_reference
+    def lonely_estimators(self) -> Sequence[str]:
+        """The critic stands in for the group."""
+        return ("gae",)
 
     @property
     def has_critic(self) -> bool:
         """Whether values are learned at all."""
-        return self.config.ppo.adv_estimator.name == "gae"
+        return self.config.learns_values
 
     @property
     def lora(self) -> LoraConfig | None:
@@ -106,19 +81,17 @@ class PpoJob(Job[PpoMasterConfig]):
         if self.has_critic:
             yield Optimizer("value", value.optimizer, value.scheduler or (), passes)
 
-    def portions(self) -> Iterator[Portion]:
-        """As everywhere, the responses whose log-probabilities are computed at once, and the critic's."""
-        yield from super().portions()
-        yield from logprob_portion(self.config.policy, self.responses)
+    def batches(self) -> Iterator[Batch]:
+        """The policy's, and the critic's."""
+        yield from super().batches()
         value = self.config.value
-        of = value.train_global_batch_size
         if self.has_critic:
-            yield Portion(
-                "value.train_micro_batch_size",
-                value.train_micro_batch_size,
-                f"`value.train_global_batch_size` {of}",
-                of,
-            )
+            sizes = value.train_global_batch_size, value.train_micro_batch_size
+            yield Batch("value.train_global_batch_size", sizes[0], "value.train_micro_batch_size", sizes[1])
+
+    def rollout_batches(self) -> Iterator[Batch]:
+        """Both."""
+        return self.batches()
 
     def models(self) -> Iterator[ModelRef]:
         """The models of the sides that run here."""
@@ -162,17 +135,10 @@ class PpoJob(Job[PpoMasterConfig]):
         else:
             yield Process("critic", f"child process: {holds} on a free loopback port")
 
-    def work(self) -> Work:
-        """Sizes of the run."""
-        ppo, policy = self.config.ppo, self.config.policy
-        response = self.generation.max_new_tokens if self.generation else 0
-        prompt = max(0, policy.max_total_sequence_length - response)
-        return Work(
-            batch=f"{ppo.num_prompts_per_step} prompts x {ppo.num_generations_per_prompt} generations",
-            prompts=ppo.num_prompts_per_step,
-            generations=ppo.num_generations_per_prompt,
-            updates=ppo.ppo_epochs * max(1, self.responses // policy.train_global_batch_size),
-            steps=self.steps,
-            data_steps=self.data_steps,
-            tokens_per_step=self.responses * response + ppo.num_prompts_per_step * prompt,
-        )
+    def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
+        """`rloo`, and sides that run apart."""
+        if self.estimator != "gae":
+            message = f"NeMo-RL's PPO has no estimator `{self.estimator}`"
+            yield "ppo.adv_estimator.name", message, "set `engine=embedded`, or use `gae`"
+        if self.config.only is not None:
+            yield "only", "NeMo-RL has no sides that run apart", "set `only=null`, or `engine=embedded`"

@@ -11,7 +11,7 @@ from nemotron.checkpoints.megatron.describe import Checkpoint, describe
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.probes.model_files import folder_of, is_path, read_model, template_problem, tokenizer_facts
-from nemotron.compile.rules.base import EMBEDDED, Rules
+from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.errors import ArtifactError, Finding
 
 rules: Rules[AnyJob] = Rules("artifacts")
@@ -109,6 +109,14 @@ def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
             yield job.error(key, f"the chat template does not parse: {problem}", hint=f"correct `{key}`")
 
 
+@rules.rule("chat-template")
+def helpers_can_be_asked(job: AnyJob) -> Iterator[Finding]:
+    """Models that are asked with roles of their own template."""
+    for model in job.models():
+        if model.template_hint:
+            yield from template_findings(job, model.key, model.name, hint=model.template_hint)
+
+
 def template_findings(job: AnyJob, key: str, name: str, *, hint: str | None = None) -> Iterator[Finding]:
     """What is wrong with the chat template of the tokenizer ``name``, which ``key`` names."""
     problem = template_problem(name, job.place)
@@ -144,6 +152,26 @@ def sequence_fits_the_model(job: AnyJob) -> Iterator[Finding]:
             f"`policy.max_total_sequence_length` {longest} is more than the {positions} positions of the model",
             hint=f"set it to at most {positions}",
         )
+
+
+@rules.rule("pretrained-checkpoint", number=82, engines=NEMO_RL)
+def megatron_weights_are_there(job: AnyJob) -> Iterator[Finding]:
+    """Megatron finds its iteration in a small file."""
+    places = (
+        ("checkpointing.pretrained_checkpoint", job.config.checkpointing.pretrained_checkpoint),
+        ("policy.pretrained_checkpoint", job.config.policy.pretrained_checkpoint),
+    )
+    for key, start in places:
+        if (
+            start
+            and job.sees(start.path)
+            and not (Path(start.path).expanduser() / "latest_checkpointed_iteration.txt").is_file()
+        ):
+            yield job.error(
+                f"{key}.path",
+                f"`{start.path}` is no Megatron checkpoint: it has no `latest_checkpointed_iteration.txt`",
+                kind=ArtifactError,
+            )
 
 
 @rules.rule("pretrained-checkpoint", number=82, engines=EMBEDDED)

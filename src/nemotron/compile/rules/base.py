@@ -16,11 +16,12 @@ one error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.probes.survey import RowKind
 from nemotron.config.validate import in_order
 from nemotron.errors import Finding
 from nemotron.manifest import EngineName
@@ -29,6 +30,7 @@ NEMO_RL: tuple[EngineName, ...] = ("nemo_rl",)
 EMBEDDED: tuple[EngineName, ...] = ("embedded",)
 J = TypeVar("J", bound=AnyJob)
 Check = Callable[[J], Iterator[Finding]]
+Number = int | Mapping[RowKind, int] | None
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,24 @@ class Rule(Generic[J]):
     """One check with its name."""
 
     name: str
-    number: int | None
+    number: Number
+    """Its number in NeMo-RL's list of validity rules, which may depend on what rows are."""
     engines: tuple[EngineName, ...]
     check: Check[J]
     needs: tuple[str, ...] = ()
     """Keys and sections that must be right for the check to say anything: it is silent where another rule has refused
-    one of them, or a key below."""
+    one of them, or a key below. ``{section}`` stands for the section of the algorithm."""
+
+    def needed(self, section: str) -> tuple[str, ...]:
+        """``needs`` for the algorithm with that section."""
+        return tuple(need.replace("{section}", section) for need in self.needs)
 
     def run(self, job: J) -> Iterator[Finding]:
         """Findings of this rule, named; none on an engine that it does not concern."""
         if job.engine in self.engines:
             for finding in self.check(job):
-                yield replace(finding, name=self.name, rule=self.number)
+                number = self.number.get(job.row_kind) if isinstance(self.number, Mapping) else self.number
+                yield replace(finding, name=self.name, rule=number)
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Rules(Generic[J]):
         self,
         name: str,
         *,
-        number: int | None = None,
+        number: Number = None,
         engines: tuple[EngineName, ...] = ("embedded", "nemo_rl"),
         needs: tuple[str, ...] = (),
     ) -> Callable[[Check[J]], Check[J]]:
@@ -89,7 +97,7 @@ def check(job: J, stages: Stages) -> tuple[Finding, ...]:
     found: dict[int, list[Finding]] = {}
     # Rules that stand on nothing first: whatever they refuse is a cause, wherever they stand in the order.
     for rule in sorted((rule for stage in ordered for rule in stage), key=lambda rule: bool(rule.needs)):
-        if any(_refused(job.resolved.source(need), refused) for need in rule.needs):
+        if any(_refused(job.resolved.source(need), refused) for need in rule.needed(job.section)):
             continue
         findings = _without_copies(list(rule.run(job)), job)
         found[id(rule)] = findings

@@ -1,121 +1,52 @@
-"""Batch arithmetic: prompts, generations, global and micro batches."""
+"""Arithmetic of batches and lengths: global and micro batches, ranks, bins, rows that fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.jobs.grpo import AnyGrpoJob
+from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.rules.base import NEMO_RL, Rules
 from nemotron.errors import Finding
 
-rules: Rules[AnyGrpoJob] = Rules("batch")
-GBS = "policy.train_global_batch_size"
-MBS = "policy.train_micro_batch_size"
+rules: Rules[AnyJob] = Rules("batches")
 
 
-def _product(job: AnyGrpoJob) -> str:
-    grpo = job.config.grpo
-    return f"{grpo.num_prompts_per_step} prompts x {grpo.num_generations_per_prompt} generations = {job.responses}"
-
-
-@rules.rule("batch-not-divisible", number=22, needs=("grpo.num_generations_per_prompt",))
-def total_batch_divides(job: AnyGrpoJob) -> Iterator[Finding]:
-    """Every response of a step lands in exactly one optimizer step."""
-    gbs = job.config.policy.train_global_batch_size
-    if job.responses % gbs:
-        yield job.error(
-            GBS,
-            f"{_product(job)} responses per step are not a multiple of `{GBS}` {gbs}",
-            hint=f"set `{GBS}={job.responses}` for one optimizer step per rollout",
-        )
-
-
-@rules.rule("off-policy-updates")
-def one_update_per_rollout(job: AnyGrpoJob) -> Iterator[Finding]:
-    """Silent upstream: with several updates per rollout all but the first are off-policy."""
-    gbs = job.config.policy.train_global_batch_size
-    updates, rest = divmod(job.responses, gbs)
-    if updates > 1 and not rest:
-        yield job.warning(
-            GBS,
-            f"each rollout of {job.responses} responses is trained on in {updates} optimizer steps, "
-            f"of which {updates - 1} are off-policy",
-            hint=f"set `{GBS}={job.responses}` to stay on-policy",
-        )
+@rules.rule("micro-batch")
+def micro_batches_fill_a_batch(job: AnyJob) -> Iterator[Finding]:
+    """Where the loss is a mean over whole micro-batches."""
+    for batch in job.batches() if job.whole_micro_batches else ():
+        if batch.size % batch.micro:
+            yield job.error(
+                batch.micro_key,
+                f"`{batch.key}` {batch.size} is not a multiple of `{batch.micro_key}` {batch.micro}; "
+                f"both count {job.noun}",
+                hint=f"set `{batch.micro_key}` to a divisor of {batch.size}",
+            )
 
 
 @rules.rule("data-parallel-batch", number=23, engines=NEMO_RL)
-def batches_divide_over_ranks(job: AnyGrpoJob) -> Iterator[Finding]:
+def batches_divide_over_ranks(job: AnyJob) -> Iterator[Finding]:
     """A global batch splits evenly over the data-parallel ranks and there into micro-batches."""
-    policy, dp = job.config.policy, job.data_parallel
-    gbs, mbs = policy.train_global_batch_size, policy.train_micro_batch_size
-    if gbs % dp:
-        yield job.error(GBS, f"`{GBS}` {gbs} does not divide over {dp} data-parallel ranks")
-        return
-    if policy.packing or policy.batching:
-        return
-    if gbs // dp % mbs:
-        yield job.error(MBS, f"{gbs // dp} responses per rank are not a multiple of `{MBS}` {mbs}")
-    logprob = policy.logprob_batch_size or mbs
-    if job.responses % dp == 0 and job.responses // dp % logprob:
+    policy, ranks = job.config.policy, job.data_parallel
+    reshaped = job.packs_rows and bool(policy.packing or policy.batching)
+    for batch in job.batches():
+        fit = f"choose a multiple of {ranks * batch.micro} ({ranks} ranks x {batch.micro})"
+        if batch.size % ranks:
+            message = f"`{batch.key}` {batch.size} does not divide over {ranks} data-parallel ranks"
+            yield job.error(batch.key, message, hint=fit)
+        elif not reshaped and batch.size // ranks % batch.micro:
+            message = f"{batch.size // ranks} {job.noun} per rank are not a multiple of `{batch.micro_key}`"
+            yield job.error(batch.micro_key, f"{message} {batch.micro}", hint=f"for `{batch.key}` {fit}")
+    at_once, size = job.rows_at_once, policy.logprob_rows
+    if not reshaped and at_once % ranks == 0 and at_once // ranks % size:
         yield job.error(
             "policy.logprob_batch_size",
-            f"{job.responses // dp} responses per rank are not a multiple of `policy.logprob_batch_size` {logprob}",
-        )
-
-
-@rules.rule("async-batch", number=24, engines=NEMO_RL)
-def async_batch_divides(job: AnyGrpoJob) -> Iterator[Finding]:
-    """Asynchronous GRPO shards whole rollouts over the ranks."""
-    asynchronous = job.config.grpo.async_grpo
-    if asynchronous and asynchronous.enabled and job.responses % job.data_parallel:
-        yield job.error(
-            "grpo.num_prompts_per_step", f"{_product(job)} responses do not divide over {job.data_parallel} ranks"
-        )
-
-
-@rules.rule("on-policy-ratio-batch", number=25, needs=(GBS,))
-def forced_ratio_needs_one_update(job: AnyGrpoJob) -> Iterator[Finding]:
-    """A ratio that is taken as 1 is only right in the first update after a rollout."""
-    gbs = job.config.policy.train_global_batch_size
-    if job.config.loss_fn.force_on_policy_ratio and gbs != job.responses:
-        yield job.error(
-            "loss_fn.force_on_policy_ratio",
-            f"`loss_fn.force_on_policy_ratio` needs `{GBS}` to be the {job.responses} responses of a step, it is {gbs}",
-            hint=f"set `{GBS}={job.responses}`",
-        )
-
-
-@rules.rule("batch-multiplier", number=26)
-def multiplier_needs_dynamic_sampling(job: AnyGrpoJob) -> Iterator[Finding]:
-    """More prompts per loader batch make sense only where groups are filtered away."""
-    grpo = job.config.grpo
-    if grpo.batch_multiplier != 1 and not grpo.use_dynamic_sampling:
-        yield job.error(
-            "grpo.batch_multiplier",
-            f"`grpo.batch_multiplier` is {grpo.batch_multiplier:g} without `grpo.use_dynamic_sampling`",
-            hint="set `grpo.batch_multiplier=1` or `grpo.use_dynamic_sampling=true`",
-        )
-
-
-@rules.rule("prompts-per-dataloader", number=27, engines=NEMO_RL)
-def loaders_share_a_batch(job: AnyGrpoJob) -> Iterator[Finding]:
-    """Each of several loaders contributes the same number of prompts."""
-    data, prompts = job.config.data, job.config.grpo.num_prompts_per_step
-    if not data.use_multiple_dataloader:
-        return
-    if data.num_prompts_per_dataloader is None:
-        yield job.error("data", "`data.use_multiple_dataloader` needs `data.num_prompts_per_dataloader`")
-    elif prompts % data.num_prompts_per_dataloader:
-        yield job.error(
-            "data.num_prompts_per_dataloader",
-            f"`grpo.num_prompts_per_step` {prompts} is not a multiple of "
-            f"`data.num_prompts_per_dataloader` {data.num_prompts_per_dataloader}",
+            f"{at_once // ranks} responses per rank are not a multiple of `policy.logprob_batch_size` {size}",
         )
 
 
 @rules.rule("bin-too-small", number=28, engines=NEMO_RL)
-def longest_sequence_fits_a_bin(job: AnyGrpoJob) -> Iterator[Finding]:
+def longest_sequence_fits_a_bin(job: AnyJob) -> Iterator[Finding]:
     """Packed bins and dynamic micro-batches must hold the longest sequence."""
     policy = job.config.policy
     longest = policy.max_total_sequence_length
@@ -136,7 +67,7 @@ PACKERS = ("concatenative", "first_fit_decreasing", "first_fit_shuffle", "modifi
 
 
 @rules.rule("packing-algorithm", number=28, engines=NEMO_RL)
-def packing_algorithm_exists(job: AnyGrpoJob) -> Iterator[Finding]:
+def packing_algorithm_exists(job: AnyJob) -> Iterator[Finding]:
     """NeMo-RL looks the name up when the first batch is packed."""
     packing = job.config.policy.packing
     if packing and packing.algorithm.lower() not in PACKERS:
@@ -147,14 +78,14 @@ def packing_algorithm_exists(job: AnyGrpoJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("group-of-one")
-def group_has_something_to_compare(job: AnyGrpoJob) -> Iterator[Finding]:
-    """Silent upstream: in a group of one the baseline is the reward itself, so nothing is ever learned."""
-    grpo = job.config.grpo
-    estimator = grpo.adv_estimator.name if grpo.adv_estimator else "grpo"
-    if grpo.num_generations_per_prompt == 1 and estimator not in ("raw_reward", "opd"):
+@rules.rule("prompt-too-long")
+def longest_row_fits_the_sequence(job: AnyJob) -> Iterator[Finding]:
+    """Silent upstream: such prompts leave no room for a response. Of a pair it bounds prompt and answer together."""
+    key, row, longest = "data.max_input_seq_length", job.config.data.max_input_seq_length, "max_total_sequence_length"
+    limit = job.config.policy.max_total_sequence_length
+    if row is not None and row > limit:
         yield job.error(
-            "grpo.num_generations_per_prompt",
-            "with one generation per prompt there is nothing to compare: every advantage is 0",
-            hint="set `grpo.num_generations_per_prompt` to at least 2; 8 is usual",
+            key,
+            f"`{key}` {row} is more than `policy.{longest}` {limit}",
+            hint=f"set `{key}={limit}`, or raise `policy.{longest}`",
         )

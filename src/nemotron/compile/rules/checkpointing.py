@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from nemotron.compile.jobs.base import AnyJob
-from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
-from nemotron.errors import ArtifactError, Finding
+from nemotron.compile.rules.base import EMBEDDED, Rules
+from nemotron.errors import Finding
 from nemotron.suggest import closest
 
 rules: Rules[AnyJob] = Rules("checkpointing")
@@ -40,7 +39,7 @@ def something_is_kept(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("checkpoint-metric", number=79)
 def metric_exists(job: AnyJob) -> Iterator[Finding]:
     """Upstream stops at the first save when the prefix is wrong or the name does not exist."""
-    checkpointing, period = job.config.checkpointing, job.schedule.val_period
+    checkpointing, period = job.config.checkpointing, job.course.val_period
     key, name = "checkpointing.metric_name", checkpointing.metric_name
     if not checkpointing.enabled or name is None:
         return
@@ -63,26 +62,6 @@ def metric_exists(job: AnyJob) -> Iterator[Finding]:
             f"{period} steps, so some have no `{name}` and rank last",
             hint=f"set `checkpointing.save_period` to a multiple of {period}",
         )
-
-
-@rules.rule("pretrained-checkpoint", number=82, engines=NEMO_RL)
-def megatron_weights_are_there(job: AnyJob) -> Iterator[Finding]:
-    """Megatron finds its iteration in a small file."""
-    places = (
-        ("checkpointing.pretrained_checkpoint", job.config.checkpointing.pretrained_checkpoint),
-        ("policy.pretrained_checkpoint", job.config.policy.pretrained_checkpoint),
-    )
-    for key, start in places:
-        if (
-            start
-            and job.sees(start.path)
-            and not (Path(start.path).expanduser() / "latest_checkpointed_iteration.txt").is_file()
-        ):
-            yield job.error(
-                f"{key}.path",
-                f"`{start.path}` is no Megatron checkpoint: it has no `latest_checkpointed_iteration.txt`",
-                kind=ArtifactError,
-            )
 
 
 @rules.rule("no-checkpoints", engines=EMBEDDED)

@@ -82,7 +82,7 @@ def pairs_agree(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("too-few-rows", needs=("data.train", "data.manifest_path"))
 def one_batch_is_there(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: an incomplete batch is dropped, so the run makes no step and ends with success."""
-    needed = job.rows_per_step
+    needed = job.config.rows_per_step
     noun = "prompts" if job.row_kind == "prompt" else "pairs"
     mine = [file for file in files(job) if file.role == "train"]
     train = [file.survey() for file in mine]

@@ -77,12 +77,17 @@ def learning_rate_can_work(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("micro-batch-larger")
 def parts_are_smaller_than_the_whole(job: AnyJob) -> Iterator[Finding]:
     """The excess is never used; whoever sets it counts on a batch that there is not."""
-    for part in job.portions():
-        if part.size > part.of:
+    parts = [] if job.whole_micro_batches else [(b.micro_key, b.micro, f"`{b.key}`", b.size) for b in job.batches()]
+    policy, responses = job.config.policy, job.rows_at_once
+    # Where it is the micro-batch size by another name, that one is blamed.
+    if responses and policy.logprob_rows != policy.train_micro_batch_size:
+        parts.append(("policy.logprob_batch_size", policy.logprob_rows, "the responses of a step,", responses))
+    for key, size, whole, of in parts:
+        if size > of:
             yield job.warning(
-                part.key,
-                f"`{part.key}` {part.size} is more than {part.whole}: there is never that much to compute at once",
-                hint=f"set `{part.key}` to {part.of} or a divisor of it",
+                key,
+                f"`{key}` {size} is more than {whole} {of}: there is never that much to compute at once",
+                hint=f"set `{key}` to {of} or a divisor of it",
             )
 
 
@@ -134,10 +139,10 @@ def heldout_has_as_many(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("epochs-end-first")
 def asked_steps_are_made(job: AnyJob) -> Iterator[Finding]:
     """The shipped configs let the epochs end the run; who types a number of steps wants them."""
-    key, most = f"{job.section}.max_num_steps", job.schedule.max_num_steps
+    key, most = f"{job.section}.max_num_steps", job.course.max_num_steps
     origin, by_data = job.resolved.origin(key), job.data_steps
     if origin is not None and origin.argument is not None and by_data and most > by_data:
-        epochs = job.schedule.max_num_epochs
+        epochs = job.course.max_num_epochs
         yield job.warning(
             key,
             f"the data end the run after {by_data} steps ({_epochs(epochs)}), before `{key}` {most}",
@@ -148,12 +153,12 @@ def asked_steps_are_made(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("validation-never-due")
 def validation_comes(job: AnyJob) -> Iterator[Finding]:
     """A period that is longer than the run asks for nothing."""
-    schedule, made = job.schedule, _length(job)
-    if made and schedule.val_period > made and not schedule.val_at_end and job.config.data.validation_sets():
+    course, made = job.course, _length(job)
+    if made and course.val_period > made and not course.val_at_end and job.config.data.validation_sets():
         key = f"{job.section}.val_period"
         yield job.warning(
             key,
-            f"validation every {schedule.val_period} steps never comes: the run ends after {made}",
+            f"validation every {course.val_period} steps never comes: the run ends after {made}",
             hint=f"set `{key}` to at most {made}, or `{job.section}.val_at_end=true`",
         )
 

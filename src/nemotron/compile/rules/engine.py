@@ -30,45 +30,36 @@ def embedded_reads(job: AnyJob | type[AnyJob], key: str) -> bool:
     return _below(key, job.reads) or any(read.startswith(f"{key}.") for read in job.reads)
 
 
-@rules.rule("engine-not-installed", engines=EMBEDDED)
-def embedded_is_installed(job: AnyJob) -> Iterator[Finding]:
-    """The engine's libraries are an extra of the package."""
-    missing = job.place.lacking(EMBEDDED_MODULES)
-    if missing:
+@rules.rule("engine-not-installed")
+def engine_is_installed(job: AnyJob) -> Iterator[Finding]:
+    """The embedded engine's libraries are an extra of the package; NeMo-RL comes with its container and needs a GPU."""
+    if job.engine == "embedded":
+        missing = job.place.lacking(EMBEDDED_MODULES)
         noun = "module" if len(missing) == 1 else "modules"
-        yield job.error(
-            "engine",
-            f"the embedded engine needs the {noun} {', '.join(f'`{name}`' for name in missing)}",
-            hint=install_extra("local"),
-            kind=NotAvailableError,
-        )
+        names = ", ".join(f"`{name}`" for name in missing)
+        found = (f"the embedded engine needs the {noun} {names}", install_extra("local")) if missing else None
+    else:
+        found = _nemo_rl_lacks(job)
+    if found:
+        yield job.error("engine", found[0], hint=found[1], kind=NotAvailableError)
 
 
-@rules.rule("engine-not-installed", engines=NEMO_RL)
-def nemo_rl_is_installed(job: AnyJob) -> Iterator[Finding]:
-    """NeMo-RL comes with its container and needs a GPU."""
+def _nemo_rl_lacks(job: AnyJob) -> tuple[str, str] | None:
     where = "here" if job.place.is_here else f"on `{job.place.name}`"
     if "nemo_rl" not in job.engines:
-        yield job.error(
-            "engine",
-            "this version of nemotron does not drive NeMo-RL yet",
-            hint="set `engine=embedded`",
-            kind=NotAvailableError,
-        )
-    elif job.place.has("nemo_rl") is False:
-        yield job.error(
-            "engine",
-            f"NeMo-RL is not installed {where}",
-            hint="run inside NeMo-RL's container, or set `engine=embedded`",
-            kind=NotAvailableError,
-        )
-    elif not job.place.has_cuda:
-        yield job.error(
-            "engine",
-            "NeMo-RL needs a CUDA device, none is visible",
-            hint="set `engine=embedded`",
-            kind=NotAvailableError,
-        )
+        return "this version of nemotron does not drive NeMo-RL yet", "set `engine=embedded`"
+    if job.place.has("nemo_rl") is False:
+        return f"NeMo-RL is not installed {where}", "run inside NeMo-RL's container, or set `engine=embedded`"
+    if not job.place.has_cuda:
+        return "NeMo-RL needs a CUDA device, none is visible", "set `engine=embedded`"
+    return None
+
+
+@rules.rule("not-in-nemo-rl", engines=NEMO_RL)
+def nemo_rl_can_do_it(job: AnyJob) -> Iterator[Finding]:
+    """What is ours alone."""
+    for key, message, hint in job.missing_in_nemo_rl():
+        yield job.error(key, message, hint=hint, kind=NotAvailableError)
 
 
 @rules.rule("not-in-embedded", engines=EMBEDDED)
@@ -81,7 +72,7 @@ def embedded_can_do_it(job: AnyJob) -> Iterator[Finding]:
 def _wanted_features(job: AnyJob) -> Iterator[tuple[str, str]]:
     """(key, feature) of everything that is switched on and that the embedded engine lacks."""
     config, policy = job.config, job.config.policy
-    dtensor, megatron = policy.dtensor, policy.megatron
+    megatron = policy.megatron
     checks = {
         ("policy.generation.stop_strings", "stop strings (stop tokens work)"): job.generation
         and job.generation.stop_strings,
@@ -93,9 +84,7 @@ def _wanted_features(job: AnyJob) -> Iterator[tuple[str, str]]:
         ("policy.quant_cfg", "quantisation"): policy.quant_cfg,
         ("policy.hf_config_overrides", "overrides of the model's `config.json`"): policy.hf_config_overrides,
         ("policy.tokenizer.use_processor", "multimodal processors"): policy.tokenizer.use_processor,
-        ("policy.dtensor_cfg.lora_cfg.enabled", "LoRA in this step"): (
-            dtensor and dtensor.lora_cfg and dtensor.lora_cfg.enabled and not job.trains_adapters
-        ),
+        ("policy.dtensor_cfg.lora_cfg.enabled", "LoRA in this step"): (policy.lora and not job.trains_adapters),
         ("policy.megatron_cfg.peft.enabled", "LoRA"): megatron and megatron.peft and megatron.peft.enabled,
         ("policy.megatron_cfg.fp8_cfg.enabled", "FP8 training"): megatron
         and megatron.fp8_cfg

@@ -9,17 +9,40 @@ from nemotron.compile.rules.base import NEMO_RL, Rules
 from nemotron.errors import Finding
 
 rules: Rules[AnyJob] = Rules("generation")
+"""Of every job that samples, if only to measure."""
+rollouts: Rules[AnyJob] = Rules("rollouts")
+"""Of jobs that learn from what they sample."""
 VLLM = "policy.generation.vllm_cfg"
 
 
 @rules.rule("no-generation", number=30)
 def responses_are_generated(job: AnyJob) -> Iterator[Finding]:
-    """GRPO learns from its own samples."""
-    if job.generation is None:
+    """A policy gradient learns from its own samples; elsewhere the held-out metric samples."""
+    if job.generation is not None:
+        return
+    if job.rows_at_once:
         yield job.error("policy", "the section `policy.generation` is missing", hint="inherit it: `defaults: default`")
+    elif job.heldout is not None and job.heldout_kind == "prompt":
+        yield job.error(
+            "eval.heldout",
+            "the held-out metric samples answers, but there is no section `policy.generation`",
+            hint="add it as `tiny.yaml` does, or set `eval.heldout=null`",
+        )
 
 
-@rules.rule("generation-backend", number=31, engines=NEMO_RL)
+@rules.rule("top-k", number=35)
+def top_k_is_possible(job: AnyJob) -> Iterator[Finding]:
+    """Null and -1 mean all tokens."""
+    top_k = job.generation.top_k if job.generation else None
+    if top_k is not None and top_k != -1 and top_k < 1:
+        yield job.error(
+            "policy.generation.top_k",
+            f"`policy.generation.top_k` {top_k} keeps no token",
+            hint="use null to sample from all tokens",
+        )
+
+
+@rollouts.rule("generation-backend", number=31, engines=NEMO_RL)
 def backend_has_its_section(job: AnyJob) -> Iterator[Finding]:
     """The backend is one that NeMo-RL has, and its settings are there."""
     generation = job.generation
@@ -34,7 +57,7 @@ def backend_has_its_section(job: AnyJob) -> Iterator[Finding]:
         yield job.error(key, "the Megatron backend needs the section `policy.generation.mcore_generation_config`")
 
 
-@rules.rule("generation-world", number=32, engines=NEMO_RL)
+@rollouts.rule("generation-world", number=32, engines=NEMO_RL)
 def generation_gpus_divide(job: AnyJob) -> Iterator[Finding]:
     """vLLM replicas fill the GPUs that generate."""
     vllm, generation = job.vllm, job.generation
@@ -51,7 +74,7 @@ def generation_gpus_divide(job: AnyJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("vllm-pipeline", number=33, engines=NEMO_RL)
+@rollouts.rule("vllm-pipeline", number=33, engines=NEMO_RL)
 def pipeline_needs_async(job: AnyJob) -> Iterator[Finding]:
     """vLLM pipelines only in its asynchronous engine."""
     if job.vllm and job.vllm.pipeline_parallel_size > 1 and not job.vllm.async_engine:
@@ -62,7 +85,7 @@ def pipeline_needs_async(job: AnyJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("vllm-experts", number=34, engines=NEMO_RL)
+@rollouts.rule("vllm-experts", number=34, engines=NEMO_RL)
 def expert_parallelism_fits(job: AnyJob) -> Iterator[Finding]:
     """Expert groups are whole tensor-parallel groups."""
     if job.vllm is None:
@@ -77,19 +100,7 @@ def expert_parallelism_fits(job: AnyJob) -> Iterator[Finding]:
         yield job.error(key, f"`{key}` above the tensor-parallel size does not work with the asynchronous engine")
 
 
-@rules.rule("top-k", number=35)
-def top_k_is_possible(job: AnyJob) -> Iterator[Finding]:
-    """Null and -1 mean all tokens."""
-    top_k = job.generation.top_k if job.generation else None
-    if top_k is not None and top_k != -1 and top_k < 1:
-        yield job.error(
-            "policy.generation.top_k",
-            f"`policy.generation.top_k` {top_k} keeps no token",
-            hint="use null to sample from all tokens",
-        )
-
-
-@rules.rule("greedy-rollouts", number=55)
+@rollouts.rule("greedy-rollouts", number=55)
 def rollouts_differ(job: AnyJob) -> Iterator[Finding]:
     """At temperature 0, or from one token, all responses of a group are equal, and their advantages 0."""
     if job.generation and job.generation.top_k == 1:
@@ -106,7 +117,7 @@ def rollouts_differ(job: AnyJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("vllm-fp8", number=36, engines=NEMO_RL)
+@rollouts.rule("vllm-fp8", number=36, engines=NEMO_RL)
 def fp8_generation_is_corrected(job: AnyJob) -> Iterator[Finding]:
     """FP8 samples come from a slightly different model than the one that is trained."""
     vllm, policy = job.vllm, job.config.policy
@@ -133,7 +144,7 @@ def fp8_generation_is_corrected(job: AnyJob) -> Iterator[Finding]:
         yield job.error(key, f"an FP8 KV cache needs {', '.join(missing)}")
 
 
-@rules.rule("vllm-metrics", number=37, engines=NEMO_RL)
+@rollouts.rule("vllm-metrics", number=37, engines=NEMO_RL)
 def metrics_logger_can_run(job: AnyJob) -> Iterator[Finding]:
     """vLLM's queue metrics come from the asynchronous engine."""
     vllm = job.vllm
@@ -145,7 +156,7 @@ def metrics_logger_can_run(job: AnyJob) -> Iterator[Finding]:
         yield job.error(f"{VLLM}.vllm_metrics_logger_interval", "the interval of vLLM metrics must be above 0 s")
 
 
-@rules.rule("generation-gpus", number=39, engines=NEMO_RL)
+@rollouts.rule("generation-gpus", number=39, engines=NEMO_RL)
 def separate_generation_has_gpus(job: AnyJob) -> Iterator[Finding]:
     """Generation on GPUs of its own must leave some for training."""
     colocated = job.generation.colocated if job.generation else None
@@ -171,7 +182,7 @@ def separate_generation_has_gpus(job: AnyJob) -> Iterator[Finding]:
         yield job.error(f"{key}.gpus_per_node", "generation takes every GPU, none is left for training")
 
 
-@rules.rule("response-too-long")
+@rollouts.rule("response-too-long")
 def response_fits_the_sequence(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: prompt and response share the sequence, so a response as long as it leaves no room."""
     generation, longest = job.generation, job.config.policy.max_total_sequence_length
@@ -185,15 +196,4 @@ def response_fits_the_sequence(job: AnyJob) -> Iterator[Finding]:
             key,
             f"`{key}` {generation.max_new_tokens} leaves no room for a prompt in the {limit} tokens of `{place}`",
             hint=f"set `{key}` well below {limit}, or raise `{place}`",
-        )
-
-
-@rules.rule("prompt-too-long")
-def prompt_fits_the_sequence(job: AnyJob) -> Iterator[Finding]:
-    """Silent upstream: such prompts leave no room for a response."""
-    prompt, longest = job.config.data.max_input_seq_length, job.config.policy.max_total_sequence_length
-    if prompt is not None and prompt > longest:
-        yield job.error(
-            "data.max_input_seq_length",
-            f"`data.max_input_seq_length` {prompt} is more than `policy.max_total_sequence_length` {longest}",
         )

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 from nemotron.compile.jobs.grpo import JudgedJob
 from nemotron.compile.probes.model_files import folder_of, tokenizer_facts
-from nemotron.compile.rules.artifacts import template_findings
 from nemotron.compile.rules.base import Rules
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.config.schema.judge import JUDGE_MODEL
@@ -15,7 +14,6 @@ from nemotron.errors import Finding
 from nemotron.place import Place
 
 rules: Rules[JudgedJob] = Rules("judge")
-TEMPLATE_HINT = "a judge's template must know the roles `response_1` and `response_2`: put one beside its tokenizer"
 
 
 @rules.rule("judge-endpoint")
@@ -40,14 +38,6 @@ def endpoint_is_a_url(job: JudgedJob) -> Iterator[Finding]:
             hint=f"try `{model.base_url.rstrip('/')}/v1`",
         )
     yield job.note(key, f"the judge at `{model.base_url}` is asked when the run starts")
-
-
-@rules.rule("chat-template")
-def judge_can_be_asked(job: JudgedJob) -> Iterator[Finding]:
-    """The answers to compare are roles of the judge's own template."""
-    model = job.config.env.judge_model
-    if model is not None and model.base_url is None:
-        yield from template_findings(job, f"{JUDGE_MODEL}.model", model.model, hint=TEMPLATE_HINT)
 
 
 def unknown_roles(name: str, place: Place, *, principle: bool) -> tuple[str, str] | None:

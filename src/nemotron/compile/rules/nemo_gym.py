@@ -105,7 +105,7 @@ def judge_waits_for_whole_groups(job: JudgedJob) -> Iterator[Finding]:
 def validation_groups_complete(job: JudgedJob) -> Iterator[Finding]:
     """Validation asks once per row, so rows must be repeated to a whole group, or the judge waits for ever."""
     grpo = job.config.grpo
-    if not (grpo.val_period or grpo.val_at_start or grpo.val_at_end):
+    if not job.config.validates:
         return
     for rows in job.config.data.validation_sets():
         if (rows.repeat or 1) != grpo.num_generations_per_prompt:

@@ -68,7 +68,7 @@ def gpus_hold_whole_copies(job: AnyJob) -> Iterator[Finding]:
 def equal_micro_batches_at_high_tp(job: AnyJob) -> Iterator[Finding]:
     """At TP >= 4 kernels differ by batch size, so log-probabilities would not compare."""
     policy = job.config.policy
-    logprob = policy.logprob_batch_size or policy.train_micro_batch_size
+    logprob = policy.logprob_rows
     loss = job.policy_loss
     excused = "NRL_IGNORE_TP_ACCURACY_CHECK" in job.env or (loss is not None and loss.force_on_policy_ratio)
     if job.tensor_parallel >= 4 and logprob != policy.train_micro_batch_size and not excused:
@@ -101,10 +101,16 @@ def dtensor_v1_has_one_format(job: AnyJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("batching-mode", number=8, engines=NEMO_RL)
+@rules.rule("batching-mode", number={"prompt": 8, "preference": 63}, engines=NEMO_RL)
 def packing_or_dynamic(job: AnyJob) -> Iterator[Finding]:
-    """One way of filling micro-batches, and no dynamic one across pipeline stages."""
+    """One way of filling micro-batches, none where rows stand side by side, no dynamic one across pipeline stages."""
     policy = job.config.policy
+    if not job.packs_rows:
+        for name, section in (("sequence_packing", policy.packing), ("dynamic_batching", policy.batching)):
+            if section is not None:
+                key = f"policy.{name}.enabled"
+                yield job.error(key, f"NeMo-RL has no `policy.{name}` for pairs", hint=f"set `{key}=false`")
+        return
     if policy.packing and policy.batching:
         yield job.error(PACKING, "sequence packing and dynamic batching exclude each other")
     if policy.batching and policy.megatron and policy.megatron.pipeline_model_parallel_size > 1:

@@ -1,4 +1,4 @@
-"""The preflight of reward model training: what is special about it, and every family of rules, in order."""
+"""Rules that training of reward models alone has."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 from nemotron.compile.jobs.pairs import RmJob
 from nemotron.compile.rules.base import NEMO_RL, Rules
-from nemotron.errors import DataError, Finding, NotAvailableError
+from nemotron.errors import Finding
 
 KIND = "policy.reward_model_cfg"
-GBS = "policy.train_global_batch_size"
-MBS = "policy.train_micro_batch_size"
 
 
 rules: Rules[RmJob] = Rules("reward-model")
@@ -32,66 +30,9 @@ def bradley_terry_is_asked_for(job: RmJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("no-validation-data", number=64)
-def validation_has_data(job: RmJob) -> Iterator[Finding]:
-    """NeMo-RL stops when a validation is due and there is nothing to validate on."""
-    rm = job.config.rm
-    if job.config.data.validation_sets():
-        return
-    off = {"val_period": "0", "val_at_start": "false", "val_at_end": "false"}
-    wanted = [key for key in off if getattr(rm, key)]
-    if wanted:
-        yield job.error(
-            f"rm.{wanted[0]}",
-            f"`rm.{wanted[0]}` asks for validation, and `data.validation` is null",
-            kind=DataError,
-            hint="name validation pairs, or set " + ", ".join(f"`rm.{key}={off[key]}`" for key in wanted),
-        )
-
-
-@rules.rule("no-steps")
-def something_is_trained(job: RmJob) -> Iterator[Finding]:
-    """-1 leaves the end to the epochs; 0 would train nothing and end with success."""
-    most = job.config.rm.max_num_steps
-    if most == 0 or most < -1:
-        yield job.error("rm.max_num_steps", f"`rm.max_num_steps` is {most}", hint="set -1 to end with the last epoch")
-
-
-@rules.rule("micro-batch")
-def micro_batches_fill_a_batch(job: RmJob) -> Iterator[Finding]:
-    """Both count pairs."""
-    policy, rm = job.config.policy, job.config.rm
-    places = (
-        (MBS, policy.train_micro_batch_size, GBS, policy.train_global_batch_size),
-        ("rm.val_micro_batch_size", rm.val_micro_batch_size, "rm.val_global_batch_size", rm.val_global_batch_size),
-    )
-    for small_key, small, large_key, large in places:
-        if large % small:
-            yield job.error(
-                small_key,
-                f"`{large_key}` {large} is not a multiple of `{small_key}` {small}; both count pairs",
-                hint=f"set `{small_key}` to a divisor of {large}",
-            )
-
-
-@rules.rule("data-parallel-batch", number=23, engines=NEMO_RL)
-def batches_divide_over_ranks(job: RmJob) -> Iterator[Finding]:
-    """A global batch of pairs splits evenly over the data-parallel ranks and there into micro-batches."""
-    policy, rm, ranks = job.config.policy, job.config.rm, job.data_parallel
-    places = (
-        (GBS, policy.train_global_batch_size, policy.train_micro_batch_size),
-        ("rm.val_global_batch_size", rm.val_global_batch_size, rm.val_micro_batch_size),
-    )
-    for key, large, small in places:
-        if large % (ranks * small):
-            yield job.error(
-                key, f"`{key}` {large} does not divide into micro-batches of {small} on {ranks} data-parallel ranks"
-            )
-
-
 @rules.rule("reward-model-backend", number=65, engines=NEMO_RL)
 def backend_trains_reward_models(job: RmJob) -> Iterator[Finding]:
-    """NeMo-RL v0.7.0 has reward models with DTensor alone, unpacked and without context parallelism."""
+    """NeMo-RL v0.7.0 has reward models with DTensor alone and without context parallelism."""
     policy = job.config.policy
     if policy.megatron:
         yield job.error(
@@ -99,26 +40,10 @@ def backend_trains_reward_models(job: RmJob) -> Iterator[Finding]:
             "NeMo-RL trains reward models with DTensor only",
             hint="set `policy.megatron_cfg.enabled=false` and `policy.dtensor_cfg.enabled=true`",
         )
-    if policy.packing:
-        yield job.error("policy.sequence_packing.enabled", "NeMo-RL does not pack the rows of a reward model")
     if policy.dtensor and policy.dtensor.context_parallel_size > 1:
         yield job.error(
             "policy.dtensor_cfg.context_parallel_size", "NeMo-RL trains reward models with context-parallel size 1"
         )
-
-
-@rules.rule("not-in-nemo-rl", engines=NEMO_RL)
-def nemo_rl_has_the_plain_loss(job: RmJob) -> Iterator[Finding]:
-    """Margin and centring are ours."""
-    section = job.config.bradley_terry
-    for key in ("margin_key", "center_rewards_coefficient"):
-        if getattr(section, key):
-            yield job.error(
-                f"bradley_terry.{key}",
-                f"NeMo-RL has no `{key}`",
-                kind=NotAvailableError,
-                hint="leave it out, or run with `engine=embedded`",
-            )
 
 
 @rules.rule("margin-in-tokens")

@@ -11,7 +11,7 @@ from typing import Any
 
 from nemotron.compile.jobs.files import DataFile, files
 from nemotron.compile.jobs.grpo import VerifiedJob
-from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
+from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.gym import ServerKind
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.data.rows import read_lines
@@ -156,19 +156,6 @@ def servers_are_asked_later(job: VerifiedJob) -> Iterator[Finding]:
         if server.base_url is not None:
             key = f"gym.servers.{name}.base_url"
             yield job.note(key, f"the server `{name}` at `{server.base_url}` is asked when the run starts")
-
-
-@rules.rule("not-in-nemo-rl", engines=NEMO_RL)
-def nemo_rl_scores_mathematics(job: VerifiedJob) -> Iterator[Finding]:
-    """NeMo-RL's own environment checks mathematical answers; everything else goes through NeMo-Gym."""
-    rewards = job.config.rewards
-    for index, function in enumerate(rewards.functions if rewards else ()):
-        if function.name != "math":
-            yield job.error(
-                f"rewards.functions.{index}",
-                f"NeMo-RL has no reward function `{function.name}`",
-                hint="run with `engine=embedded`, or score through NeMo-Gym (`-c nemo_gym`)",
-            )
 
 
 def sample(file: DataFile) -> tuple[Row, ...]:

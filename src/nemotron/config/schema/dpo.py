@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.config.schema.extras import EngineChoice, EvalConfig
-from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat, Probability
-from nemotron.config.schema.training import TrainingConfig
+from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from nemotron.config.schema.pairs import PairLimitsConfig, PairTrainingConfig
 
 
 class DpoLossConfig(Strict):
@@ -48,15 +50,10 @@ class DpoConfig(DpoLossConfig):
     """Order of the pairs, and every other random number of the run."""
 
 
-class PairLimitsConfig(Strict):
-    """Bounds whose crossing stops the run with an error."""
-
-    max_rejected_share: Probability
-    """Largest share of the training pairs that may be left out because they are too long."""
-
-
-class DpoRunConfig(TrainingConfig):
+class DpoRunConfig(PairTrainingConfig):
     """DPO with NeMo-RL's tree and our sections."""
+
+    section: ClassVar[str] = "dpo"
 
     engine: EngineChoice
     """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -103,6 +103,8 @@ class OnPolicyDistillationConfig(Strict):
 class GrpoMasterConfig(TrainingConfig):
     """Every section that NeMo-RL's ``run_grpo.py`` reads."""
 
+    section: ClassVar[str] = "grpo"
+
     loss_fn: LossFnConfig
     """The policy-gradient loss."""
     env: EnvConfig
@@ -113,3 +115,18 @@ class GrpoMasterConfig(TrainingConfig):
     """TransferQueue; null sends rollouts through the driver."""
     on_policy_distillation: OnPolicyDistillationConfig | None = None
     """Multi-teacher distillation; null does none."""
+
+    @property
+    def responses_per_step(self) -> int:
+        """Responses that one step trains on: prompts times generations."""
+        return self.grpo.num_prompts_per_step * self.grpo.num_generations_per_prompt
+
+    @property
+    def rows_per_step(self) -> int:
+        """Prompts that one step takes."""
+        return int(self.grpo.num_prompts_per_step * self.grpo.batch_multiplier)
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps on one rollout; all but the first are off-policy."""
+        return max(1, self.responses_per_step // self.policy.train_global_batch_size)

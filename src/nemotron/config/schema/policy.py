@@ -198,6 +198,11 @@ class PolicyConfig(Strict):
     """Tokens per calibration row."""
 
     @property
+    def logprob_rows(self) -> int:
+        """Responses per forward pass that only computes log-probabilities."""
+        return self.logprob_batch_size or self.train_micro_batch_size
+
+    @property
     def megatron(self) -> MegatronConfig | None:
         """The Megatron settings when Megatron trains, else None."""
         section = self.megatron_cfg

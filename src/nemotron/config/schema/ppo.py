@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, SecretStr
 
@@ -221,6 +221,8 @@ class CriticConfig(Strict):
 class PpoMasterConfig(TrainingConfig):
     """PPO: NeMo-RL's tree and our sections."""
 
+    section: ClassVar[str] = "ppo"
+
     ppo: PpoConfig
     """The algorithm: batch, advantages, epochs, schedule of the run."""
     loss_fn: LossFnConfig
@@ -251,6 +253,26 @@ class PpoMasterConfig(TrainingConfig):
         """Whether rewards, loss or limits ask for the KL to the policy before training."""
         wanted = self.loss_fn.reference_policy_kl_penalty > 0 or self.limits.max_kl is not None
         return wanted and not self.ppo.skip_reference_policy_logprobs_calculation
+
+    @property
+    def responses_per_step(self) -> int:
+        """Responses that one step trains on: prompts times generations."""
+        return self.ppo.num_prompts_per_step * self.ppo.num_generations_per_prompt
+
+    @property
+    def rows_per_step(self) -> int:
+        """Prompts that one step takes."""
+        return self.ppo.num_prompts_per_step
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps of the policy on one rollout."""
+        return self.ppo.ppo_epochs * max(1, self.responses_per_step // self.policy.train_global_batch_size)
+
+    @property
+    def learns_values(self) -> bool:
+        """Whether there is a critic at all."""
+        return self.ppo.adv_estimator.name == "gae"
 
     def agreement(self) -> str:
         """A hash of what both sides must agree on; paths may differ between machines."""

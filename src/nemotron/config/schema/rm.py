@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.dpo import PairLimitsConfig
 from nemotron.config.schema.extras import EngineChoice
 from nemotron.config.schema.fields import Count, Name, NonNegativeFloat, NonNegativeInt, Omittable
-from nemotron.config.schema.training import TrainingConfig
+from nemotron.config.schema.pairs import PairLimitsConfig, PairTrainingConfig
 
 
 class RmConfig(Strict):
@@ -61,8 +62,10 @@ class PairEvalConfig(Strict):
     """Accuracy on held-out pairs, before and after training; null measures none."""
 
 
-class RmMasterConfig(TrainingConfig):
+class RmMasterConfig(PairTrainingConfig):
     """Every section that NeMo-RL's ``run_rm.py`` reads."""
+
+    section: ClassVar[str] = "rm"
 
     rm: RmConfig
     """The algorithm."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nemotron.audit.sample import keys_of, paths_of
+from nemotron.compile.jobs.grpo import TEMPLATE_HINT
 from nemotron.compile.probes.folders import existing
 from nemotron.compile.probes.model_files import folder_of, is_path, read_model, template_problem
 from nemotron.compile.probes.survey import Shape, Survey, survey, told_once
 from nemotron.compile.rules.doubts import slow_number_type
 from nemotron.compile.rules.engine import EMBEDDED_MODULES
-from nemotron.compile.rules.judge import TEMPLATE_HINT, unknown_roles
+from nemotron.compile.rules.judge import unknown_roles
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.config import resolvers
 from nemotron.config.layers import Resolved

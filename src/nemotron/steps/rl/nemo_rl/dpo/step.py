@@ -6,14 +6,18 @@ from nemotron.compile.declaration import TrainingStep
 from nemotron.compile.jobs.pairs import DpoJob
 from nemotron.compile.rules import (
     artifacts,
+    batches,
     checkpointing,
     data,
     doubts,
+    dpo,
     engine,
+    generation,
     output,
-    pairs,
     parallelism,
     resources,
+    schedule,
+    validation,
 )
 from nemotron.config.schema.dpo import DpoRunConfig
 
@@ -22,7 +26,16 @@ STEP = TrainingStep(
     job=DpoJob,
     rules=(
         (engine.rules,),
-        (pairs.rules, parallelism.rules, checkpointing.rules, doubts.rules),
+        (
+            schedule.rules,
+            validation.rules,
+            batches.rules,
+            dpo.rules,
+            generation.rules,
+            parallelism.rules,
+            checkpointing.rules,
+            doubts.rules,
+        ),
         (output.rules, resources.rules),
         (artifacts.rules,),
         (data.rules,),

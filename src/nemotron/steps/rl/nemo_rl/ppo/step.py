@@ -6,15 +6,19 @@ from nemotron.compile.declaration import TrainingStep
 from nemotron.compile.jobs.ppo import PpoJob
 from nemotron.compile.rules import (
     artifacts,
+    batches,
     checkpointing,
-    critic,
     data,
     doubts,
     engine,
     generation,
     output,
     parallelism,
+    policy_gradient,
+    ppo,
     resources,
+    schedule,
+    validation,
 )
 from nemotron.config.schema.ppo import PpoMasterConfig
 
@@ -23,9 +27,20 @@ STEP = TrainingStep(
     job=PpoJob,
     rules=(
         (engine.rules,),
-        (critic.rules, generation.rules, parallelism.rules, checkpointing.rules, doubts.rules),
+        (
+            schedule.rules,
+            validation.rules,
+            batches.rules,
+            policy_gradient.rules,
+            ppo.rules,
+            generation.rules,
+            generation.rollouts,
+            parallelism.rules,
+            checkpointing.rules,
+            doubts.rules,
+        ),
         (output.rules, resources.rules),
-        (artifacts.rules, critic.models),
+        (artifacts.rules, ppo.models),
         (data.rules,),
     ),
     engines={"embedded": "nemotron.engines.embedded.scene:ppo"},

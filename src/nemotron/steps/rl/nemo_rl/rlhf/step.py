@@ -12,12 +12,15 @@ from nemotron.compile.rules import (
     doubts,
     engine,
     generation,
+    grpo,
     judge,
     nemo_gym,
     output,
     parallelism,
     policy_gradient,
     resources,
+    schedule,
+    validation,
 )
 from nemotron.config.schema.extras import JudgedGrpoConfig
 
@@ -27,9 +30,13 @@ STEP = TrainingStep(
     rules=(
         (engine.rules,),
         (
+            schedule.rules,
+            validation.rules,
             batches.rules,
             policy_gradient.rules,
+            grpo.rules,
             generation.rules,
+            generation.rollouts,
             parallelism.rules,
             nemo_gym.rules,
             checkpointing.rules,

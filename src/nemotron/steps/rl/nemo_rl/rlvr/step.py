@@ -12,12 +12,15 @@ from nemotron.compile.rules import (
     doubts,
     engine,
     generation,
+    grpo,
     output,
     parallelism,
     policy_gradient,
     resources,
     reward_setup,
     rewards,
+    schedule,
+    validation,
 )
 from nemotron.config.schema.verified import VerifiedGrpoConfig
 
@@ -26,7 +29,18 @@ STEP = TrainingStep(
     job=VerifiedJob,
     rules=(
         (engine.rules,),
-        (batches.rules, policy_gradient.rules, generation.rules, parallelism.rules, checkpointing.rules, doubts.rules),
+        (
+            schedule.rules,
+            validation.rules,
+            batches.rules,
+            policy_gradient.rules,
+            grpo.rules,
+            generation.rules,
+            generation.rollouts,
+            parallelism.rules,
+            checkpointing.rules,
+            doubts.rules,
+        ),
         (output.rules, resources.rules),
         (artifacts.rules,),
         (data.rules,),

@@ -6,6 +6,7 @@ from nemotron.compile.declaration import TrainingStep
 from nemotron.compile.jobs.pairs import RmJob
 from nemotron.compile.rules import (
     artifacts,
+    batches,
     checkpointing,
     data,
     doubts,
@@ -14,6 +15,8 @@ from nemotron.compile.rules import (
     parallelism,
     resources,
     reward_model,
+    schedule,
+    validation,
 )
 from nemotron.config.schema.rm import RmRunConfig
 
@@ -22,7 +25,15 @@ STEP = TrainingStep(
     job=RmJob,
     rules=(
         (engine.rules,),
-        (reward_model.rules, parallelism.rules, checkpointing.rules, doubts.rules),
+        (
+            schedule.rules,
+            validation.rules,
+            batches.rules,
+            reward_model.rules,
+            parallelism.rules,
+            checkpointing.rules,
+            doubts.rules,
+        ),
         (output.rules, resources.rules),
         (artifacts.rules,),
         (data.rules,),

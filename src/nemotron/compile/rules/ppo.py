@@ -1,4 +1,4 @@
-"""Rules of PPO: batches, advantages, reward model and critic, and the two sides that may run apart."""
+"""Rules that PPO alone has: reward model and critic, and the two sides that may run apart."""
 
 from __future__ import annotations
 
@@ -9,50 +9,11 @@ from urllib.parse import urlsplit
 from nemotron.compile.jobs.ppo import PpoJob
 from nemotron.compile.probes.model_files import folder_of, read_model, tokenizer_facts
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
-from nemotron.config.schema.policy import SchedulerEntry
 from nemotron.errors import ArtifactError, Finding
 
 rules: Rules[PpoJob] = Rules("ppo")
 models: Rules[PpoJob] = Rules("ppo-models")
 TOKEN = "NEMOTRON_CRITIC_TOKEN"
-
-
-@rules.rule("batch-not-divisible", number=22, needs=("ppo.num_generations_per_prompt",))
-def total_batch_divides(job: PpoJob) -> Iterator[Finding]:
-    """Every response of a step lands in exactly one optimizer step of the policy, and in one of the critic."""
-    ppo = job.config.ppo
-    product = f"{ppo.num_prompts_per_step} prompts x {ppo.num_generations_per_prompt} generations = {job.responses}"
-    sizes = {"policy": job.config.policy.train_global_batch_size, "value": job.config.value.train_global_batch_size}
-    for section, size in sizes.items():
-        key = f"{section}.train_global_batch_size"
-        if job.responses % size:
-            yield job.error(
-                key,
-                f"{product} responses per step are not a multiple of `{key}` {size}",
-                hint=f"set `{key}={job.responses}` for one optimizer step per PPO epoch",
-            )
-
-
-@rules.rule("group-of-one")
-def leave_one_out_needs_company(job: PpoJob) -> Iterator[Finding]:
-    """The baseline of a response is the mean of the others."""
-    if job.config.ppo.adv_estimator.name == "rloo" and job.config.ppo.num_generations_per_prompt == 1:
-        yield job.error(
-            "ppo.num_generations_per_prompt",
-            "with one generation per prompt `rloo` has nothing to compare: every advantage is 0",
-            hint="set `ppo.num_generations_per_prompt` to at least 2, or `ppo.adv_estimator.name=gae`",
-        )
-
-
-@rules.rule("estimator-not-in-nemo-rl", engines=NEMO_RL)
-def estimator_exists_there(job: PpoJob) -> Iterator[Finding]:
-    """`rloo` is ours."""
-    if job.config.ppo.adv_estimator.name != "gae":
-        yield job.error(
-            "ppo.adv_estimator.name",
-            "NeMo-RL's PPO has no estimator `rloo`",
-            hint="set `engine=embedded`, or use `gae`",
-        )
 
 
 @rules.rule("critic-warm-up")
@@ -72,26 +33,6 @@ def policy_is_trained_at_all(job: PpoJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("reference-kl-skipped", number=44)
-def skipped_reference_needs_no_kl(job: PpoJob) -> Iterator[Finding]:
-    """Without reference log-probabilities there is no KL, in the rewards, the loss or the limits."""
-    key = "ppo.skip_reference_policy_logprobs_calculation"
-    if not job.config.ppo.skip_reference_policy_logprobs_calculation:
-        return
-    if beta := job.config.loss_fn.reference_policy_kl_penalty:
-        yield job.error(
-            key,
-            f"`{key}` leaves nothing to compute `loss_fn.reference_policy_kl_penalty` {beta:g} from",
-            hint=f"set `{key}=false`, or `loss_fn.reference_policy_kl_penalty=0`",
-        )
-    elif job.config.limits.max_kl is not None:
-        yield job.error(
-            "limits.max_kl",
-            "`limits.max_kl` cannot be measured without log-probabilities of the reference",
-            hint=f"set `limits.max_kl=null`, or `{key}=false`",
-        )
-
-
 @rules.rule("kl-without-weight")
 def kl_settings_have_an_effect(job: PpoJob) -> Iterator[Finding]:
     """`absolute_kl` speaks about the KL in the reward."""
@@ -102,60 +43,6 @@ def kl_settings_have_an_effect(job: PpoJob) -> Iterator[Finding]:
             "`actor.absolute_kl` is about the KL in the reward, and there is none",
             hint="set `loss_fn.use_kl_in_reward=true` and a `loss_fn.reference_policy_kl_penalty`, or drop it",
         )
-
-
-@rules.rule("no-validation-data", number=42)
-def validation_needs_rows(job: PpoJob) -> Iterator[Finding]:
-    """Validation that is asked for needs something to validate on."""
-    ppo = job.config.ppo
-    wanted = [name for name in ("val_period", "val_at_start", "val_at_end") if getattr(ppo, name)]
-    if wanted and not job.config.data.validation_sets():
-        yield job.error(
-            f"ppo.{wanted[0]}",
-            f"`ppo.{wanted[0]}` asks for validation, but `data.validation` is not set",
-            hint="set `data.validation.data_path`, or `ppo.val_period=0`, `ppo.val_at_start=false`, "
-            "`ppo.val_at_end=false`",
-        )
-
-
-@rules.rule("reward-shaping", number=50)
-def shaping_is_complete(job: PpoJob) -> Iterator[Finding]:
-    """Either the stop coefficient or all three values of the length penalty, and a scaling range that is not empty."""
-    shaping, scaling = job.config.ppo.reward_shaping, job.config.ppo.reward_scaling
-    if scaling.enabled and scaling.source_min >= scaling.source_max:
-        yield job.error(
-            "ppo.reward_scaling.source_max",
-            f"reward scaling maps an empty range: {scaling.source_min:g} to {scaling.source_max:g}",
-        )
-    if not shaping.enabled or shaping.stop_properly_penalty_coef is not None:
-        return
-    for name in ("overlong_buffer_length", "overlong_buffer_penalty", "max_response_length"):
-        if getattr(shaping, name) is None:
-            yield job.error(f"ppo.reward_shaping.{name}", f"reward shaping needs `ppo.reward_shaping.{name}`")
-
-
-@rules.rule("schedulers", number=19)
-def schedulers_form_a_sequence(job: PpoJob) -> Iterator[Finding]:
-    """Several schedulers need, as last entry, the steps at which one hands over to the next."""
-    for key, entries in (
-        ("policy.scheduler", job.config.policy.scheduler or []),
-        ("value.scheduler", job.config.value.scheduler or []),
-    ):
-        problem = _sequence_problem(entries)
-        if problem:
-            yield job.error(key, f"`{key}` {problem}", hint="end the list with `milestones: [...]`")
-
-
-def _sequence_problem(entries: list[SchedulerEntry]) -> str | None:
-    named = [entry for entry in entries if entry.milestones is None]
-    given = [step for entry in entries for step in entry.milestones or []]
-    if any(entry.milestones is not None for entry in entries[:-1]):
-        return "has `milestones` before its last entry"
-    if entries and not named:
-        return "has milestones but no scheduler"
-    if named and len(given) != len(named) - 1:
-        return f"has {len(named)} schedulers, which need {len(named) - 1} milestones; {len(given)} are given"
-    return None
 
 
 @rules.rule("value-model", engines=EMBEDDED)
@@ -188,13 +75,6 @@ def critic_backend_can_do_it(job: PpoJob) -> Iterator[Finding]:
         section = getattr(value, name)
         if section is not None and section.enabled:
             yield job.error(f"value.{name}.enabled", f"the critic has no `{name}` with DTensor in NeMo-RL")
-
-
-@rules.rule("only-in-embedded", engines=NEMO_RL)
-def nemo_rl_runs_as_a_whole(job: PpoJob) -> Iterator[Finding]:
-    """NeMo-RL places its workers itself."""
-    if job.config.only is not None:
-        yield job.error("only", "NeMo-RL has no sides that run apart", hint="set `only=null`, or `engine=embedded`")
 
 
 @rules.rule("critic-elsewhere", engines=EMBEDDED)

@@ -1,0 +1,109 @@
+"""Rules that GRPO alone has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nemotron.compile.jobs.grpo import AnyGrpoJob
+from nemotron.compile.rules.base import NEMO_RL, Rules
+from nemotron.errors import Finding
+
+rules: Rules[AnyGrpoJob] = Rules("grpo")
+
+
+@rules.rule("off-policy-updates")
+def one_update_per_rollout(job: AnyGrpoJob) -> Iterator[Finding]:
+    """Silent upstream: with several updates per rollout all but the first are off-policy."""
+    key, gbs = "policy.train_global_batch_size", job.config.policy.train_global_batch_size
+    updates, rest = divmod(job.responses, gbs)
+    if updates > 1 and not rest:
+        yield job.warning(
+            key,
+            f"each rollout of {job.responses} responses is trained on in {updates} optimizer steps, "
+            f"of which {updates - 1} are off-policy",
+            hint=f"set `{key}={job.responses}` to stay on-policy",
+        )
+
+
+@rules.rule("async-batch", number=24, engines=NEMO_RL)
+def async_batch_divides(job: AnyGrpoJob) -> Iterator[Finding]:
+    """Asynchronous GRPO shards whole rollouts over the ranks."""
+    asynchronous = job.config.grpo.async_grpo
+    if asynchronous and asynchronous.enabled and job.responses % job.data_parallel:
+        yield job.error(
+            "grpo.num_prompts_per_step", f"{job.product} responses do not divide over {job.data_parallel} ranks"
+        )
+
+
+@rules.rule("advantage-estimator", number=45, needs=("grpo.adv_estimator.name",))
+def estimator_has_what_it_needs(job: AnyGrpoJob) -> Iterator[Finding]:
+    """``gdpo`` needs several rewards, ``opd`` needs teachers; the embedded loop has one reward."""
+    estimator = job.config.grpo.adv_estimator
+    name = estimator.name if estimator else "grpo"
+    key = "grpo.adv_estimator.name"
+    if name == "gdpo":
+        yield job.error(
+            key, "`gdpo` needs at least two reward components, this step gives one", hint=f"set `{key}=grpo`"
+        )
+    distillation = job.config.on_policy_distillation
+    if name == "opd" and not (distillation and distillation.enabled):
+        yield job.error(key, "`opd` needs teachers", hint="set `on_policy_distillation.enabled=true` and its teachers")
+
+
+@rules.rule("estimator-settings-differ")
+def estimator_agrees_with_grpo(job: AnyGrpoJob) -> Iterator[Finding]:
+    """The estimator has its own copy of two switches; NeMo-RL uses one for the std and the other for the advantage."""
+    grpo = job.config.grpo
+    if grpo.adv_estimator is None:
+        return
+    for name in ("normalize_rewards", "use_leave_one_out_baseline"):
+        ours, theirs = getattr(grpo, name), getattr(grpo.adv_estimator, name)
+        if ours != theirs:
+            yield job.warning(
+                f"grpo.adv_estimator.{name}",
+                f"`grpo.{name}` is {str(ours).lower()}, but `grpo.adv_estimator.{name}` is {str(theirs).lower()}",
+                hint=f"set both, or write `${{grpo.{name}}}` in the estimator",
+            )
+
+
+@rules.rule("async-grpo", number=51, engines=NEMO_RL)
+def async_has_what_it_needs(job: AnyGrpoJob) -> Iterator[Finding]:
+    """Asynchronous GRPO: own GPUs for an asynchronous engine, corrected weights, nothing that reshapes batches."""
+    grpo = job.config.grpo
+    if not (grpo.async_grpo and grpo.async_grpo.enabled):
+        return
+    key = "grpo.async_grpo.enabled"
+    colocated = job.generation.colocated if job.generation else None
+    wanted = {
+        "policy.generation.vllm_cfg.async_engine=true": job.vllm is not None and job.vllm.async_engine,
+        "loss_fn.use_importance_sampling_correction=true": job.config.loss_fn.use_importance_sampling_correction,
+        "policy.generation.colocated.enabled=false": colocated is not None and not colocated.enabled,
+        "grpo.use_dynamic_sampling=false": not grpo.use_dynamic_sampling,
+        "grpo.reward_scaling.enabled=false": not grpo.reward_scaling.enabled,
+        "grpo.reward_shaping.enabled=false": not grpo.reward_shaping.enabled,
+        "data.use_multiple_dataloader=false": not job.config.data.use_multiple_dataloader,
+    }
+    missing = [setting for setting, there in wanted.items() if not there]
+    if missing:
+        yield job.error(
+            key,
+            "asynchronous GRPO does not work with these settings",
+            hint="set " + ", ".join(f"`{setting}`" for setting in missing),
+        )
+
+
+@rules.rule("kl-in-reward", number=53)
+def kl_in_reward_is_used(job: AnyGrpoJob) -> Iterator[Finding]:
+    """Only ``reinforce_plus_plus`` puts the KL into the advantages, and it needs real previous log-probabilities."""
+    loss, estimator = job.config.loss_fn, job.config.grpo.adv_estimator
+    key = "loss_fn.use_kl_in_reward"
+    if not loss.use_kl_in_reward:
+        return
+    if estimator is None or estimator.name != "reinforce_plus_plus":
+        yield job.error(
+            key,
+            f"`{key}` has an effect with the estimator `reinforce_plus_plus` only",
+            hint="set `grpo.adv_estimator.name=reinforce_plus_plus`, or leave the KL in the loss",
+        )
+    if loss.force_on_policy_ratio and loss.reference_policy_kl_penalty:
+        yield job.error(key, f"`{key}` needs previous log-probabilities, which `force_on_policy_ratio` skips")
