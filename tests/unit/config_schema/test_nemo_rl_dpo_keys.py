@@ -40,7 +40,7 @@ def test_the_exemplar_of_nemo_rl_is_valid() -> None:
     config = STEP.config.model_validate(values)
     assert config.dpo.max_num_steps == 150
     assert config.dpo.reference_policy_kl_penalty == 0.05
-    assert config.named_validation_sets().keys() == {"default"}
+    assert config.data.named_validation_sets().keys() == {"default"}
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if key.startswith("dpo.")])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.data import DatasetConfig
 from nemotron.config.schema.extras import EngineChoice, EvalConfig
 from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from nemotron.config.schema.pairs import PairLimitsConfig, PairTrainingConfig
@@ -63,8 +62,3 @@ class DpoRunConfig(PairTrainingConfig):
     """Measurements that are independent of the preferences."""
     limits: PairLimitsConfig
     """Bounds whose crossing stops the run."""
-
-    def named_validation_sets(self) -> dict[str, DatasetConfig]:
-        """Validation sets by the name in their metrics: ``default`` for a single one (or the split of a
-        manifest), as in NeMo-RL, else the name of the file up to its first dot, made unique."""
-        return self.data.named_validation_sets()

@@ -169,6 +169,11 @@ class ValueConfig(Strict):
     dequantize_base_checkpoint: Omittable[bool] = None
     """Dequantise a quantised checkpoint when it is loaded."""
 
+    @property
+    def logprob_rows(self) -> int:
+        """Responses per forward pass that only computes values."""
+        return self.logprob_batch_size or self.train_micro_batch_size
+
 
 class RewardSourceConfig(Strict):
     """`reward_model` (ours): the trained reward model that scores whole responses."""

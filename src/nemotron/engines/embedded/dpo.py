@@ -37,7 +37,7 @@ def run_dpo(attempt: Attempt, config: DpoRunConfig, threads: ThreadPlan) -> None
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
     parts = DpoParts(attempt, config)
-    with session(attempt, threads, total=parts.total_steps, done=parts.progress_on_disk) as work:
+    with session(attempt, threads, total=config.steps(len(parts.training[0])), done=parts.progress_on_disk) as work:
         recorder = work.recorder
         recorder.phase("reading pairs")
         parts.report_rejects(recorder if work.first else None)
@@ -55,12 +55,6 @@ def run_dpo(attempt: Attempt, config: DpoRunConfig, threads: ThreadPlan) -> None
 class DpoParts(TrainingParts[DpoRunConfig]):
     """The parts of DPO."""
 
-    @property
-    def limit(self) -> int:
-        """Longest prompt with an answer, in tokens."""
-        longest = self.config.policy.max_total_sequence_length
-        return min(self.config.data.max_input_seq_length or longest, longest)
-
     @cached_property
     def training(self) -> tuple[list[TokenPair], list[TooLong]]:
         """Training pairs, and those that are too long.
@@ -74,8 +68,9 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         if share > allowed:
             worst = max(refused, key=lambda pair: pair.tokens)
             raise DataError(
-                f"{len(refused)} of {len(pairs) + len(refused)} training pairs are longer than {self.limit} tokens "
-                f"({worst.id} has {worst.tokens}); `limits.max_rejected_share` allows {allowed:.0%}",
+                f"{len(refused)} of {len(pairs) + len(refused)} training pairs are longer than "
+                f"{self.config.longest_row} tokens ({worst.id} has {worst.tokens}); "
+                f"`limits.max_rejected_share` allows {allowed:.0%}",
                 hint="raise `policy.max_total_sequence_length` and `data.max_input_seq_length`, or drop those rows",
             )
         return pairs, refused
@@ -83,21 +78,14 @@ class DpoParts(TrainingParts[DpoRunConfig]):
     @cached_property
     def validation(self) -> dict[str, tuple[list[TokenPair], list[TooLong]]]:
         """The same of every validation set, as many pairs as one validation uses, by the name of the set."""
-        dpo = self.config.dpo
-        if not (dpo.val_period or dpo.val_at_start or dpo.val_at_end):
+        if not self.config.validates:
             return {}
-        most = dpo.val_batches * dpo.val_global_batch_size if dpo.val_batches > 0 else None
+        most = self.config.validation_pairs
         found = {}
         for name, rows in self._validation_rows().items():
             pairs, refused = self._tokenise(rows)
             found[name] = pairs[:most], refused
         return {name: sides for name, sides in found.items() if sides[0]}
-
-    @property
-    def total_steps(self) -> int:
-        """Steps until the data or `dpo.max_num_steps` end."""
-        rows, dpo = len(self.training[0]), self.config.dpo
-        return min(dpo.max_num_steps, dpo.max_num_epochs * (rows // self.config.policy.train_global_batch_size))
 
     def start(self, policy: Policy) -> Policy:
         """The policy before training, which is the reference: ``policy`` itself as long as it has not been trained."""
@@ -123,7 +111,7 @@ class DpoParts(TrainingParts[DpoRunConfig]):
             folder=self.attempt.run.path / "cache",
             weights=self._weights_of_reference(),
             load=cache_result(lambda: self.start(policy)),
-            batch_size=config.policy.logprob_batch_size or config.policy.train_micro_batch_size,
+            batch_size=config.policy.logprob_rows,
             report=recorder.phase,
         )
         stream = self._stream(self._with_reference(cache))
@@ -176,7 +164,7 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         return json.dumps([policy.model_name, policy.precision, *(known.get(key) for key in keys)])
 
     def _validation_rows(self) -> dict[str, Iterable[PairRow]]:
-        data, sets = self.config.data, self.config.named_validation_sets()
+        data, sets = self.config.data, self.config.data.named_validation_sets()
         if len(sets) < 2:
             return {name: training_pairs(data, "validation") for name in sets}
         return {
@@ -188,4 +176,4 @@ class DpoParts(TrainingParts[DpoRunConfig]):
     def _tokenise(self, rows: Iterable[PairRow]) -> tuple[list[TokenPair], list[TooLong]]:
         data = self.config.data
         bos, eos = data.add_bos is not False, data.add_eos is not False
-        return tokenise(rows, self.chat, limit=self.limit, add_bos=bos, add_eos=eos)
+        return tokenise(rows, self.chat, limit=self.config.longest_row, add_bos=bos, add_eos=eos)

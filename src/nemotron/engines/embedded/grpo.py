@@ -14,8 +14,7 @@ from nemotron.config.schema.verified import VerifiedGrpoConfig
 from nemotron.contracts.rewards import RewardSource
 from nemotron.data.stream import PromptStream
 from nemotron.engines.base import Attempt
-from nemotron.engines.embedded.parts import TrainingParts
-from nemotron.engines.embedded.prompts import heldout_metric, prompt_stream, validation_prompts
+from nemotron.engines.embedded.prompts import PromptParts, heldout_metric, prompt_stream, validation_prompts
 from nemotron.engines.embedded.session import session
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import ConfigError
@@ -87,7 +86,7 @@ def _run(
     """
     parts: GrpoParts[GrpoRunConfig] = GrpoParts(attempt, config)
     with (
-        session(attempt, threads, total=config.grpo.max_num_steps, done=parts.progress_on_disk) as work,
+        session(attempt, threads, total=config.steps(len(parts.prompts)), done=parts.progress_on_disk) as work,
         ExitStack() as stack,
     ):
         recorder = work.recorder
@@ -105,14 +104,12 @@ def _run(
         work.after(progress.step, (lambda: heldout.measure(policy)) if heldout else None)
 
 
-class GrpoParts(TrainingParts[G]):
+class GrpoParts(PromptParts[G]):
     """The parts of GRPO, wherever its rewards come from."""
 
     def stream(self) -> PromptStream:
         """The training prompts in their order. Raises DataError when rows are missing, broken, too few or too long."""
-        grpo = self.config.grpo
-        size = int(grpo.num_prompts_per_step * grpo.batch_multiplier)
-        return prompt_stream(self, grpo, batch_size=size, batch_key="grpo.num_prompts_per_step")
+        return prompt_stream(self, self.prompts, batch_key="grpo.num_prompts_per_step")
 
     def grpo(
         self,
@@ -132,7 +129,7 @@ class GrpoParts(TrainingParts[G]):
             sampling=self.sampling,
             global_batch_size=config.policy.train_global_batch_size,
             micro_batch_size=config.policy.train_micro_batch_size,
-            logprob_batch_size=config.policy.logprob_batch_size or config.policy.train_micro_batch_size,
+            logprob_batch_size=config.policy.logprob_rows,
             save_period=self.save_period,
             policy=policy,
             sampler=PolicySampler(policy),
@@ -141,7 +138,7 @@ class GrpoParts(TrainingParts[G]):
             chat=self.chat,
             rewards=rewards,
             stream=stream,
-            validation=validation_prompts(config.data, config.grpo),
+            validation=validation_prompts(config, config.grpo.max_val_samples),
             saver=self.saver({POLICY: Trained(policy.model, optimization)}, stream),
             recorder=recorder,
             deadline=self.deadline,

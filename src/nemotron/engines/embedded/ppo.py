@@ -11,8 +11,7 @@ from pathlib import Path
 
 from nemotron.config.schema.ppo import PpoMasterConfig
 from nemotron.engines.base import Attempt
-from nemotron.engines.embedded.parts import TrainingParts
-from nemotron.engines.embedded.prompts import heldout_metric, prompt_stream, validation_prompts
+from nemotron.engines.embedded.prompts import PromptParts, heldout_metric, prompt_stream, validation_prompts
 from nemotron.engines.embedded.session import session
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import EngineError
@@ -39,7 +38,7 @@ def run_ppo(attempt: Attempt, config: PpoMasterConfig, critic: RunningCritic, th
     """
     parts = PpoParts(attempt, config)
     done = parts.progress_on_disk
-    with session(attempt, threads, total=config.ppo.max_num_steps, done=done) as work:
+    with session(attempt, threads, total=config.steps(len(parts.prompts)), done=done) as work:
         recorder = work.recorder
         with ExitStack() as attached:
             elsewhere = isinstance(critic, RemoteCritic)
@@ -65,7 +64,7 @@ def _attach(stack: ExitStack, critic: RunningCritic, config: PpoMasterConfig, re
     return client
 
 
-class PpoParts(TrainingParts[PpoMasterConfig]):
+class PpoParts(PromptParts[PpoMasterConfig]):
     """The parts of the actor."""
 
     def load_models(self, *, reference: bool) -> tuple[Policy, Policy | None]:
@@ -84,8 +83,7 @@ class PpoParts(TrainingParts[PpoMasterConfig]):
         """Everything the loop needs. Raises ConfigError, DataError."""
         config = self.config
         optimization = self.optimization(policy.parameters())
-        key = "ppo.num_prompts_per_step"
-        stream = prompt_stream(self, config.ppo, batch_size=config.ppo.num_prompts_per_step, batch_key=key)
+        stream = prompt_stream(self, self.prompts, batch_key="ppo.num_prompts_per_step")
         weights = Merged(policy) if self.config.policy.lora else policy.model
 
         def more(folder: Path) -> None:
@@ -101,7 +99,7 @@ class PpoParts(TrainingParts[PpoMasterConfig]):
             sampling=self.sampling,
             global_batch_size=config.policy.train_global_batch_size,
             micro_batch_size=config.policy.train_micro_batch_size,
-            logprob_batch_size=config.policy.logprob_batch_size or config.policy.train_micro_batch_size,
+            logprob_batch_size=config.policy.logprob_rows,
             save_period=self.save_period,
             policy=policy,
             sampler=PolicySampler(policy),
@@ -110,7 +108,7 @@ class PpoParts(TrainingParts[PpoMasterConfig]):
             chat=self.chat,
             critic=critic,
             stream=stream,
-            validation=validation_prompts(config.data, config.ppo),
+            validation=validation_prompts(config, config.ppo.max_val_samples),
             saver=self.saver({POLICY: Trained(weights, optimization)}, stream, more),
             recorder=recorder,
             deadline=self.deadline,
@@ -119,7 +117,7 @@ class PpoParts(TrainingParts[PpoMasterConfig]):
     def _save_critic(self, critic: CriticClient, folder: Path) -> None:
         """The critic's part, before the checkpoint appears under its name."""
         critic.save(int(folder.name.removeprefix("tmp_step_")))
-        if self.config.ppo.adv_estimator.name == "gae" and not (folder / PART).is_dir():
+        if self.config.learns_values and not (folder / PART).is_dir():
             raise EngineError(
                 f"the critic has saved its part where this process does not see it (`{folder / PART}`)",
                 hint="set `checkpointing.checkpoint_dir` to one folder on a file system that both machines share",

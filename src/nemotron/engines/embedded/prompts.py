@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import cached_property
+from typing import TypeVar
 
-from nemotron.config.schema.data import DataConfig
 from nemotron.config.schema.extras import HeldoutConfig
 from nemotron.config.schema.training import TrainingConfig
 from nemotron.data.inputs import training_prompts
@@ -14,38 +14,31 @@ from nemotron.engines.embedded.heldout import HeldoutMetric
 from nemotron.engines.embedded.parts import TrainingParts
 from nemotron.errors import DataError
 
-
-class Course(Protocol):
-    """What the algorithm's section says of prompts and validation."""
-
-    @property
-    def max_num_steps(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def val_period(self) -> int: ...
-    @property
-    def val_at_start(self) -> bool: ...
-    @property
-    def val_at_end(self) -> bool: ...
-    @property
-    def max_val_samples(self) -> int | None: ...
+C = TypeVar("C", bound=TrainingConfig, covariant=True)
 
 
-def prompt_stream(
-    parts: TrainingParts[TrainingConfig], course: Course, *, batch_size: int, batch_key: str
-) -> PromptStream:
+class PromptParts(TrainingParts[C]):
+    """The parts of an algorithm that samples answers to prompts."""
+
+    @cached_property
+    def prompts(self) -> list[PromptRow]:
+        """The training prompts as they lie on disk. Raises DataError when rows are missing or broken."""
+        return training_prompts(self.config.data, "train")
+
+
+def prompt_stream(parts: TrainingParts[TrainingConfig], prompts: list[PromptRow], *, batch_key: str) -> PromptStream:
     """The training prompts in their order.
 
     A prompt that leaves no room for an answer is refused now, not in the step that meets it.
 
     Raises:
-        DataError: rows are missing, broken, too few or too long.
+        DataError: too few rows, or one that is too long.
     """
-    data, longest = parts.config.data, parts.config.policy.max_total_sequence_length
-    stream = PromptStream(training_prompts(data, "train"), batch_size, course.seed, data.shuffle, batch_key=batch_key)
+    config, longest = parts.config, parts.config.policy.max_total_sequence_length
+    size, seed = config.rows_per_step, config.course.seed
+    stream = PromptStream(prompts, size, seed, config.data.shuffle, batch_key=batch_key)
     answer = parts.sampling.max_new_tokens
-    for row in stream.upcoming(course.max_num_steps * batch_size):
+    for row in stream.upcoming(config.steps(len(prompts)) * size):
         length = len(parts.chat.encode(row.messages))
         if length > longest - answer:
             raise DataError(
@@ -56,11 +49,13 @@ def prompt_stream(
     return stream
 
 
-def validation_prompts(data: DataConfig, course: Course) -> list[PromptRow]:
-    """As many validation prompts as one validation uses; none when nothing is validated. Raises DataError."""
-    if not (course.val_period or course.val_at_start or course.val_at_end):
-        return []
-    return training_prompts(data, "validation")[: course.max_val_samples]
+def validation_prompts(config: TrainingConfig, most: int | None) -> list[PromptRow]:
+    """As many validation prompts as one validation uses, ``most`` or all; none when nothing is validated.
+
+    Raises:
+        DataError: rows are missing or broken.
+    """
+    return training_prompts(config.data, "validation")[:most] if config.validates else []
 
 
 def heldout_metric(

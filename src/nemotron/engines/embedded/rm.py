@@ -39,7 +39,7 @@ def run_reward_model(attempt: Attempt, config: RmRunConfig, threads: ThreadPlan)
     parts = Parts(attempt, config)
     stream = parts.stream()
     heldout = parts.heldout_pairs()
-    with session(attempt, threads, total=parts.total_steps(stream), done=parts.progress_on_disk) as work:
+    with session(attempt, threads, total=config.steps(len(stream.rows)), done=parts.progress_on_disk) as work:
         recorder = work.recorder
         recorder.phase("loading policy")
         model = parts.model()
@@ -116,7 +116,7 @@ class Parts(TrainingParts[RmRunConfig]):
         if kept.rejected > self.config.limits.max_rejected_share * everything or len(kept.pairs) < size <= everything:
             raise DataError(
                 f"{kept.rejected} of {everything} training pairs cannot be used: {len(kept.too_long)} have more than "
-                f"{self.limit} tokens, {len(kept.same)} have two equal answers",
+                f"{self.config.longest_row} tokens, {len(kept.same)} have two equal answers",
                 hint=f"{_TOO_LONG_HINT}, or raise `limits.max_rejected_share`",
             )
         return RowStream(
@@ -127,12 +127,6 @@ class Parts(TrainingParts[RmRunConfig]):
             kind="pairs",
             batch_key="policy.train_global_batch_size",
         )
-
-    def total_steps(self, stream: RowStream[RewardPair]) -> int:
-        """Steps of the whole run."""
-        rm = self.config.rm
-        by_data = rm.max_num_epochs * (len(stream.rows) // stream.batch_size)
-        return min(rm.max_num_steps, by_data) if rm.max_num_steps > 0 else by_data
 
     def report_rejects(self) -> None:
         """Name every training pair that is left out in the run folder."""
@@ -185,17 +179,10 @@ class Parts(TrainingParts[RmRunConfig]):
             raise DataError("no held-out pair can be used", hint=_TOO_LONG_HINT)
         return kept.pairs[: heldout.max_samples]
 
-    @property
-    def limit(self) -> int:
-        """Tokens of a pair's longer row at most."""
-        longest = self.config.policy.max_total_sequence_length
-        return min(self.config.data.max_input_seq_length or longest, longest)
-
     def _validation(self) -> Iterator[tuple[str, list[RewardPair]]]:
-        rm, data = self.config.rm, self.config.data
-        if not (rm.val_period or rm.val_at_start or rm.val_at_end):
+        data, most = self.config.data, self.config.validation_pairs
+        if not self.config.validates:
             return
-        most = rm.val_batches * rm.val_global_batch_size if rm.val_batches > 0 else None
         for name, entry in data.named_validation_sets().items():
             pairs = self._pairs(data.model_copy(update={"validation": entry}), "validation").pairs
             if not pairs:
@@ -208,14 +195,16 @@ class Parts(TrainingParts[RmRunConfig]):
         return self._tokens(training_pairs(data, role))
 
     def _token_shards(self, split: str) -> Kept:
-        return from_tokens(TokenizedDataset(*token_split(self.config.data, split)), split, limit=self.limit)
+        return from_tokens(
+            TokenizedDataset(*token_split(self.config.data, split)), split, limit=self.config.longest_row
+        )
 
     def _tokens(self, rows: Iterable[PairRow]) -> Kept:
         data = self.config.data
         return from_rows(
             rows,
             self.chat,
-            limit=self.limit,
+            limit=self.config.longest_row,
             margin_key=self.config.bradley_terry.margin_key,
             add_bos=data.add_bos is not False,
             add_eos=data.add_eos is not False,

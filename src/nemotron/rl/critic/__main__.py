@@ -61,7 +61,7 @@ async def _serve(options: argparse.Namespace) -> None:
     config = _config(options.job)
     settings = config.critic
     checkpoints = Path(config.checkpointing.checkpoint_dir)
-    with_critic = config.ppo.adv_estimator.name == "gae"
+    with_critic = config.learns_values
     models = CriticModels.load(
         config.value, config.value_loss_fn, config.reward_model, settings, checkpoints, with_critic=with_critic
     )

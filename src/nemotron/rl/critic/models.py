@@ -123,7 +123,7 @@ class CriticModels:
         starts = tensors.get("prompt_lengths", torch.ones_like(ends))
         self._check(tokens)
         groups = grouped(tokens, starts, ends)
-        rows = self._value.logprob_batch_size or self._value.train_micro_batch_size
+        rows = self._value.logprob_rows
         with torch.no_grad(), self._visiting_reward():
             rewards = torch.cat([self._reward.sequence_scores(part).cpu() for part in split_rows(groups, rows)])
         values = torch.zeros(tokens.shape)
