@@ -8,43 +8,40 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from nemotron.errors import ConfigError, NemotronError, NotFoundError, Origin
 from nemotron.suggest import closest, listed
+from nemotron.tables import TableError, read_table
 
-T = TypeVar("T", bound=BaseModel)
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+T = TypeVar("T")
 
 STEPS = Path(__file__).parent / "steps"
 """The folder of the shipped steps."""
 
 
-class _Table(BaseModel):
-    """A TOML table: keys that are not known are errors, values keep their type."""
-
-    # Built on first use: listing must start fast, and nested tables are built with the one that holds them.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
-
-
-class ArtifactType(_Table):
+@dataclass(frozen=True, kw_only=True)
+class ArtifactType:
     """One table of types.toml; the table's name is the type's."""
 
     description: str
     on_disk: str
     """What it looks like on disk, in a sentence."""
-    is_a: list[str] = []
+    is_a: list[str] = field(default_factory=list)
     """Types that it can stand in for without conversion."""
-    convert_to: dict[str, str] = {}
+    convert_to: dict[str, str] = field(default_factory=dict)
     """Target type -> id of the step that converts."""
 
 
-class Artifact(_Table):
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
     """One ``[[consumes]]`` or ``[[produces]]`` table: a typed input or output and the config keys that carry it."""
 
     type: str
@@ -54,21 +51,24 @@ class Artifact(_Table):
     required: bool = True
 
 
-class Strategy(_Table):
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
     """Advice: when this holds, do that."""
 
     when: str
     then: str
 
 
-class KnownError(_Table):
+@dataclass(frozen=True, kw_only=True)
+class KnownError:
     """An error name as findings carry it, and how to recover."""
 
     name: str
     recovery: str
 
 
-class Resources(_Table):
+@dataclass(frozen=True, kw_only=True)
+class Resources:
     """What the step asks of a cluster when the profile does not say otherwise."""
 
     nodes: int = 1
@@ -83,7 +83,8 @@ ViewName = Literal["judged_grpo", "verified_grpo", "ppo", "dpo", "reward_model",
 """What a run of a step shows while and after it works: see :mod:`nemotron.runs.views`."""
 
 
-class Step(_Table):
+@dataclass(frozen=True, kw_only=True)
+class Step:
     """A step as its manifest describes it; ``id`` and ``folder`` come from the place of the file, not from its text."""
 
     id: str
@@ -92,17 +93,17 @@ class Step(_Table):
     description: str
     launch: Literal["ray", "python"]
     """How its process starts on a cluster."""
-    tags: list[str] = []
+    tags: list[str] = field(default_factory=list)
     image: str | None = None
     view: ViewName | None = None
     """Numbers and charts that its runs show; none for a step that trains and measures nothing."""
-    common: list[str] = []
+    common: list[str] = field(default_factory=list)
     """Keys that most users change, beside those that artifacts are bound to: what `steps show` leads with."""
     resources: Resources = Resources()
-    consumes: list[Artifact] = []
-    produces: list[Artifact] = []
-    strategies: list[Strategy] = []
-    errors: list[KnownError] = []
+    consumes: list[Artifact] = field(default_factory=list)
+    produces: list[Artifact] = field(default_factory=list)
+    strategies: list[Strategy] = field(default_factory=list)
+    errors: list[KnownError] = field(default_factory=list)
 
     @property
     def category(self) -> str:
@@ -284,21 +285,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise _wrong(path, f"it cannot be read: {error.strerror}") from None
 
 
-def _build(model: type[T], table: object, path: Path, where: str) -> T:
+def _build(kind: type[T], table: object, path: Path, where: str) -> T:
     try:
-        return model.model_validate(table)
-    except ValidationError as error:
-        # A misspelt key is the cause of the missing one beside it.
-        first = min(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
-        *section, name = (str(part) for part in first["loc"]) if first["loc"] else ("",)
-        place = " ".join(filter(None, (where, ".".join(section))))
+        return read_table(kind, table)
+    except TableError as error:
+        place = " ".join(filter(None, (where, error.section)))
         place = f" in `{place}`" if place else ""
-        if first["type"] == "extra_forbidden":
-            raise _wrong(path, f"unknown key `{name}`{place}", _guess(name, model.model_fields)) from None
-        if first["type"] == "missing":
-            raise _wrong(path, f"the key `{name}` is missing{place}") from None
-        message = first["msg"].replace("Input should", "should")
-        raise _wrong(path, f"`{name}`{place} {message[0].lower()}{message[1:]}") from None
+        if error.problem == "unknown":
+            guess = _guess(error.name, [one.name for one in fields(kind)])  # type: ignore[arg-type]
+            raise _wrong(path, f"unknown key `{error.name}`{place}", guess) from None
+        if error.problem == "missing":
+            raise _wrong(path, f"the key `{error.name}` is missing{place}") from None
+        raise _wrong(path, f"`{error.name}`{place} {error.detail}") from None
 
 
 def _wrong(path: Path, message: str, hint: str | None = None) -> ConfigError:
@@ -308,4 +306,6 @@ def _wrong(path: Path, message: str, hint: str | None = None) -> ConfigError:
 def as_json(step: Step) -> dict[str, Any]:
     """The object of `steps list --json`."""
     listed_first = {"id": step.id, "title": step.title, "category": step.category, "configs": step.configs}
-    return {**listed_first, **step.model_dump(mode="json", exclude={"strategies", "errors", "view", "common"})}
+    left_out = ("strategies", "errors", "view", "common")
+    written = {name: value for name, value in asdict(step).items() if name not in left_out}
+    return {**listed_first, **written, "folder": str(step.folder)}

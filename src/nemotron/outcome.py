@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import textwrap
-import traceback
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
 from nemotron import __version__
 from nemotron.errors import CompileError, Finding, NemotronError, Origin
-from nemotron.out_of_memory import out_of_memory
 
 _COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "hint": "32", "title": "1", "dim": "2"}
 
@@ -48,6 +44,8 @@ def _say(label: str, message: str, origin: Origin | None, snippet: str | None, h
     if origin is not None:
         lines.append(f"  {styled('-->', 'dim', err)} {origin}")
     if snippet is not None:
+        import textwrap
+
         lines.append(textwrap.indent(snippet, "  "))
     if hint is not None:
         lines.append(f"{styled('hint:', 'hint', err)} {hint}")
@@ -73,6 +71,8 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
+        from nemotron.out_of_memory import out_of_memory
+
         if (known := out_of_memory(error)) is not None:
             print_error(known)
             return known.exit_code
@@ -83,6 +83,9 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
 
 def _report_bug(error: Exception, words: tuple[str, ...]) -> None:
     """A short message and a file with the traceback, which NEMOTRON_TRACEBACK=1 prints at once."""
+    import tempfile
+    import traceback
+
     text = "".join(traceback.format_exception(error))
     if os.environ.get("NEMOTRON_TRACEBACK") == "1":
         print(text, file=sys.stderr)

@@ -40,6 +40,7 @@ LAYERS = [
     "manifest",
     "disk",
     "errors",
+    "tables",
     "install",
     "suggest",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +48,8 @@ def verify_command(path: ArtifactPath, as_json: AsJson = False) -> None:
 
 
 def _print_json(value: Any) -> None:
+    import json
+
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
@@ -92,6 +93,8 @@ def _data_rows(facts: DataFacts) -> list[tuple[str, str]]:
 
 
 def _result_rows(facts: ResultFacts) -> list[tuple[str, str]]:
+    import json
+
     return [(name, json.dumps(value, ensure_ascii=False)) for name, value in facts.metrics.items()]
 
 

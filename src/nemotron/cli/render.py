@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,8 @@ if TYPE_CHECKING:
 
 def print_columns(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> None:
     """Print aligned columns on stdout; on a terminal the last column is cut to fit, in a pipe it is whole."""
+    import shutil
+
     widths = [max(len(row[n]) for row in (header, *rows)) for n in range(len(header) - 1)]
     for number, row in enumerate((header, *rows)):
         line = "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
@@ -47,6 +47,9 @@ def print_title(text: str) -> None:
 
 def print_block(text: str, *, indent: int = 2) -> None:
     """Text on stdout, wrapped to the terminal (100 columns in a pipe)."""
+    import shutil
+    import textwrap
+
     width = min(shutil.get_terminal_size((100, 24)).columns, 120) if sys.stdout.isatty() else 100
     pad = " " * indent
     words = " ".join(text.split())

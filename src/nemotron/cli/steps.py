@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,7 +82,7 @@ def show_command(
     if params is not None:
         rows = below(rows, params)
     if as_json:
-        advice = found.model_dump(mode="json", include={"strategies", "errors"})
+        advice = {name: [asdict(one) for one in getattr(found, name)] for name in ("strategies", "errors")}
         _print_json({**step_json(found), **advice, "parameters": [_parameter_json(row) for row in rows]})
     elif params is not None:
         print_parameters(rows)
@@ -254,4 +254,6 @@ def _only(words: Sequence[str], side: str, step: str, model: type[BaseModel]) ->
 
 
 def _print_json(value: Any) -> None:
+    import json
+
     print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -8,6 +8,7 @@ happens.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -27,6 +28,9 @@ from nemotron.outcome import exit_code_of
 from nemotron.runs.attempts import Handle, begin_attempt
 from nemotron.runs.folder import RunFolder
 
+USUAL_COLLECTION = (700, 10, 10)
+"""Python's own thresholds; the command raises them while it starts."""
+
 
 def work(run: RunFolder, secrets: Mapping[str, str], prepare: Callable[[], None] | None = None) -> int:
     """Work on ``run`` from where it stands to its end, in this process; returns the exit code.
@@ -37,6 +41,7 @@ def work(run: RunFolder, secrets: Mapping[str, str], prepare: Callable[[], None]
         OutputError: another live process holds the run.
         NemotronError: of every kind; the status of the run says it, too.
     """
+    gc.set_threshold(*USUAL_COLLECTION)
     with run.lock(), _terminate_like_interrupt():
         if prepare is not None:
             prepare()
