@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Empty: scripts/setup_env.py takes a torch that fits the machine and says why. TORCH='torch==2.13.0' overrules it.
 TORCH ?=
 
-.PHONY: FORCE setup tiny test lint integration bench clean
+.PHONY: FORCE setup tiny test full lint integration bench clean
 
 setup: $(READY)
 
@@ -20,6 +20,10 @@ tiny: $(READY)
 # One worker per core; tests of a module stay together, as they share what is costly to make.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+
+# Cases that `make test` leaves out: a run of each step killed at every moment, with as many threads as it takes by itself.
+full: $(READY)
+	$(BIN)/python -m pytest -m full
 
 lint: $(READY)
 	$(BIN)/ruff check

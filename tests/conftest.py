@@ -1,6 +1,11 @@
-"""Options that must be known before any test folder is collected."""
+"""Options that must be known before any test folder is collected, and what all tests share."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -20,3 +25,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder with golden vector files to check against (default: tests/golden/data)",
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def parse_shipped_configs_once() -> Iterator[None]:
+    """Parsing a default.yaml takes most of a compile; every test gets a copy of one parse."""
+    from nemotron.config import layers, yaml
+    from nemotron.config.origins import Node, shown
+    from nemotron.manifest import STEPS
+
+    @cache
+    def parsed(path: Path, shown_as: str) -> Node:
+        return yaml.read_yaml(path)
+
+    def read(path: Path) -> Node:
+        return deepcopy(parsed(path, shown(path))) if path.is_relative_to(STEPS) else yaml.read_yaml(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "read_yaml", read)
+        yield

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_process import nemotron, readable
+from cli_process import readable
+
+from in_process import nemotron
 
 
 @pytest.fixture
@@ -18,14 +20,14 @@ def run(tmp_path: Path) -> Callable[..., str]:
 
     def run_it(*words: str, writes: bool = False, **extra: str) -> str:
         before = sorted(tmp_path.rglob("*"))
-        result = nemotron(*words, cwd=tmp_path, **extra)
+        result = nemotron(*words, cwd=tmp_path, env=extra, bare=True)
         assert "Traceback" not in result.stderr, result.stderr
-        if result.returncode:
+        if result.code:
             assert result.stdout == ""
             assert result.stderr.startswith(("error:", "warning:", "note:", "Usage:"))
         if not writes:
             assert sorted(tmp_path.rglob("*")) == before
-        parts = [f"exit code: {result.returncode}", "----- stdout", result.stdout, "----- stderr", result.stderr]
+        parts = [f"exit code: {result.code}", "----- stdout", result.stdout, "----- stderr", result.stderr]
         return readable("\n".join(part.rstrip("\n") for part in parts), tmp_path)
 
     return run_it

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_process import nemotron
 from syrupy.assertion import SnapshotAssertion
+
+from in_process import nemotron
 
 ENDPOINT = "env.nemo_gym.genrm_model.responses_api_models.vllm_model.base_url=http://localhost:1/v1"
 RUN = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "--dry-run")
@@ -146,9 +147,9 @@ def test_wrong_yaml(run: Callable[..., str], snapshot: SnapshotAssertion, tmp_pa
 
 
 def test_json_plan_of_a_job_that_would_not_start(tmp_path: Path) -> None:
-    result = nemotron(*RUN, "--json", "grpo.max_num_steps=0", cwd=tmp_path)
+    result = nemotron(*RUN, "--json", "grpo.max_num_steps=0", cwd=tmp_path, bare=True)
     plan = json.loads(result.stdout)
-    assert result.returncode == plan["exit_code"] == 3
+    assert result.code == plan["exit_code"] == 3
     assert [finding["name"] for finding in plan["findings"]] == ["out-of-range"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,12 +17,19 @@ import typer.main
 from cli_process import environment, nemotron
 from syrupy.assertion import SnapshotAssertion
 
+import in_process
 from nemotron.cli import steps
 from nemotron.cli.main import app
 from nemotron.config.describe import parameters, value_of
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import Step, declaration, load_catalog
+
+
+def here(*words: str, cwd: Path) -> in_process.Result:
+    """The command in this process, in the environment of the command in one of its own."""
+    return in_process.nemotron(*words, cwd=cwd, bare=True)
+
 
 SURFACE = {
     "nemotron": ["--version"],
@@ -123,13 +131,13 @@ def test_help_goes_to_stdout(tmp_path: Path, words: list[str]) -> None:
 
 @pytest.mark.parametrize("words", [[], ["steps"], ["runs"], ["artifacts"]])
 def test_no_command_shows_the_help_as_an_error(tmp_path: Path, words: list[str]) -> None:
-    result = nemotron(*words, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
+    result = here(*words, cwd=tmp_path)
+    assert (result.code, result.stdout) == (2, "")
     assert "Commands:" in result.stderr
 
 
 def test_list_json(tmp_path: Path) -> None:
-    steps = json.loads(nemotron("steps", "list", "--json", "--consumes", "prompt_jsonl", cwd=tmp_path).stdout)
+    steps = json.loads(here("steps", "list", "--json", "--consumes", "prompt_jsonl", cwd=tmp_path).stdout)
     step = next(step for step in steps if step["id"] == "rl/nemo_rl/rlhf")
     assert step["category"] == "rl"
     assert step["configs"][0] == "default"
@@ -138,7 +146,7 @@ def test_list_json(tmp_path: Path) -> None:
 
 
 def test_show_json_has_every_parameter_with_its_meaning(tmp_path: Path) -> None:
-    step = json.loads(nemotron("steps", "show", "rlhf", "--json", cwd=tmp_path).stdout)
+    step = json.loads(here("steps", "show", "rlhf", "--json", cwd=tmp_path).stdout)
     rows = {row["name"]: row for row in step["parameters"]}
     steps_key = rows["grpo.num_generations_per_prompt"]
     assert (steps_key["default"], steps_key["type"], steps_key["source"]) == (8, "integer >= 1", "yaml")
@@ -157,8 +165,8 @@ def test_show_is_one_screen(run: Callable[..., str], snapshot: SnapshotAssertion
 
 
 def test_show_all(tmp_path: Path) -> None:
-    result = nemotron("steps", "show", "rlhf", "--all", cwd=tmp_path)
-    assert result.returncode == 0
+    result = here("steps", "show", "rlhf", "--all", cwd=tmp_path)
+    assert result.code == 0
     for part in (
         "consumes",
         "produces",
@@ -177,12 +185,12 @@ def test_show_parameters_below_a_key(run: Callable[..., str], snapshot: Snapshot
 
 def test_show_every_parameter(tmp_path: Path) -> None:
     names = {
-        row["name"] for row in json.loads(nemotron("steps", "show", "rm", "--json", cwd=tmp_path).stdout)["parameters"]
+        row["name"] for row in json.loads(here("steps", "show", "rm", "--json", cwd=tmp_path).stdout)["parameters"]
     }
-    shown = nemotron("steps", "show", "rm", "--params", "", cwd=tmp_path).stdout
+    shown = here("steps", "show", "rm", "--params", "", cwd=tmp_path).stdout
     lines = [line.strip() for line in shown.splitlines()]
     assert {name for name in names if not any(line.startswith((f"{name} = ", f"{name}.*")) for line in lines)} == set()
-    some = json.loads(nemotron("steps", "show", "rm", "--json", "--params", "rm.val", cwd=tmp_path).stdout)
+    some = json.loads(here("steps", "show", "rm", "--json", "--params", "rm.val", cwd=tmp_path).stdout)
     assert {row["name"] for row in some["parameters"]} == {name for name in names if name.startswith("rm.val")}
 
 
@@ -263,6 +271,24 @@ def on_a_terminal(words: list[str], cwd: Path, **extra: str) -> str:
     process.wait(60)
     os.close(master)
     return b"".join(chunks).decode()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["steps", "list"],
+        ["steps", "lst"],
+        ["steps", "run", "rlhf", "-c", "tiny", "--dry-run", "grpo.max_num_steps=0"],
+        ["steps", "run", "rlhf", "-c", "tiny", "--dry-run", "policy.model_name=./gone", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_a_process_of_its_own_says_the_same(tmp_path: Path, words: list[str]) -> None:
+    """The cases of this folder run in the process of the tests."""
+    real = nemotron(*words, cwd=tmp_path)
+    said = here(*words, cwd=tmp_path)
+    timeless = [re.sub(r"\d{8}-\d{6}-([\w-]+)-[0-9a-f]{4}", r"RUN-\1", text) for text in (real.stdout, said.stdout)]
+    assert (real.returncode, timeless[0], real.stderr) == (said.code, timeless[1], said.stderr)
 
 
 @pytest.mark.parametrize("words", [["steps", "list"], ["steps", "run", "rlhff"]])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from commands import Result, only_run, run_command
+from commands import Result, only_run, run_here
 from scripted_judge import Scripted, verdict
 
 import nemotron
@@ -31,7 +31,7 @@ def command(runs_dir: Path, *words: str) -> list[str]:
 
 def audit(runs_dir: Path, *words: str) -> Result:
     """`steps run eval/reward_audit -c tiny` to its end."""
-    return run_command(command(runs_dir, *words))
+    return run_here(command(runs_dir, *words))
 
 
 def remote(judge: Scripted) -> tuple[str, ...]:

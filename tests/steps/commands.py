@@ -1,17 +1,25 @@
-"""Run the real command in a process of its own and wait for what its run folder shows."""
+"""Run the command to its end in this process, or in one of its own and wait for what its run folder shows.
+
+A run in a process of its own costs seconds more, for torch is imported again: it is for runs that are killed, and for
+those that a killed one is compared with.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from in_process import Result, nemotron
 
 STEP = "rl/nemo_rl/rlhf"
 SHORT = (
@@ -23,14 +31,8 @@ SHORT = (
 """Enough steps for three checkpoints, few enough for a test."""
 TIMEOUT_S = 240
 
-
-@dataclass(frozen=True)
-class Result:
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
+Moment = Callable[[Path], bool]
+"""Whether a folder of runs shows that the moment has come."""
 
 
 def command(runs_dir: Path, *words: str) -> list[str]:
@@ -38,11 +40,18 @@ def command(runs_dir: Path, *words: str) -> list[str]:
 
 
 def run(runs_dir: Path, *words: str, env: dict[str, str] | None = None) -> Result:
-    """`steps run rl/nemo_rl/rlhf -c tiny` to its end."""
-    return run_command(command(runs_dir, *words), env=env)
+    """`steps run rl/nemo_rl/rlhf -c tiny` to its end, in this process."""
+    return run_here(command(runs_dir, *words), env=env)
+
+
+def run_here(argv: list[str], env: dict[str, str] | None = None) -> Result:
+    """The command to its end in this process; ``argv`` begins with Python and its module, as for the others."""
+    assert argv[1:3] == ["-m", "nemotron"]
+    return nemotron(*argv[3:], env=env)
 
 
 def run_command(argv: list[str], env: dict[str, str] | None = None) -> Result:
+    """The command to its end in a process of its own."""
     done = subprocess.run(
         argv,
         capture_output=True,
@@ -53,6 +62,19 @@ def run_command(argv: list[str], env: dict[str, str] | None = None) -> Result:
         check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def kills(moments: Mapping[str, Moment], drawn_from: Sequence[str] | None = None) -> Any:
+    """Parametrize a test with ``moments`` to kill one run at, one after the other.
+
+    `make test` kills at one moment, drawn from ``drawn_from`` or all of them, always the same; `make full` at each.
+    """
+    names = list(moments)
+    drawn = random.Random(0).choice(list(drawn_from or names))
+    one = pytest.param([moments[drawn]], id=drawn)
+    return pytest.mark.parametrize(
+        "moments", [one, pytest.param([*moments.values()], id="all", marks=pytest.mark.full)]
+    )
 
 
 def kill_when(argv: list[str], moment: Callable[[], bool], *, signum: int = signal.SIGKILL) -> int:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import nemotron
+import nemotron as package
+from in_process import Result, nemotron
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.record import read_record
 from nemotron.config.layers import load
@@ -22,16 +23,11 @@ from nemotron.config.overrides import parse_overrides
 from nemotron.config.validate import validate
 from nemotron.manifest import declaration, find_step
 
-POLICY = Path(nemotron.__file__).parent / "assets" / "tiny_world" / "policy"
-Command = Callable[..., subprocess.CompletedProcess[str]]
+POLICY = Path(package.__file__).parent / "assets" / "tiny_world" / "policy"
 
 
-def command(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "nemotron", *words]
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env}
-    return subprocess.run(
-        argv, cwd=cwd, env={**os.environ, **quiet}, capture_output=True, text=True, timeout=120, check=False
-    )
+def command(*words: str, cwd: Path) -> Result:
+    return nemotron(*words, cwd=cwd, env={"HF_HUB_OFFLINE": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("convert/megatron_to_hf", "megatron_path=megatron", "output_dir=hf"),
     ):
         done = command("steps", "run", *words, cwd=folder)
-        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert (done.code, done.stdout) == (0, ""), done.stderr
         assert "read back bit for bit" in done.stderr
     return folder
 
@@ -100,7 +96,7 @@ def test_the_run_and_the_record_say_where_it_came_from(world: Path) -> None:
 )
 def test_the_tiny_configs_run(tmp_path: Path, step: str, result: str, kind: str) -> None:
     done = command("steps", "run", step, "-c", "tiny", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (done.code, done.stdout) == (0, ""), done.stderr
     assert "logits compared" in done.stderr
     [run] = (tmp_path / "runs").iterdir()
     found = json.loads(command("artifacts", "verify", str(run / result), "--json", cwd=tmp_path).stdout)
@@ -129,7 +125,7 @@ def test_verify_of_a_changed_checkpoint(world: Path, tmp_path: Path) -> None:
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last ^ 1]))
     done = command("artifacts", "verify", "hf", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (6, "")
+    assert (done.code, done.stdout) == (6, "")
     assert done.stderr.startswith("error: `hf` was changed after it was written")
 
 
@@ -140,7 +136,7 @@ def test_dry_run_writes_nothing(world: Path, tmp_path: Path) -> None:
     ):
         done = command("steps", "run", step, source, "output_dir=out", "--dry-run", "--json", cwd=tmp_path)
         plan = json.loads(done.stdout)
-        assert (done.returncode, plan["ok"], plan["engine"]["name"]) == (0, True, "plain")
+        assert (done.code, plan["ok"], plan["engine"]["name"]) == (0, True, "plain")
         assert [file["key"] for file in plan["inputs"]] == [source.partition("=")[0]]
         assert [file["key"] for file in plan["outputs"]] == [None, "output_dir"]
     assert list(tmp_path.iterdir()) == []
@@ -199,7 +195,7 @@ def test_wrong_models(world: Path, tmp_path: Path, make: Callable[[Path, Path], 
     before = sorted(tmp_path.rglob("*"))
     step = "hf_to_megatron" if word.startswith("hf_model") else "megatron_to_hf"
     done = command("steps", "run", f"convert/{step}", word, "output_dir=out", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (6, ""), done.stderr
+    assert (done.code, done.stdout) == (6, ""), done.stderr
     assert message in done.stderr.splitlines()[0]
     assert "  --> command line, argument 4" in done.stderr
     assert "hint: " in done.stderr
@@ -221,7 +217,7 @@ def test_outputs_that_cannot_be_made(world: Path, tmp_path: Path) -> None:
         (["output_dir=out", "--runs-dir=file"], "`file` cannot be made: "),
     ):
         done = command("steps", "run", "convert/hf_to_megatron", f"hf_model={source}", *words, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (8, ""), done.stderr
+        assert (done.code, done.stdout) == (8, ""), done.stderr
         assert message in done.stderr.splitlines()[0]
         assert "error: 1 problem found, nothing was started" in done.stderr
     assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
@@ -231,7 +227,7 @@ def test_outputs_that_cannot_be_made(world: Path, tmp_path: Path) -> None:
 def test_a_parent_that_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     done = command("steps", "run", "hf_to_megatron", f"hf_model={POLICY}", "output_dir=locked/out", cwd=tmp_path)
-    assert done.returncode == 8
+    assert done.code == 8
     assert "is not writable" in done.stderr
 
 
@@ -240,7 +236,7 @@ def test_overwrite_replaces(tmp_path: Path) -> None:
     (tmp_path / "out" / "old").write_text("old")
     words = ("convert/hf_to_megatron", f"hf_model={POLICY}", "output_dir=out", "overwrite=true", "verify=none")
     done = command("steps", "run", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert not (tmp_path / "out" / "old").exists()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "runs"]
 
@@ -251,7 +247,7 @@ def test_both_paths_must_be_given(tmp_path: Path) -> None:
         ("convert/megatron_to_hf", ("megatron_path", "output_dir")),
     ):
         done = command("steps", "run", step, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (3, "")
+        assert (done.code, done.stdout) == (3, "")
         for key in keys:
             assert f"error: `{key}` has no default and must be given" in done.stderr
             assert f"hint: add `{key}=...` to the command line" in done.stderr

@@ -7,12 +7,11 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Result, kill_when, metrics, only_run, run_command
+from commands import Moment, Result, kill_when, kills, metrics, only_run, run_here
 from syrupy.assertion import SnapshotAssertion
 
 import nemotron
@@ -31,11 +30,11 @@ SHORT = (
     "policy.train_global_batch_size=32",
     "policy.train_micro_batch_size=32",
 )
-MOMENTS: tuple[Callable[[Path], bool], ...] = (
-    lambda runs: any(runs.glob("*/cache")),  # the reference is being computed
-    lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
-    lambda runs: logged(runs) == 3,  # between two checkpoints
-)
+MOMENTS: dict[str, Moment] = {
+    "while the reference is computed": lambda runs: any(runs.glob("*/cache")),
+    "while a checkpoint is written": lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
+    "between two checkpoints": lambda runs: logged(runs) == 3,
+}
 
 
 def command(runs_dir: Path, *words: str) -> list[str]:
@@ -44,7 +43,7 @@ def command(runs_dir: Path, *words: str) -> list[str]:
 
 
 def run(runs_dir: Path, *words: str) -> Result:
-    return run_command(command(runs_dir, *words))
+    return run_here(command(runs_dir, *words))
 
 
 def logged(runs: Path) -> int:
@@ -88,13 +87,17 @@ def test_a_run_leaves_what_the_manifest_promises(uninterrupted: Path) -> None:
     assert {entry["key"] for entry in record["inputs"]} >= {"data.train.data_path", "policy.pretrained_checkpoint.path"}
 
 
-def test_killed_three_times_and_resumed_is_bitwise_the_uninterrupted_run(uninterrupted: Path, tmp_path: Path) -> None:
+# A reference that was cut short is computed again: tests/unit/rl/test_reference_cache.py.
+@kills(MOMENTS, drawn_from=[*MOMENTS][1:])
+def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(
+    moments: list[Moment], uninterrupted: Path, tmp_path: Path
+) -> None:
     argv = command(tmp_path, *SHORT)
     resume: list[str] = []
-    for moment in MOMENTS:
+    for moment in moments:
         assert kill_when([*argv, *resume], lambda: moment(tmp_path)) == -signal.SIGKILL  # noqa: B023
         resume = ["--resume"]
-    resumed = run_command([*argv, "--resume"])
+    resumed = run_here([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     assert "reference log-probs" not in resumed.stderr, "they are on disk"
     folder = only_run(tmp_path)
@@ -104,9 +107,7 @@ def test_killed_three_times_and_resumed_is_bitwise_the_uninterrupted_run(uninter
 
 
 def resume(runs_dir: Path, *words: str) -> Result:
-    return run_command(
-        [sys.executable, "-m", "nemotron", "runs", "resume", "last", "--runs-dir", str(runs_dir), *words]
-    )
+    return run_here([sys.executable, "-m", "nemotron", "runs", "resume", "last", "--runs-dir", str(runs_dir), *words])
 
 
 def test_a_finished_run_that_is_extended_ends_as_one_that_was_longer_from_the_start(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import metrics, only_run, run_command
+from commands import metrics, only_run, run_command, run_here
 from transformers import AutoModelForSequenceClassification
 
 import nemotron
@@ -155,7 +155,7 @@ def test_a_killed_critic_ends_the_actor_and_a_killed_actor_the_critic_and_both_r
     assert second.end()[0] == -signal.SIGKILL
     assert gone(critic)
 
-    resumed = run_command([*argv, "--resume"])
+    resumed = run_here([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     folder = only_run(runs)
     assert models(folder) == models(uninterrupted)
@@ -202,7 +202,7 @@ def apart(tmp_path: Path, reward_model: str) -> Iterator[tuple[Started, list[str
 
 def test_the_two_sides_run_apart(apart: tuple[Started, list[str]], tmp_path: Path) -> None:
     critic, argv = apart
-    actor = run_command(argv, env={"NEMOTRON_CRITIC_TOKEN": "a secret of the test"})
+    actor = run_here(argv, env={"NEMOTRON_CRITIC_TOKEN": "a secret of the test"})
     assert actor.code == 0, actor.stderr
     code, said = critic.end()
     assert code == 0, said

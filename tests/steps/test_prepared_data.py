@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import metrics, only_run, run, run_command
+from commands import metrics, only_run, run, run_here
 
 QUICK = ("checkpointing.save_period=2", "eval.heldout.max_samples=16")
 
@@ -19,7 +19,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped data, prepared into compressed shards; the command says where the manifest is."""
     folder = tmp_path_factory.mktemp("prepared")
     words = ("--runs-dir", str(folder / "runs"), f"output_dir={folder / 'out'}", "compression=gzip")
-    done = run_command([sys.executable, "-m", "nemotron", "steps", "run", "data_prep/rl_prep", "-c", "tiny", *words])
+    done = run_here([sys.executable, "-m", "nemotron", "steps", "run", "data_prep/rl_prep", "-c", "tiny", *words])
     assert done.code == 0, done.stderr
     return Path(done.stdout.strip())
 

@@ -26,7 +26,7 @@ from audit_commands import (
     results,
     samples,
 )
-from commands import kill_when, only_run, run_command
+from commands import kill_when, only_run, run_here
 from scripted_judge import Scripted, says, verdict
 
 from nemotron.artifacts.verify import verify
@@ -89,12 +89,12 @@ def test_the_page_has_every_section(whole: Path) -> None:
 
 
 def test_runs_show_leads_with_what_matters(whole: Path) -> None:
-    shown = run_command([*COMMAND, "runs", "show", "last", "--runs-dir", str(whole)])
+    shown = run_here([*COMMAND, "runs", "show", "last", "--runs-dir", str(whole)])
     agreement = results(whole)["metrics"]["agreement"]
     first = shown.stdout.splitlines()[1]
     assert first.startswith(f"agreement with labels  {100 * agreement:.1f}% (95% interval ")
     assert "KL" not in shown.stdout
-    rebuilt = run_command([*COMMAND, "runs", "report", "last", "--runs-dir", str(whole)])
+    rebuilt = run_here([*COMMAND, "runs", "report", "last", "--runs-dir", str(whole)])
     assert rebuilt.code == 0
     assert "Worst disagreements" in (only_run(whole) / "report.html").read_text()
 
@@ -104,11 +104,11 @@ def test_a_killed_audit_ends_with_the_same_figures(whole: Path, tmp_path: Path) 
     assert kill_when(argv, lambda: len(samples(tmp_path)) >= 10) == -signal.SIGKILL
     before = samples(tmp_path)
     assert 10 <= len(before) < 60
-    resumed = run_command([*argv, "--resume"])
+    resumed = run_here([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     assert samples(tmp_path)[: len(before)] == before
     assert result_file(tmp_path).read_bytes() == result_file(whole).read_bytes()
-    again = run_command([*argv, "--resume"])
+    again = run_here([*argv, "--resume"])
     assert "finished already" in again.stderr
 
 
@@ -126,7 +126,7 @@ def test_a_resumed_audit_asks_nothing_twice(tmp_path: Path) -> None:
         with next(tmp_path.glob("2*/samples.jsonl")).open("ab") as file:
             file.write(b'{"step": 0, "phase": "audit", "key": "torn')
         asked_before = len(judge.bodies)
-        resumed = run_command([*argv, "--resume"])
+        resumed = run_here([*argv, "--resume"])
         assert resumed.code == 0, resumed.stderr
         later = [frozenset(answers(body)) for body in judge.bodies[asked_before:]]
     assert f"{len(done)} of 60 pairs were done before" in resumed.stderr

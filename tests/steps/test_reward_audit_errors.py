@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from audit_commands import JUDGE, PAIRS, audit, command, judging, knows_the_labels, remote, results, samples
-from commands import Result, only_run, run_command
+from commands import Result, only_run, run_here
 from scripted_judge import Scripted
 from syrupy.assertion import SnapshotAssertion
 
@@ -104,7 +104,7 @@ def test_warnings_that_do_not_stop(tmp_path: Path) -> None:
     data = tmp_path / "few.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     argv = command(tmp_path / "runs", f"data.data_path={data}", "audit.repeat_temperature=0", "--dry-run", "--json")
-    plan = json.loads(run_command(argv).stdout)
+    plan = json.loads(run_here(argv).stdout)
     assert plan["ok"]
     names = [finding["name"] for finding in plan["findings"]]
     assert names == ["greedy-repeats", "contradictory-pairs", "few-pairs"]
@@ -137,9 +137,9 @@ def test_the_token_comes_back_from_its_variable_on_resume(tmp_path: Path) -> Non
     with Scripted(judging(knows_the_labels), token=TOKEN) as judge:
         words = (*remote(judge), "audit.pairs=20", "audit.repeats=0")
         argv = command(tmp_path, *words)
-        wrong = run_command(argv, env={"RL_REWARD_API_KEY": "another-token"})
+        wrong = run_here(argv, env={"RL_REWARD_API_KEY": "another-token"})
         assert wrong.code == 7
         resume = [*argv[:3], "runs", "resume", "last", "--runs-dir", str(tmp_path)]
-        done = run_command(resume, env={"RL_REWARD_API_KEY": TOKEN})
+        done = run_here(resume, env={"RL_REWARD_API_KEY": TOKEN})
         assert done.code == 0, done.stderr
     assert results(tmp_path)["metrics"]["pairs"] == 20

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from audit_commands import PAIRS, audit, command, result_file, results, samples
-from commands import kill_when, only_run, run_command
+from commands import kill_when, only_run, run_here
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import nemotron
@@ -83,7 +83,7 @@ def test_a_killed_audit_scores_only_what_is_left(model: Path, whole: Path, tmp_p
     # A batch that is there in part is scored again as a whole: rounding depends on what shares a batch.
     torn = before[: len(before) - len(before) % 16 - 3]
     (folder / "samples.jsonl").write_bytes(b"".join(torn))
-    resumed = run_command([*argv, "--resume"])
+    resumed = run_here([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     assert f"{len(torn) // 16 * 16} of 200 pairs were done before" in resumed.stderr or len(torn) < 16
     assert result_file(tmp_path).read_bytes() == result_file(whole).read_bytes()

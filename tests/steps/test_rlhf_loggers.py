@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command, kill_when, metrics, only_run, run_command, steps_logged
+from commands import command, kill_when, metrics, only_run, run_here, steps_logged
 
 from logger_files import history, run_of, scalars
 
@@ -37,7 +37,7 @@ def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         argv = command(runs, *WORDS)
         kill_when(argv, lambda: steps_logged(runs) == 3)
-        resumed = run_command([*argv, "--resume"])
+        resumed = run_here([*argv, "--resume"])
     finally:
         for name in ("WANDB_MODE", "WANDB_API_KEY"):
             del os.environ[name]

@@ -7,18 +7,27 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from commands import SHORT, command, kill_when, metrics, only_run, run, run_command, steps_logged, weights
+from commands import (
+    SHORT,
+    Moment,
+    command,
+    kill_when,
+    metrics,
+    only_run,
+    run,
+    run_command,
+    run_here,
+    steps_logged,
+    weights,
+)
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.timeout(900)
-
-Moment = Callable[[Path], bool]
 
 MOMENTS: dict[str, Moment] = {
     "before the run folder exists": lambda runs: True,
@@ -32,7 +41,7 @@ MOMENTS: dict[str, Moment] = {
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("whole")
-    result = run(runs, *SHORT)
+    result = run_command(command(runs, *SHORT))
     assert result.code == 0, result.stderr
     return only_run(runs)
 
@@ -41,7 +50,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
     argv = command(tmp_path, *SHORT)
     assert kill_when(argv, lambda: MOMENTS[moment](tmp_path)) == -signal.SIGKILL
-    resumed = run_command([*argv, "--resume"])
+    resumed = run_here([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     folder = only_run(tmp_path)
     assert weights(folder) == weights(uninterrupted)
@@ -57,7 +66,7 @@ def test_the_result_is_a_megatron_checkpoint_that_converts_and_generates(uninter
     target = tmp_path / "hf"
     step = uninterrupted / "checkpoints" / "step_6"
     convert = [sys.executable, "-m", "nemotron", "steps", "run", "convert/megatron_to_hf", "--runs-dir", str(tmp_path)]
-    result = run_command([*convert, f"megatron_path={step}", f"output_dir={target}"])
+    result = run_here([*convert, f"megatron_path={step}", f"output_dir={target}"])
     assert result.code == 0, result.stderr
     tokenizer, model = AutoTokenizer.from_pretrained(target), AutoModelForCausalLM.from_pretrained(target)
     for name, tensor in load_file(step / "policy" / "weights" / "hf" / "model.safetensors").items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Result, kill_when, metrics, only_run, run_command, steps_logged, weights
+from commands import Result, kill_when, metrics, only_run, run_here, steps_logged, weights
 from syrupy.assertion import SnapshotAssertion
 
 import nemotron
@@ -59,7 +59,7 @@ def readable(result: Result, tmp_path: Path) -> str:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("whole")
-    result = run_command(command(runs, *SHORT))
+    result = run_here(command(runs, *SHORT))
     assert result.code == 0, result.stderr
     return only_run(runs)
 
@@ -85,7 +85,7 @@ def test_a_run_reports_every_check(uninterrupted: Path) -> None:
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(uninterrupted: Path, tmp_path: Path) -> None:
     argv = command(tmp_path, *SHORT)
     assert kill_when(argv, lambda: steps_logged(tmp_path) == 3) == -signal.SIGKILL
-    resumed = run_command([*argv, "--resume"])
+    resumed = run_here([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     folder = only_run(tmp_path)
     assert weights(folder, 4) == weights(uninterrupted, 4)
@@ -101,7 +101,7 @@ def test_rewards_from_our_own_servers(tmp_path: Path) -> None:
     sums = (ASSETS / "data" / "tasks_train.jsonl").read_text().splitlines()[:40]
     letters = (ASSETS / "data" / "choices_train.jsonl").read_text().splitlines()[:40]
     data.write_text("\n".join([*sums, *letters]) + "\n")
-    result = run_command(command(tmp_path / "runs", *GYM, f"data.train.data_path={data}", config="nemo_gym"))
+    result = run_here(command(tmp_path / "runs", *GYM, f"data.train.data_path={data}", config="nemo_gym"))
     assert result.code == 0, result.stderr
     folder = only_run(tmp_path / "runs")
     rows = [row for row in metrics(folder) if "train/reward" in row]
@@ -118,7 +118,7 @@ def test_rewards_from_our_own_servers(tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_ends_the_run_at_once(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     words = ("gym.servers.math.base_url=http://127.0.0.1:9", "gym.servers.math.kind=null", "gym.ready_timeout_s=0.5")
-    result = run_command(command(tmp_path, *GYM, *words, config="nemo_gym"))
+    result = run_here(command(tmp_path, *GYM, *words, config="nemo_gym"))
     assert readable(result, tmp_path) == snapshot
 
 
@@ -128,7 +128,7 @@ BROKEN = "def score(row, response, *, ended):\n    raise RuntimeError('no')\n"
 def test_a_function_that_always_fails_ends_the_run(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     (tmp_path / "mine.py").write_text(BROKEN)
     function = f"rewards.functions=[{{name: user, function: 'mine:score', search_path: '{tmp_path}'}}]"
-    result = run_command(command(tmp_path / "runs", *QUICK, function))
+    result = run_here(command(tmp_path / "runs", *QUICK, function))
     assert readable(result, tmp_path) == snapshot
     [reason] = {json.dumps(sample["missing"]) for sample in samples(only_run(tmp_path / "runs"))}
     assert "RuntimeError" in reason
@@ -148,7 +148,7 @@ def test_a_function_that_always_fails_ends_the_run(tmp_path: Path, snapshot: Sna
     ids=" ".join,
 )
 def test_wrong_inputs(words: tuple[str, ...], tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    result = run_command(command(tmp_path, *words, "--dry-run"))
+    result = run_here(command(tmp_path, *words, "--dry-run"))
     text = readable(result, tmp_path).replace(os.getcwd(), "CWD")
     # Lines of the shipped configs move; those of the user's own words do not.
     text = re.sub(r"\.yaml:\d+:\d+", ".yaml:LINE", text)

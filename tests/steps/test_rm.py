@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import Result, kill_when, metrics, only_run, run_command
+from commands import Moment, Result, kill_when, kills, metrics, only_run, run_here
 from syrupy.assertion import SnapshotAssertion
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -29,11 +28,11 @@ SHORT = (
     "checkpointing.keep_top_k=null",
     "eval.heldout.max_samples=24",
 )
-MOMENTS: tuple[Callable[[Path], bool], ...] = (
-    lambda runs: logged(runs) == 1,  # before the first checkpoint
-    lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
-    lambda runs: logged(runs) == 5,  # between two checkpoints
-)
+MOMENTS: dict[str, Moment] = {
+    "before the first checkpoint": lambda runs: logged(runs) == 1,
+    "while a checkpoint is written": lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
+    "between two checkpoints": lambda runs: logged(runs) == 5,
+}
 
 
 def command(runs_dir: Path, *words: str) -> list[str]:
@@ -42,7 +41,7 @@ def command(runs_dir: Path, *words: str) -> list[str]:
 
 
 def run(runs_dir: Path, *words: str) -> Result:
-    return run_command(command(runs_dir, *words))
+    return run_here(command(runs_dir, *words))
 
 
 def logged(runs: Path) -> int:
@@ -106,13 +105,16 @@ def test_the_result_ranks_held_out_pairs_alike_in_transformers(uninterrupted: Pa
     assert model.config.reward_std > 0
 
 
-def test_killed_three_times_and_resumed_is_bitwise_the_uninterrupted_run(uninterrupted: Path, tmp_path: Path) -> None:
+@kills(MOMENTS)
+def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(
+    moments: list[Moment], uninterrupted: Path, tmp_path: Path
+) -> None:
     argv = command(tmp_path, *SHORT)
     resume: list[str] = []
-    for moment in MOMENTS:
+    for moment in moments:
         assert kill_when([*argv, *resume], lambda: moment(tmp_path)) == -signal.SIGKILL  # noqa: B023
         resume = ["--resume"]
-    resumed = run_command([*argv, "--resume"])
+    resumed = run_here([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     folder = only_run(tmp_path)
     for name in ("model.safetensors", "config.json"):
@@ -131,7 +133,7 @@ def test_prepared_tokens_train_the_same_model_as_text(uninterrupted: Path, tmp_p
         f"tokenize={{tokenizer: {ASSETS / 'policy'}, max_length: 96, chat_template: default, "
         "on_too_long: reject, pad_to_multiple_of: 1}",
     )
-    prepared = run_command([*prep, *words])
+    prepared = run_here([*prep, *words])
     assert prepared.code == 0, prepared.stderr
     argv = (f"data.manifest_path={tmp_path / 'data'}", *SHORT, "data.shuffle=false")
     folders = []

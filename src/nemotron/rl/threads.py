@@ -26,7 +26,7 @@ does not.
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,16 +55,18 @@ def usable_cores() -> int:
     return max(1, min(cores, int(quota))) if quota is not None else max(1, cores)
 
 
-def plan_threads(*, helper: int = 0, requested: int | None = None, cores: int | None = None) -> ThreadPlan:
+def plan_threads(*, helper: int = 0, cores: int | None = None, environ: Mapping[str, str] = os.environ) -> ThreadPlan:
     """Share the cores between the training process and a helper beside it.
 
     Args:
         helper: threads of a process (judge, critic) that works on this machine while the policy does.
-        requested: threads of the training process when the user has decided; otherwise all cores but the helper's.
         cores: for tests; default ``usable_cores()``.
+        environ: its OMP_NUM_THREADS is what the user decided for the training process; without a number there, it gets
+            all cores but the helper's.
     """
     cores = usable_cores() if cores is None else cores
-    policy = requested if requested is not None else max(1, cores - helper)
+    requested = environ.get("OMP_NUM_THREADS", "").strip()
+    policy = int(requested) if requested.isdecimal() and int(requested) else max(1, cores - helper)
     return ThreadPlan(cores=cores, policy=policy, helper=helper)
 
 

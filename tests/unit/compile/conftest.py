@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
 import pytest
 from compile_world import CONFIGS, LAPTOP, OWN, Compile, CompileStep, Step, driven, row, write_model, write_rows
 
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.config import layers, resolvers, yaml
+from nemotron.config import resolvers
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import EngineName, declaration, find_step
@@ -39,15 +36,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("RL_PREP_MANIFEST", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(autouse=True, scope="session")
-def parse_shipped_configs_once() -> Iterator[None]:
-    """Reading default.yaml takes most of a compile; every test gets a copy of one reading."""
-    read = cache(yaml.read_yaml)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "read_yaml", lambda p: deepcopy(read(p)) if p.parent == CONFIGS else yaml.read_yaml(p))
-        yield
 
 
 @pytest.fixture

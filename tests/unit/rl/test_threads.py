@@ -44,15 +44,16 @@ def test_usable_cores(machine: Path, files: dict[str, str], cores: int) -> None:
     ("cores", "helper", "policy"), [(1, 1, 1), (2, 1, 1), (2, 0, 2), (16, 1, 15), (8, 2, 6), (16, 0, 16)]
 )
 def test_a_helper_takes_as_many_cores_as_it_has_threads(cores: int, helper: int, policy: int) -> None:
-    assert threads.plan_threads(helper=helper, cores=cores) == threads.ThreadPlan(cores, policy, helper)
+    assert threads.plan_threads(helper=helper, cores=cores, environ={}) == threads.ThreadPlan(cores, policy, helper)
 
 
 def test_a_critic_on_the_same_machine_has_a_quarter() -> None:
     assert [threads.critic_threads(cores) for cores in (1, 2, 8, 16)] == [1, 1, 2, 4]
 
 
-def test_user_decides() -> None:
-    assert threads.plan_threads(helper=1, requested=5, cores=4).policy == 5
+@pytest.mark.parametrize(("said", "policy"), [("5", 5), ("1", 1), ("", 3), ("0", 3), ("2,1", 3), ("many", 3)])
+def test_the_user_decides_by_the_variable_that_torch_reads(said: str, policy: int) -> None:
+    assert threads.plan_threads(helper=1, cores=4, environ={"OMP_NUM_THREADS": said}).policy == policy
 
 
 def test_environment_keeps_what_the_user_set() -> None:
