@@ -179,5 +179,5 @@ def _construct(cls: type, key: str, kwargs: Mapping[str, Any], subject: Any) -> 
             )
     try:
         return cls(subject, **kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, IndexError, AssertionError) as error:
         raise ConfigError(f"`{key}`: {cls.__name__} refuses these values: {error}") from error

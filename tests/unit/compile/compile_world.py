@@ -103,7 +103,9 @@ def write_model(folder: Path, *, vocabulary: int = 256, tokens: int = 256, **con
     header = json.dumps(
         {"w": {"dtype": "F16", "shape": [vocabulary, 64], "data_offsets": [0, vocabulary * 128]}}
     ).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + vocabulary * 128)
     return folder
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from compile_world import CONFIGS, NODE, Compile, CompileStep
+import test_dpo_rules
+import test_ppo_rules
+import test_reward_model_rules
+from compile_world import LAPTOP, NODE, Compile, CompileStep
 from test_one_cause import CASES, errors, here, split
 from test_rules import ON_CLUSTER, ON_LAPTOP
 
+from nemotron.compile.plan import Plan
+from nemotron.compile.rules import output
 from nemotron.config.layers import load
 from nemotron.config.overrides import is_override, parse_overrides
 from nemotron.config.validate import validate
 from nemotron.errors import CompileError, Finding
 from nemotron.manifest import declaration, find_step
-from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
 
 __all__ = ["here"]
+dpo, ppo = test_dpo_rules.compiled, test_ppo_rules.compiled
+reward_model = test_reward_model_rules.compiled
 _QUOTED = re.compile(r"`([^`]+)`")
 _PLACEHOLDER = re.compile(r"\.\.\.|FILE|NAME|HOST|: \w+=")
 # What a hint may also show in backticks: variables of the environment, and options.
@@ -63,15 +71,69 @@ def test_after_a_mistake(compiled_step: CompileStep, step: str, words: str, name
             )
 
 
-@pytest.mark.parametrize(("name", "number", "severity", "overrides"), [*ON_CLUSTER, *ON_LAPTOP], ids=str)
-def test_of_a_rule(
-    compiled: Compile, world: Path, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
-) -> None:
-    extra = ("engine=nemo_rl",) if (name, number, severity, overrides) in ON_CLUSTER else ()
-    plan = compiled("own.yaml", *extra, *overrides, **({"place": NODE} if extra else {}))
-    for finding in plan.findings:
+REFUSALS = {"override-without-effect", "not-in-embedded", "not-in-nemo-rl", "engine-not-installed"}
+"""What the rules say of a word that is known and changes nothing here, or cannot be had."""
+Build = Callable[..., Plan]
+
+
+def without(words: Sequence[str], proposed: str) -> list[str]:
+    key = proposed.lstrip("~+").partition("=")[0]
+    return [word for word in words if word.lstrip("~+").partition("=")[0] != key]
+
+
+def followed(build: Build, words: Sequence[str], **where: Any) -> None:
+    """Every word that a hint proposes is taken by the schema and by the rules."""
+    for finding in build(*words, **where).findings:
         for word in proposals(finding.hint):
-            assert refused(CONFIGS, "own.yaml", [*extra, *overrides], STEP.config, word) == [], (word, finding)
+            if word.startswith("engine=") or _PLACEHOLDER.search(word):
+                continue
+            key = word.lstrip("~+").partition("=")[0]
+            try:
+                again = build(*without(words, word), word, **where).findings
+            except CompileError as error:
+                again = error.findings
+            names = REFUSALS | {"unknown-key", "wrong-type", "no-effect", "out-of-range"}
+            assert [f for f in again if f.key == key and f.name in names] == [], (word, finding)
+
+
+@pytest.mark.parametrize(("name", "number", "severity", "overrides"), [*ON_CLUSTER, *ON_LAPTOP], ids=str)
+def test_of_a_rule(compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]) -> None:
+    cluster = (name, number, severity, overrides) in ON_CLUSTER
+    words = (*(("engine=nemo_rl",) if cluster else ()), *overrides)
+    followed(lambda *more, **where: compiled("own.yaml", *more, **where), words, **({"place": NODE} if cluster else {}))
+
+
+@pytest.mark.parametrize("overrides", [case[-1] for case in test_dpo_rules.BROKEN], ids=str)
+def test_of_a_rule_of_dpo(dpo: Build, overrides: tuple[str, ...]) -> None:
+    followed(dpo, overrides)
+
+
+@pytest.mark.parametrize("overrides", [case[-1] for case in test_reward_model_rules.BROKEN], ids=str)
+def test_of_a_rule_of_reward_models(reward_model: Build, overrides: tuple[str, ...]) -> None:
+    followed(reward_model, overrides)
+
+
+@pytest.mark.parametrize("overrides", [case[-1] for case in test_ppo_rules.BROKEN], ids=str)
+def test_of_a_rule_of_ppo(ppo: Build, overrides: tuple[str, ...]) -> None:
+    followed(ppo, overrides)
+
+
+@pytest.mark.parametrize("step", ["rlhf", "rlvr", "dpo", "rm", "ppo"])
+@pytest.mark.parametrize("kept", ["1", "3", "null"])
+def test_where_memory_and_disk_are_full(
+    compiled_step: CompileStep, monkeypatch: pytest.MonkeyPatch, step: str, kept: str
+) -> None:
+    usage = output.shutil.disk_usage(".")
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    words, place = (f"checkpointing.keep_top_k={kept}",), replace(LAPTOP, memory_bytes=2**20)
+    findings = compiled_step(step, *words, place=place).findings
+    assert {"disk-space", "memory"} <= {finding.name for finding in findings}
+    section = find_step(step) and declaration(find_step(step)).config.section
+    for finding in findings:
+        named_keys = [word for word in _QUOTED.findall(finding.hint or "") if "." in word]
+        others = {"grpo", "ppo", "dpo", "rm"} - {section}
+        assert not [key for key in named_keys if key.partition(".")[0] in others], finding
+    followed(lambda *more, **where: compiled_step(step, *more, **where), words, place=place)
 
 
 def test_a_key_that_the_user_s_config_uses_is_named() -> None:

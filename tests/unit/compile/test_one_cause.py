@@ -39,6 +39,12 @@ def here(tmp_path: Path) -> Path:
     for name, lost in (("no_config", "config.json"), ("no_weights", "model.safetensors")):
         edited(tmp_path / name)
         (tmp_path / name / lost).unlink()
+    for name, content in (("no_header", b"\xff" * 64), ("odd_header", b"\x08" + bytes(7) + b'{"w": 1}')):
+        edited(tmp_path / name)
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    edited(tmp_path / "cut_off")
+    weights = tmp_path / "cut_off" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
     edited(tmp_path / "no_tokenizer")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "no_tokenizer" / name).unlink()
@@ -73,6 +79,9 @@ MODELS = [
     ("policy.model_name=empty", "model-files", "policy.model_name"),
     ("policy.model_name=no_config", "model-files", "policy.model_name"),
     ("policy.model_name=no_weights", "model-files", "policy.model_name"),
+    ("policy.model_name=no_header", "model-files", "policy.model_name"),
+    ("policy.model_name=odd_header", "model-files", "policy.model_name"),
+    ("policy.model_name=cut_off", "model-files", "policy.model_name"),
     ("policy.model_name=no_tokenizer", "model-files", "policy.model_name"),
     ("policy.model_name=wide", "vocabulary", "policy.tokenizer.name"),
     ("policy.max_total_sequence_length=100000", "model-context", "policy.max_total_sequence_length"),
@@ -104,6 +113,7 @@ CASES = [
     ("rlhf", "data.manifest_path=prepared", "manifest-shard", "data.manifest_path"),
     ("rlhf", f"{JUDGE}.model=./gone", "model-files", f"{JUDGE}.model"),
     ("rlhf", f"{JUDGE}.model=no_tokenizer", "model-files", f"{JUDGE}.model"),
+    ("rlhf", f"{JUDGE}.model=no_header", "model-files", f"{JUDGE}.model"),
     ("rlhf", f"{JUDGE}.base_url=localhost", "judge-endpoint", f"{JUDGE}.base_url"),
     ("rlhf", "policy.model_name=short", "model-context", "policy.max_total_sequence_length"),
     ("rlhf", "policy.model_name=other_tokens", "pretrained-checkpoint", "policy.tokenizer.name"),
@@ -133,6 +143,7 @@ CASES = [
     ("ppo", "policy.model_name=other_tokens", "pretrained-checkpoint", "policy.tokenizer.name"),
     ("ppo", "reward_model.model_name=./gone", "model-files", "reward_model.model_name"),
     ("ppo", "reward_model.model_name=no_config", "model-files", "reward_model.model_name"),
+    ("ppo", "reward_model.model_name=no_header", "model-files", "reward_model.model_name"),
     ("ppo", "reward_model.model_name=no_tokenizer", "model-files", "reward_model.model_name"),
     ("ppo", "reward_model.model_name=other_tokens", "reward-model", "reward_model.model_name"),
     ("ppo", "reward_model.model_name=short", "reward-model", "reward_model.model_name"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class ModelFiles:
     parameters: int | None
     """Counted from the headers of the safetensors files."""
     has_weights: bool
+    broken: str | None
+    """Name of a safetensors file whose header cannot be read, or that is shorter than it says."""
     has_tokenizer: bool
     heads: int | None
     kv_heads: int | None
@@ -62,10 +65,12 @@ def read_model(name: str, place: Place) -> ModelFiles | None:
 def _read(folder: Path) -> ModelFiles:
     config = _json(folder / "config.json") or {}
     heads = _integer(config.get("num_attention_heads"))
+    parameters, broken = _weights(folder)
     return ModelFiles(
         folder=folder,
         config=config,
-        parameters=_parameters(folder),
+        parameters=parameters,
+        broken=broken,
         has_weights=any(next(folder.glob(pattern), None) for pattern in WEIGHTS),
         has_tokenizer=any((folder / name).is_file() for name in TOKENIZER),
         heads=heads,
@@ -99,30 +104,35 @@ def _tokens(folder: Path) -> int | None:
     return max(numbers) + 1 if numbers else None
 
 
-def _parameters(folder: Path) -> int | None:
-    """Sum over the tensors of all safetensors files; their header is 8 bytes of length and then JSON."""
+def _weights(folder: Path) -> tuple[int | None, str | None]:
+    """Parameters in all safetensors files, and the name of one that is broken, which leaves them unknown."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
-        header = _header(path)
-        if header is None:
-            return None
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for extent in tensor["shape"]:
-                    size *= extent
-                total += size
-    return total or None
+        shapes = _shapes(path)
+        if shapes is None:
+            return None, path.name
+        total += sum(map(math.prod, shapes))
+    return total or None, None
 
 
-def _header(path: Path) -> dict[str, Any] | None:
+def _shapes(path: Path) -> list[list[int]] | None:
+    """Shapes of the tensors of a safetensors file: 8 bytes of length, then JSON, then the data that it promises.
+
+    None when that cannot be read, or data are missing.
+    """
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length)) if length < 100_000_000 else None
-    except (OSError, ValueError, struct.error):
+        size = path.stat().st_size - 8 - length
+        if not isinstance(header, dict):
+            return None
+        tensors = [value for name, value in header.items() if name != "__metadata__"]
+        if any(int(one["data_offsets"][1]) > size for one in tensors):
+            return None
+        return [[int(extent) for extent in one["shape"]] for one in tensors]
+    except (OSError, ValueError, TypeError, LookupError, struct.error):
         return None
-    return header if isinstance(header, dict) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,9 @@ def _incomplete(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding
     missing = [what for what, there in wanted.items() if not there]
     if missing:
         yield job.error(key, f"the {role} `{name}` lacks {', '.join(missing)}", kind=ArtifactError)
+    elif model.broken:
+        message = f"`{model.broken}` of the {role} `{name}` is broken: its header cannot be read, or data are missing"
+        yield job.error(key, message, kind=ArtifactError, hint="copy or download it again")
 
 
 @rules.rule("tokenizer-files", number=77)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from nemotron.compile.rules.base import Rules
 from nemotron.errors import Finding, OutputError
 
 rules: Rules[AnyJob] = Rules("output")
+TRAINED = ("policy", "critic")
+"""Roles of the models that a checkpoint holds."""
 
 
 @rules.rule("output-folder", number=80)
@@ -54,19 +57,30 @@ def checkpoint_folder_is_free(job: AnyJob) -> Iterator[Finding]:
 
 @rules.rule("disk-space")
 def checkpoints_fit(job: AnyJob) -> Iterator[Finding]:
-    """Weights and two optimizer moments in float32, for every checkpoint that is kept at once."""
-    checkpointing = job.config.checkpointing
-    model = read_model(job.config.policy.model_name, job.place)
-    if not checkpointing.enabled or model is None or model.parameters is None:
+    """Weights and two moments in float32 of all that is trained, for every checkpoint that is kept at once."""
+    settings = job.config.checkpointing
+    models = [read_model(ref.name, job.place) for ref in job.models() if ref.role in TRAINED]
+    sizes = [model.parameters for model in models if model is not None and model.parameters is not None]
+    if not settings.enabled or not sizes or not job.sees(settings.checkpoint_dir):
         return
-    if not job.sees(checkpointing.checkpoint_dir):
-        return
-    one = model.parameters * (12 if checkpointing.save_optimizer is not False else 4)
-    kept = (checkpointing.keep_top_k or 3) + 2
-    free = shutil.disk_usage(existing(Path(checkpointing.checkpoint_dir))).free
+    # Only NeMo-RL can leave the optimizer out.
+    bare = job.engine != "embedded" and settings.save_optimizer is False
+    one = sum(sizes) * (4 if bare else 12)
+    kept = _kept_at_once(job)
+    free = shutil.disk_usage(existing(Path(settings.checkpoint_dir))).free
     if one * kept > free:
+        fewer = "lower `checkpointing.keep_top_k`" if settings.keep_top_k else "set `checkpointing.keep_top_k=1`"
+        smaller = "" if bare or job.engine == "embedded" else ", or set `checkpointing.save_optimizer=false`"
         yield job.warning(
             "checkpointing.keep_top_k",
             f"{kept} checkpoints of {one / 2**30:.1f} GiB need more than the {free / 2**30:.1f} GiB that are free",
-            hint="lower `checkpointing.keep_top_k`, or set `checkpointing.save_optimizer=false`",
+            hint=fewer + smaller,
         )
+
+
+def _kept_at_once(job: AnyJob) -> int:
+    """The best, the newest and the one that is being written; without a limit all of them."""
+    settings = job.config.checkpointing
+    if settings.keep_top_k is not None:
+        return settings.keep_top_k + 2
+    return math.ceil(job.steps / settings.save_period) if job.steps and settings.save_period > 0 else 5

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.probes.torch_optim import Family, faults
 from nemotron.compile.rules.base import Rules
-from nemotron.config.schema.policy import SchedulerEntry
+from nemotron.config.schema.policy import OptimizerConfig, SchedulerEntry
 from nemotron.errors import Finding
 
 rules: Rules[AnyJob] = Rules("schedule")
@@ -24,6 +25,24 @@ def steps_are_made(job: AnyJob) -> Iterator[Finding]:
             f"with `{key}` {most} no step is made",
             hint="for whole epochs set a number that is larger than they have, for example 1000000",
         )
+
+
+@rules.rule("optimizer")
+def torch_takes_them(job: AnyJob) -> Iterator[Finding]:
+    """Otherwise found when all models are loaded. NeMo-RL takes classes of one's own; `learning-rate` looks at `lr`."""
+    for trained in job.optimizers():
+        entries: list[tuple[str, Family, OptimizerConfig | SchedulerEntry]] = []
+        if trained.settings is not None:
+            entries.append((f"{trained.key}.optimizer", "optimizers", trained.settings))
+        key = f"{trained.key}.scheduler"
+        listed = isinstance(job.resolved.get(key), list)
+        entries += [(f"{key}.{i}" if listed else key, "schedulers", one) for i, one in enumerate(trained.schedulers)]
+        for place, family, entry in entries:
+            if entry.name is None:
+                continue
+            for fault in faults(family, entry.name, entry.kwargs or {}, any_name=job.engine != "embedded"):
+                if family == "schedulers" or fault.place != ".kwargs.lr":
+                    yield job.error(place + fault.place, fault.message, hint=fault.hint)
 
 
 @rules.rule("schedulers", number=19)
