@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nemotron.contracts.answers import split_reply
+
 Json = dict[str, Any]
-THINK_END = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +53,19 @@ def task_row(row: Mapping[str, Any], messages: Sequence[Mapping[str, str]], grou
 
 
 def response_object(text: str, *, ended: bool, response_id: str, model: str = "policy") -> Json:
-    """A sampled text as a Responses-API object; what comes before ``</think>`` becomes a reasoning item."""
-    reasoning, end, answer = text.partition(THINK_END)
+    """A sampled text as a Responses-API object; what was thought becomes a reasoning item."""
+    reply = split_reply(text)
     output: list[Json] = []
-    if end:
-        thought = reasoning.removeprefix("<think>").strip()
-        summary = [{"type": "summary_text", "text": thought}]
+    if reply.answer != text:
+        summary = [{"type": "summary_text", "text": reply.reasoning}]
         output.append({"id": f"rs_{response_id}", "type": "reasoning", "summary": summary})
-    else:
-        answer = text
     output.append(
         {
             "id": f"msg_{response_id}",
             "type": "message",
             "role": "assistant",
             "status": "completed" if ended else "incomplete",
-            "content": [{"type": "output_text", "text": answer.strip(), "annotations": []}],
+            "content": [{"type": "output_text", "text": reply.answer.strip(), "annotations": []}],
         }
     )
     return {

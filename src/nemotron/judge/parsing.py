@@ -10,6 +10,7 @@ import json
 import math
 import re
 
+from nemotron.contracts.answers import answer_of
 from nemotron.judge.types import Verdict
 
 _FENCE = "```"
@@ -18,13 +19,13 @@ _KEYS = ("score_1", "score_2", "ranking")
 
 
 def parse_verdict(
-    text: str, *, default_score: float, default_ranking: float, allow_non_finite: bool = False
+    text: str, *, default_score: float | None, default_ranking: float, allow_non_finite: bool = False
 ) -> Verdict | None:
-    """The verdict in ``text``, or None when there is none.
+    """The verdict in the answer part of ``text``, or None when there is none.
 
-    An object is a verdict when it is strict JSON and has at least one of ``score_1``, ``score_2``, ``ranking``, looked
-    up under ``overall`` when that is an object; keys that it lacks take the defaults. Numbers may be written as strings
-    or booleans. Values are not clamped.
+    An object is a verdict when it is strict JSON and has both scores, looked up under ``overall`` when that is an
+    object; a ranking that it lacks takes the default. Numbers may be written as strings or booleans. Values are not
+    clamped. With a ``default_score`` one of ``score_1``, ``score_2``, ``ranking`` is enough, as in NeMo-Gym.
 
     ``allow_non_finite`` is NeMo-Gym 0.4.0's behaviour: NaN and Infinity pass. Without it (0.7.0) they make the object
     invalid, because a NaN reward would silently poison the whole group.
@@ -37,6 +38,7 @@ def parse_verdict(
         finite = all(map(math.isfinite, (verdict.score_1, verdict.score_2, verdict.ranking)))
         return verdict if finite else None
 
+    text = answer_of(text)
     for block in _fenced_blocks(text):
         for candidate in balanced_objects(block):
             verdict = read(candidate)
@@ -49,13 +51,14 @@ def parse_verdict(
     return None
 
 
-def _read_object(candidate: str, default_score: float, default_ranking: float) -> Verdict | None:
+def _read_object(candidate: str, default_score: float | None, default_ranking: float) -> Verdict | None:
     try:
         value = json.loads(candidate)
         overall = value.get("overall")
         found = overall if isinstance(overall, dict) else value
         if not any(key in found for key in _KEYS):
             return None
+        # Without a default, a score that is not there is null, which is no number.
         return Verdict(
             float(found.get("score_1", default_score)),
             float(found.get("score_2", default_score)),

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from nemotron.contracts.answers import split_reply
 from nemotron.contracts.rewards import GroupRewards, first_failure, missing_share
 from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
@@ -14,8 +15,6 @@ from nemotron.errors import JudgeError
 from nemotron.judge.groups import summarise
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse
 from nemotron.processes.futures import then
-
-THINK_END = "</think>"
 
 
 class Judge(Protocol):
@@ -58,10 +57,10 @@ class JudgeSource:
 
 def judged_response(text: str) -> JudgedResponse:
     """Split off what a reasoning model thinks before it answers."""
-    reasoning, end, answer = text.partition(THINK_END)
-    if not end:
-        return JudgedResponse(reasoning="", answer=text)
-    return JudgedResponse(reasoning=reasoning.removeprefix("<think>").strip(), answer=answer.strip())
+    reply = split_reply(text)
+    return JudgedResponse(
+        reasoning=reply.reasoning, answer=reply.answer if reply.answer == text else reply.answer.strip()
+    )
 
 
 def group_rewards(result: GroupResult) -> GroupRewards:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from nemotron.contracts.answers import answer_of
+
 ANSWER_FIELDS = ("expected_answer", "answer")
 """Where a row has its right answer when the config names no field."""
 
@@ -57,13 +59,8 @@ def gold_problem(row: Mapping[str, Any], name: str | None) -> str | None:
 
 
 def answer_part(response: str, strip_thinking: bool) -> str:
-    """What follows the last ``</think>``. An answer that opened ``<think>`` and never closed it has no such part."""
-    if not strip_thinking:
-        return response
-    _, closed, rest = response.rpartition("</think>")
-    if closed:
-        return rest
-    return response.partition("<think>")[0]
+    """What a function looks at: the answer (`contracts.answers`), or all that was written."""
+    return answer_of(response) if strip_thinking else response
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> str | None:

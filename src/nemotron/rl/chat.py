@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.chat_template import syntax_problem
+from nemotron.contracts.answers import THINK, THINK_END, complete_reply
 from nemotron.errors import ArtifactError, ConfigError
 
 PASS_THROUGH_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -68,9 +69,26 @@ class Chat:
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text.strip()
 
+    def reply(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+        """What a model wrote after a prompt, as rewards and judges read it (`contracts.answers.complete_reply`)."""
+        return written_reply(self.tokenizer, prompt_ids, token_ids).strip()
+
     def stop_token_ids(self, configured: Sequence[int] | None) -> tuple[int, ...]:
         """Configured stop tokens, or the end-of-sequence token where none is configured (as NeMo-RL)."""
         return tuple(configured) if configured else (int(self.tokenizer.eos_token_id),)
+
+
+_PROMPT_END = 8
+"""Tokens at the end of a prompt that show whether its template opens a thought."""
+
+
+def written_reply(tokenizer: Any, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+    """Text of a reply without special tokens, but with the tags of thinking, also where these are special tokens."""
+    special = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    tags = {number for number, token in special.items() if token in (THINK, THINK_END)}
+    kept = [token for token in token_ids if token in tags or token not in special] if tags else list(token_ids)
+    text: str = tokenizer.decode(kept, skip_special_tokens=not tags)
+    return complete_reply(tokenizer.decode(list(prompt_ids[-_PROMPT_END:]), skip_special_tokens=False), text)
 
 
 def _read_template(path: Path) -> str:

@@ -48,7 +48,7 @@ def evaluate_heldout(
         seeds = [[request_seed(seed, "heldout", row.id)] for row in part]
         groups = sampler.generate([chat.encode(row.messages) for row in part], 1, params, seeds)
         completions = rows_of(groups)
-        texts = [chat.decode(completion.token_ids) for completion in completions]
+        texts = [chat.reply(group.prompt_ids, group.completions[0].token_ids) for group in groups]
         items = [(row.fields, text, not c.truncated) for row, text, c in zip(part, texts, completions, strict=True)]
         for row, text, completion, aspects in zip(part, texts, completions, check(items), strict=True):
             missing += None in aspects.values()

@@ -93,7 +93,7 @@ def start_rollout(
     futures: list[Future[GroupRewards] | None] = [None] * len(prompts)
 
     def on_group(index: int, group: Group) -> None:
-        texts[index] = [chat.decode(completion.token_ids) for completion in group.completions]
+        texts[index] = [chat.reply(prompts[index], completion.token_ids) for completion in group.completions]
         # The name in the seed is part of what a resumed run repeats.
         seed = request_seed(*seed_parts, index, "judge")
         futures[index] = rewards.submit(sources[index], texts[index], group.completions, seed=seed)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,8 @@ from hypothesis import strategies as st
 
 from nemotron.judge.parsing import balanced_objects, parse_verdict
 from nemotron.judge.types import Verdict
+
+CASES = Path(__file__).parents[2] / "cases" / "verdicts.jsonl"
 
 
 def parse(text: str) -> Verdict | None:
@@ -87,3 +92,35 @@ def test_a_bad_object_does_not_hide_a_good_one() -> None:
 
 def test_unclosed_fence_is_read_as_plain_text() -> None:
     assert parse('```json\n{"score_1": 5, "score_2": 1, "ranking": 1}') == Verdict(5, 1, 1)
+
+
+def strictly(text: str) -> Verdict | None:
+    return parse_verdict(text, default_score=None, default_ranking=3.5)
+
+
+@pytest.mark.parametrize("case", [json.loads(line) for line in CASES.read_text().splitlines()])
+def test_replies_of_judges(case: dict[str, Any]) -> None:
+    assert strictly(case["reply"]) == (None if case["want"] is None else Verdict(*case["want"]))
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just("4")
+KEYS = st.sampled_from(["score_1", "score_2", "score2", "ranking", "overall"])
+
+
+@given(st.lists(st.dictionaries(KEYS, VALUES, max_size=5), max_size=3), st.sampled_from(["", "<think>", "</think>"]))
+def test_a_verdict_has_both_scores_or_is_missing(objects: list[dict[str, Any]], tag: str) -> None:
+    """Whatever a judge writes, a score that it did not give never decides."""
+    found = strictly(tag.join(json.dumps(value) for value in objects))
+    given_scores = [(_number(value.get("score_1")), _number(value.get("score_2"))) for value in objects]
+    assert found is None or (found.score_1, found.score_2) in given_scores
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def test_half_a_verdict_counts_where_a_config_sets_the_default() -> None:
+    assert parse('{"score_1": 4, "score2": 5, "ranking": 5}') == Verdict(4, 3, 5)

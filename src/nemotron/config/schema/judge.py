@@ -94,8 +94,9 @@ class GenrmCompareConfig(Open):
     """Weight of shorter-than-the-group answers. Off at 0 or below."""
     group_style_penalty_coeff: float = 0.0
     """Weight of answers with less markup per character (headers, lists, bold, emoji) than the group. Off at 0."""
-    default_score: float = 3.0
-    """For a score that a verdict leaves out. A missing verdict is never scored."""
+    default_score: float | None = None
+    """For a score that a verdict leaves out. null: a verdict has both scores, or it is missing. NeMo-Gym has 3.0, which
+    lets half a verdict choose the winner."""
     default_ranking: float = 3.5
     """For a ranking that a verdict leaves out."""
     genrm_parse_retries: int = Field(default=3, ge=0)

@@ -48,7 +48,7 @@ class AnswerRewardConfig(RewardFunctionConfig):
     answer_field: Name | None = None
     """Field of the row with the right answer, dots for nested ones; null means ``expected_answer``, else ``answer``."""
     strip_thinking: bool = True
-    """Look only at what follows the last ``</think>``."""
+    """Look only at the answer: what follows the last ``</think>``, nothing of a ``<think>`` that is never closed."""
 
 
 class MathRewardConfig(AnswerRewardConfig):
@@ -106,7 +106,7 @@ class RegexRewardConfig(RewardFunctionConfig):
     forbid: bool = False
     """Reward the absence of the pattern."""
     strip_thinking: bool = True
-    """Look only at what follows the last ``</think>``."""
+    """Look only at the answer: what follows the last ``</think>``, nothing of a ``<think>`` that is never closed."""
 
     @model_validator(mode="after")
     def _one_pattern(self) -> RegexRewardConfig:
@@ -180,7 +180,7 @@ class JsonSchemaRewardConfig(RewardFunctionConfig):
     """``whole``: the answer is nothing but JSON. ``fenced``: the last fenced block. ``any``: the whole, else the last
     fenced block, else the text from the first brace or bracket to its partner."""
     strip_thinking: bool = True
-    """Look only at what follows the last ``</think>``."""
+    """Look only at the answer: what follows the last ``</think>``, nothing of a ``<think>`` that is never closed."""
 
     @model_validator(mode="after")
     def _one_schema(self) -> JsonSchemaRewardConfig:
@@ -200,7 +200,7 @@ class CodeRewardConfig(RewardFunctionConfig):
     extract: Literal["fenced", "whole"] = "fenced"
     """``fenced``: the last fenced block; no block is wrong. ``whole``: the answer is code."""
     strip_thinking: bool = True
-    """Look only at what follows the last ``</think>``."""
+    """Look only at the answer: what follows the last ``</think>``, nothing of a ``<think>`` that is never closed."""
     score: Literal["all", "share"] = "all"
     """``all``: 1 only if every test passes. ``share``: the share that passes."""
     max_tests: Count | None = None
@@ -232,7 +232,7 @@ class InstructionsRewardConfig(RewardFunctionConfig):
     """``all``: 1 only if every check passes. ``share``: the share that passes. null: what the row's ``grading_mode``
     says (``binary`` or ``fraction``), else ``all``."""
     strip_thinking: bool = True
-    """Look only at what follows the last ``</think>``."""
+    """Look only at the answer: what follows the last ``</think>``, nothing of a ``<think>`` that is never closed."""
 
 
 class TinyWorldRewardConfig(RewardFunctionConfig):

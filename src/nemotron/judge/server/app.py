@@ -31,7 +31,7 @@ class Model(Protocol):
     def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Prompt tokens."""
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> str:
         """Text of an answer."""
 
     def token(self, token_id: int) -> str:
@@ -124,7 +124,7 @@ class ChatServer:
         )
         body = completion(
             self._name,
-            [self._choice(index, written, chat) for index, written in enumerate(texts)],
+            [self._choice(index, prompt, written, chat) for index, written in enumerate(texts)],
             prompt_tokens=len(prompt),
             completion_tokens=sum(written.tokens for written in texts),
         )
@@ -148,8 +148,8 @@ class ChatServer:
             )
         return chat.limit or context - prompt_tokens
 
-    def _choice(self, index: int, written: Written, chat: ChatRequest) -> dict[str, Any]:
-        text, stopped = self._model.decode(written.token_ids), written.stopped
+    def _choice(self, index: int, prompt: Sequence[int], written: Written, chat: ChatRequest) -> dict[str, Any]:
+        text, stopped = self._model.decode(written.token_ids, prompt), written.stopped
         ends = [at for at in (text.find(stop) for stop in chat.stops) if at >= 0]
         if ends:
             text, stopped = text[: min(ends)], True

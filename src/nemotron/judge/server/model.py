@@ -93,10 +93,11 @@ class JudgeModel:
             raise ApiError(400, f"the model's chat template refuses the messages: {error}", param="messages") from error
         return ids
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of an answer without special tokens."""
-        text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text
+    def decode(self, token_ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> str:
+        """Text of an answer without special tokens; a thought that the prompt opens and nothing closes has its tag."""
+        from nemotron.rl.chat import written_reply
+
+        return written_reply(self._tokenizer, prompt_ids, token_ids)
 
     def token(self, token_id: int) -> str:
         """The text of a single token."""
