@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from nemotron.config.schema.fields import Off
+from nemotron.config.schema.reads import Embedded
 from nemotron.suggest import closest
 
 
@@ -95,6 +96,43 @@ def _fields(model: type[BaseModel], prefix: str, above: tuple[type, ...]) -> Ite
 def keys(model: type[BaseModel] | None) -> set[str]:
     """Every declared dotted key; empty without a model."""
     return set() if model is None else set(fields(model))
+
+
+def embedded_reads(model: type[BaseModel], section: str, key: str) -> bool:
+    """Whether the embedded engine looks at ``key`` of a config, or at something below it.
+
+    Args:
+        section: the key of the algorithm's section; some keys are read by some algorithms alone.
+    """
+    current: list[type[BaseModel]] = [model]
+    only: set[str] = set()
+    for name in (name for name in key.split(".") if not name.isdecimal()):
+        # A section without marks is read as a whole, and so is what no model describes.
+        current = [one for one in current if _marks(one)]
+        if not current:
+            return True
+        found = [field for one in current if (field := model_fields(one).get(name)) is not None]
+        marked = [field for field in found if any(mark.by(section) for mark in _marks_of(field))]
+        if not marked or (only and name not in only):
+            return False
+        only = {one for field in marked for mark in _marks_of(field) for one in mark.only}
+        current = [
+            member
+            for field in marked
+            for one in alternatives(field.annotation)
+            for member in (one, *get_args(one))
+            if isinstance(member, type) and issubclass(member, BaseModel) and member is not Off
+        ]
+    return True
+
+
+def _marks_of(field: FieldInfo) -> list[Embedded]:
+    return [mark for mark in field.metadata if isinstance(mark, Embedded)]
+
+
+@cache
+def _marks(model: type[BaseModel]) -> bool:
+    return any(_marks_of(field) for field in model.model_fields.values())
 
 
 def is_secret(model: type[BaseModel] | None, key: str) -> bool:

@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 from compile_world import LAPTOP, NODE, driven, named, row, write_model, write_rows
 
-from nemotron.compile.jobs.ppo import PpoJob
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.compile.rules.engine import embedded_reads
 from nemotron.compile.rules.ppo import models, rules
-from nemotron.config.known import Standing, look_up
+from nemotron.config.known import embedded_reads
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import find_step
@@ -197,11 +195,9 @@ def test_every_rule_of_ppo_has_a_test() -> None:
     assert {rule.name for rule in [*rules.members, *models.members]} <= tested
 
 
-def test_what_the_embedded_engine_reads_exists() -> None:
-    for key in (*PpoJob.reads, *PpoJob.skips):
-        assert look_up(DECLARED.config, key.split(".")) is Standing.KNOWN, key
-    assert embedded_reads(PpoJob, "value.optimizer.kwargs.lr")
-    assert not embedded_reads(PpoJob, "value.megatron_cfg.enabled")
+def test_what_the_embedded_engine_reads() -> None:
+    assert embedded_reads(DECLARED.config, "ppo", "value.optimizer.kwargs.lr")
+    assert not embedded_reads(DECLARED.config, "ppo", "value.megatron_cfg.enabled")
 
 
 def test_the_plan_names_what_is_loaded(compiled: Compile) -> None:

@@ -11,7 +11,7 @@ import pytest
 from compile_world import Compile, named, row, write_manifest
 
 from nemotron.compile.jobs.base import Job
-from nemotron.compile.jobs.grpo import GrpoJob, JudgedJob
+from nemotron.compile.rules import prepared
 from nemotron.data.manifest import PASS_THROUGH, text_sha256, vocabulary_sha256
 
 
@@ -176,8 +176,7 @@ def test_token_ids_are_those_of_the_policy(
         "this step reads text, not token ids",
         *[f"the manifest has no token ids of the split `{name}`" for name in ("train", "validation")],
     ]
-    monkeypatch.setattr(GrpoJob, "reads", (*GrpoJob.reads, "data.use_tokens"))
-    monkeypatch.setattr(JudgedJob, "reads", (*JudgedJob.reads, "data.use_tokens"))
+    monkeypatch.setattr(prepared, "embedded_reads", lambda model, section, key: True)
     assert said(path="null")[0] == "`data.use_tokens` needs prepared data"
     (world / "model" / "chat_template.jinja").write_text("{{ messages }}")
     good = {

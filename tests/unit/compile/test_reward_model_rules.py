@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 from compile_world import CONFIGS, LAPTOP, NODE, driven, named, write_model, write_rows
 
-from nemotron.compile.jobs.pairs import RmJob
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.compile.rules.engine import embedded_reads
 from nemotron.compile.rules.reward_model import rules
-from nemotron.config.known import Standing, look_up
+from nemotron.config.known import Standing, embedded_reads, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.config.schema.rm import RmConfig
@@ -147,13 +145,10 @@ def test_held_out_rows_are_pairs_too(compiled: Compile, tmp_path: Path) -> None:
     assert [f.key for f in named(plan, "data-row")] == ["eval.heldout.data_path"]
 
 
-def test_what_the_embedded_engine_reads_exists() -> None:
-    for key in (*RmJob.reads, *RmJob.skips):
-        if key != "limits":
-            assert look_up(DECLARED.config, key.split(".")) is Standing.KNOWN, key
-    assert embedded_reads(RmJob, "rm.seed")
-    assert embedded_reads(RmJob, "data.train.0.chosen_key")
-    assert not embedded_reads(RmJob, "data.num_workers")
+def test_what_the_embedded_engine_reads() -> None:
+    assert embedded_reads(DECLARED.config, "rm", "rm.seed")
+    assert embedded_reads(DECLARED.config, "rm", "data.train.0.chosen_key")
+    assert not embedded_reads(DECLARED.config, "rm", "data.num_workers")
 
 
 def test_every_key_of_nemo_rl_is_accepted_and_needed_alike() -> None:

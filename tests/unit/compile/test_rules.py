@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 from compile_world import LAPTOP, NODE, Compile, named
 
-from nemotron.compile.jobs.grpo import JudgedJob
 from nemotron.compile.rules.doubts import rules as doubts
-from nemotron.compile.rules.engine import embedded_reads
-from nemotron.config.known import Standing, look_up
+from nemotron.config.known import embedded_reads
 from nemotron.config.schema.extras import JudgedGrpoConfig
 from nemotron.manifest import declaration, find_step
 from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
@@ -341,14 +339,12 @@ def test_overrides_that_others_refer_to_have_an_effect(compiled: Compile) -> Non
     assert plan.ok
 
 
-def test_what_the_embedded_engine_reads_exists() -> None:
-    for key in (*JudgedJob.reads, *JudgedJob.skips):
-        assert look_up(JudgedGrpoConfig, key.split(".")) is Standing.KNOWN, key
-    assert embedded_reads(JudgedJob, "policy")
-    assert embedded_reads(JudgedJob, "grpo.seed")
-    assert embedded_reads(JudgedJob, "data.train.0.data_path")
-    assert not embedded_reads(JudgedJob, "policy.generation.vllm_cfg")
-    assert not embedded_reads(JudgedJob, "grpo.val_batch_size")
+def test_what_the_embedded_engine_reads() -> None:
+    assert embedded_reads(JudgedGrpoConfig, "grpo", "policy")
+    assert embedded_reads(JudgedGrpoConfig, "grpo", "grpo.seed")
+    assert embedded_reads(JudgedGrpoConfig, "grpo", "data.train.0.data_path")
+    assert not embedded_reads(JudgedGrpoConfig, "grpo", "policy.generation.vllm_cfg")
+    assert not embedded_reads(JudgedGrpoConfig, "grpo", "grpo.val_batch_size")
 
 
 def test_every_rule_has_a_test() -> None:

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from compile_world import LAPTOP, NODE, driven, named, write_model, write_rows
 
-from nemotron.compile.jobs.grpo import VerifiedJob
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.config.known import Standing, look_up
+from nemotron.config.known import Standing, embedded_reads, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import find_step
@@ -169,6 +168,7 @@ def test_every_rule_of_verifiable_rewards_is_broken_here() -> None:
     assert {rule.name for rule in rules.members} <= tested
 
 
-def test_every_key_that_the_engine_reads_exists() -> None:
-    for key in VerifiedJob.reads:
-        assert look_up(DECLARED.config, key.split(".")) is not Standing.UNKNOWN, key
+def test_what_the_embedded_engine_reads() -> None:
+    assert embedded_reads(DECLARED.config, "grpo", "rewards.functions.0.name")
+    assert embedded_reads(DECLARED.config, "grpo", "gym.servers.math.agents")
+    assert not embedded_reads(DECLARED.config, "grpo", "env.should_use_nemo_gym")

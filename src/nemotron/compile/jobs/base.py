@@ -73,50 +73,6 @@ class Batch:
     micro: int
 
 
-# What the embedded engine reads in every training step; NeMo-RL reads the rest.
-COMMON_READS = (
-    "checkpointing.checkpoint_dir",
-    "checkpointing.checkpoint_must_save_by",
-    "checkpointing.enabled",
-    "checkpointing.higher_is_better",
-    "checkpointing.keep_top_k",
-    "checkpointing.metric_name",
-    "checkpointing.save_consolidated",
-    "checkpointing.save_period",
-    "data.manifest_path",
-    "data.shuffle",
-    "data.train.data_path",
-    "data.validation.data_path",
-    "engine",
-    "eval",
-    "limits",
-    "logger.log_dir",
-    "logger.tensorboard",
-    "logger.tensorboard_enabled",
-    "logger.wandb",
-    "logger.wandb_enabled",
-    "policy.max_grad_norm",
-    "policy.max_total_sequence_length",
-    "policy.model_name",
-    "policy.optimizer",
-    "policy.precision",
-    "policy.pretrained_checkpoint",
-    "policy.scheduler",
-    "policy.tokenizer",
-    "policy.train_global_batch_size",
-    "policy.train_micro_batch_size",
-)
-# What it reads where the policy samples.
-SAMPLING_READS = (
-    "policy.generation.max_new_tokens",
-    "policy.generation.stop_token_ids",
-    "policy.generation.temperature",
-    "policy.generation.top_k",
-    "policy.generation.top_p",
-    "policy.logprob_batch_size",
-)
-
-
 @dataclass(frozen=True)
 class Job(Generic[C]):
     """A typed config on a chosen engine and machine.
@@ -142,10 +98,6 @@ class Job(Generic[C]):
     """What the rows of training and validation are."""
     heldout_kind: ClassVar[RowKind] = "prompt"
     """What the rows of `eval.heldout` are."""
-    reads: ClassVar[tuple[str, ...]] = COMMON_READS
-    """Sections and keys that the embedded engine reads."""
-    skips: ClassVar[tuple[str, ...]] = ()
-    """Keys inside of those that it does not read."""
     policy_does: ClassVar[str] = "samples, scores and trains"
     """The work of the policy's process, for people."""
     whole_micro_batches: ClassVar[bool] = False
@@ -236,8 +188,8 @@ class Job(Generic[C]):
         sizes = policy.train_global_batch_size, policy.train_micro_batch_size
         yield Batch("policy.train_global_batch_size", sizes[0], "policy.train_micro_batch_size", sizes[1])
 
-    def missing_features(self) -> Iterator[tuple[str, str]]:
-        """(key, feature) of what is switched on in the algorithm's own sections and the embedded engine lacks."""
+    def missing_features(self) -> Iterator[tuple[str, str, object]]:
+        """(key, feature, whether it is on) of what the embedded engine lacks in the algorithm's own sections."""
         return iter(())
 
     def processes(self) -> Iterator[Process]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from nemotron.compile.jobs.base import ModelRef, NumberType
-from nemotron.compile.jobs.policy_gradient import AnyPolicyGradientJob, PolicyGradientJob
+from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
 from nemotron.compile.plan import Process
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.judge import JUDGE_MODEL
@@ -20,17 +20,6 @@ G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
 @dataclass(frozen=True)
 class GrpoJob(PolicyGradientJob[G]):
     """GRPO, wherever its rewards come from."""
-
-    reads: ClassVar[tuple[str, ...]] = (*AnyPolicyGradientJob.reads, "grpo")
-    skips: ClassVar[tuple[str, ...]] = (
-        "grpo.calculate_advantages_on_gpu",
-        "grpo.invalid_tool_call_advantage",
-        "grpo.invalid_tool_call_strategy",
-        "grpo.malformed_thinking_advantage",
-        "grpo.penalize_invalid_tool_call",
-        "grpo.penalize_malformed_thinking",
-        "grpo.val_batch_size",
-    )
 
     @property
     def estimator(self) -> str:
@@ -52,7 +41,7 @@ class GrpoJob(PolicyGradientJob[G]):
         """Asynchronous GRPO."""
         return bool(self.config.grpo.async_grpo and self.config.grpo.async_grpo.enabled)
 
-    def missing_features(self) -> Iterator[tuple[str, str]]:
+    def missing_features(self) -> Iterator[tuple[str, str, object]]:
         """What GRPO in NeMo-RL can and the embedded engine cannot."""
         grpo = self.config.grpo
         gym = self.config.env.nemo_gym
@@ -76,7 +65,7 @@ class GrpoJob(PolicyGradientJob[G]):
                 grpo.malformed_thinking_advantage is not None,
             ),
         )
-        yield from ((key, what) for key, what, on in checks if on)
+        yield from checks
 
 
 AnyGrpoJob = GrpoJob[GrpoRunConfig]
@@ -85,14 +74,6 @@ AnyGrpoJob = GrpoJob[GrpoRunConfig]
 @dataclass(frozen=True)
 class JudgedJob(GrpoJob[JudgedGrpoConfig]):
     """GRPO whose rewards come from a judge."""
-
-    reads: ClassVar[tuple[str, ...]] = (
-        *AnyGrpoJob.reads,
-        "env.nemo_gym.genrm_compare_resources_server",
-        "env.nemo_gym.genrm_model",
-        "env.should_use_nemo_gym",
-        "judge",
-    )
 
     @property
     def reward_range(self) -> tuple[float, float] | None:
@@ -140,8 +121,6 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
 @dataclass(frozen=True)
 class VerifiedJob(GrpoJob[VerifiedGrpoConfig]):
     """GRPO with reward functions or resources servers."""
-
-    reads: ClassVar[tuple[str, ...]] = (*AnyGrpoJob.reads, "rewards", "gym")
 
     @property
     def reward_range(self) -> tuple[float, float] | None:

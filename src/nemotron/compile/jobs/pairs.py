@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Batch, Job
+from nemotron.compile.jobs.base import Batch, Job
 from nemotron.compile.plan import Work
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.schema.dpo import DpoRunConfig
@@ -14,13 +14,6 @@ from nemotron.config.schema.pairs import PairTrainingConfig
 from nemotron.config.schema.rm import RmRunConfig
 
 T = TypeVar("T", bound=PairTrainingConfig, covariant=True)
-PAIR_READS = (
-    "data.add_bos",
-    "data.add_eos",
-    "data.max_input_seq_length",
-    *(f"data.{role}.{key}_key" for role in ("train", "validation") for key in ("prompt", "chosen", "rejected")),
-)
-"""Keys of preference data that the embedded engine reads."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,6 @@ class DpoJob(PairJob[DpoRunConfig]):
     """DPO on preference pairs."""
 
     policy_does: ClassVar[str] = "scores pairs and trains"
-    reads: ClassVar[tuple[str, ...]] = (*COMMON_READS, *SAMPLING_READS, *PAIR_READS, "dpo")
     metrics: ClassVar[tuple[str, ...]] = (
         *("loss", "preference_loss", "sft_loss", "accuracy", "margin", "num_valid_samples"),
         *("rewards_chosen_mean", "rewards_rejected_mean", "logps_chosen_mean", "logps_rejected_mean"),
@@ -76,14 +68,6 @@ class RmJob(PairJob[RmRunConfig]):
 
     policy_does: ClassVar[str] = "trains the reward model"
     heldout_kind: ClassVar[RowKind] = "preference"
-    reads: ClassVar[tuple[str, ...]] = (
-        *COMMON_READS,
-        "bradley_terry",
-        *PAIR_READS,
-        "data.use_tokens",
-        "policy.reward_model_cfg",
-        "rm",
-    )
     trains_reward_model: ClassVar[bool] = True
     whole_micro_batches: ClassVar[bool] = True
     steps_may_be_endless: ClassVar[bool] = True

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Batch, Job
+from nemotron.compile.jobs.base import Batch, Job
 from nemotron.compile.plan import Work
 from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import LossFnConfig, RewardScalingConfig, RewardShapingConfig
@@ -55,8 +55,6 @@ P = TypeVar("P", bound=TrainingConfig, covariant=True)
 @dataclass(frozen=True)
 class PolicyGradientJob(Job[P]):
     """Sampling, rewards, and a gradient of the policy."""
-
-    reads: ClassVar[tuple[str, ...]] = (*COMMON_READS, *SAMPLING_READS, "loss_fn")
 
     @property
     def algorithm(self) -> PolicyGradient:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from nemotron.compile.jobs.base import Batch, ModelRef, NumberType, Optimizer
-from nemotron.compile.jobs.policy_gradient import AnyPolicyGradientJob, PolicyGradientJob
+from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
 from nemotron.compile.plan import Process
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
@@ -17,33 +17,6 @@ from nemotron.config.schema.ppo import PpoMasterConfig
 class PpoJob(PolicyGradientJob[PpoMasterConfig]):
     """PPO with a critic and a reward model, or one side of it."""
 
-    reads: ClassVar[tuple[str, ...]] = (
-        *AnyPolicyGradientJob.reads,
-        "actor",
-        "critic",
-        "only",
-        "policy.dtensor_cfg.enabled",
-        "policy.dtensor_cfg.lora_cfg",
-        "ppo",
-        "reward_model",
-        "value.logprob_batch_size",
-        "value.max_grad_norm",
-        "value.model_name",
-        "value.optimizer",
-        "value.precision",
-        "value.scheduler",
-        "value.tokenizer.name",
-        "value.train_global_batch_size",
-        "value.train_micro_batch_size",
-        "value_loss_fn",
-    )
-    skips: ClassVar[tuple[str, ...]] = (
-        "policy.dtensor_cfg.lora_cfg.dropout_position",
-        "policy.dtensor_cfg.lora_cfg.use_triton",
-        "ppo.batch_multiplier",
-        "ppo.calculate_advantages_on_gpu",
-        "ppo.dynamic_sampling_max_gen_batches",
-    )
     trains_adapters: ClassVar[bool] = True
 
     @property
@@ -103,7 +76,7 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
             if self.has_critic:
                 yield ModelRef("critic", "value.model_name", config.value.model_name)
 
-    def missing_features(self) -> Iterator[tuple[str, str]]:
+    def missing_features(self) -> Iterator[tuple[str, str, object]]:
         """What PPO in NeMo-RL can and the embedded engine cannot."""
         ppo, value, lora = self.config.ppo, self.config.value, self.lora
         checks = (
@@ -116,7 +89,7 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
             ),
             ("policy.dtensor_cfg.lora_cfg.dropout", "dropout in adapters", lora is not None and lora.dropout > 0),
         )
-        yield from ((key, what) for key, what, on in checks if on)
+        yield from checks
 
     def processes(self) -> Iterator[Process]:
         """The actor, and the critic where it runs."""

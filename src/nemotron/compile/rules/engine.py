@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.probes.wandb_login import wandb_can_start
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
+from nemotron.config.known import embedded_reads
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.errors import Finding, NotAvailableError
 from nemotron.install import install_extra
@@ -16,18 +17,6 @@ rules: Rules[AnyJob] = Rules("engine")
 EMBEDDED_MODULES = ("torch", "transformers", "safetensors", "numpy", "aiohttp", "tenacity", "jinja2")
 """Libraries of the embedded engine."""
 LOGGER_MODULES = ("tensorboard", "wandb")
-
-
-def _below(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
-def embedded_reads(job: AnyJob | type[AnyJob], key: str) -> bool:
-    """Whether the embedded engine looks at a key, or at something below it."""
-    key = ".".join(name for name in key.split(".") if not name.isdecimal())
-    if _below(key, job.skips):
-        return False
-    return _below(key, job.reads) or any(read.startswith(f"{key}.") for read in job.reads)
 
 
 @rules.rule("engine-not-installed")
@@ -65,49 +54,44 @@ def nemo_rl_can_do_it(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("not-in-embedded", engines=EMBEDDED)
 def embedded_can_do_it(job: AnyJob) -> Iterator[Finding]:
     """Features whose absence would change the result."""
-    for key, what in _wanted_features(job):
-        yield job.error(key, f"the embedded engine has no {what}", hint=f"change `{key}`, or run with `engine=nemo_rl`")
+    for key, what, on in _features(job):
+        if on:
+            hint = f"change `{key}`, or run with `engine=nemo_rl`"
+            yield job.error(key, f"the embedded engine has no {what}", hint=hint)
 
 
-def _wanted_features(job: AnyJob) -> Iterator[tuple[str, str]]:
-    """(key, feature) of everything that is switched on and that the embedded engine lacks."""
+def _features(job: AnyJob) -> Iterator[tuple[str, str, object]]:
+    """(key, feature, whether it is switched on) of everything that the embedded engine lacks."""
     config, policy = job.config, job.config.policy
-    megatron = policy.megatron
-    checks = {
-        ("policy.generation.stop_strings", "stop strings (stop tokens work)"): job.generation
-        and job.generation.stop_strings,
-        ("policy.draft.enabled", "draft model training"): policy.draft and policy.draft.enabled,
-        ("policy.router_replay.enabled", "router replay"): policy.router_replay and policy.router_replay.enabled,
-        ("policy.reward_model_cfg.enabled", "reward model training in this step"): (
-            policy.reward_model_cfg and policy.reward_model_cfg.enabled and not job.trains_reward_model
-        ),
-        ("policy.quant_cfg", "quantisation"): policy.quant_cfg,
-        ("policy.hf_config_overrides", "overrides of the model's `config.json`"): policy.hf_config_overrides,
-        ("policy.tokenizer.use_processor", "multimodal processors"): policy.tokenizer.use_processor,
-        ("policy.dtensor_cfg.lora_cfg.enabled", "LoRA in this step"): (policy.lora and not job.trains_adapters),
-        ("policy.megatron_cfg.peft.enabled", "LoRA"): megatron and megatron.peft and megatron.peft.enabled,
-        ("policy.megatron_cfg.fp8_cfg.enabled", "FP8 training"): megatron
-        and megatron.fp8_cfg
-        and megatron.fp8_cfg.enabled,
-        ("checkpointing.pretrained_checkpoint", "use for this key (`policy.pretrained_checkpoint` works)"): (
-            config.checkpointing.pretrained_checkpoint
-        ),
-        ("data.use_multiple_dataloader", "several data loaders"): config.data.use_multiple_dataloader,
-        ("data.custom_dataloader", "custom data loaders"): config.data.custom_dataloader,
-        ("data.default.data_path", "shared data path"): config.data.default and config.data.default.data_path,
-        ("data.train.repeat", "repetition of rows (epochs do the same)"): any(
-            (rows.repeat or 1) > 1 for rows in config.data.training_sets()
-        ),
-    }
+    generation, megatron = job.generation, policy.megatron
+    reward_model = policy.reward_model_cfg
     yield from job.missing_features()
-    yield from (place for place, on in checks.items() if on)
+    yield "policy.generation.stop_strings", "stop strings (stop tokens work)", generation and generation.stop_strings
+    yield "policy.draft.enabled", "draft model training", policy.draft and policy.draft.enabled
+    yield "policy.router_replay.enabled", "router replay", policy.router_replay and policy.router_replay.enabled
+    if not job.trains_reward_model:
+        on = reward_model and reward_model.enabled
+        yield "policy.reward_model_cfg.enabled", "reward model training in this step", on
+    yield "policy.quant_cfg", "quantisation", policy.quant_cfg
+    yield "policy.hf_config_overrides", "overrides of the model's `config.json`", policy.hf_config_overrides
+    yield "policy.tokenizer.use_processor", "multimodal processors", policy.tokenizer.use_processor
+    if not job.trains_adapters:
+        yield "policy.dtensor_cfg.lora_cfg.enabled", "LoRA in this step", policy.lora
+    yield "policy.megatron_cfg.peft.enabled", "LoRA", megatron and megatron.peft and megatron.peft.enabled
+    fp8 = megatron and megatron.fp8_cfg and megatron.fp8_cfg.enabled
+    yield "policy.megatron_cfg.fp8_cfg.enabled", "FP8 training", fp8
+    instead = "use for this key (`policy.pretrained_checkpoint` works)"
+    yield "checkpointing.pretrained_checkpoint", instead, config.checkpointing.pretrained_checkpoint
+    yield "data.use_multiple_dataloader", "several data loaders", config.data.use_multiple_dataloader
+    yield "data.custom_dataloader", "custom data loaders", config.data.custom_dataloader
+    repeated = any((rows.repeat or 1) > 1 for rows in config.data.training_sets())
+    yield "data.train.repeat", "repetition of rows (epochs do the same)", repeated
     sets: list[tuple[str, DatasetConfig | None]] = [("data.default", config.data.default)]
     sets += [("data.train", rows) for rows in config.data.training_sets()]
     sets += [("data.validation", rows) for rows in config.data.validation_sets()]
     for place, rows in sets:
         for name in ("prompt_file", "system_prompt_file"):
-            if rows and getattr(rows, name):
-                yield f"{place}.{name}", "prompt templates for data sets"
+            yield f"{place}.{name}", "prompt templates for data sets", rows and getattr(rows, name)
 
 
 @rules.rule("no-optimizer", engines=EMBEDDED)
@@ -197,14 +181,23 @@ def overrides_have_an_effect(job: AnyJob) -> Iterator[Finding]:
     for key, origin in job.resolved.origins.items():
         if origin.argument is not None:
             words.setdefault(origin.argument, []).append(key)
-    referred = str(job.resolved.raw)
+    referred, model = str(job.resolved.raw), type(job.config)
+    # What is switched off there is as the engine is; what is switched on, `not-in-embedded` refuses.
+    features = tuple(key for key, _, _ in _features(job))
     for keys in words.values():
-        if not any(embedded_reads(job, key) or f"${{{key}}}" in referred for key in keys):
+        if not any(
+            embedded_reads(model, job.section, key) or _below(key, features) or f"${{{key}}}" in referred
+            for key in keys
+        ):
             yield job.error(
                 keys[0],
                 f"`{keys[0]}` has no effect in the embedded engine",
                 hint="leave it out, or run with `engine=nemo_rl`",
             )
+
+
+def _below(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 @rules.rule("nemo-rl-settings", engines=EMBEDDED)

@@ -13,6 +13,7 @@ from nemotron.compile.jobs.files import MANIFEST as KEY
 from nemotron.compile.jobs.files import manifest_of, splits_wanted
 from nemotron.compile.probes.model_files import TokenizerFacts, folder_of, tokenizer_facts
 from nemotron.compile.rules.base import Rules
+from nemotron.config.known import embedded_reads
 from nemotron.config.layers import Resolved
 from nemotron.data.manifest import PASS_THROUGH, Manifest, text_sha256, vocabulary_sha256
 from nemotron.errors import ArtifactError, DataError, Finding, NemotronError
@@ -94,7 +95,7 @@ def tokens_are_those_of_the_policy(job: AnyJob) -> Iterator[Finding]:
         return
     if job.config.data.manifest_path is None:
         yield job.error(TOKENS, f"`{TOKENS}` needs prepared data", hint=f"set `{KEY}`")
-    if TOKENS not in job.reads:
+    if not embedded_reads(type(job.config), job.section, TOKENS):
         yield job.error(TOKENS, "this step reads text, not token ids", hint=f"leave `{TOKENS}` out")
     manifest = manifest_of(job)
     if manifest is None:

@@ -8,12 +8,13 @@ from pydantic import Field
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.fields import Name, Omittable
+from nemotron.config.schema.reads import Read
 
 
 class PretrainedCheckpointConfig(Strict):
     """Megatron weights to start from instead of converting the Hugging Face model."""
 
-    path: Name
+    path: Read[Name]
     """Folder of the checkpoint."""
     format: Literal["megatron_bridge", "megatron_lm"]
     """Which program wrote it."""
@@ -22,25 +23,25 @@ class PretrainedCheckpointConfig(Strict):
 class CheckpointingConfig(Strict):
     """Checkpoints are written to ``tmp_step_N``, then renamed to ``step_N``: never half a checkpoint."""
 
-    enabled: bool
+    enabled: Read[bool]
     """Write checkpoints at all."""
-    checkpoint_dir: Name
+    checkpoint_dir: Read[Name]
     """Folder that receives ``step_N``; a run resumes from the highest N found here."""
-    save_period: int
+    save_period: Read[int]
     """Steps between checkpoints; the last step is always saved."""
-    metric_name: str | None
+    metric_name: Read[str | None]
     """Metric that ranks checkpoints, ``val:<name>`` or ``train:<name>``; null ranks by age."""
-    higher_is_better: bool
+    higher_is_better: Read[bool]
     """Whether a larger value of the metric is the better one."""
-    keep_top_k: int | None = None
+    keep_top_k: Read[int | None] = None
     """Checkpoints that are kept by rank; the newest is kept in addition. Left out or null keeps all."""
     save_optimizer: Omittable[bool] = None
     """Store the optimizer state too, without which a resumed run starts with a fresh optimizer. Left out means true."""
-    save_consolidated: Omittable[bool] = None
+    save_consolidated: Read[Omittable[bool]] = None
     """DTensor: add plain Hugging Face weights beside the sharded ones."""
     model_save_format: str | None = None
     """DTensor v2: ``safetensors`` or ``torch_save``; DTensor v1 needs null."""
-    checkpoint_must_save_by: Annotated[str, Field(pattern=r"^\d+:\d{2}:\d{2}:\d{2}$")] | None = None
+    checkpoint_must_save_by: Read[Annotated[str, Field(pattern=r"^\d+:\d{2}:\d{2}:\d{2}$")] | None] = None
     """Time budget of the training loop as ``DD:HH:MM:SS``; near its end the run saves once and stops cleanly."""
     is_async: Omittable[bool] = None
     """Write the checkpoint in the background while training goes on (Automodel)."""

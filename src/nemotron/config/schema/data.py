@@ -9,6 +9,7 @@ from pydantic import Field
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.fields import Count, Name, NonNegativeInt, Omittable, one_or_many
+from nemotron.config.schema.reads import Embedded, Read
 
 
 class DatasetConfig(Strict):
@@ -16,7 +17,7 @@ class DatasetConfig(Strict):
 
     dataset_name: Omittable[Name] = None
     """Kind of data set: ``NemoGymDataset``, ``ResponseDataset``, a built-in name, or a dotted path to a class."""
-    data_path: Omittable[Name] = None
+    data_path: Read[Omittable[Name]] = None
     """JSONL file (or what the kind of data set reads)."""
     repeat: Omittable[Count] = None
     """NemoGymDataset: how many times every row is used."""
@@ -32,11 +33,11 @@ class DatasetConfig(Strict):
     """ResponseDataset: field of the question."""
     output_key: Omittable[Name] = None
     """ResponseDataset: field of the reference answer."""
-    prompt_key: Omittable[Name] = None
+    prompt_key: Annotated[Omittable[Name], Embedded("dpo", "rm")] = None
     """Preference data: field of the prompt."""
-    chosen_key: Omittable[Name] = None
+    chosen_key: Annotated[Omittable[Name], Embedded("dpo", "rm")] = None
     """Preference data: field of the better answer."""
-    rejected_key: Omittable[Name] = None
+    rejected_key: Annotated[Omittable[Name], Embedded("dpo", "rm")] = None
     """Preference data: field of the worse answer."""
     split: Omittable[Name] = None
     """Split of a Hugging Face data set."""
@@ -53,20 +54,20 @@ class DatasetConfig(Strict):
 class DataConfig(Strict):
     """Training and validation rows, and how they are fed."""
 
-    train: Annotated[DatasetConfig | list[DatasetConfig], one_or_many(DatasetConfig)]
+    train: Read[Annotated[DatasetConfig | list[DatasetConfig], one_or_many(DatasetConfig)]]
     """Rows to train on: one data set or a list that is mixed."""
-    validation: Annotated[DatasetConfig | list[DatasetConfig], one_or_many(DatasetConfig)] | None = None
+    validation: Read[Annotated[DatasetConfig | list[DatasetConfig], one_or_many(DatasetConfig)] | None] = None
     """Rows to validate on; null validates on nothing."""
-    default: DatasetConfig | None = None
+    default: Read[DatasetConfig | None] = None
     """Keys that data sets share."""
-    manifest_path: Name | None = None
+    manifest_path: Read[Name | None] = None
     """Ours: ``manifest.json`` of `data_prep/rl_prep`, or its folder. Its splits ``train`` and ``validation`` are then
     the rows, whatever ``data_path`` the configs name; null reads the files of the data sets."""
-    use_tokens: Omittable[bool] = None
+    use_tokens: Annotated[Omittable[bool], Embedded("rm")] = None
     """Ours: train on the token ids that the manifest's `tokenize` made, instead of its text."""
-    max_input_seq_length: Count | None
+    max_input_seq_length: Annotated[Count | None, Embedded("dpo", "rm")]
     """Longest prompt in tokens; longer ones are truncated and masked by NeMo-RL. NeMo-Gym data needs null."""
-    shuffle: bool
+    shuffle: Read[bool]
     """Draw training rows in random order (from ``grpo.seed``) instead of file order."""
     num_workers: Omittable[NonNegativeInt] = None
     """Processes that load rows ahead of time."""
@@ -76,9 +77,9 @@ class DataConfig(Strict):
     """With several loaders: prompts that each contributes to a batch."""
     custom_dataloader: Omittable[Name] = None
     """Dotted path to a function that mixes the loaders."""
-    add_bos: Omittable[bool] = None
+    add_bos: Annotated[Omittable[bool], Embedded("dpo", "rm")] = None
     """SFT and preference data: begin every row with the BOS token."""
-    add_eos: Omittable[bool] = None
+    add_eos: Annotated[Omittable[bool], Embedded("dpo", "rm")] = None
     """SFT and preference data: end every row with the EOS token."""
     add_generation_prompt: Omittable[bool] = None
     """SFT: add the assistant header to the prompt part."""

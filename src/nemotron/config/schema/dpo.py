@@ -8,6 +8,7 @@ from nemotron.config.schema.base import Strict
 from nemotron.config.schema.extras import EngineChoice, EvalConfig
 from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from nemotron.config.schema.pairs import PairLimitsConfig, PairTrainingConfig
+from nemotron.config.schema.reads import Read
 
 
 class DpoLossConfig(Strict):
@@ -54,11 +55,11 @@ class DpoRunConfig(PairTrainingConfig):
 
     section: ClassVar[str] = "dpo"
 
-    engine: EngineChoice
+    engine: Read[EngineChoice]
     """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""
-    dpo: DpoConfig
+    dpo: Read[DpoConfig]
     """The algorithm: loss, schedule of the run, validation."""
-    eval: EvalConfig
+    eval: Read[EvalConfig]
     """Measurements that are independent of the preferences."""
-    limits: PairLimitsConfig
+    limits: Read[PairLimitsConfig]
     """Bounds whose crossing stops the run."""

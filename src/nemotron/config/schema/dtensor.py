@@ -8,28 +8,29 @@ from pydantic import Field
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.fields import Count, Name, Off, Omittable, Probability, needs_keys_when_enabled
+from nemotron.config.schema.reads import Read
 
 
 class LoraConfig(Strict):
     """Low-rank adapters instead of full weights."""
 
-    enabled: bool
+    enabled: Read[bool]
     """Train adapters."""
-    dim: Count
+    dim: Read[Count]
     """Rank of the adapters."""
-    alpha: Count
+    alpha: Read[Count]
     """Scale: an adapter's output is multiplied by alpha / dim."""
     dropout: Probability
     """Dropout probability inside the adapters."""
     dropout_position: Literal["pre", "post"]
     """Dropout before or after the adapter."""
-    target_modules: list[str]
+    target_modules: Read[list[str]]
     """Modules that get an adapter; empty with ``match_all_linear`` means all."""
-    exclude_modules: list[str]
+    exclude_modules: Read[list[str]]
     """Modules that get none."""
-    lora_A_init: str
+    lora_A_init: Read[str]
     """Initialisation of the first matrix."""
-    match_all_linear: Omittable[bool] = None
+    match_all_linear: Read[Omittable[bool]] = None
     """Adapt every linear layer."""
     use_triton: Omittable[bool] = None
     """Triton kernels; not with tensor parallelism."""
@@ -102,7 +103,7 @@ class MoEParallelizerOptions(Strict):
 class DTensorConfig(Strict):
     """Parallelism of DTensor training."""
 
-    enabled: bool
+    enabled: Read[bool]
     """Train with DTensor; exactly one of DTensor and Megatron is on."""
     v2: Omittable[bool] = Field(default=None, alias="_v2")
     """Worker built on NeMo Automodel instead of the first one."""
@@ -128,7 +129,7 @@ class DTensorConfig(Strict):
     """Reduce gradients once per global batch instead of once per micro-batch."""
     env_vars: dict[str, str] | None = None
     """Environment variables of the workers."""
-    lora_cfg: Omittable[Annotated[LoraConfig | Off, needs_keys_when_enabled(LoraConfig)]] = None
+    lora_cfg: Read[Omittable[Annotated[LoraConfig | Off, needs_keys_when_enabled(LoraConfig)]]] = None
     """Low-rank adapters."""
     automodel_kwargs: Omittable[AutomodelKwargs] = None
     """How the model is built."""

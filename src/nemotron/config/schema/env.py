@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from nemotron.config.schema.base import Open
 from nemotron.config.schema.fields import Count, Name, Omittable, Port
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmCompareServer, GenrmModelConfig, GenrmModelServer
+from nemotron.config.schema.reads import Read
 from nemotron.errors import ConfigError
 
 ServerBlock = dict[str, Any]
@@ -21,9 +22,9 @@ class NemoGymConfig(Open):
 
     config_paths: Omittable[list[Name]] = None
     """Config files of NeMo-Gym servers, relative to its repository."""
-    genrm_model: Omittable[GenrmModelServer] = None
+    genrm_model: Read[Omittable[GenrmModelServer]] = None
     """The judge model."""
-    genrm_compare_resources_server: Omittable[GenrmCompareServer] = None
+    genrm_compare_resources_server: Read[Omittable[GenrmCompareServer]] = None
     """The comparison that turns the judge's verdicts into rewards."""
     policy_model: Omittable[ServerBlock] = None
     """The policy's own endpoint as NeMo-Gym sees it."""
@@ -59,11 +60,11 @@ class EnvConfig(Open):
 
     __pydantic_extra__: dict[str, ServerBlock]
 
-    should_use_nemo_gym: Omittable[bool] = None
+    should_use_nemo_gym: Read[Omittable[bool]] = None
     """Roll out and score through NeMo-Gym."""
     should_log_nemo_gym_responses: Omittable[bool] = None
     """Log full responses as tables."""
-    nemo_gym: Omittable[NemoGymConfig] = None
+    nemo_gym: Read[Omittable[NemoGymConfig]] = None
     """NeMo-Gym settings."""
     math: Omittable[MathEnvConfig] = None
     """Rule-checked mathematics."""

@@ -7,9 +7,11 @@ from typing import Literal
 from pydantic import model_validator
 
 from nemotron.config.schema.base import Strict
+from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.fields import Count, Name, Omittable, PositiveFloat, Probability
 from nemotron.config.schema.judge import JudgeConfig
 from nemotron.config.schema.master import GrpoMasterConfig
+from nemotron.config.schema.reads import Read
 from nemotron.config.schema.rewards import RewardConfig
 
 EngineChoice = Literal["auto", "embedded", "nemo_rl"]
@@ -58,11 +60,11 @@ class LimitsConfig(Strict):
 class GrpoRunConfig(GrpoMasterConfig):
     """GRPO with NeMo-RL's tree and our sections, wherever rewards come from."""
 
-    engine: EngineChoice
+    engine: Read[EngineChoice]
     """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""
-    eval: EvalConfig
+    eval: Read[EvalConfig]
     """Measurements that are independent of the reward."""
-    limits: LimitsConfig
+    limits: Read[LimitsConfig]
     """Bounds whose crossing stops the run."""
 
     @property
@@ -75,5 +77,7 @@ class GrpoRunConfig(GrpoMasterConfig):
 class JudgedGrpoConfig(GrpoRunConfig):
     """GRPO whose rewards come from a generative judge."""
 
-    judge: JudgeConfig
+    env: Read[EnvConfig]
+    """Where rewards come from: the judge, at NeMo-Gym's places."""
+    judge: Read[JudgeConfig]
     """How the judge is served and asked."""

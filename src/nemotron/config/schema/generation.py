@@ -8,6 +8,7 @@ from pydantic import Field
 
 from nemotron.config.schema.base import Open, Strict
 from nemotron.config.schema.fields import Count, Name, NonNegativeFloat, NonNegativeInt, Omittable, Port, Share
+from nemotron.config.schema.reads import Read
 
 
 class ResourcesConfig(Strict):
@@ -170,15 +171,15 @@ class GenerationConfig(Strict):
 
     backend: Name
     """Engine: ``vllm``, ``megatron`` or ``sglang`` with NeMo-RL. The embedded engine samples by itself."""
-    max_new_tokens: Count
+    max_new_tokens: Read[Count]
     """Longest response in tokens; a response that reaches it without a stop token is truncated."""
-    temperature: NonNegativeFloat
+    temperature: Read[NonNegativeFloat]
     """Divides logits, in sampling and in the training log-probabilities alike."""
-    top_p: Share
+    top_p: Read[Share]
     """Sample from the smallest set of tokens with this probability mass."""
-    top_k: int | None
+    top_k: Read[int | None]
     """Sample from this many likeliest tokens; null or -1 samples from all."""
-    stop_token_ids: list[NonNegativeInt] | None
+    stop_token_ids: Read[list[NonNegativeInt] | None]
     """Tokens that end a response; null means the tokenizer's end-of-sequence token."""
     stop_strings: list[str] | None
     """Texts that end a response."""

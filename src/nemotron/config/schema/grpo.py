@@ -11,6 +11,7 @@ from pydantic import Field, FiniteFloat
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, Omittable, PositiveFloat, Probability
+from nemotron.config.schema.reads import Read
 
 KlType = Literal["k1", "k2", "k3"]
 EstimatorName = Literal["grpo", "reinforce_plus_plus", "gdpo", "raw_reward", "opd"]
@@ -119,39 +120,39 @@ class AsyncGrpoConfig(Strict):
 class GrpoConfig(Strict):
     """`grpo`: the training loop."""
 
-    num_prompts_per_step: Count
+    num_prompts_per_step: Read[Count]
     """Prompts per training step."""
-    num_generations_per_prompt: Count
+    num_generations_per_prompt: Read[Count]
     """Responses per prompt: the size of a group. A leave-one-out baseline needs at least 2."""
-    max_num_epochs: Count
+    max_num_epochs: Read[Count]
     """The loop ends after this many passes over the training data."""
-    max_num_steps: Count
+    max_num_steps: Read[Count]
     """The loop ends after this many training steps."""
     max_rollout_turns: Count
     """Turns of a conversation with the environment per response."""
-    normalize_rewards: bool
+    normalize_rewards: Read[bool]
     """Divide advantages by the standard deviation of the group."""
-    use_leave_one_out_baseline: bool
+    use_leave_one_out_baseline: Read[bool]
     """The baseline of a response is the mean of the others of its group, itself left out."""
-    use_dynamic_sampling: bool
+    use_dynamic_sampling: Read[bool]
     """Train only on groups whose rewards differ; sample further prompts until the batch is full (DAPO)."""
-    dynamic_sampling_max_gen_batches: Count = 10
+    dynamic_sampling_max_gen_batches: Read[Count] = 10
     """With dynamic sampling: the run fails when filling one batch takes more than this many generation batches."""
-    batch_multiplier: FiniteFloat = Field(default=1.0, ge=1)
+    batch_multiplier: Read[FiniteFloat] = Field(default=1.0, ge=1)
     """With dynamic sampling: prompts generated at once, as a multiple of `num_prompts_per_step`."""
-    overlong_filtering: bool = False
+    overlong_filtering: Read[bool] = False
     """Leave truncated responses out of the loss."""
-    seq_logprob_error_threshold: NonNegativeFloat | None
+    seq_logprob_error_threshold: Read[NonNegativeFloat | None]
     """Leave out responses whose mean of exp|sampler - trainer log-prob| exceeds this (1 = no error). null: off."""
-    reward_scaling: RewardScalingConfig
+    reward_scaling: Read[RewardScalingConfig]
     """Linear map of the rewards, before shaping."""
-    reward_shaping: RewardShapingConfig
+    reward_shaping: Read[RewardShapingConfig]
     """Length and truncation penalties on the rewards."""
-    adv_estimator: Omittable[AdvEstimatorConfig] = None
+    adv_estimator: Read[Omittable[AdvEstimatorConfig]] = None
     """How rewards become advantages. Omitted: `grpo` with the two keys of the same name above."""
-    advantage_clip_low: FiniteFloat | None = None
+    advantage_clip_low: Read[FiniteFloat | None] = None
     """Advantages below are raised to this. null: no bound."""
-    advantage_clip_high: FiniteFloat | None = None
+    advantage_clip_high: Read[FiniteFloat | None] = None
     """Advantages above are lowered to this. null: no bound."""
     invalid_tool_call_advantage: FiniteFloat | None = None
     """NeMo-Gym: advantage given to the tokens of a message with an invalid tool call. null: off."""
@@ -159,23 +160,23 @@ class GrpoConfig(Strict):
     """NeMo-Gym: advantage given to the tokens of a message with malformed thinking. null: off."""
     async_grpo: Omittable[AsyncGrpoConfig] = None
     """Asynchronous generation. Omitted: synchronous."""
-    skip_reference_policy_logprobs_calculation: bool = False
+    skip_reference_policy_logprobs_calculation: Read[bool] = False
     """Do not compute reference log-probs; only with `loss_fn.reference_policy_kl_penalty: 0`."""
     calculate_advantages_on_gpu: bool = False
     """Compute advantages on the accelerator instead of the host."""
-    seed: NonNegativeInt
+    seed: Read[NonNegativeInt]
     """Seed of data order, sampling and initialisation."""
-    val_period: NonNegativeInt
+    val_period: Read[NonNegativeInt]
     """Validate every this many training steps. 0: never."""
-    val_at_start: bool
+    val_at_start: Read[bool]
     """Validate before the first step."""
-    val_at_end: bool
+    val_at_end: Read[bool]
     """Validate after the last step."""
     val_batch_size: Count | None
     """Prompts per validation batch."""
-    max_val_samples: NonNegativeInt | None
+    max_val_samples: Read[NonNegativeInt | None]
     """Validation prompts used, rounded down to whole batches. null: all (needed with NeMo-Gym)."""
-    num_val_generations_per_prompt: Omittable[Count] = None
+    num_val_generations_per_prompt: Read[Omittable[Count]] = None
     """Carried by NeMo-Gym recipes; no code of NeMo-RL v0.7.0 reads it."""
     invalid_tool_call_strategy: Omittable[str] = None
     """Carried by NeMo-Gym recipes; no code of NeMo-RL v0.7.0 reads it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nemotron.config.schema.base import Open, Strict
 from nemotron.config.schema.fields import Name, NonNegativeInt, Omittable, PositiveFloat
+from nemotron.config.schema.reads import Read
 
 
 class WandbConfig(Open):
@@ -60,25 +61,25 @@ class GPUMonitoringConfig(Strict):
 class LoggerConfig(Strict):
     """Loggers that a run may feed. metrics.jsonl and report.html are written in any case."""
 
-    log_dir: Name
+    log_dir: Read[Name]
     """Folder of the log files; NeMo-RL adds a child ``exp_NNN``."""
     num_val_samples_to_print: NonNegativeInt
     """Validation samples shown on the terminal after each validation."""
-    wandb_enabled: bool
+    wandb_enabled: Read[bool]
     """Log to Weights & Biases."""
     swanlab_enabled: bool
     """Log to SwanLab."""
-    tensorboard_enabled: bool
+    tensorboard_enabled: Read[bool]
     """Log to TensorBoard."""
     mlflow_enabled: bool
     """Log to MLflow."""
     monitor_gpus: bool
     """Log utilisation and memory of every GPU."""
-    wandb: WandbConfig
+    wandb: Read[WandbConfig]
     """Settings of Weights & Biases."""
     swanlab: Omittable[SwanlabConfig] = None
     """Settings of SwanLab."""
-    tensorboard: Omittable[TensorboardConfig] = None
+    tensorboard: Read[Omittable[TensorboardConfig]] = None
     """Settings of TensorBoard."""
     mlflow: Omittable[MLflowConfig] = None
     """Settings of MLflow."""

@@ -10,6 +10,7 @@ from nemotron.config.schema.base import Strict
 from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.fields import Count, Name, Omittable, PositiveFloat
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
+from nemotron.config.schema.reads import Read
 from nemotron.config.schema.training import TrainingConfig
 
 
@@ -105,11 +106,11 @@ class GrpoMasterConfig(TrainingConfig):
 
     section: ClassVar[str] = "grpo"
 
-    loss_fn: LossFnConfig
+    loss_fn: Read[LossFnConfig]
     """The policy-gradient loss."""
     env: EnvConfig
     """Where rewards come from."""
-    grpo: GrpoConfig
+    grpo: Read[GrpoConfig]
     """The algorithm: batch, groups, advantages, schedule of the run."""
     data_plane: DataPlaneConfig | None = None
     """TransferQueue; null sends rollouts through the driver."""

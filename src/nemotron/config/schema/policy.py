@@ -21,16 +21,17 @@ from nemotron.config.schema.fields import (
 )
 from nemotron.config.schema.generation import GenerationConfig
 from nemotron.config.schema.megatron import MegatronConfig
+from nemotron.config.schema.reads import Embedded, Read
 
 
 class TokenizerConfig(Strict):
     """Tokenizer and chat template."""
 
-    name: Name
+    name: Read[Name]
     """Folder or Hugging Face name."""
-    chat_template: str | None = None
+    chat_template: Read[str | None] = None
     """``default``, left out: the tokenizer's own; null: contents joined as they are; a ``.jinja`` path; or text."""
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: Read[dict[str, Any] | None] = None
     """Arguments of every call of the template, e.g. ``enable_thinking``."""
     use_processor: Omittable[bool] = None
     """Load a multimodal processor instead of a tokenizer."""
@@ -132,21 +133,21 @@ def _as_list(value: object) -> object:
 class PolicyConfig(Strict):
     """The policy model and how it is trained."""
 
-    model_name: Name
+    model_name: Read[Name]
     """Folder or Hugging Face name of the model that training starts from; also the reference of the KL term."""
-    tokenizer: TokenizerConfig
+    tokenizer: Read[TokenizerConfig]
     """Tokenizer and chat template."""
-    precision: Literal["float32", "bfloat16", "float16"]
+    precision: Read[Literal["float32", "bfloat16", "float16"]]
     """Number type of weights and activations."""
     hf_config_overrides: Omittable[dict[str, Any]] = None
     """Values that replace those of the model's ``config.json``."""
-    max_total_sequence_length: Count
+    max_total_sequence_length: Read[Count]
     """Longest prompt plus response in tokens."""
-    train_global_batch_size: Count
+    train_global_batch_size: Read[Count]
     """Responses per optimizer step."""
-    train_micro_batch_size: Count
+    train_micro_batch_size: Read[Count]
     """Responses per forward and backward pass of one rank."""
-    logprob_batch_size: Omittable[Count] = None
+    logprob_batch_size: Annotated[Omittable[Count], Embedded("grpo", "ppo", "dpo")] = None
     """Responses per forward pass that only computes log-probabilities; left out means the micro-batch size."""
     logprob_chunk_size: Count | None = None
     """Tokens whose logits are held at once in that pass; null holds all."""
@@ -154,13 +155,13 @@ class PolicyConfig(Strict):
     """Responses generated at once by engines without their own queue."""
     make_sequence_length_divisible_by: Count
     """Padded lengths are a multiple of this."""
-    max_grad_norm: NonNegativeFloat | None = None
+    max_grad_norm: Read[NonNegativeFloat | None] = None
     """Gradients are scaled down to this global norm; null does not clip."""
-    optimizer: OptimizerConfig | None = None
+    optimizer: Read[OptimizerConfig | None] = None
     """Optimizer of DTensor and of the embedded engine."""
-    scheduler: Annotated[list[SchedulerEntry] | None, BeforeValidator(_as_list)] = None
+    scheduler: Read[Annotated[list[SchedulerEntry] | None, BeforeValidator(_as_list)]] = None
     """Learning-rate schedulers in sequence; null keeps the learning rate."""
-    dtensor_cfg: Annotated[DTensorConfig | Off, needs_keys_when_enabled(DTensorConfig)]
+    dtensor_cfg: Annotated[Annotated[DTensorConfig | Off, needs_keys_when_enabled(DTensorConfig)], Embedded("ppo")]
     """Training with DTensor."""
     megatron_cfg: Omittable[Annotated[MegatronConfig | Off, needs_keys_when_enabled(MegatronConfig)]] = None
     """Training with Megatron."""
@@ -170,7 +171,7 @@ class PolicyConfig(Strict):
         Annotated[SequencePackingConfig | Off, needs_keys_when_enabled(SequencePackingConfig)]
     ] = None
     """Sequences packed without padding."""
-    generation: Omittable[GenerationConfig] = None
+    generation: Annotated[Omittable[GenerationConfig], Embedded("grpo", "ppo", "dpo")] = None
     """Sampling of responses; required for GRPO."""
     offload_optimizer_for_logprob: Omittable[bool] = None
     """Move optimizer state to host memory while log-probabilities are computed."""
@@ -178,11 +179,11 @@ class PolicyConfig(Strict):
     """Buffer in GiB through which new weights reach generation."""
     draft: Omittable[DraftConfig] = None
     """Draft model."""
-    reward_model_cfg: Omittable[RewardModelConfig] = None
+    reward_model_cfg: Annotated[Omittable[RewardModelConfig], Embedded("rm")] = None
     """Reward model training."""
     router_replay: Omittable[RouterReplayConfig] = None
     """Replay of expert choices."""
-    pretrained_checkpoint: Omittable[PretrainedCheckpointConfig] = None
+    pretrained_checkpoint: Read[Omittable[PretrainedCheckpointConfig]] = None
     """Start from Megatron weights."""
     disable_modelopt_layer_spec: Omittable[bool] = None
     """Keep Megatron's own layers where ModelOpt would replace them."""

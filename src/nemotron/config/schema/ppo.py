@@ -36,6 +36,7 @@ from nemotron.config.schema.policy import (
     SequencePackingConfig,
     TokenizerConfig,
 )
+from nemotron.config.schema.reads import Embedded, Read
 from nemotron.config.schema.training import TrainingConfig
 
 
@@ -62,19 +63,19 @@ class PpoEstimatorConfig(Strict):
 class PpoConfig(Strict):
     """`ppo`: the training loop."""
 
-    num_prompts_per_step: Count
+    num_prompts_per_step: Read[Count]
     """Prompts per rollout batch."""
-    num_generations_per_prompt: Count
+    num_generations_per_prompt: Read[Count]
     """Responses per prompt."""
-    max_num_epochs: Count
+    max_num_epochs: Read[Count]
     """The loop ends after this many passes over the training data."""
-    max_num_steps: Count
+    max_num_steps: Read[Count]
     """The loop ends after this many rollout batches."""
     max_rollout_turns: Count
     """Turns of a conversation with the environment per response."""
-    ppo_epochs: Count
+    ppo_epochs: Read[Count]
     """Passes of critic and policy over each rollout batch."""
-    policy_training_start_step: NonNegativeInt = 0
+    policy_training_start_step: Read[NonNegativeInt] = 0
     """Rollout batches on which only the critic is trained before the policy moves (critic warm-up)."""
     use_dynamic_sampling: bool
     """Train only on groups whose rewards differ; further prompts until the batch is full (DAPO)."""
@@ -82,30 +83,30 @@ class PpoConfig(Strict):
     """With dynamic sampling: the run fails when filling one batch takes more than this many generation batches."""
     batch_multiplier: FiniteFloat = Field(default=1.0, ge=1)
     """With dynamic sampling: prompts generated at once, as a multiple of `num_prompts_per_step`."""
-    overlong_filtering: bool
+    overlong_filtering: Read[bool]
     """Leave truncated responses out of everything: advantages, critic and policy (`actor.exclude_truncated` leaves
     them to the critic)."""
-    reward_scaling: RewardScalingConfig
+    reward_scaling: Read[RewardScalingConfig]
     """Linear map of the rewards, before shaping."""
-    reward_shaping: RewardShapingConfig
+    reward_shaping: Read[RewardShapingConfig]
     """Length and truncation penalties on the rewards."""
-    adv_estimator: PpoEstimatorConfig
+    adv_estimator: Read[PpoEstimatorConfig]
     """How rewards and values become advantages."""
-    skip_reference_policy_logprobs_calculation: bool = False
+    skip_reference_policy_logprobs_calculation: Read[bool] = False
     """Do not compute reference log-probs; only with `loss_fn.reference_policy_kl_penalty: 0`."""
     calculate_advantages_on_gpu: bool = False
     """Compute advantages on the accelerator instead of the host."""
-    seed: NonNegativeInt
+    seed: Read[NonNegativeInt]
     """Seed of data order, sampling and initialisation."""
-    val_period: NonNegativeInt
+    val_period: Read[NonNegativeInt]
     """Validate every this many steps. 0: never."""
-    val_at_start: bool
+    val_at_start: Read[bool]
     """Validate before the first step."""
-    val_at_end: bool
+    val_at_end: Read[bool]
     """Validate after the last step."""
-    val_batch_size: Count
+    val_batch_size: Read[Count]
     """Prompts per validation batch."""
-    max_val_samples: NonNegativeInt
+    max_val_samples: Read[NonNegativeInt]
     """Validation prompts used."""
 
     @property
@@ -130,27 +131,27 @@ def _as_list(value: object) -> object:
 class ValueConfig(Strict):
     """`value`: the critic and how it is trained. The embedded engine starts it from the reward model."""
 
-    model_name: Name
+    model_name: Read[Name]
     """Folder or Hugging Face name that the critic starts from; normally `${reward_model.model_name}`."""
-    tokenizer: TokenizerConfig
+    tokenizer: Annotated[TokenizerConfig, Embedded(only=("name",))]
     """Tokenizer of the critic; it must be that of the policy."""
-    precision: Literal["float32", "bfloat16", "float16"]
+    precision: Read[Literal["float32", "bfloat16", "float16"]]
     """Number type of the matrix products."""
     max_total_sequence_length: Count
     """Longest prompt plus response in tokens."""
-    train_global_batch_size: Count
+    train_global_batch_size: Read[Count]
     """Responses per optimizer step of the critic."""
-    train_micro_batch_size: Count
+    train_micro_batch_size: Read[Count]
     """Responses per forward and backward pass."""
-    logprob_batch_size: Omittable[Count] = None
+    logprob_batch_size: Read[Omittable[Count]] = None
     """Responses per forward pass that only computes values; left out means the micro-batch size."""
     make_sequence_length_divisible_by: Count
     """Padded lengths are a multiple of this."""
-    max_grad_norm: NonNegativeFloat | None = None
+    max_grad_norm: Read[NonNegativeFloat | None] = None
     """Gradients are scaled down to this global norm; null does not clip."""
-    optimizer: OptimizerConfig | None = None
+    optimizer: Read[OptimizerConfig | None] = None
     """Optimizer of the critic."""
-    scheduler: Annotated[list[SchedulerEntry] | None, BeforeValidator(_as_list)] = None
+    scheduler: Read[Annotated[list[SchedulerEntry] | None, BeforeValidator(_as_list)]] = None
     """Learning-rate schedulers in sequence, one step per rollout batch and PPO epoch; null keeps the rate."""
     reward_model_cfg: RewardModelConfig
     """The head: `enabled: true` with `reward_model_type: regression`."""
@@ -228,29 +229,29 @@ class PpoMasterConfig(TrainingConfig):
 
     section: ClassVar[str] = "ppo"
 
-    ppo: PpoConfig
+    ppo: Read[PpoConfig]
     """The algorithm: batch, advantages, epochs, schedule of the run."""
-    loss_fn: LossFnConfig
+    loss_fn: Read[LossFnConfig]
     """The policy's loss."""
-    value: ValueConfig
+    value: Read[ValueConfig]
     """The critic."""
-    value_loss_fn: ValueLossConfig
+    value_loss_fn: Read[ValueLossConfig]
     """The critic's loss."""
     env: EnvConfig
     """Where NeMo-RL's rewards come from; the embedded engine's come from `reward_model`."""
-    engine: EngineChoice
+    engine: Read[EngineChoice]
     """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""
-    only: Literal["critic", "actor"] | None
+    only: Read[Literal["critic", "actor"] | None]
     """Run one side alone, for two machines; null runs both. `--only critic` on the command line is the same."""
-    reward_model: RewardSourceConfig
+    reward_model: Read[RewardSourceConfig]
     """Where rewards come from."""
-    critic: CriticConfig
+    critic: Read[CriticConfig]
     """The server that holds reward model and critic."""
-    actor: ActorConfig
+    actor: Read[ActorConfig]
     """What the policy's side does beyond NeMo-RL."""
-    eval: EvalConfig
+    eval: Read[EvalConfig]
     """Measurements that are independent of the reward."""
-    limits: LimitsConfig
+    limits: Read[LimitsConfig]
     """Bounds whose crossing stops the run."""
 
     @property

@@ -8,6 +8,7 @@ from nemotron.config.schema.base import Strict
 from nemotron.config.schema.extras import EngineChoice
 from nemotron.config.schema.fields import Count, Name, NonNegativeFloat, NonNegativeInt, Omittable
 from nemotron.config.schema.pairs import PairLimitsConfig, PairTrainingConfig
+from nemotron.config.schema.reads import Read
 
 
 class RmConfig(Strict):
@@ -67,18 +68,18 @@ class RmMasterConfig(PairTrainingConfig):
 
     section: ClassVar[str] = "rm"
 
-    rm: RmConfig
+    rm: Read[RmConfig]
     """The algorithm."""
 
 
 class RmRunConfig(RmMasterConfig):
     """NeMo-RL's tree and our sections."""
 
-    engine: EngineChoice
+    engine: Read[EngineChoice]
     """What runs the job: the embedded engine, NeMo-RL, or (``auto``) whichever of them can run here."""
-    bradley_terry: BradleyTerryConfig
+    bradley_terry: Read[BradleyTerryConfig]
     """Margin, centring, and the statistics that are stored with the model."""
-    eval: PairEvalConfig
+    eval: Read[PairEvalConfig]
     """Measurements beside validation."""
-    limits: PairLimitsConfig
+    limits: Read[PairLimitsConfig]
     """Bounds whose crossing stops the run."""

@@ -10,6 +10,7 @@ from nemotron.config.schema.cluster import ClusterConfig
 from nemotron.config.schema.data import DataConfig
 from nemotron.config.schema.logger import LoggerConfig
 from nemotron.config.schema.policy import PolicyConfig
+from nemotron.config.schema.reads import Read
 
 
 class Course(Protocol):
@@ -35,15 +36,15 @@ class TrainingConfig(Strict):
     section: ClassVar[str] = ""
     """The key of the algorithm's section."""
 
-    policy: PolicyConfig
+    policy: Read[PolicyConfig]
     """The model that is trained."""
-    data: DataConfig
+    data: Read[DataConfig]
     """Rows of training and validation."""
-    logger: LoggerConfig
+    logger: Read[LoggerConfig]
     """Loggers."""
     cluster: ClusterConfig
     """GPUs of a NeMo-RL job."""
-    checkpointing: CheckpointingConfig
+    checkpointing: Read[CheckpointingConfig]
     """Checkpoints."""
 
     @property
