@@ -23,12 +23,12 @@ from in_process import Result, nemotron
 
 STEP = "rl/nemo_rl/rlhf"
 SHORT = (
-    "grpo.max_num_steps=6",
+    "grpo.max_num_steps=4",
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=null",
     "eval.heldout.max_samples=16",
 )
-"""Enough steps for three checkpoints, few enough for a test."""
+"""Enough steps for two checkpoints and one between them, few enough for a test."""
 TIMEOUT_S = 240
 
 Moment = Callable[[Path], bool]
@@ -105,6 +105,6 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def weights(folder: Path, step: int = 6) -> bytes:
+def weights(folder: Path, step: int = 4) -> bytes:
     """The weight file of a checkpoint, byte by byte."""
     return (folder / "checkpoints" / f"step_{step}" / "policy" / "weights" / "hf" / "model.safetensors").read_bytes()

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(600)
 ASSETS = Path(nemotron.__file__).parent / "assets" / "tiny_world"
 SHORT = (
     "ppo.num_prompts_per_step=4",
-    "ppo.max_num_steps=6",
+    "ppo.max_num_steps=4",
     "policy.train_global_batch_size=16",
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=null",
@@ -62,7 +62,7 @@ def logged(runs: Path) -> int:
     return found[0].read_bytes().count(b'"train/reward"') if found else 0
 
 
-def models(folder: Path, step: int = 6) -> list[bytes]:
+def models(folder: Path, step: int = 4) -> list[bytes]:
     """Policy, critic and both optimizers, byte by byte where a file has no timestamps."""
     checkpoint = folder / "checkpoints" / f"step_{step}"
     files = ("policy/weights/hf/model.safetensors", "value/weights/model.safetensors")
@@ -164,7 +164,7 @@ def test_a_killed_critic_ends_the_actor_and_a_killed_actor_the_critic_and_both_r
 
 
 def test_a_checkpoint_holds_both_models_in_forms_that_others_read(uninterrupted: Path) -> None:
-    checkpoint = uninterrupted / "checkpoints" / "step_6"
+    checkpoint = uninterrupted / "checkpoints" / "step_4"
     assert (checkpoint / "policy/weights/latest_checkpointed_iteration.txt").is_file()
     assert (checkpoint / "value/optimizer/optimizer.pt").is_file()
     critic = AutoModelForSequenceClassification.from_pretrained(checkpoint / "value" / "weights")
@@ -191,7 +191,7 @@ def apart(tmp_path: Path, reward_model: str) -> Iterator[tuple[Started, list[str
     """A critic that runs alone, and the words of its actor."""
     token = {"NEMOTRON_CRITIC_TOKEN": "a secret of the test"}
     shared = (*SHORT, reward_model, f"checkpointing.checkpoint_dir={tmp_path / 'checkpoints'}", "ppo.max_num_steps=2")
-    words = [word for word in shared if word != "ppo.max_num_steps=6"]
+    words = [word for word in shared if word != "ppo.max_num_steps=4"]
     critic = Started(command(tmp_path / "critic", *words, "--only", "critic"), tmp_path / "critic.log", **token)
     critic.until(lambda: "answers at http://" in critic.log.read_text())
     address = critic.log.read_text().split("answers at ")[1].split(";")[0]
