@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from nemotron.config.schema import rewards as schema
 from nemotron.config.schema.rewards import RewardFunctionConfig
-from nemotron.rewards import code, instructions, math_answers, patterns, plain, user
+from nemotron.rewards import choices, code, instructions, math_answers, patterns, plain, user
 from nemotron.rewards.types import RewardFunction
 
 
@@ -26,7 +26,7 @@ _KINDS: dict[type[RewardFunctionConfig], Any] = {
     schema.JsonSchemaRewardConfig: patterns.JsonSchema,
     schema.UserRewardConfig: user.User,
     schema.ExactRewardConfig: plain.Exact,
-    schema.ChoiceRewardConfig: plain.Choice,
+    schema.ChoiceRewardConfig: choices.Choice,
     schema.FormatRewardConfig: plain.Format,
     schema.TinyWorldRewardConfig: plain.TinyWorld,
 }

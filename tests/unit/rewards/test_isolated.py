@@ -6,10 +6,13 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import ConfigError, DataError
@@ -87,13 +90,37 @@ def test_math(scorer: Scorer, gold: Any, response: str, value: float, boxed: flo
     assert (components["math"], components["boxed"]) == (value, boxed)
 
 
+def cases() -> list[dict[str, Any]]:
+    path = Path(__file__).parents[2] / "cases" / "math.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case['gold']}: {case['answer']}"[:60])
+def test_math_as_rows_and_models_write_it(scorer: Scorer, case: dict[str, Any]) -> None:
+    assert scorer.score({"answer": case["gold"]}, case["answer"], ended=True).components["math"] == case["want"]
+
+
+NUMBERS = st.integers(-(10**12), 10**12) | st.floats(-1e9, 1e9, allow_nan=False).filter(
+    lambda x: x == 0 or abs(x) > 1e-12
+)
+
+
+@given(NUMBERS)
+@settings(max_examples=40, deadline=None)
+def test_every_number_of_a_row_pays_for_itself(scorer: Scorer, number: float) -> None:
+    """However JSON writes it: with an exponent, as a whole float, negative."""
+    text = f"{Decimal(repr(number)):f}"
+    for answer in (f"\\boxed{{{text}}}", f"\\boxed{{7.25}} no, \\boxed{{{text}}}."):
+        assert scorer.score({"answer": number}, answer, ended=True).components["math"] == 1.0
+
+
 def test_math_that_was_cut_off(scorer: Scorer) -> None:
     components = scorer.score({"answer": "3"}, "\\boxed{3}", ended=False).components
     assert (components["math"], components["boxed"]) == (1.0, 0.0)
 
 
 def test_math_without_a_right_answer_is_missing(scorer: Scorer) -> None:
-    assert "no mathematics" in scorer.score({"answer": " "}, "5", ended=True).missing["math"]
+    assert "is blank" in scorer.score({"answer": " "}, "5", ended=True).missing["math"]
     assert scorer.score({}, "5", ended=True).missing["math"] == "the row has no `expected_answer` or `answer`"
 
 
