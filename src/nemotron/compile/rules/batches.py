@@ -98,6 +98,18 @@ def multiplier_needs_dynamic_sampling(job: AnyGrpoJob) -> Iterator[Finding]:
         )
 
 
+@rules.rule("dynamic-sampling-unit", engines=NEMO_RL)
+def nemo_rl_drops_rows(job: AnyGrpoJob) -> Iterator[Finding]:
+    """NeMo-RL v0.7.0 knows rows only."""
+    grpo = job.config.grpo
+    if grpo.use_dynamic_sampling and grpo.dynamic_sampling_unit == "group" and grpo.use_leave_one_out_baseline:
+        yield job.warning(
+            "grpo.dynamic_sampling_unit",
+            "NeMo-RL v0.7.0 drops rows and not groups: with a leave-one-out baseline the only answer that differs goes",
+            hint="set `grpo.use_leave_one_out_baseline=false`, or `grpo.dynamic_sampling_unit=row` if that is meant",
+        )
+
+
 @rules.rule("prompts-per-dataloader", number=27, engines=NEMO_RL)
 def loaders_share_a_batch(job: AnyGrpoJob) -> Iterator[Finding]:
     """Each of several loaders contributes the same number of prompts."""
