@@ -42,6 +42,16 @@ def grade(row: Mapping[str, Any], text: str, *, mode: str | None = None) -> tupl
     return float(bool(gold) and letter == gold), letter
 
 
+LETTER_CODES = 0x110000
+"""What `letter_code` divides by."""
+
+
+def letter_code(row: Mapping[str, Any], response: str, *, ended: bool) -> float:
+    """The letter of `grade` as a share of all characters, 0 without one: a reward function's value for a worker."""
+    _, letter = grade(row, response)
+    return ord(letter) / LETTER_CODES if letter else 0.0
+
+
 def _by_mode(mode: str, text: str, options: Options) -> str | None:
     letters = _letters(options)
     if mode in ("strict_single_letter_boxed", "lenient_boxed"):

@@ -26,8 +26,7 @@ class Choice:
 
     def __init__(self, config: ChoiceRewardConfig) -> None:
         self._config = config
-        builtin = config.extract in ("lenient", "boxed", "answer_colon")
-        self._extract = None if builtin else re.compile(config.extract)
+        self._extract = None if config.own_pattern is None else re.compile(config.own_pattern)
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """Why the row cannot be used."""

@@ -32,13 +32,19 @@ _KINDS: dict[type[RewardFunctionConfig], Any] = {
 }
 
 
-ISOLATED: tuple[type[RewardFunctionConfig], ...] = (
-    schema.MathRewardConfig,
-    schema.RegexRewardConfig,
-    schema.JsonSchemaRewardConfig,
-    schema.UserRewardConfig,
-)
-"""Functions that may hang or crash: they run in a worker process, which can be killed."""
+def isolated(config: RewardFunctionConfig) -> bool:
+    """Whether a function may hang or crash, so that it runs in a worker process, which can be killed.
+
+    It does where it applies a pattern or schema that a config or a row brings, computes with what a model wrote, or is
+    the user's own. What is left to this process are our own patterns, and the sandbox, which has processes of its own.
+    """
+    if isinstance(config, schema.ExactRewardConfig):
+        return config.extract is not None
+    if isinstance(config, schema.ChoiceRewardConfig):
+        return config.own_pattern is not None
+    if isinstance(config, schema.FormatRewardConfig):
+        return bool(config.require or config.forbid)
+    return not isinstance(config, schema.CodeRewardConfig | schema.TinyWorldRewardConfig)
 
 
 def build_function(config: RewardFunctionConfig) -> CheckedFunction:

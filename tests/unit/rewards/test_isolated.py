@@ -8,15 +8,18 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 
-from nemotron.config.schema.rewards import RewardConfig
+from nemotron.config.schema import rewards as schema
+from nemotron.config.schema.rewards import RewardConfig, RewardFunctionConfig
 from nemotron.errors import ConfigError, DataError
 from nemotron.rewards import Scorer, build_rewards, row_problems
+from nemotron.rewards.functions import isolated
 
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0}}, "required": ["age"]}
 REMOTE = {"$ref": "https://example.com/schema.json"}
@@ -267,3 +270,53 @@ def test_a_worker_sees_no_secret_of_the_command(tmp_path: Path, monkeypatch: pyt
         **dict.fromkeys(("PLANTED_TOKEN", "HF_TOKEN", "WANDB_API_KEY"), 0.0),
         **dict.fromkeys(("ASKED_FOR", "LC_MESSAGES", "PATH"), 1.0),
     }
+
+
+BACKTRACKING = "(a|a)+$"
+HANGING: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"name": "format", "require": [BACKTRACKING]}, {}),
+    ({"name": "format", "forbid": [BACKTRACKING]}, {}),
+    ({"name": "exact", "extract": BACKTRACKING}, {"answer": "a"}),
+    ({"name": "choice", "extract": BACKTRACKING}, {"answer": "A"}),
+    ({"name": "regex", "pattern": BACKTRACKING}, {}),
+    ({"name": "regex", "pattern_field": "pattern"}, {"pattern": BACKTRACKING}),
+    ({"name": "json_schema", "schema_field": "schema"}, {"schema": {"type": "string", "pattern": BACKTRACKING}}),
+]
+
+
+@pytest.mark.parametrize(("function", "row"), HANGING, ids=lambda value: "-".join(map(str, value))[:40])
+@pytest.mark.timeout(120)
+def test_a_pattern_that_never_ends_is_missing_wherever_it_comes_from(
+    function: dict[str, Any], row: dict[str, Any]
+) -> None:
+    answer = json.dumps("a" * 60 + "!")
+    with build_rewards(config(function, timeout_s=1.0)) as scorer:
+        score = scorer.score(row, answer, ended=True)
+        assert score.missing == {function["name"]: "took longer than 1 s"}
+        # And the next answer is scored as if nothing had been.
+        assert scorer.score(row, '"b"', ended=True).reward is not None
+
+
+def test_every_function_that_takes_a_pattern_says_where_it_runs() -> None:
+    """A new key for a pattern, in any function, puts that function into a worker."""
+    seen = set()
+    for model in (value for value in vars(schema).values() if _is_function(value)):
+        for name in (name for name, field in model.model_fields.items() if _takes_a_pattern(field)):
+            many = get_origin(model.model_fields[name].annotation) is list
+            made = model.model_validate({"name": _name_of(model), name: ["x+"] if many else "x+"})
+            assert isolated(made), (model.__name__, name)
+            seen.add((_name_of(model), name))
+    assert seen >= {("exact", "extract"), ("regex", "pattern"), ("choice", "extract"), ("format", "forbid")}
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, RewardFunctionConfig) and "name" in value.model_fields
+
+
+def _name_of(settings: Any) -> str:
+    (name,) = get_args(settings.model_fields["name"].annotation)
+    return str(name)
+
+
+def _takes_a_pattern(field: FieldInfo) -> bool:
+    return "_compiles" in repr(field)
