@@ -319,4 +319,4 @@ def _name_of(settings: Any) -> str:
 
 
 def _takes_a_pattern(field: FieldInfo) -> bool:
-    return "_compiles" in repr(field)
+    return "AfterValidator" in repr(field.annotation)
