@@ -1,10 +1,16 @@
-"""Grades a multiple-choice answer as NeMo-Gym's mcqa server does: same modes, same order of rules."""
+"""Grades a multiple-choice answer as NeMo-Gym's mcqa server does: same modes, same order of rules.
+
+Where NeMo-Gym finds no letter in the first box or after the first ``Answer:``, ours reads on; an answer that it
+pays is paid here.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from nemotron.rewards.text import boxes_backwards
 
 Options = Sequence[Mapping[str, str | None]]
 
@@ -14,7 +20,6 @@ one option whose text stands in the first box. ``lenient_answer_colon``: ``Answe
 ``lenient_answer_colon_md``: the letter after ``Answer:``, with Markdown around it."""
 
 _BOXED_LETTER = re.compile(r"\\boxed\{\s*[^A-Za-z]*([A-Z])[^A-Za-z]*\s*\}")
-_BOX = re.compile(r"\\boxed\{\s*(.*?)\s*\}", re.DOTALL)
 _TEXT_WRAP = re.compile(r"\\text\{\s*(.*?)\s*\}", re.DOTALL)
 _COLON = re.compile(r"answer\s*:\s*(.+)", re.IGNORECASE)
 _COLON_MD = re.compile(r"[*_]{0,2}answer[*_]{0,2}\s*:[*_\s]{0,2}\s*([A-Z])(?![a-zA-Z0-9])", re.IGNORECASE)
@@ -37,30 +42,41 @@ def grade(row: Mapping[str, Any], text: str, *, mode: str | None = None) -> tupl
     return float(bool(gold) and letter == gold), letter
 
 
+LETTER_CODES = 0x110000
+"""What `letter_code` divides by."""
+
+
+def letter_code(row: Mapping[str, Any], response: str, *, ended: bool) -> float:
+    """The letter of `grade` as a share of all characters, 0 without one: a reward function's value for a worker."""
+    _, letter = grade(row, response)
+    return ord(letter) / LETTER_CODES if letter else 0.0
+
+
 def _by_mode(mode: str, text: str, options: Options) -> str | None:
     letters = _letters(options)
     if mode in ("strict_single_letter_boxed", "lenient_boxed"):
-        found = _BOXED_LETTER.search(text)
-        if found and found[1] in letters:
-            return found[1]
+        boxed = next((found[1] for found in _BOXED_LETTER.finditer(text) if found[1] in letters), None)
+        if boxed is not None:
+            return boxed
         return _by_boxed_text(text, options) if mode == "lenient_boxed" else None
     if mode == "lenient_answer_colon":
-        found = _COLON.search(text)
-        return _letter_or_option(_unwrapped(found[1]).strip(), options) if found else None
+        said = (_letter_or_option(_bare(found[1]), options) for found in _COLON.finditer(text))
+        return next((letter for letter in said if letter is not None), None)
     if mode == "lenient_answer_colon_md":
-        found = _COLON_MD.search(text)
-        return found[1].upper() if found and found[1].upper() in letters else None
+        return next((found[1].upper() for found in _COLON_MD.finditer(text) if found[1].upper() in letters), None)
     raise ValueError(f"`grading_mode` is `{mode}`, not one of {', '.join(MODES)}")
 
 
 def _by_boxed_text(text: str, options: Options) -> str | None:
-    """The one option whose text stands in the first box."""
-    box = _BOX.search(text)
-    if box is None:
-        return None
-    inside = {_flat(box[1]), _flat(_unwrapped(box[1]))}
-    hits = {letter for letter, said in _texts(options) if said and any(said in part for part in inside)}
-    return hits.pop() if len(hits) == 1 else None
+    """The one option whose text, or letter in dollars or ``\\text{}``, stands in the first box that has one."""
+    for box in reversed(list(boxes_backwards(text))):
+        inside = {_flat(box), _flat(_unwrapped(box.strip()))}
+        hits = {letter for letter, said in _texts(options) if said and any(said in part for part in inside)}
+        if len(hits) == 1:
+            return hits.pop()
+        if not hits and (letter := _letter_or_option(_bare(box), options)):
+            return letter
+    return None
 
 
 def _letter_or_option(said: str, options: Options) -> str | None:
@@ -102,6 +118,13 @@ def _texts(options: Options) -> list[tuple[str, str]]:
 def _unwrapped(text: str) -> str:
     while found := _TEXT_WRAP.fullmatch(text):
         text = found[1]
+    return text
+
+
+def _bare(text: str) -> str:
+    """Without dollars, emphasis and ``\\text{}`` around it."""
+    while (bare := _unwrapped(text.strip().strip("$*_").strip())) != text:
+        text = bare
     return text
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from nemotron.config.schema.gym import GymConfig, ServerKind
 from nemotron.config.schema.rewards import RewardConfig
-from nemotron.gym.mcqa import grade
+from nemotron.gym.mcqa import LETTER_CODES, MODES
 from nemotron.gym.protocol import Json, output_text
 from nemotron.processes.loop_thread import LoopThread
 from nemotron.rewards import Scorer, build_rewards
@@ -97,13 +97,31 @@ class McqaServer(OwnServer):
 
     needs = ("expected_answer",)
 
+    def __init__(self) -> None:
+        # Rows bring patterns of their own (`output_regex`), so the letter is read in a process that can be killed.
+        config = {"functions": [{"name": "user", "label": "letter", "function": "nemotron.gym.mcqa:letter_code"}]}
+        self._scorer: Scorer = build_rewards(RewardConfig.model_validate(config))
+
     async def check(self, row: Mapping[str, Any], text: str, *, ended: bool) -> Json:
-        """1.0 or 0.0, and the letter that was read."""
-        try:
-            reward, letter = grade(row, text)
-        except ValueError as error:
-            raise Unfit(str(error)) from error
-        return {"reward": reward, "expected_answer": row["expected_answer"].strip().upper(), "extracted_answer": letter}
+        """1.0 or 0.0, and the letter that was read; a pattern that does not end masks the sample."""
+        mode = row.get("grading_mode")
+        if mode and mode not in MODES:
+            raise Unfit(f"`grading_mode` is `{mode}`, not one of {', '.join(MODES)}")
+        gold = row["expected_answer"].strip().upper()
+        code = (await asyncio.wrap_future(self._scorer.submit(row, text, ended=ended))).components["letter"]
+        if code is None:
+            reason = "its answer could not be read in time"
+            return {"reward": 0.0, "mask_sample": True, "failure_kind": "verifier", "failure_reason": reason}
+        letter = chr(round(code * LETTER_CODES)) if code else None
+        return {
+            "reward": float(bool(gold) and letter == gold),
+            "expected_answer": gold,
+            "extracted_answer": letter,
+        }
+
+    def close(self) -> None:
+        """End the processes that read letters."""
+        self._scorer.close()
 
 
 KINDS: dict[ServerKind, type[OwnServer]] = {"math": MathServer, "mcqa": McqaServer}

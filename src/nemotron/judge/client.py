@@ -7,10 +7,11 @@ wrong token, an unknown model) stops the run at once. aiohttp, because httpx sta
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +30,8 @@ _LONGEST_RETRY_AFTER_S = 60.0
 _PROBE_PAUSE_S = 0.1
 # 408 and 425 ask for a second try by definition.
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
+# A refusal of what was asked. 401, 403 and 404 are about the endpoint, whatever is asked.
+_REFUSES_ONE = frozenset({400, 413, 422})
 _TOO_LONG_MARKS = ("context_length_exceeded", "maximum context length", "max_model_len")
 
 
@@ -79,7 +82,7 @@ class _Transient(Exception):
 
 
 class _Unanswerable(Exception):
-    """This one request cannot be answered (it does not fit the context); the others can."""
+    """This one request cannot be answered (too long, filtered, malformed to the endpoint); the others can."""
 
 
 class JudgeClient:
@@ -106,6 +109,9 @@ class JudgeClient:
         self._slots = asyncio.Semaphore(config.max_concurrent_requests)
         self._last_answer = time.monotonic()
         self._broken: str | None = None
+        self._answered = False
+        """Some request had a completion, so what is refused from now on is one request and not all."""
+        self._in_flight = self._refusals = 0
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -163,7 +169,8 @@ class JudgeClient:
         """One completion, retried as the config says. No usable answer after all tries is an Answer with ``failure``.
 
         Raises JudgeError when retrying cannot help: the endpoint refuses (4xx other than 408, 425, 429), or it has
-        given no sign of life to any request for as long as this one has been trying.
+        given no sign of life to any request for as long as this one has been trying. 400, 413 and 422 are an Answer
+        with the endpoint's words in ``failure`` where it answers other requests.
         """
         body = {
             "model": self.endpoint.model,
@@ -184,7 +191,8 @@ class JudgeClient:
             text: str | None = None
             failure: str | None = None
             try:
-                text = await retrying(self._complete, body)
+                with self._counted():
+                    text = await retrying(self._complete, body)
             except _Transient as error:
                 failure = error.reason
                 if error.unreachable and self._last_answer < started:
@@ -209,12 +217,36 @@ class JudgeClient:
             raise _Transient(f"status {status}: {_excerpt(raw)}", retry_after_s=_retry_after(headers))
         if status == 400 and any(mark in raw for mark in _TOO_LONG_MARKS):
             raise _Unanswerable("does not fit the judge's context")
+        if status in _REFUSES_ONE and await self._others_are_answered():
+            raise _Unanswerable(f"status {status}: {self._without_token(_excerpt(raw))}")
         if status != 200:
             raise self._refused(status, raw)
         content = _content(raw)
         if content is None:
             raise _Transient(f"not a chat completion: {_excerpt(raw)}")
+        self._answered = True
         return content
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    async def _others_are_answered(self) -> bool:
+        """Whether the endpoint answers anything at all; waits for the requests that are on their way beside this one.
+
+        Which of them comes back first must not decide whether the run goes on.
+        """
+        self._refusals += 1
+        try:
+            while not self._answered and self._refusals < self._in_flight:
+                await asyncio.sleep(_PROBE_PAUSE_S)
+            return self._answered
+        finally:
+            self._refusals -= 1
 
     async def _exchange(self, method: str, path: str, body: object = None) -> tuple[int, str, Any]:
         """Status, text and headers of one exchange. Raises _Transient when nothing came back."""
@@ -242,15 +274,16 @@ class JudgeClient:
                 reason, hint="its own words above say why; the run can be resumed from its last checkpoint"
             )
 
+    def _without_token(self, said: str) -> str:
+        return said.replace(self.endpoint.api_key, "[token]") if self.endpoint.api_key else said
+
     def _refused(self, status: int, body: str) -> JudgeError:
         hints = {
             401: "set `api_key` of the genrm block to the token the endpoint expects",
             403: "set `api_key` of the genrm block to a token that may use this model",
             404: "check `base_url` (it usually ends in `/v1`) and `model` of the genrm block",
         }
-        said = _excerpt(body)
-        if self.endpoint.api_key:
-            said = said.replace(self.endpoint.api_key, "[token]")
+        said = self._without_token(_excerpt(body))
         return JudgeError(
             f"judge endpoint `{self._base}` refused the request with status {status}: {said}",
             hint=hints.get(status, "the endpoint's answer above says why"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from typing import Any
 
 from nemotron.contracts.answers import answer_of
 from nemotron.judge.types import Verdict
@@ -59,11 +60,8 @@ def _read_object(candidate: str, default_score: float | None, default_ranking: f
         if not any(key in found for key in _KEYS):
             return None
         # Without a default, a score that is not there is null, which is no number.
-        return Verdict(
-            float(found.get("score_1", default_score)),
-            float(found.get("score_2", default_score)),
-            float(found.get("ranking", default_ranking)),
-        )
+        scores: dict[str, Any] = {"score_1": default_score, "score_2": default_score, "ranking": default_ranking}
+        return Verdict(*(float(found.get(key, default)) for key, default in scores.items()))
     except (ValueError, TypeError, OverflowError, RecursionError):
         # Not JSON, a value that is no number, an integer too large for a float, nesting deeper than the reader goes.
         return None

@@ -10,7 +10,8 @@ Rewards, for training (``rewards:`` of a config, `RewardConfig`)::
 
 ``row`` is `PromptRow.fields`. A function that raises, times out or meets an unfit row is *missing*, never 0: its
 component is None with a reason, and the sample has no reward unless the function is ``optional``.
-``row_problems(config, row)`` finds unfit rows before anything starts, ``setup_problems(config)`` what it lacks here.
+``row_problems(config, row)`` finds unfit rows before anything starts, ``gold_problems(config, rows)``
+right answers that cannot be right, ``setup_problems(config)`` what it lacks here.
 
 Measurements, for the held-out metric (``eval.heldout.verifier``): `VERIFIERS`.
 """
@@ -21,12 +22,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from nemotron.rewards import tiny_world
+from nemotron.rewards.golds import GoldProblem, gold_problems
 from nemotron.rewards.rows import SetupProblem, row_problems, setup_problems
 from nemotron.rewards.scorer import Scorer, build_rewards
 from nemotron.rewards.types import RewardFunction, Score, VerifierError
 
 __all__ = [
     "VERIFIERS",
+    "GoldProblem",
     "RewardFunction",
     "Score",
     "Scorer",
@@ -34,6 +37,7 @@ __all__ = [
     "Verifier",
     "VerifierError",
     "build_rewards",
+    "gold_problems",
     "row_problems",
     "setup_problems",
 ]

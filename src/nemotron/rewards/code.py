@@ -13,7 +13,7 @@ from typing import Any
 
 from nemotron.config.schema.rewards import CodeRewardConfig
 from nemotron.errors import NotAvailableError
-from nemotron.rewards.code_tests import UnitTest, same_output, same_value, unit_tests
+from nemotron.rewards.code_tests import UnitTest, right_value, same_output, unit_tests
 from nemotron.rewards.text import answer_part, last_fenced
 from nemotron.rewards.types import VerifierError
 from nemotron.sandbox import harness
@@ -111,7 +111,7 @@ class Code:
             return False
         if not isinstance(told, dict) or told.get("token") != token:
             return False
-        return test.kind == "assert" or same_value(told.get("value"), test.expected)
+        return test.kind == "assert" or right_value(test, told.get("value"))
 
     def _run(self, source: str, test: UnitTest, token: str) -> Outcome:
         box = self._take()

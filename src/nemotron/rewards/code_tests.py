@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
@@ -26,6 +26,8 @@ class UnitTest:
     arguments: tuple[Any, ...] = ()
     expected: Any = None
     """Standard output (``main``) or value (``call``)."""
+    wrapped: bool = False
+    """The value may stand alone in a list in ``expected``."""
     test: str = ""
 
 
@@ -57,7 +59,11 @@ def _read(value: Any, entry_point: Any) -> list[UnitTest]:
         return _columns(value)
     if not isinstance(value, list):
         raise ValueError(f"expected a mapping or a list, got {type(value).__name__}")
-    return [_read(item, entry_point)[0] if isinstance(item, str) else _one(item) for item in value]
+    tests: list[UnitTest] = []
+    for item in value:
+        # One text may hold many tests.
+        tests += _read(item, entry_point) if isinstance(item, str) else [_one(item)]
+    return tests
 
 
 def _columns(value: Mapping[str, Any]) -> list[UnitTest]:
@@ -67,7 +73,10 @@ def _columns(value: Mapping[str, Any]) -> list[UnitTest]:
         raise ValueError("expected lists `inputs` and `outputs`")
     if len(inputs) != len(outputs):
         raise ValueError(f"{len(inputs)} inputs but {len(outputs)} outputs")
-    return [_pair(given, expected, value.get("fn_name")) for given, expected in zip(inputs, outputs, strict=True)]
+    tests = [_pair(given, expected, value.get("fn_name")) for given, expected in zip(inputs, outputs, strict=True)]
+    # APPS, TACO and Eurus-2 wrap values in a list of one, and do so for all tests of a function or for none.
+    wrapped = all(isinstance(test.expected, list) and len(test.expected) == 1 for test in tests)
+    return [replace(test, wrapped=wrapped and test.kind == "call") for test in tests]
 
 
 def _one(value: Any) -> UnitTest:
@@ -104,6 +113,11 @@ def _python(test: str) -> str:
     except SyntaxError as error:
         raise ValueError(f"a test is not Python: {error.msg}") from error
     return test
+
+
+def right_value(test: UnitTest, value: Any) -> bool:
+    """Whether a function gave what a test expects."""
+    return same_value(value, test.expected) or (test.wrapped and same_value(value, test.expected[0]))
 
 
 def same_output(found: str, expected: str) -> bool:

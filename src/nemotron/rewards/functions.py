@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from nemotron.config.schema import rewards as schema
 from nemotron.config.schema.rewards import RewardFunctionConfig
-from nemotron.rewards import code, instructions, math_answers, patterns, plain, user
+from nemotron.rewards import choices, code, instructions, math_answers, patterns, plain, user
 from nemotron.rewards.types import RewardFunction
 
 
@@ -26,19 +26,25 @@ _KINDS: dict[type[RewardFunctionConfig], Any] = {
     schema.JsonSchemaRewardConfig: patterns.JsonSchema,
     schema.UserRewardConfig: user.User,
     schema.ExactRewardConfig: plain.Exact,
-    schema.ChoiceRewardConfig: plain.Choice,
+    schema.ChoiceRewardConfig: choices.Choice,
     schema.FormatRewardConfig: plain.Format,
     schema.TinyWorldRewardConfig: plain.TinyWorld,
 }
 
 
-ISOLATED: tuple[type[RewardFunctionConfig], ...] = (
-    schema.MathRewardConfig,
-    schema.RegexRewardConfig,
-    schema.JsonSchemaRewardConfig,
-    schema.UserRewardConfig,
-)
-"""Functions that may hang or crash: they run in a worker process, which can be killed."""
+def isolated(config: RewardFunctionConfig) -> bool:
+    """Whether a function may hang or crash, so that it runs in a worker process, which can be killed.
+
+    It does where it applies a pattern or schema that a config or a row brings, computes with what a model wrote, or is
+    the user's own. What is left to this process are our own patterns, and the sandbox, which has processes of its own.
+    """
+    if isinstance(config, schema.ExactRewardConfig):
+        return config.extract is not None
+    if isinstance(config, schema.ChoiceRewardConfig):
+        return config.own_pattern is not None
+    if isinstance(config, schema.FormatRewardConfig):
+        return bool(config.require or config.forbid)
+    return not isinstance(config, schema.CodeRewardConfig | schema.TinyWorldRewardConfig)
 
 
 def build_function(config: RewardFunctionConfig) -> CheckedFunction:

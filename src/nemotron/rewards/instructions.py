@@ -84,13 +84,18 @@ class Instructions:
                 guess = closest(str(name), INSTRUCTIONS)
                 return f"there is no instruction `{name}`" + (f"; did you mean `{guess}`?" if guess else "")
             # Tables give every row the columns of all instructions and fill them with null.
-            arguments = {key: value for key, value in (arguments or {}).items() if value is not None}
+            arguments = {key: _whole(value) for key, value in (arguments or {}).items() if value is not None}
             wanted = INSTRUCTIONS[name].arguments
             for key, kind in wanted.items():
                 if fault := _fault(arguments.get(key), kind):
                     return f"the instruction `{name}` needs `{key}`: {fault}"
             checks.append((name, {key: arguments[key] for key in wanted}))
         return checks
+
+
+def _whole(value: Any) -> Any:
+    """A table with gaps has its counts as floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _fault(value: Any, kind: str) -> str | None:

@@ -1,29 +1,21 @@
-"""Functions that look at the text alone: exact, choice, format, and the tiny world's own."""
+"""Functions that look at the text alone: exact, format, and the tiny world's own."""
 
 from __future__ import annotations
 
 import re
-import string
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from nemotron.config.schema.rewards import (
-    ChoiceRewardConfig,
     ExactRewardConfig,
     FormatRewardConfig,
     TinyWorldRewardConfig,
 )
 from nemotron.errors import DataError
 from nemotron.rewards import tiny_world
-from nemotron.rewards.text import MISSING, answer_part, field, gold_answers, gold_problem, last_boxed, last_match
-from nemotron.rewards.types import VerifierError
-
-
-def need(problem: str | None) -> None:
-    """Raise `VerifierError` when a row cannot be used."""
-    if problem:
-        raise VerifierError(problem)
+from nemotron.rewards.text import answer_part, gold_answers, gold_problem, last_match
+from nemotron.rewards.types import VerifierError, need
 
 
 class Exact:
@@ -35,7 +27,11 @@ class Exact:
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """Why the row cannot be used."""
-        return gold_problem(row, self._config.answer_field)
+        if problem := gold_problem(row, self._config.answer_field):
+            return problem
+        golds = gold_answers(row, self._config.answer_field) or []
+        blank = not all(self.normal(gold).strip() for gold in golds)
+        return "nothing is left of the right answer when it is normalised" if blank else None
 
     def __call__(self, row: Mapping[str, Any], response: str, *, ended: bool) -> float:
         """1.0 when the answer is one of the right ones."""
@@ -75,80 +71,6 @@ class Exact:
         pattern = f"{before}{re.escape(gold)}{after}"
         anchored = {"contains": pattern, "starts_with": rf"\A{pattern}", "ends_with": rf"{pattern}\Z"}
         return re.search(anchored[how], found) is not None
-
-
-class Choice:
-    """See `ChoiceRewardConfig`."""
-
-    def __init__(self, config: ChoiceRewardConfig) -> None:
-        self._config = config
-        builtin = config.extract in ("lenient", "boxed", "answer_colon")
-        self._extract = None if builtin else re.compile(config.extract)
-
-    def problem(self, row: Mapping[str, Any]) -> str | None:
-        """Why the row cannot be used."""
-        if problem := gold_problem(row, self._config.answer_field):
-            return problem
-        letters = self._letters(self._options(row))
-        golds = gold_answers(row, self._config.answer_field) or []
-        if not all(gold.strip().upper() in letters for gold in golds):
-            return f"the right answer is none of the letters {', '.join(letters)}"
-        return None
-
-    def __call__(self, row: Mapping[str, Any], response: str, *, ended: bool) -> float:
-        """1.0 when the chosen letter is the right one."""
-        need(self.problem(row))
-        options = self._options(row)
-        chosen = self.chosen(answer_part(response, self._config.strip_thinking), options)
-        golds = gold_answers(row, self._config.answer_field) or []
-        return float(chosen is not None and chosen in {gold.strip().upper() for gold in golds})
-
-    def chosen(self, text: str, options: Mapping[str, str]) -> str | None:
-        """The letter that an answer gives; None when it gives none."""
-        letters = "".join(self._letters(options))
-        if self._extract is not None:
-            return self._letter(last_match(self._extract, text), letters)
-        boxed = last_boxed(text)
-        if boxed is not None and self._config.extract != "answer_colon":
-            boxed = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{(.*)\}", r"\1", boxed.strip())
-            return self._letter(boxed, letters)
-        group = re.escape(letters)
-        # After a colon any case will do; after "is" a small a may be an article.
-        colon = re.compile(
-            rf"(?i:answer\s*(?:is)?[\s*_]*[:=])[\s*_`(\[]*([{group}{group.lower()}])(?!\w)"
-            rf"|(?i:answer\s+is)\s+[*_`(\[]*([{group}])(?!\w)"
-        )
-        if self._config.extract != "boxed" and (letter := last_match(colon, text)):
-            return letter.upper()
-        return self._loose(text, letters, options) if self._config.extract == "lenient" else None
-
-    def _loose(self, text: str, letters: str, options: Mapping[str, str]) -> str | None:
-        group = re.escape(letters)
-        for pattern in (rf"\(([{group}])\)", rf"(?m)^\W*([{group}])\W*$", rf"(?m)^\s*([{group}])[.):]\s"):
-            if letter := last_match(re.compile(pattern), text):
-                return letter
-        stripped = text.strip(string.whitespace + string.punctuation)
-        if len(stripped) == 1:
-            return self._letter(stripped, letters)
-        named = [letter for letter, option in options.items() if _says(text, option)]
-        return named[0] if len(named) == 1 else None
-
-    @staticmethod
-    def _letter(text: str | None, letters: str) -> str | None:
-        bare = (text or "").strip(string.whitespace + string.punctuation).upper()
-        head = re.match(r"([A-Z])(?!\w)", bare)
-        return head.group(1) if head and head.group(1) in letters else None
-
-    def _options(self, row: Mapping[str, Any]) -> dict[str, str]:
-        name = self._config.options_field
-        value = field(row, name) if name else MISSING
-        parts = value if isinstance(value, list) else [value]
-        if parts and all(isinstance(part, str) for part in parts):
-            return {letter.upper(): text for letter, text in zip(self._config.letters, parts, strict=False)}
-        return {str(k).upper(): str(v) for part in parts if isinstance(part, Mapping) for k, v in part.items()}
-
-    def _letters(self, options: Mapping[str, str]) -> list[str]:
-        return list(options) or [letter.upper() for letter in self._config.letters]
 
 
 class Format:
@@ -215,7 +137,3 @@ class TinyWorld:
             return float(tiny_world.score(row, response, ended=ended)[self._aspect])
         except DataError as error:
             raise VerifierError(error.message) from error
-
-
-def _says(text: str, option: str) -> bool:
-    return bool(option.strip()) and re.search(rf"(?<!\w){re.escape(option.strip())}(?!\w)", text, re.I) is not None

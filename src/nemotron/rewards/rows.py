@@ -44,9 +44,14 @@ def row_problems(config: RewardConfig, row: Mapping[str, Any]) -> list[tuple[int
     """
     return [
         (index, problem)
-        for index, function in _functions(config.model_dump_json())
+        for index, function in usable_functions(config)
         if (problem := function.problem(row)) is not None
     ]
+
+
+def usable_functions(config: RewardConfig) -> tuple[tuple[int, CheckedFunction], ...]:
+    """The functions that can be set up here, with their index."""
+    return _functions(config.model_dump_json())
 
 
 def setup_problems(config: RewardConfig) -> list[SetupProblem]:

@@ -14,7 +14,7 @@ from nemotron.config.schema.rewards import RewardConfig
 from nemotron.contracts.heldout import Item
 from nemotron.errors import NemotronError
 from nemotron.rewards.code import Code
-from nemotron.rewards.functions import ISOLATED, CheckedFunction, build_function
+from nemotron.rewards.functions import CheckedFunction, build_function, isolated
 from nemotron.rewards.isolation import Worker
 from nemotron.rewards.types import Score, VerifierError
 
@@ -44,7 +44,7 @@ class Scorer:
         self._all_workers = [Worker(config) for _ in range(workers)]
         for worker in reversed(self._all_workers):
             self._workers.put(worker)
-        if any(isinstance(function, ISOLATED) for function in config.functions):
+        if any(map(isolated, config.functions)):
             # At once, so that a function that cannot be set up is found before anything is sampled.
             self._all_workers[0].start()
         for function in self._functions:
@@ -92,7 +92,7 @@ class Scorer:
         if self._closed:
             raise VerifierError("the scorer is closed")
         function, settings = self._functions[index], self._config.functions[index]
-        if not isinstance(settings, ISOLATED):
+        if not isolated(settings):
             try:
                 return function(row, response, ended=ended)
             except (VerifierError, NemotronError):

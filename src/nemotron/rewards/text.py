@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from nemotron.contracts.answers import answer_of
@@ -42,16 +44,29 @@ def gold_answers(row: Mapping[str, Any], name: str | None) -> list[str] | None:
     """The right answers of a row as texts (a list in the row means: any of these); None when there is none to use."""
     value = field(row, name) if name else first_field(row, ANSWER_FIELDS)
     values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(item, str | int | float) for item in values):
+    if not values or not all(isinstance(item, str | int | float) and not _is_nan(item) for item in values):
         return None
-    return [str(item) for item in values]
+    return [said for item in values for said in _said(item)]
+
+
+def _said(value: str | int | float) -> list[str]:
+    """How a value of a row is written as an answer: 0.00001 and not 1e-05; both 2 and 2.0 where a table has 2.0."""
+    if not isinstance(value, float):
+        return [str(value)]
+    plain = f"{Decimal(repr(value)):f}"
+    return [plain.removesuffix(".0"), plain] if plain.endswith(".0") else [plain]
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def gold_problem(row: Mapping[str, Any], name: str | None) -> str | None:
-    """Why `gold_answers` finds nothing."""
-    if gold_answers(row, name) is not None:
-        return None
+    """Why the right answers of a row cannot be used: none, of another type, or blank, which an empty answer equals."""
     names = (name,) if name else ANSWER_FIELDS
+    golds = gold_answers(row, name)
+    if golds is not None:
+        return None if all(map(str.strip, golds)) else f"{listed_fields(names)} is blank"
     value = first_field(row, names)
     if value is MISSING:
         return f"the row has no {listed_fields(names)}"
@@ -73,17 +88,25 @@ def last_match(pattern: re.Pattern[str], text: str) -> str | None:
 
 def last_boxed(text: str) -> str | None:
     """The content of the last ``\\boxed{...}``, braces balanced; None without one that is closed."""
-    start = len(text)
-    while (start := text.rfind("\\boxed{", 0, start)) >= 0:
-        depth, begin = 0, start + len("\\boxed")
-        for index in range(begin, len(text)):
-            if text[index] in "{}" and text[index - 1] != "\\":
-                depth += 1 if text[index] == "{" else -1
-                if depth == 0:
-                    return text[begin + 1 : index]
-    return None
+    return next(boxes_backwards(text), None)
 
 
+def boxes_backwards(text: str) -> Iterator[str]:
+    """The contents of all closed boxes, the last one first."""
+    opened: list[int] = []
+    boxes: list[tuple[int, int]] = []
+    for found in _BRACE.finditer(text):
+        if found[0] == "{":
+            opened.append(found.start())
+        elif opened:
+            begin = opened.pop()
+            if text.endswith("\\boxed", 0, begin):
+                boxes.append((begin + 1, found.start()))
+    for begin, end in sorted(boxes, reverse=True):
+        yield text[begin:end]
+
+
+_BRACE = re.compile(r"(?<!\\)[{}]")
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
 
 

@@ -14,6 +14,12 @@ class VerifierError(Exception):
     """
 
 
+def need(problem: str | None) -> None:
+    """Raise `VerifierError` when a row cannot be used."""
+    if problem:
+        raise VerifierError(problem)
+
+
 class RewardFunction(Protocol):
     """Scores one response to one row.
 

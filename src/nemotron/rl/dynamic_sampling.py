@@ -2,14 +2,21 @@
 
 Responses of a group with equal rewards have zero advantage and only thin out the batch. They are dropped, and further
 prompts are generated until the batch is full again.
+
+Whole groups are kept or dropped. NeMo-RL v0.7.0 asks each row for its own std, which with a leave-one-out baseline
+leaves the row itself out: the one response that differs from all others of its group has 0 and goes, and its equal
+siblings, which then have nothing to differ from, stay (NVIDIA-NeMo/RL#3469). `group_spread` and `Sample.std` are the
+two ways to ask.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from nemotron.errors import EngineError
@@ -33,6 +40,14 @@ class Selection(Generic[Row]):
     """Survivors beyond the batch size, thrown away; ``None`` until complete."""
 
 
+def group_spread(rewards: Tensor, valid: Tensor, size: int) -> Tensor:
+    """Largest minus smallest valid reward of each row's group [N]: ``size`` neighbours each; ``valid`` is bool."""
+    grouped, counts = rewards.view(-1, size), valid.view(-1, size)
+    most = torch.where(counts, grouped, -math.inf).amax(1)
+    least = torch.where(counts, grouped, math.inf).amin(1)
+    return torch.where(counts.any(1), most - least, 0.0).repeat_interleave(size)
+
+
 class DynamicSampler(Generic[Row]):
     """Collects surviving rows over generation batches until one training batch is full, then starts afresh.
 
@@ -45,11 +60,9 @@ class DynamicSampler(Generic[Row]):
         self._start_afresh()
 
     def add(self, rows: Sequence[Row], std: Tensor, rewards: Tensor) -> Selection[Row]:
-        """Keep the rows whose ``std`` [N] is not 0.
+        """Keep the rows whose ``std`` [N] is not 0; `group_spread` makes these whole groups.
 
-        With a leave-one-out baseline the std of a row leaves the row itself out, so one row of a group can go while
-        the others stay (NeMo-RL does the same). Raises ``EngineError`` when the batch is still not full after more
-        than ``max_gen_batches`` generation batches.
+        Raises ``EngineError`` when the batch is still not full after more than ``max_gen_batches`` generation batches.
         """
         self._num_batches += 1
         survivors = [row for row, spread in zip(rows, std.tolist(), strict=True) if spread != 0]

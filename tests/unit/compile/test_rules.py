@@ -50,6 +50,7 @@ ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
         ("loss_fn.force_on_policy_ratio=true", "policy.train_global_batch_size=256"),
     ),
     ("batch-multiplier", 26, "error", ("grpo.batch_multiplier=2",)),
+    ("dynamic-sampling-unit", None, "warning", ("grpo.use_dynamic_sampling=true",)),
     ("prompts-per-dataloader", 27, "error", ("data.use_multiple_dataloader=true",)),
     (
         "prompts-per-dataloader",

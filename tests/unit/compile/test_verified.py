@@ -35,6 +35,7 @@ def row(number: int, **fields: Any) -> dict[str, Any]:
         "question": f"What is {number} + 1?",
         "expected_answer": str(number + 1),
         "agent_ref": {"type": "responses_api_agents", "name": "math_with_judge_simple_agent"},
+        "anything": ".*",
         **fields,
     }
 
@@ -78,6 +79,7 @@ BROKEN: list[tuple[str, str, tuple[str, ...]]] = [
     ("reward-row", "own.yaml", (HELD % TWO,)),
     ("reward-function", "own.yaml", ("rewards.functions=[{name: user, function: 'gone:score'}]",)),
     ("reward-function", "own.yaml", ("rewards.functions=[{name: json_schema, schema_file: gone.json}]",)),
+    ("reward-gold", "own.yaml", ("rewards.functions=[{name: regex, pattern_field: anything}]",)),
     ("gym-row", "gym.yaml", ("gym.servers.math.agents=[math_agent]",)),
     ("reward-scale", "own.yaml", ("grpo.reward_scaling.enabled=true", "rewards.functions=[{name: math, weight: 2.0}]")),
 ]
@@ -119,6 +121,18 @@ def test_rows_that_a_function_cannot_score_are_counted(compiled: Compile) -> Non
     assert str(finding.origin) == "own.jsonl:11"
     optional = compiled("own.yaml", "rewards.functions=[{name: math, optional: true}]")
     assert named(optional, "reward-row") == []
+
+
+def test_right_answers_that_pay_nobody_are_counted(compiled: Compile) -> None:
+    golds = ["12.", "1e-05", 2.0, "\\frac{1}{2}", "\\text{}", "5", "1/0", "5"]
+    write_rows(Path("own.jsonl"), [row(i, expected_answer=gold) for i, gold in enumerate([*golds, *range(60)])])
+    [finding] = named(compiled("own.yaml"), "reward-gold")
+    assert finding.severity == "warning"
+    assert "`math` cannot use 2 of 5 different right answers of the train data" in finding.message
+    assert str(finding.origin) == "own.jsonl:5"
+    write_rows(Path("own.jsonl"), [row(i, expected_answer=" ") for i in range(60)])
+    [finding] = named(compiled("own.yaml"), "reward-row")
+    assert "is blank" in finding.message
 
 
 def test_broken_rows_are_left_to_the_rule_for_them(compiled: Compile) -> None:

@@ -148,3 +148,10 @@ def test_equal_submissions_send_equal_bytes() -> None:
             for _ in range(2):
                 source.submit(row("math_agent", **SUM), ["4"], [DONE], seed=5).result(30)
     assert gym.requests[0][1] == gym.requests[1][1]
+
+
+def test_a_rows_pattern_that_never_ends_masks_the_sample(addresses: dict[str, str]) -> None:
+    row = {**CHOICE, "template_metadata": {"output_regex": "(B|B)+$"}}
+    status, body = post(f"{addresses['mcqa']}/verify", {**row, **said("B" * 60 + "!")})
+    assert (status, body["mask_sample"]) == (200, True)
+    assert post(f"{addresses['mcqa']}/verify", {**CHOICE, **said(r"\boxed{B}")})[1]["reward"] == 1.0

@@ -36,6 +36,14 @@ STRICT, BOXED, COLON, MARKDOWN = (
         (COLON, "Answer: it is B", None),
         (MARKDOWN, "**Answer**: B", "B"),
         (MARKDOWN, "Answer: Bees", None),
+        (STRICT, r"\boxed{E = mc} so \boxed{B}", "B"),
+        (STRICT, r"\boxed{Z} so \boxed{B}", "B"),
+        (BOXED, r"\boxed{x^{2}} so \boxed{The lamp}", "B"),
+        (BOXED, r"\boxed{\text{B}}", "B"),
+        (BOXED, r"\boxed{$B$}", "B"),
+        (COLON, "Answer: see below.\nAnswer: $B$", "B"),
+        (COLON, "Answer: **B**", "B"),
+        (MARKDOWN, "Answer: Z\n**Answer:** B", "B"),
     ],
 )
 def test_letters(mode: str, text: str, letter: str | None) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scripted_judge import Scripted, says, verdict
 
 from nemotron.config.schema.judge import JudgeConfig
@@ -129,6 +131,47 @@ def test_a_refusal_stops_at_once_and_never_shows_the_token(status: int) -> None:
     assert "is not welcome" in message
     assert SECRET not in message
     assert SECRET not in repr(Endpoint("x", "y", SECRET))
+
+
+@given(st.lists(st.sampled_from([200, 400, 413, 422, "slow"]), min_size=1, max_size=6))
+@example([400, "slow"])
+@example([422, 413])
+@settings(max_examples=15, deadline=None)
+def test_a_refused_item_ends_the_run_only_where_nothing_is_answered(statuses: list[Any]) -> None:
+    """In whatever order answers come: one request is refused and missing, or the endpoint refuses all."""
+
+    async def play(number: int, body: dict[str, Any]) -> web.Response:
+        status = statuses[body["seed"]]
+        if status == "slow":
+            await asyncio.sleep(0.2)
+        good = status in (200, "slow")
+        return says("fine") if good else web.Response(status=status, text=f"content filter of {SECRET}")
+
+    with Scripted(play) as judge:
+        if not {200, "slow"} & set(statuses):
+            with pytest.raises(JudgeError):
+                ask(judge.base_url, count=len(statuses))
+            return
+        answers = ask(judge.base_url, count=len(statuses))
+    for status, answer in zip(statuses, answers, strict=True):
+        assert answer == (
+            Answer("fine", 1)
+            if status in (200, "slow")
+            else Answer(None, 1, f"status {status}: `content filter of [token]`")
+        )
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_of_everybody_is_fatal_at_any_time(status: int) -> None:
+    async def play(number: int, body: dict[str, Any]) -> web.Response:
+        return says("fine") if body["seed"] == 0 else web.Response(status=status, text="no")
+
+    async def use(client: JudgeClient) -> None:
+        for seed in range(2):
+            await client.ask([{"role": "user", "content": "q"}], SAMPLING, seed=seed)
+
+    with Scripted(play) as judge, pytest.raises(JudgeError, match=str(status)):
+        with_client(judge.base_url, use)
 
 
 def test_a_question_too_long_for_the_judge_is_missing_the_others_are_not() -> None:

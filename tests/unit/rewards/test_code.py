@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from nemotron.config.schema.rewards import CodeRewardConfig, RewardConfig
 from nemotron.errors import NotAvailableError
 from nemotron.rewards import build_rewards, code, row_problems, rows, setup_problems
 from nemotron.rewards.code import Code
-from nemotron.rewards.code_tests import same_output, same_value, unit_tests
+from nemotron.rewards.code_tests import right_value, same_output, same_value, unit_tests
 from nemotron.sandbox.box import containment
 
 DOUBLE = "```python\nprint(2 * int(input()))\n```"
@@ -22,6 +23,9 @@ ADD = "```python\ndef add(a, b):\n    return a + b\n```"
 STDIN = {"tests": {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "4\n"]}}
 CALLS = {"tests": {"inputs": ["1\n2", "3\n4"], "outputs": ["3", "7"], "fn_name": "add"}}
 ASSERTS = {"test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}
+
+
+SHARED = [json.loads(line) for line in (Path(__file__).parents[2] / "cases" / "code.jsonl").read_text().splitlines()]
 
 
 def make(**keys: Any) -> Code:
@@ -68,6 +72,29 @@ CASES = [
      "    except OSError: pass\nos._exit(0)\n```", 0.0, 0.0),
     (ASSERTS, "```python\nprint(open('job.json').read())\n```", 0.0, 0.0),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHARED, ids=lambda case: case["name"])
+def test_tests_as_public_sets_write_them(run_all: Code, case: dict[str, Any]) -> None:
+    assert run_all({"tests": case["tests"]}, f"```python\n{case['program']}\n```", ended=True) == case["want"]
+
+
+JSON_VALUES = st.recursive(st.integers(-5, 5) | st.text("ab", max_size=2), lambda inner: st.lists(inner, max_size=3))
+
+
+@given(st.lists(JSON_VALUES, min_size=1, max_size=4), st.booleans(), st.booleans())
+def test_what_a_right_function_gives_is_right(values: list[Any], wrapped: bool, as_text: bool) -> None:
+    """However a set wraps its outputs and packs its tests, and none of the tests is lost."""
+    columns = {"fn_name": "f", "inputs": [[0]] * len(values), "outputs": [[v] if wrapped else v for v in values]}
+    tests = unit_tests({"tests": json.dumps(columns) if as_text else columns}, None)
+    assert not isinstance(tests, str)
+    assert [right_value(test, value) for test, value in zip(tests, values, strict=True)] == [True] * len(values)
+
+
+def test_a_list_of_one_is_unwrapped_only_where_all_are() -> None:
+    tests = unit_tests({"tests": {"fn_name": "f", "inputs": [[0], [1]], "outputs": [[3], []]}}, None)
+    assert not isinstance(tests, str)
+    assert (right_value(tests[0], [3]), right_value(tests[0], 3)) == (True, False)
 
 
 @pytest.mark.parametrize(("row", "response", "all_of", "share"), CASES)

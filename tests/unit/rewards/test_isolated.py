@@ -6,14 +6,20 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 
-from nemotron.config.schema.rewards import RewardConfig
+from nemotron.config.schema import rewards as schema
+from nemotron.config.schema.rewards import RewardConfig, RewardFunctionConfig
 from nemotron.errors import ConfigError, DataError
 from nemotron.rewards import Scorer, build_rewards, row_problems
+from nemotron.rewards.functions import isolated
 
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0}}, "required": ["age"]}
 REMOTE = {"$ref": "https://example.com/schema.json"}
@@ -87,13 +93,37 @@ def test_math(scorer: Scorer, gold: Any, response: str, value: float, boxed: flo
     assert (components["math"], components["boxed"]) == (value, boxed)
 
 
+def cases() -> list[dict[str, Any]]:
+    path = Path(__file__).parents[2] / "cases" / "math.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case['gold']}: {case['answer']}"[:60])
+def test_math_as_rows_and_models_write_it(scorer: Scorer, case: dict[str, Any]) -> None:
+    assert scorer.score({"answer": case["gold"]}, case["answer"], ended=True).components["math"] == case["want"]
+
+
+NUMBERS = st.integers(-(10**12), 10**12) | st.floats(-1e9, 1e9, allow_nan=False).filter(
+    lambda x: x == 0 or abs(x) > 1e-12
+)
+
+
+@given(NUMBERS)
+@settings(max_examples=40, deadline=None)
+def test_every_number_of_a_row_pays_for_itself(scorer: Scorer, number: float) -> None:
+    """However JSON writes it: with an exponent, as a whole float, negative."""
+    text = f"{Decimal(repr(number)):f}"
+    for answer in (f"\\boxed{{{text}}}", f"\\boxed{{7.25}} no, \\boxed{{{text}}}."):
+        assert scorer.score({"answer": number}, answer, ended=True).components["math"] == 1.0
+
+
 def test_math_that_was_cut_off(scorer: Scorer) -> None:
     components = scorer.score({"answer": "3"}, "\\boxed{3}", ended=False).components
     assert (components["math"], components["boxed"]) == (1.0, 0.0)
 
 
 def test_math_without_a_right_answer_is_missing(scorer: Scorer) -> None:
-    assert "no mathematics" in scorer.score({"answer": " "}, "5", ended=True).missing["math"]
+    assert "is blank" in scorer.score({"answer": " "}, "5", ended=True).missing["math"]
     assert scorer.score({}, "5", ended=True).missing["math"] == "the row has no `expected_answer` or `answer`"
 
 
@@ -240,3 +270,53 @@ def test_a_worker_sees_no_secret_of_the_command(tmp_path: Path, monkeypatch: pyt
         **dict.fromkeys(("PLANTED_TOKEN", "HF_TOKEN", "WANDB_API_KEY"), 0.0),
         **dict.fromkeys(("ASKED_FOR", "LC_MESSAGES", "PATH"), 1.0),
     }
+
+
+BACKTRACKING = "(a|a)+$"
+HANGING: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"name": "format", "require": [BACKTRACKING]}, {}),
+    ({"name": "format", "forbid": [BACKTRACKING]}, {}),
+    ({"name": "exact", "extract": BACKTRACKING}, {"answer": "a"}),
+    ({"name": "choice", "extract": BACKTRACKING}, {"answer": "A"}),
+    ({"name": "regex", "pattern": BACKTRACKING}, {}),
+    ({"name": "regex", "pattern_field": "pattern"}, {"pattern": BACKTRACKING}),
+    ({"name": "json_schema", "schema_field": "schema"}, {"schema": {"type": "string", "pattern": BACKTRACKING}}),
+]
+
+
+@pytest.mark.parametrize(("function", "row"), HANGING, ids=lambda value: "-".join(map(str, value))[:40])
+@pytest.mark.timeout(120)
+def test_a_pattern_that_never_ends_is_missing_wherever_it_comes_from(
+    function: dict[str, Any], row: dict[str, Any]
+) -> None:
+    answer = json.dumps("a" * 60 + "!")
+    with build_rewards(config(function, timeout_s=1.0)) as scorer:
+        score = scorer.score(row, answer, ended=True)
+        assert score.missing == {function["name"]: "took longer than 1 s"}
+        # And the next answer is scored as if nothing had been.
+        assert scorer.score(row, '"b"', ended=True).reward is not None
+
+
+def test_every_function_that_takes_a_pattern_says_where_it_runs() -> None:
+    """A new key for a pattern, in any function, puts that function into a worker."""
+    seen = set()
+    for model in (value for value in vars(schema).values() if _is_function(value)):
+        for name in (name for name, field in model.model_fields.items() if _takes_a_pattern(field)):
+            many = get_origin(model.model_fields[name].annotation) is list
+            made = model.model_validate({"name": _name_of(model), name: ["x+"] if many else "x+"})
+            assert isolated(made), (model.__name__, name)
+            seen.add((_name_of(model), name))
+    assert seen >= {("exact", "extract"), ("regex", "pattern"), ("choice", "extract"), ("format", "forbid")}
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, RewardFunctionConfig) and "name" in value.model_fields
+
+
+def _name_of(settings: Any) -> str:
+    (name,) = get_args(settings.model_fields["name"].annotation)
+    return str(name)
+
+
+def _takes_a_pattern(field: FieldInfo) -> bool:
+    return "AfterValidator" in repr(field.annotation)

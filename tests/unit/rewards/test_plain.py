@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron.config.schema.rewards import ChoiceRewardConfig, ExactRewardConfig, FormatRewardConfig
-from nemotron.rewards.plain import Choice, Exact, Format
+from nemotron.rewards.choices import Choice
+from nemotron.rewards.plain import Exact, Format
 from nemotron.rewards.text import MISSING, answer_part, field, last_boxed, last_fenced
+from nemotron.rewards.types import VerifierError
 
-OPTIONS = {"options": [{"A": "Paris"}, {"B": "Rome"}, {"C": "Oslo"}], "expected_answer": "B"}
+
+def cases(name: str) -> list[dict[str, Any]]:
+    return [
+        json.loads(line) for line in (Path(__file__).parents[2] / "cases" / f"{name}.jsonl").read_text().splitlines()
+    ]
+
+
+OPTIONS: dict[str, Any] = {"options": [{"A": "Paris"}, {"B": "Rome"}, {"C": "Oslo"}], "expected_answer": "B"}
 
 EXACT = [
     # options, right answer, response, value
@@ -32,7 +43,6 @@ EXACT = [
     ({"match": "starts_with"}, "yes", "Yes, it is", 1.0),
     ({"match": "starts_with"}, "yes", "Yesterday", 0.0),
     ({"match": "ends_with"}, "yes", "I say yes", 1.0),
-    ({"match": "contains"}, "", "anything", 0.0),
     ({"extract": "<a>(.*?)</a>"}, "4", "<a>3</a><a>4</a> x", 1.0),
     ({"extract": "[0-9]+"}, "4", "first 3, then 4", 1.0),
     ({"extract": "[0-9]+"}, "4", "four", 0.0),
@@ -82,6 +92,65 @@ def test_choice(extract: str, response: str, letter: str | None) -> None:
     function = Choice(ChoiceRewardConfig.model_validate({"name": "choice", "extract": extract}))
     for right in "ABC":
         assert function({**OPTIONS, "expected_answer": right}, response, ended=True) == float(right == letter)
+
+
+@pytest.mark.parametrize("case", cases("choice"))
+def test_answers_as_models_write_them(case: dict[str, Any]) -> None:
+    function = Choice(ChoiceRewardConfig.model_validate({"name": "choice"}))
+    assert function.chosen(case["answer"], case["options"]) == case["want"]
+
+
+NOISE = st.lists(st.sampled_from(["\\boxed{x^2}", "\\boxed{}", "Answer: see below", "a (B) test", "E=mc", "so"])).map(
+    "\n".join
+)
+FORMS = [
+    "\\boxed{%s}",
+    "\\boxed{\\text{%s}}",
+    "\\boxed{\\textbf{(%s)}\\ 12}",
+    "Answer: %s",
+    "**Answer:** **%s**",
+    "Answer: $%s$",
+]
+
+
+@given(NOISE, st.sampled_from(FORMS), st.sampled_from("ABC"), NOISE)
+def test_what_is_no_answer_hides_none(before: str, form: str, letter: str, after: str) -> None:
+    """A box with a formula, or a word after `Answer:`, is not the end of the search."""
+    function = Choice(ChoiceRewardConfig.model_validate({"name": "choice"}))
+    row = {**OPTIONS, "expected_answer": letter}
+    for said in (letter, row["options"]["ABC".index(letter)][letter]):
+        if said == letter or "(" not in form:
+            assert function(row, f"{before}\n{form % said}\n{after}", ended=True) == 1.0
+
+
+@pytest.mark.parametrize(
+    "unit", ["\n", " ", "*", "_ ", "(", "Answer", "Answer: ", "answer is ", "\\boxed{", "\\boxed{}"]
+)
+@pytest.mark.timeout(20)
+def test_long_answers_of_nothing_come_to_an_end(unit: str) -> None:
+    """A pattern that walks the same white space twice takes minutes for this."""
+    function = Choice(ChoiceRewardConfig.model_validate({"name": "choice"}))
+    for start in ("", "Answer"):
+        assert function(OPTIONS, start + unit * (100_000 // len(unit)), ended=True) == 0.0
+
+
+@pytest.mark.parametrize("config", [{}, {"ignore_punctuation": True}, {"match": "contains"}])
+def test_a_blank_right_answer_is_found_and_pays_nobody(config: dict[str, Any]) -> None:
+    function = Exact(ExactRewardConfig.model_validate({"name": "exact", **config}))
+    blank = "?!" if config.get("ignore_punctuation") else " "
+    assert function.problem({"answer": blank}) is not None
+    for answer in ("", "anything"):
+        with pytest.raises(VerifierError):
+            function({"answer": blank}, answer, ended=True)
+
+
+@pytest.mark.parametrize(
+    ("gold", "texts"), [(1e-05, ["0.00001"]), (2.0, ["2", "2.0"]), (1e20, ["1" + "0" * 20]), (0.5, ["0.5"])]
+)
+def test_numbers_of_rows_are_written_as_people_write_them(gold: float, texts: list[str]) -> None:
+    function = Exact(ExactRewardConfig.model_validate({"name": "exact"}))
+    assert [function({"answer": gold}, text, ended=True) for text in texts] == [1.0] * len(texts)
+    assert function.problem({"answer": float("nan")}) is not None
 
 
 def test_choice_needs_an_answer_among_its_letters() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from nemotron.errors import EngineError
-from nemotron.rl.dynamic_sampling import DynamicSampler
+from nemotron.rl.advantages import baseline_and_std, prompt_groups
+from nemotron.rl.dynamic_sampling import DynamicSampler, group_spread
 
 
 def _std(*values: float) -> torch.Tensor:
@@ -54,3 +57,34 @@ def test_the_last_allowed_batch_may_still_fill_up() -> None:
     sampler = DynamicSampler[str](1, 1)
     sampler.add(["a"], _std(0), torch.tensor([0.0]))
     assert sampler.add(["b"], _std(1), torch.tensor([0.0])).complete
+
+
+SIZE = 4
+GROUP = st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=SIZE, max_size=SIZE)
+
+
+@given(st.lists(GROUP, min_size=1, max_size=6))
+@example([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [None, 1.0, 1.0, 1.0]])
+def test_whole_groups_stay_exactly_where_valid_rewards_differ(groups: list[list[float | None]]) -> None:
+    rewards = torch.tensor([reward or 0.0 for group in groups for reward in group])
+    valid = torch.tensor([reward is not None for group in groups for reward in group])
+    spread = group_spread(rewards, valid, SIZE)
+    kept = [set(group) - {None} for group in groups]
+    wanted = [i for i, values in enumerate(kept) if len(values) > 1]
+    rows = [(i, k) for i in range(len(groups)) for k in range(SIZE)]
+    found = DynamicSampler[tuple[int, int]](len(rows), 3).add(rows, spread, rewards).rows
+    assert found == tuple((i, k) for i in wanted for k in range(SIZE))
+    # What stays has something to learn from: with either baseline some valid row of each group is off it.
+    for leave_one_out in (True, False):
+        numbers = prompt_groups([[i] for i, _ in rows])
+        baseline, _ = baseline_and_std(numbers, rewards, leave_one_out=leave_one_out, valid=valid.float())
+        off = (rewards - baseline).abs() * valid
+        assert all(off[i * SIZE : (i + 1) * SIZE].max() > 0 for i in wanted)
+
+
+def test_the_row_unit_is_nemo_rls_and_loses_the_only_row_that_differs() -> None:
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    _, std = baseline_and_std(prompt_groups([[7]] * 4), rewards, leave_one_out=True, valid=torch.ones(4))
+    rows = DynamicSampler[int](4, 3).add(range(4), std, rewards).rows
+    assert rows == (1, 2, 3)
+    assert DynamicSampler[int](4, 3).add(range(4), group_spread(rewards, rewards > -1, 4), rewards).rows == (0, 1, 2, 3)

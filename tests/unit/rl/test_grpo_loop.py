@@ -264,7 +264,9 @@ def test_dynamic_sampling_trains_on_full_batches_of_differing_groups(tmp_path: P
     log = log_of(work)
     assert len(log.kept) == 3 * 8
     samples, _, _ = collect(work, 4, Timings())
-    assert all(sample.std > 0 for sample in samples)
+    for group in (samples[:4], samples[4:]):
+        assert len({sample.source.id for sample in group}) == 1
+        assert len({sample.unshaped for sample in group}) > 1
     assert max(row["train/dynamic_sampling_num_gen_batches"] for row in log.rows) >= 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,22 @@ def test_truncated_responses_teach_the_critic_but_not_the_policy(tmp_path: Path)
     assert bool((rollout.mask[cut].sum(1) > 0).all())
     filtered = rollout_of(job(tmp_path, length=4, overlong_filtering=True))
     assert float(filtered.mask[cut].sum()) == 0
+
+
+def test_a_step_of_truncated_answers_alone_updates_nothing_and_is_counted(tmp_path: Path) -> None:
+    work = job(tmp_path, length=1, overlong_filtering=True, max_num_steps=2)
+    before = torch.cat([p.detach().flatten().clone() for p in work.policy.parameters()])
+    train(work, Progress())
+    assert isinstance(work.critic, LetterCritic)
+    assert isinstance(work.recorder, Log)
+    for row in work.recorder.rows:
+        assert row["train/steps_without_a_valid_token"] == float(row["train/truncation_rate"] == 1.0)
+        assert all(math.isfinite(value) for value in row.values())
+    skipped = [row for row in work.recorder.rows if row["train/steps_without_a_valid_token"]]
+    assert skipped
+    assert len(work.critic.updates) == work.config.ppo_epochs * (len(work.recorder.rows) - len(skipped))
+    if len(skipped) == len(work.recorder.rows):
+        assert torch.equal(before, torch.cat([p.detach().flatten() for p in work.policy.parameters()]))
 
 
 def test_an_update_holds_what_the_estimator_returned(tmp_path: Path) -> None:

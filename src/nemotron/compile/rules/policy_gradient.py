@@ -50,6 +50,19 @@ def multiplier_needs_dynamic_sampling(job: AnyPolicyGradientJob) -> Iterator[Fin
         )
 
 
+@rules.rule("dynamic-sampling-unit", engines=NEMO_RL)
+def nemo_rl_drops_rows(job: AnyPolicyGradientJob) -> Iterator[Finding]:
+    """NeMo-RL v0.7.0 knows rows only."""
+    section, unit = job.algorithm, getattr(job.algorithm, "dynamic_sampling_unit", "row")
+    if section.use_dynamic_sampling and unit == "group" and section.use_leave_one_out_baseline:
+        yield job.warning(
+            f"{job.section}.dynamic_sampling_unit",
+            "NeMo-RL v0.7.0 drops rows and not groups: with a leave-one-out baseline the only answer that differs goes",
+            hint=f"set `{job.section}.use_leave_one_out_baseline=false`, or "
+            f"`{job.section}.dynamic_sampling_unit=row` if that is meant",
+        )
+
+
 @rules.rule("prompts-per-dataloader", number=27, engines=NEMO_RL)
 def loaders_share_a_batch(job: AnyPolicyGradientJob) -> Iterator[Finding]:
     """Each of several loaders contributes the same number of prompts."""

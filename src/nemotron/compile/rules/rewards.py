@@ -16,7 +16,7 @@ from nemotron.config.schema.gym import ServerKind
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.data.rows import read_lines
 from nemotron.errors import DataError, Finding, NemotronError, Origin
-from nemotron.rewards import row_problems
+from nemotron.rewards import gold_problems, row_problems
 from nemotron.suggest import closest
 
 rules: Rules[VerifiedJob] = Rules("verified_rewards")
@@ -106,6 +106,28 @@ def _unfit_rows(job: VerifiedJob, file: DataFile, key: str, rewards: RewardConfi
         origin=origin,
         hint=f"name the right field in `{key}.{index}`, or give the rows what it needs",
     )
+
+
+@rules.rule("reward-gold", engines=EMBEDDED, needs=(*ROWS, "rewards"))
+def right_answers_pay_for_themselves(job: VerifiedJob) -> Iterator[Finding]:
+    """A right answer that the function cannot read makes every answer wrong; one that all satisfy teaches nothing."""
+    rewards = job.config.rewards
+    for file in files(job):
+        if rewards is None or file.role == "heldout":
+            continue
+        rows = sample(file)
+        for problem in gold_problems(rewards, [row for _, _, row in rows]):
+            path, line, _ = rows[problem.row]
+            key, origin = f"rewards.functions.{problem.index}", Origin(str(path), line)
+            message = (
+                f"the reward function `{rewards.functions[problem.index].shown}` cannot use {problem.found:,} of "
+                f"{problem.tried:,} different right answers of the {file.role} data: {problem.message}"
+            )
+            hint = "correct these rows or leave them out"
+            if problem.found == problem.tried:
+                yield job.error(key, message, kind=DataError, origin=origin, hint=hint)
+            else:
+                yield job.warning(key, message, origin=origin, hint=hint)
 
 
 @rules.rule("gym-row", needs=ROWS)

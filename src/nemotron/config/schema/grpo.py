@@ -138,6 +138,9 @@ class GrpoConfig(Strict):
     """Train only on groups whose rewards differ; sample further prompts until the batch is full (DAPO)."""
     dynamic_sampling_max_gen_batches: Read[Count] = 10
     """With dynamic sampling: the run fails when filling one batch takes more than this many generation batches."""
+    dynamic_sampling_unit: Read[Literal["group", "row"]] = "group"
+    """With dynamic sampling: what is kept or dropped. `group`: whole groups whose valid rewards differ. `row`: as
+    NeMo-RL v0.7.0, where a row's own std decides; with a leave-one-out baseline the only row that differs goes."""
     batch_multiplier: Read[FiniteFloat] = Field(default=1.0, ge=1)
     """With dynamic sampling: prompts generated at once, as a multiple of `num_prompts_per_step`."""
     overlong_filtering: Read[bool] = False

@@ -129,6 +129,11 @@ class ChoiceRewardConfig(AnswerRewardConfig):
     lone letter, or the one option whose text stands in the answer. Anything else is a pattern whose first group is the
     letter. The last match counts."""
 
+    @property
+    def own_pattern(self) -> str | None:
+        """The pattern of ``extract``, where it is one."""
+        return None if self.extract in ("lenient", "boxed", "answer_colon") else self.extract
+
 
 class FormatRewardConfig(RewardFunctionConfig):
     """The shape of an answer: tags, patterns, length, end. The value is the share of demands met."""

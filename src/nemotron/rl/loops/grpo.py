@@ -31,7 +31,7 @@ from nemotron.data.stream import PromptStream
 from nemotron.rl.advantages import AdvantageInputs, clip_advantages, estimate_advantages, prompt_groups
 from nemotron.rl.batch import ResponseTensors, in_columns, response_tensors
 from nemotron.rl.chat import Chat
-from nemotron.rl.dynamic_sampling import DynamicSampler
+from nemotron.rl.dynamic_sampling import DynamicSampler, group_spread
 from nemotron.rl.logprobs import mask_out_neg_inf, mask_sequence_errors
 from nemotron.rl.loops.metrics import kl_metrics, reward_metrics, rollout_metrics, sample_rows, validation_metrics
 from nemotron.rl.loops.recorder import Recorder
@@ -181,8 +181,12 @@ def collect(job: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[
         samples = finish_rollout(pending, scored, config, reference, previous)
         if not config.use_dynamic_sampling:
             return samples, results, 1
-        spread = torch.tensor([sample.std for sample in samples])
         unshaped = torch.tensor([sample.unshaped for sample in samples])
+        if config.dynamic_sampling_unit == "group":
+            valid = torch.tensor([sample.judged is not None for sample in samples])
+            spread = group_spread(unshaped, valid, config.num_generations_per_prompt)
+        else:
+            spread = torch.tensor([sample.std for sample in samples])
         selection = sampler.add(samples, spread, unshaped)
         if selection.complete:
             return list(selection.rows), results, selection.num_gen_batches

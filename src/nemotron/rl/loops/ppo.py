@@ -152,7 +152,9 @@ def train(job: Ppo, progress: Progress) -> Progress:
             rollout = make_rollout(job, samples, [values for result in results for values in result.raw])
 
         critic_updates = []
-        if rollout.estimate.returns is not None:
+        # Without a valid token, when all answers were cut off and are filtered, there is nothing to learn.
+        learnable = bool(rollout.mask.any())
+        if rollout.estimate.returns is not None and learnable:
             # All passes at once: the server applies them in order while the policy is trained here.
             columns = {"returns": rollout.estimate.returns, "prev_values": rollout.values, "mask": rollout.mask}
             request = full_rows(rollout.groups, columns)
@@ -189,6 +191,7 @@ def train(job: Ppo, progress: Progress) -> Progress:
             **{f"critic/{name}": value for name, value in (critic[-1] if critic else {}).items()},
             **rollout_metrics(samples, 1),
             **step_metrics(rollout, job.loss.reference_policy_kl_penalty),
+            "train/steps_without_a_valid_token": float(not learnable),
             **job.rewards.metrics(results),
             **validation,
         }
