@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nemotron.compile.jobs.policy_gradient import AnyPolicyGradientJob
 from nemotron.compile.rules.base import NEMO_RL, Rules
+from nemotron.config.schema.grpo import GrpoConfig
 from nemotron.errors import Finding
 
 rules: Rules[AnyPolicyGradientJob] = Rules("policy-gradient")
@@ -53,8 +54,10 @@ def multiplier_needs_dynamic_sampling(job: AnyPolicyGradientJob) -> Iterator[Fin
 @rules.rule("dynamic-sampling-unit", engines=NEMO_RL)
 def nemo_rl_drops_rows(job: AnyPolicyGradientJob) -> Iterator[Finding]:
     """NeMo-RL v0.7.0 knows rows only."""
-    section, unit = job.algorithm, getattr(job.algorithm, "dynamic_sampling_unit", "row")
-    if section.use_dynamic_sampling and unit == "group" and section.use_leave_one_out_baseline:
+    grpo = job.algorithm
+    if not isinstance(grpo, GrpoConfig) or not grpo.use_dynamic_sampling or grpo.dynamic_sampling_unit != "group":
+        return
+    if grpo.use_leave_one_out_baseline:
         yield job.warning(
             f"{job.section}.dynamic_sampling_unit",
             "NeMo-RL v0.7.0 drops rows and not groups: with a leave-one-out baseline the only answer that differs goes",
