@@ -187,6 +187,11 @@ class Job(Generic[C]):
         return ()
 
     @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """Names that `checkpointing.metric_name` may have after ``train:`` on the embedded engine."""
+        return ()
+
+    @property
     def rows_per_step(self) -> int:
         """Training rows that one step takes; fewer make no step at all."""
         return self.config.policy.train_global_batch_size

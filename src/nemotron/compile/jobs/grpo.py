@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Portion
 from nemotron.compile.plan import Process, Work
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
@@ -37,7 +38,17 @@ class GrpoJob(Job[G]):
     @property
     def validation_metrics(self) -> tuple[str, ...]:
         """What GRPO measures in validation."""
-        return ("accuracy", "avg_length")
+        return measured.VALIDATION
+
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """What GRPO measures in a step of this config."""
+        grpo = self.config.grpo
+        optional = {
+            "num_masked_seqs_by_logprob_error": grpo.seq_logprob_error_threshold is not None,
+            "reward_clamped_share": grpo.reward_scaling.enabled,
+        }
+        return (*measured.GRPO, *(name for name, on in optional.items() if on))
 
     @property
     def reward_range(self) -> tuple[float, float] | None:
@@ -197,6 +208,11 @@ class VerifiedJob(GrpoJob[VerifiedGrpoConfig]):
     """GRPO with reward functions or resources servers."""
 
     reads: ClassVar[tuple[str, ...]] = (*AnyGrpoJob.reads, "rewards", "gym")
+
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """GRPO's, and the share of answers that pass."""
+        return (*super().train_metrics, "pass_rate")
 
     @property
     def reward_range(self) -> tuple[float, float] | None:

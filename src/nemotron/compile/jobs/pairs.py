@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, Portion
 from nemotron.compile.plan import Work
 from nemotron.compile.probes.survey import RowKind
@@ -30,12 +31,19 @@ class PairJob(Job[T]):
     row_kind: ClassVar[RowKind] = "preference"
     metrics: ClassVar[tuple[str, ...]] = ()
     """What is measured on every validation set."""
+    step_metrics: ClassVar[tuple[str, ...]] = ()
+    """What is measured in every step."""
 
     @property
     def validation_metrics(self) -> tuple[str, ...]:
         """NeMo-RL's names, for every validation set."""
         sets = self.config.data.named_validation_sets()
         return tuple(f"validation-{name}_{metric}" for name in sets for metric in self.metrics)
+
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """What a step on pairs measures."""
+        return self.step_metrics
 
     def work(self) -> Work:
         """Sizes of the run."""
@@ -61,6 +69,7 @@ class DpoJob(PairJob[DpoRunConfig]):
         *("loss", "preference_loss", "sft_loss", "accuracy", "margin", "num_valid_samples"),
         *("rewards_chosen_mean", "rewards_rejected_mean", "logps_chosen_mean", "logps_rejected_mean"),
     )
+    step_metrics: ClassVar[tuple[str, ...]] = measured.DPO
 
     def portions(self) -> Iterator[Portion]:
         """As everywhere, and those of validation."""
@@ -95,6 +104,7 @@ class RmJob(PairJob[RmRunConfig]):
     metrics: ClassVar[tuple[str, ...]] = (
         *("loss", "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean", "num_valid_samples"),
     )
+    step_metrics: ClassVar[tuple[str, ...]] = measured.REWARD_MODEL
 
     def portions(self) -> Iterator[Portion]:
         """None: the rule `micro-batch` asks for more than that, whole micro-batches."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Optimizer, Portion
 from nemotron.compile.jobs.grpo import logprob_portion
 from nemotron.compile.plan import Process, Work
@@ -54,7 +55,13 @@ class PpoJob(Job[PpoMasterConfig]):
     @property
     def validation_metrics(self) -> tuple[str, ...]:
         """What PPO measures in validation."""
-        return ("accuracy", "avg_length")
+        return measured.VALIDATION
+
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """What PPO measures in a step; values only where there is a critic."""
+        critic = self.config.ppo.adv_estimator.name == "gae"
+        return tuple(name for name in measured.PPO if critic or name != "values_mean")
 
     @property
     def responses(self) -> int:
