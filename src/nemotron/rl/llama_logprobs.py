@@ -268,7 +268,9 @@ class LlamaPass:
             positions = positions + batch.prefix_lengths[:, None]
         else:
             positions = positions + batch.prefix
-        rotary = Rotary.at(weights.cos, weights.sin, positions, shape)
+        # A batch is as wide as its longest prompt and longest answer, which need not be of one row: padding may lie
+        # behind the end of the table though every row fits. Nobody looks at it, so any angle will do.
+        rotary = Rotary.at(weights.cos, weights.sin, positions.clamp(max=len(weights.cos) - 1), shape)
         mask = Mask.of(t, batch.prefix_lengths, batch.prefix, dtype, batch.ids.device)
         hidden = weights.embedding[batch.ids.flatten()]
         traces: list[_LayerTrace] = []

@@ -56,6 +56,8 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("too-few-rows", None, "error", ("policy.train_global_batch_size=400",)),
     ("checkpoint-metric", 79, "error", ("checkpointing.metric_name=val:validation-default_los",)),
     ("checkpoint-metric", 79, "error", ("dpo.val_period=0",)),
+    ("checkpoint-metric", 79, "error", ("checkpointing.metric_name=val:accuracy",)),
+    ("checkpoint-metric", 79, "error", ("checkpointing.metric_name=train:lss",)),
     ("override-without-effect", None, "error", ("data.num_workers=3",)),
 ]
 ON_CLUSTER = [

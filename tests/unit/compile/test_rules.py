@@ -207,6 +207,7 @@ ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("checkpoint-metric", 79, "error", ("checkpointing.metric_name=val_reward",)),
     ("checkpoint-metric", 79, "error", ("checkpointing.metric_name='val:acuracy'",)),
     ("checkpoint-metric", 79, "error", ("checkpointing.metric_name='val:accuracy'", "grpo.val_period=0")),
+    ("checkpoint-metric", 79, "error", ("checkpointing.metric_name='train:rewrd'",)),
     ("checkpoint-metric", 79, "warning", ("checkpointing.metric_name='val:accuracy'", "checkpointing.save_period=15")),
     ("pretrained-checkpoint", 82, "error", ("policy.pretrained_checkpoint={path: nowhere, format: megatron_lm}",)),
     ("environment-name", 71, "error", ("data.default.env_name=nemo_gymm",)),

@@ -256,3 +256,21 @@ def test_cuda_asked_for_in_vain(tmp_path: Path) -> None:
     make_policy("gpt2").model.save_pretrained(tmp_path / "m")
     with pytest.raises(NotAvailableError, match="no CUDA device"):
         Policy.load(tmp_path / "m", device="cuda")
+
+
+def test_rows_that_fit_may_share_a_batch_that_does_not() -> None:
+    """Longest prompt plus longest answer runs past the table of positions; each row by itself does not."""
+    policy = make_policy("llama-tied-gqa")
+    assert policy.max_length is not None
+    full = policy.max_length
+    early, late = full - 4, 3
+    groups = [
+        Group([2 + i % 20 for i in range(early)], [Completion([3] * (full - early), [], False)]),
+        Group([4] * late, [Completion([2 + i % 20 for i in range(full - late)], [], False)]),
+    ]
+    together = policy.response_logprobs(groups, temperature=1.0)
+    for row, group in zip(together, groups, strict=True):
+        length = len(group.completions[0].token_ids)
+        (alone,) = policy.response_logprobs([group], temperature=1.0)
+        torch.testing.assert_close(row[:length], alone[:length], atol=1e-5, rtol=1e-5)
+        assert not row[length:].any()

@@ -6,9 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+<<<<<<< HEAD
 from nemotron.compile.jobs.base import ModelRef, NumberType
 from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
 from nemotron.compile.plan import Process
+=======
+from nemotron.compile.jobs import measured
+from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Portion
+from nemotron.compile.plan import Process, Work
+>>>>>>> signal
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.config.schema.verified import VerifiedGrpoConfig
@@ -27,9 +33,25 @@ class GrpoJob(PolicyGradientJob[G]):
         return self.config.grpo.estimator.name
 
     @property
+<<<<<<< HEAD
     def lonely_estimators(self) -> Sequence[str]:
         """The reward itself, and teachers."""
         return ("raw_reward", "opd")
+=======
+    def validation_metrics(self) -> tuple[str, ...]:
+        """What GRPO measures in validation."""
+        return measured.VALIDATION
+
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """What GRPO measures in a step of this config."""
+        grpo = self.config.grpo
+        optional = {
+            "num_masked_seqs_by_logprob_error": grpo.seq_logprob_error_threshold is not None,
+            "reward_clamped_share": grpo.reward_scaling.enabled,
+        }
+        return (*measured.GRPO, *(name for name, on in optional.items() if on))
+>>>>>>> signal
 
     @property
     def advantage_range(self) -> tuple[float | None, float | None]:
@@ -121,6 +143,11 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
 @dataclass(frozen=True)
 class VerifiedJob(GrpoJob[VerifiedGrpoConfig]):
     """GRPO with reward functions or resources servers."""
+
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """GRPO's, and the share of answers that pass."""
+        return (*super().train_metrics, "pass_rate")
 
     @property
     def reward_range(self) -> tuple[float, float] | None:

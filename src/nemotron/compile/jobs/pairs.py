@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+<<<<<<< HEAD
 from nemotron.compile.jobs.base import Batch, Job
+=======
+from nemotron.compile.jobs import measured
+from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, Portion
+>>>>>>> signal
 from nemotron.compile.plan import Work
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.schema.dpo import DpoRunConfig
@@ -24,6 +29,8 @@ class PairJob(Job[T]):
     packs_rows: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
     """What is measured on every validation set."""
+    step_metrics: ClassVar[tuple[str, ...]] = ()
+    """What is measured in every step."""
 
     @property
     def validation_metrics(self) -> tuple[str, ...]:
@@ -31,12 +38,19 @@ class PairJob(Job[T]):
         sets = self.config.data.named_validation_sets()
         return tuple(f"validation-{name}_{metric}" for name in sets for metric in self.metrics)
 
+<<<<<<< HEAD
     def batches(self) -> Iterator[Batch]:
         """Training, and validation."""
         yield from super().batches()
         keys = f"{self.section}.val_global_batch_size", f"{self.section}.val_micro_batch_size"
         course = self.config.pair_course
         yield Batch(keys[0], course.val_global_batch_size, keys[1], course.val_micro_batch_size)
+=======
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """What a step on pairs measures."""
+        return self.step_metrics
+>>>>>>> signal
 
     def work(self) -> Work:
         """Sizes of the run."""
@@ -60,6 +74,7 @@ class DpoJob(PairJob[DpoRunConfig]):
         *("loss", "preference_loss", "sft_loss", "accuracy", "margin", "num_valid_samples"),
         *("rewards_chosen_mean", "rewards_rejected_mean", "logps_chosen_mean", "logps_rejected_mean"),
     )
+    step_metrics: ClassVar[tuple[str, ...]] = measured.DPO
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,7 @@ class RmJob(PairJob[RmRunConfig]):
     metrics: ClassVar[tuple[str, ...]] = (
         *("loss", "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean", "num_valid_samples"),
     )
+    step_metrics: ClassVar[tuple[str, ...]] = measured.REWARD_MODEL
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
         """Margin and centring are ours."""

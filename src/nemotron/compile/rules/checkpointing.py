@@ -38,8 +38,13 @@ def something_is_kept(job: AnyJob) -> Iterator[Finding]:
 
 @rules.rule("checkpoint-metric", number=79)
 def metric_exists(job: AnyJob) -> Iterator[Finding]:
+<<<<<<< HEAD
     """Upstream stops at the first save when the prefix is wrong or the name does not exist."""
     checkpointing, period = job.config.checkpointing, job.course.val_period
+=======
+    """A metric that no step has ranks every checkpoint last, so that the best one is pruned."""
+    checkpointing, period = job.config.checkpointing, job.schedule.val_period
+>>>>>>> signal
     key, name = "checkpointing.metric_name", checkpointing.metric_name
     if not checkpointing.enabled or name is None:
         return
@@ -48,11 +53,16 @@ def metric_exists(job: AnyJob) -> Iterator[Finding]:
         prefixed = f"val:{metric or name}"
         yield job.error(key, f"`{key}` must begin with `val:` or `train:`, it is `{name}`", hint=f"try `{prefixed}`")
         return
+    known = job.validation_metrics if prefix == "val" else job.train_metrics
+    guess = closest(metric, known, cutoff=0.7)
+    # What NeMo-RL measures beside these depends on its environments; there only a name that looks mistyped is one.
+    if metric not in known and (guess or job.engine == "embedded"):
+        measured = ", ".join(f"`{prefix}:{one}`" for one in sorted(known)) or "nothing"
+        where = "validation" if prefix == "val" else "training"
+        meant = f"did you mean `{prefix}:{guess}`? " if guess else ""
+        yield job.error(key, f"{where} has no metric `{metric}`", hint=f"{meant}{where} measures {measured}")
     if prefix == "train":
         return
-    known = job.validation_metrics
-    if metric not in known and (guess := closest(metric, known, cutoff=0.7)):
-        yield job.error(key, f"validation has no metric `{metric}`", hint=f"did you mean `val:{guess}`?")
     if period < 1:
         yield job.error(key, f"`{name}` is never measured: `{job.section}.val_period` is 0", hint=f"set `{key}=null`")
     elif checkpointing.save_period > 0 and checkpointing.save_period % period:
