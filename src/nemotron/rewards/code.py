@@ -120,9 +120,9 @@ class Code:
         argv = ["solution.py"]
         weak = box.level == "weak"
         if weak or test.kind != "main":
-            job = {"mode": test.kind, "token": token, "weak": weak, "test": test.test}
-            job |= {"function": test.function, "arguments": test.arguments}
-            files |= {"job.json": json.dumps(job), "harness.py": _HARNESS}
+            task = {"mode": test.kind, "token": token, "weak": weak, "test": test.test}
+            task |= {"function": test.function, "arguments": test.arguments}
+            files |= {"task.json": json.dumps(task), "harness.py": _HARNESS}
             argv = ["harness.py"]
         try:
             outcome = box.run(argv, files, test.stdin)

@@ -1,6 +1,6 @@
 """What runs beside the code that is tested, inside the sandbox: ``python harness.py``. Copied there, stands alone.
 
-``job.json`` says what to do with ``solution.py``: run it as a program, call a function of it, or run a test after it.
+``task.json`` says what to do with ``solution.py``: run it as a program, call a function of it, or run a test after it.
 The result goes to file descriptor 3 with a token that the code is not given, so that printing "passed" or leaving early
 does not pass. (The code shares this process, so code that searches its memory can find the token: see the guide.)
 """
@@ -68,26 +68,26 @@ def guard(box: str) -> None:
 
 
 def main() -> None:
-    """Do the job."""
-    with open("job.json", encoding="utf-8") as file:
-        job = json.load(file)
-    os.unlink("job.json")
+    """Do the task."""
+    with open("task.json", encoding="utf-8") as file:
+        task = json.load(file)
+    os.unlink("task.json")
     with open("solution.py", encoding="utf-8", errors="surrogatepass") as file:
         source = file.read()
     out = os.dup(3)
     os.close(3)
-    mode, names = job["mode"], {"__name__": "__main__" if job["mode"] == "main" else "solution"}
+    mode, names = task["mode"], {"__name__": "__main__" if task["mode"] == "main" else "solution"}
     code = compile(source, "solution.py", "exec")
-    if job["weak"]:
+    if task["weak"]:
         guard(os.getcwd())
     exec(code, names)
-    told: dict[str, Any] = {"token": job["token"]}
+    told: dict[str, Any] = {"token": task["token"]}
     if mode == "call":
         solution: Any = names
-        function = solution.get(job["function"]) or getattr(solution["Solution"](), job["function"])
-        told["value"] = function(*job["arguments"])
+        function = solution.get(task["function"]) or getattr(solution["Solution"](), task["function"])
+        told["value"] = function(*task["arguments"])
     elif mode == "assert":
-        exec(compile(job["test"], "test.py", "exec"), names)
+        exec(compile(task["test"], "test.py", "exec"), names)
     text = json.dumps(told).encode()
     while text:
         text = text[os.write(out, text) :]

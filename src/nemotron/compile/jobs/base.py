@@ -138,20 +138,14 @@ class Job(Generic[C]):
         return ()
 
     @property
-<<<<<<< HEAD
     def noun(self) -> str:
         """What batch sizes count."""
         return "pairs" if self.row_kind == "preference" else "responses"
-=======
+
+    @property
     def train_metrics(self) -> tuple[str, ...]:
         """Names that `checkpointing.metric_name` may have after ``train:`` on the embedded engine."""
         return ()
-
-    @property
-    def rows_per_step(self) -> int:
-        """Training rows that one step takes; fewer make no step at all."""
-        return self.config.policy.train_global_batch_size
->>>>>>> signal
 
     @property
     def policy_loss(self) -> LossFnConfig | None:

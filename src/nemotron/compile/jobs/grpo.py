@@ -6,15 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-<<<<<<< HEAD
+from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.base import ModelRef, NumberType
 from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
 from nemotron.compile.plan import Process
-=======
-from nemotron.compile.jobs import measured
-from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Portion
-from nemotron.compile.plan import Process, Work
->>>>>>> signal
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.config.schema.verified import VerifiedGrpoConfig
@@ -33,14 +28,9 @@ class GrpoJob(PolicyGradientJob[G]):
         return self.config.grpo.estimator.name
 
     @property
-<<<<<<< HEAD
     def lonely_estimators(self) -> Sequence[str]:
         """The reward itself, and teachers."""
         return ("raw_reward", "opd")
-=======
-    def validation_metrics(self) -> tuple[str, ...]:
-        """What GRPO measures in validation."""
-        return measured.VALIDATION
 
     @property
     def train_metrics(self) -> tuple[str, ...]:
@@ -51,7 +41,6 @@ class GrpoJob(PolicyGradientJob[G]):
             "reward_clamped_share": grpo.reward_scaling.enabled,
         }
         return (*measured.GRPO, *(name for name, on in optional.items() if on))
->>>>>>> signal
 
     @property
     def advantage_range(self) -> tuple[float | None, float | None]:

@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
-<<<<<<< HEAD
-from nemotron.compile.jobs.base import Batch, Job
-=======
 from nemotron.compile.jobs import measured
-from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, Portion
->>>>>>> signal
+from nemotron.compile.jobs.base import Batch, Job
 from nemotron.compile.plan import Work
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.schema.dpo import DpoRunConfig
@@ -38,19 +34,17 @@ class PairJob(Job[T]):
         sets = self.config.data.named_validation_sets()
         return tuple(f"validation-{name}_{metric}" for name in sets for metric in self.metrics)
 
-<<<<<<< HEAD
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """What a step on pairs measures."""
+        return self.step_metrics
+
     def batches(self) -> Iterator[Batch]:
         """Training, and validation."""
         yield from super().batches()
         keys = f"{self.section}.val_global_batch_size", f"{self.section}.val_micro_batch_size"
         course = self.config.pair_course
         yield Batch(keys[0], course.val_global_batch_size, keys[1], course.val_micro_batch_size)
-=======
-    @property
-    def train_metrics(self) -> tuple[str, ...]:
-        """What a step on pairs measures."""
-        return self.step_metrics
->>>>>>> signal
 
     def work(self) -> Work:
         """Sizes of the run."""

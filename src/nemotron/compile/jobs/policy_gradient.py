@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.base import Batch, Job
 from nemotron.compile.plan import Work
 from nemotron.config.schema.extras import LimitsConfig
@@ -75,7 +76,7 @@ class PolicyGradientJob(Job[P]):
     @property
     def validation_metrics(self) -> tuple[str, ...]:
         """What is measured in validation."""
-        return ("accuracy", "avg_length")
+        return measured.VALIDATION
 
     @property
     def responses(self) -> int:

@@ -6,16 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-<<<<<<< HEAD
+from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.base import Batch, ModelRef, NumberType, Optimizer
 from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
 from nemotron.compile.plan import Process
-=======
-from nemotron.compile.jobs import measured
-from nemotron.compile.jobs.base import COMMON_READS, SAMPLING_READS, Job, ModelRef, NumberType, Optimizer, Portion
-from nemotron.compile.jobs.grpo import logprob_portion
-from nemotron.compile.plan import Process, Work
->>>>>>> signal
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
 
@@ -27,21 +21,15 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
     trains_adapters: ClassVar[bool] = True
 
     @property
-<<<<<<< HEAD
     def estimator(self) -> str:
         """`ppo.adv_estimator`."""
         return self.config.ppo.adv_estimator.name
-=======
-    def validation_metrics(self) -> tuple[str, ...]:
-        """What PPO measures in validation."""
-        return measured.VALIDATION
 
     @property
     def train_metrics(self) -> tuple[str, ...]:
         """What PPO measures in a step; values only where there is a critic."""
-        critic = self.config.ppo.adv_estimator.name == "gae"
+        critic = self.estimator == "gae"
         return tuple(name for name in measured.PPO if critic or name != "values_mean")
->>>>>>> signal
 
     @property
     def lonely_estimators(self) -> Sequence[str]:

@@ -38,13 +38,8 @@ def something_is_kept(job: AnyJob) -> Iterator[Finding]:
 
 @rules.rule("checkpoint-metric", number=79)
 def metric_exists(job: AnyJob) -> Iterator[Finding]:
-<<<<<<< HEAD
-    """Upstream stops at the first save when the prefix is wrong or the name does not exist."""
-    checkpointing, period = job.config.checkpointing, job.course.val_period
-=======
     """A metric that no step has ranks every checkpoint last, so that the best one is pruned."""
-    checkpointing, period = job.config.checkpointing, job.schedule.val_period
->>>>>>> signal
+    checkpointing, period = job.config.checkpointing, job.course.val_period
     key, name = "checkpointing.metric_name", checkpointing.metric_name
     if not checkpointing.enabled or name is None:
         return

@@ -45,10 +45,10 @@ def run_dpo(attempt: Attempt, config: DpoRunConfig, threads: ThreadPlan) -> None
         policy, _ = parts.load_models(reference=False)
         heldout = heldout_metric(parts, config.eval.heldout, config.dpo.seed)
         work.before((lambda: heldout.measure(parts.start(policy))) if heldout else None)
-        job = parts.dpo(policy, recorder)
-        progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
+        setup = parts.dpo(policy, recorder)
+        progress = setup.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
-        progress = train(job, progress)
+        progress = train(setup, progress)
         work.after(progress.step, (lambda: heldout.measure(policy)) if heldout else None)
 
 

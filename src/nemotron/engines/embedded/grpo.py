@@ -97,10 +97,10 @@ def _run(
         heldout = heldout_metric(parts, config.eval.heldout, config.grpo.seed, config.limits.max_missing_share)
         work.before((lambda: heldout.measure(reference or policy)) if heldout else None)
         rewards = rewards or open_rewards(stack, recorder)
-        job = parts.grpo(policy, reference, optimization, stream, rewards, recorder)
-        progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
+        setup = parts.grpo(policy, reference, optimization, stream, rewards, recorder)
+        progress = setup.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
-        progress = train(job, progress)
+        progress = train(setup, progress)
         work.after(progress.step, (lambda: heldout.measure(policy)) if heldout else None)
 
 

@@ -49,10 +49,10 @@ def run_ppo(attempt: Attempt, config: PpoMasterConfig, critic: RunningCritic, th
             work.before((lambda: heldout.measure(reference or policy)) if heldout else None)
             client = client or _attach(attached, critic, config, recorder)
             client.begin(done, config.agreement())
-            job = parts.ppo(policy, reference, client, recorder)
-            progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
+            setup = parts.ppo(policy, reference, client, recorder)
+            progress = setup.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
             recorder.phase("training")
-            progress = train(job, progress)
+            progress = train(setup, progress)
         work.after(progress.step, (lambda: heldout.measure(policy)) if heldout else None)
 
 

@@ -49,10 +49,10 @@ def run_reward_model(attempt: Attempt, config: RmRunConfig, threads: ThreadPlan)
         measure = (lambda: compare(model, heldout, parts.chat)) if heldout else None
         work.before(measure if work.first else None)
         optimization = parts.optimization(model.parameters())
-        job = parts.training(model, optimization, stream, recorder)
-        progress = job.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
+        setup = parts.training(model, optimization, stream, recorder)
+        progress = setup.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
-        progress = train(job, progress)
+        progress = train(setup, progress)
         work.after(progress.step, measure)
 
 

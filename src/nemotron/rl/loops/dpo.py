@@ -40,7 +40,7 @@ _NOT_FINITE_HINT = "lower the learning rate or use `policy.precision=float32`; t
 
 @dataclass(frozen=True)
 class Dpo:
-    """What the loop works with; ``engines/embedded_dpo.py`` builds it from the compiled job."""
+    """What the loop works with; ``engines/embedded/dpo.py`` builds it from the compiled job."""
 
     config: DpoConfig
     global_batch_size: int
@@ -61,7 +61,7 @@ class Dpo:
     """``None``: the run may take its time."""
 
 
-def train(job: Dpo, progress: Progress) -> Progress:
+def train(setup: Dpo, progress: Progress) -> Progress:
     """Run the loop from ``progress`` until ``max_num_steps`` or ``max_num_epochs``; returns where it ended.
 
     Raises:
@@ -69,38 +69,38 @@ def train(job: Dpo, progress: Progress) -> Progress:
         LimitError: the time limit leaves no room for another step; a checkpoint is written before.
         OutputError: a metric or checkpoint cannot be written.
     """
-    config = job.config
-    if config.val_at_start and progress.step == 0 and job.validation:
-        job.recorder.write(0, validate(job))
+    config = setup.config
+    if config.val_at_start and progress.step == 0 and setup.validation:
+        setup.recorder.write(0, validate(setup))
 
-    while progress.step < config.max_num_steps and job.stream.next_epoch < config.max_num_epochs:
+    while progress.step < config.max_num_steps and setup.stream.next_epoch < config.max_num_epochs:
         step = progress.step + 1
         timings = Timings()
 
-        pairs = job.stream.next_batch()
+        pairs = setup.stream.next_batch()
         with timings.phase("policy_training"):
-            trained, samples = update(job, pairs)
+            trained, samples = update(setup, pairs)
 
-        last = step == config.max_num_steps or job.stream.next_epoch >= config.max_num_epochs
+        last = step == config.max_num_steps or setup.stream.next_epoch >= config.max_num_epochs
         validation: dict[str, float] = {}
-        if job.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
+        if setup.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
             with timings.phase("validation"):
-                validation = validate(job)
+                validation = validate(setup)
 
-        progress = progress.after_step(job.stream.next_epoch, len(pairs), trained["global_valid_toks"])
+        progress = progress.after_step(setup.stream.next_epoch, len(pairs), trained["global_valid_toks"])
         metrics = {**{f"train/{name}": value for name, value in trained.items()}, **validation}
-        stop = stop_reason(step, metrics, max_kl=None, deadline=None if last else job.deadline)
+        stop = stop_reason(step, metrics, max_kl=None, deadline=None if last else setup.deadline)
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
-        job.recorder.samples(step, samples)
-        job.recorder.step(step, {**metrics, **timings.metrics()})
-        if job.save_period and (step % job.save_period == 0 or last or stop):
-            job.recorder.checkpoint(job.saver.save(progress, {**metrics, **monitored(validation)}))
+        setup.recorder.samples(step, samples)
+        setup.recorder.step(step, {**metrics, **timings.metrics()})
+        if setup.save_period and (step % setup.save_period == 0 or last or stop):
+            setup.recorder.checkpoint(setup.saver.save(progress, {**metrics, **monitored(validation)}))
         if stop:
             raise stop
     return progress
 
 
-def update(job: Dpo, pairs: Sequence[TokenPair]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def update(setup: Dpo, pairs: Sequence[TokenPair]) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """One optimizer step on a global batch: metrics under NeMo-RL's names, and what each pair looked like before it.
 
     Raises:
@@ -108,18 +108,18 @@ def update(job: Dpo, pairs: Sequence[TokenPair]) -> tuple[dict[str, float], list
     """
     reports: list[dict[str, float]] = []
     samples: list[dict[str, Any]] = []
-    for part in in_parts(pairs, job.micro_batch_size):
-        loss, metrics, rewards = forward(job, part, len(pairs))
+    for part in in_parts(pairs, setup.micro_batch_size):
+        loss, metrics, rewards = forward(setup, part, len(pairs))
         if not torch.isfinite(loss):
             raise EngineError("the loss is not finite", hint=_NOT_FINITE_HINT)
         loss.backward()  # type: ignore[no-untyped-call]
         reports.append(metrics)
         samples += sample_rows(part, rewards)
-    grad_norm = job.optimization.clip_and_step()
+    grad_norm = setup.optimization.clip_and_step()
     if not math.isfinite(grad_norm):
         raise EngineError("the gradient is not finite", hint=_NOT_FINITE_HINT)
-    lr = job.optimization.learning_rate
-    job.optimization.step_scheduler()
+    lr = setup.optimization.learning_rate
+    setup.optimization.step_scheduler()
     answers = [answer for pair in pairs for answer in pair.group.completions]
     tokens = sum(len(answer.token_ids) for answer in answers)
     return {
@@ -132,11 +132,11 @@ def update(job: Dpo, pairs: Sequence[TokenPair]) -> tuple[dict[str, float], list
     }, samples
 
 
-def forward(job: Dpo, pairs: Sequence[TokenPair], all_pairs: int) -> tuple[Tensor, dict[str, float], Tensor]:
+def forward(setup: Dpo, pairs: Sequence[TokenPair], all_pairs: int) -> tuple[Tensor, dict[str, float], Tensor]:
     """Loss and metrics of a micro-batch, divided by the ``all_pairs`` of its global batch; rewards [2n] of its answers,
     without beta."""
     groups = [pair.group for pair in pairs]
-    logprobs = job.policy.response_logprobs(groups)
+    logprobs = setup.policy.response_logprobs(groups)
     width = logprobs.shape[1]
     reference = reference_rows(pairs, width).to(logprobs.device)
     mask = answer_mask(groups, width).to(logprobs.device)
@@ -145,20 +145,20 @@ def forward(job: Dpo, pairs: Sequence[TokenPair], all_pairs: int) -> tuple[Tenso
         reference,
         mask,
         torch.ones(2 * len(pairs), device=logprobs.device),
-        job.config,
+        setup.config,
         global_valid_seqs=2.0 * all_pairs,
     )
     with torch.no_grad():
-        rewards = answer_rewards(logprobs, reference, mask, average=job.config.preference_average_log_probs)
+        rewards = answer_rewards(logprobs, reference, mask, average=setup.config.preference_average_log_probs)
     return loss, metrics, rewards
 
 
 @torch.no_grad()
-def validate(job: Dpo) -> dict[str, float]:
+def validate(setup: Dpo) -> dict[str, float]:
     """``validation-<name>_<metric>`` of every validation set: means over its pairs."""
     found: dict[str, float] = {}
-    for name, pairs in job.validation.items():
-        reports = [forward(job, part, len(pairs))[1] for part in in_parts(pairs, job.config.val_micro_batch_size)]
+    for name, pairs in setup.validation.items():
+        reports = [forward(setup, part, len(pairs))[1] for part in in_parts(pairs, setup.config.val_micro_batch_size)]
         for metric, value in with_margin(merge_metrics(reports)).items():
             found[f"validation-{name}_{metric}"] = value
     return found

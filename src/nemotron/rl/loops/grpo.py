@@ -47,7 +47,7 @@ from nemotron.rl.update import TrainBatch, update
 
 @dataclass(frozen=True)
 class Grpo:
-    """What the loop works with; ``engines/grpo.py`` builds it from the compiled job."""
+    """What the loop works with; ``engines/embedded/grpo.py`` builds it from the compiled job."""
 
     config: GrpoConfig
     loss: LossFnConfig
@@ -81,7 +81,7 @@ class Grpo:
         return several_updates or self.config.seq_logprob_error_threshold is not None or self.loss.use_kl_in_reward
 
 
-def train(job: Grpo, progress: Progress) -> Progress:
+def train(setup: Grpo, progress: Progress) -> Progress:
     """Run the loop from ``progress`` until ``max_num_steps`` or ``max_num_epochs``; returns where it ended.
 
     Raises:
@@ -90,63 +90,63 @@ def train(job: Grpo, progress: Progress) -> Progress:
         NemotronError: the source of rewards is unreachable (JudgeError for a judge), or too many rewards are missing.
         OutputError: a metric or checkpoint cannot be written.
     """
-    config = job.config
-    if config.val_at_start and progress.step == 0 and job.validation:
-        job.recorder.write(0, validate(job, 0))
+    config = setup.config
+    if config.val_at_start and progress.step == 0 and setup.validation:
+        setup.recorder.write(0, validate(setup, 0))
 
-    while progress.step < config.max_num_steps and job.stream.next_epoch < config.max_num_epochs:
+    while progress.step < config.max_num_steps and setup.stream.next_epoch < config.max_num_epochs:
         step = progress.step + 1
         timings = Timings()
 
-        samples, results, gen_batches = collect(job, step, timings)
-        if missing_share(results) > job.limits.max_missing_share:
-            job.recorder.samples(step, sample_rows(samples))
-            raise job.rewards.too_many_missing(results, step, job.limits.max_missing_share)
+        samples, results, gen_batches = collect(setup, step, timings)
+        if missing_share(results) > setup.limits.max_missing_share:
+            setup.recorder.samples(step, sample_rows(samples))
+            raise setup.rewards.too_many_missing(results, step, setup.limits.max_missing_share)
 
         with timings.phase("advantage_calculation"):
-            batch, tensors, mask_metrics = make_batch(job, samples)
+            batch, tensors, mask_metrics = make_batch(setup, samples)
 
         with timings.phase("policy_training"):
             trained = update(
-                job.policy,
-                job.optimization,
+                setup.policy,
+                setup.optimization,
                 batch,
-                job.loss,
-                job.sampling,
-                global_batch_size=job.global_batch_size,
-                micro_batch_size=job.micro_batch_size,
+                setup.loss,
+                setup.sampling,
+                global_batch_size=setup.global_batch_size,
+                micro_batch_size=setup.micro_batch_size,
             )
-        job.sampler.refresh()
+        setup.sampler.refresh()
 
-        last = step == config.max_num_steps or job.stream.next_epoch >= config.max_num_epochs
+        last = step == config.max_num_steps or setup.stream.next_epoch >= config.max_num_epochs
         validation = {}
-        if job.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
+        if setup.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
             with timings.phase("validation"):
-                validation = validate(job, step)
+                validation = validate(setup, step)
 
-        progress = progress.after_step(job.stream.next_epoch, len(samples), trained["global_valid_toks"])
+        progress = progress.after_step(setup.stream.next_epoch, len(samples), trained["global_valid_toks"])
         metrics = {
             **{f"train/{name}": value for name, value in {**trained, **mask_metrics}.items()},
             **reward_metrics(samples, batch, tensors, config.reward_scaling),
             **rollout_metrics(samples, gen_batches),
-            **kl_metrics(trained, batch, samples, job.loss.reference_policy_kl_penalty),
-            **job.rewards.metrics(results),
+            **kl_metrics(trained, batch, samples, setup.loss.reference_policy_kl_penalty),
+            **setup.rewards.metrics(results),
             **validation,
         }
-        stop = stop_reason(step, metrics, max_kl=job.limits.max_kl, deadline=None if last else job.deadline)
+        stop = stop_reason(step, metrics, max_kl=setup.limits.max_kl, deadline=None if last else setup.deadline)
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
-        job.recorder.samples(step, sample_rows(samples, batch.advantages))
-        job.recorder.step(step, {**metrics, **timings.metrics()})
-        if job.save_period and (step % job.save_period == 0 or last or stop):
-            job.recorder.checkpoint(job.saver.save(progress, metrics))
+        setup.recorder.samples(step, sample_rows(samples, batch.advantages))
+        setup.recorder.step(step, {**metrics, **timings.metrics()})
+        if setup.save_period and (step % setup.save_period == 0 or last or stop):
+            setup.recorder.checkpoint(setup.saver.save(progress, metrics))
         if stop:
             raise stop
     return progress
 
 
-def collect(job: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[GroupRewards], int]:
+def collect(setup: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[GroupRewards], int]:
     """One training batch of scored samples; with dynamic sampling as many generation batches as it takes."""
-    config = job.config
+    config = setup.config
     rows = config.num_prompts_per_step * config.num_generations_per_prompt
     sampler: DynamicSampler[Sample] = DynamicSampler(rows, config.dynamic_sampling_max_gen_batches)
     results: list[GroupRewards] = []
@@ -154,25 +154,25 @@ def collect(job: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[
         seed_parts = (config.seed, "train", step, gen_batch)
         with timings.phase("generation"):
             pending = start_rollout(
-                job.sampler,
-                job.chat,
-                job.rewards,
-                job.stream.next_batch(),
+                setup.sampler,
+                setup.chat,
+                setup.rewards,
+                setup.stream.next_batch(),
                 config.num_generations_per_prompt,
-                job.sampling,
+                setup.sampling,
                 seed_parts,
             )
         with timings.phase("policy_and_reference_logprobs"):
             # The reference is unfiltered: the KL compares whole distributions (NeMo-RL 2.10).
-            unfiltered = SamplingParams(1, (), temperature=job.sampling.temperature)
+            unfiltered = SamplingParams(1, (), temperature=setup.sampling.temperature)
             reference = (
-                token_logprobs_of(job.reference, pending.groups, unfiltered, job.logprob_batch_size)
-                if job.reference
+                token_logprobs_of(setup.reference, pending.groups, unfiltered, setup.logprob_batch_size)
+                if setup.reference
                 else None
             )
             previous = (
-                token_logprobs_of(job.policy, pending.groups, job.sampling, job.logprob_batch_size)
-                if job.needs_previous
+                token_logprobs_of(setup.policy, pending.groups, setup.sampling, setup.logprob_batch_size)
+                if setup.needs_previous
                 else None
             )
         with timings.phase("reward_calculation"):
@@ -193,9 +193,9 @@ def collect(job: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[
     raise AssertionError("DynamicSampler.add raises before the loop ends")
 
 
-def make_batch(job: Grpo, samples: Sequence[Sample]) -> tuple[TrainBatch, ResponseTensors, dict[str, float]]:
+def make_batch(setup: Grpo, samples: Sequence[Sample]) -> tuple[TrainBatch, ResponseTensors, dict[str, float]]:
     """Masks and advantages of the samples; metrics of what was masked."""
-    config = job.config
+    config = setup.config
     groups = regroup(samples)
     tensors = response_tensors(groups)
     width = tensors.token_mask.shape[1]
@@ -204,9 +204,11 @@ def make_batch(job: Grpo, samples: Sequence[Sample]) -> tuple[TrainBatch, Respon
     if config.overlong_filtering:
         sample_mask = filter_overlong(sample_mask, tensors.truncated)
 
-    reference = in_columns([s.reference for s in samples if s.reference is not None], width) if job.reference else None
+    reference = (
+        in_columns([s.reference for s in samples if s.reference is not None], width) if setup.reference else None
+    )
     previous = None
-    if job.needs_previous:
+    if setup.needs_previous:
         previous = in_columns([s.previous for s in samples if s.previous is not None], width)
         previous, token_mask = mask_out_neg_inf(previous, token_mask)
     rewards = torch.tensor([sample.reward for sample in samples])
@@ -230,7 +232,7 @@ def make_batch(job: Grpo, samples: Sequence[Sample]) -> tuple[TrainBatch, Respon
         prev_logprobs=previous,
         reference_policy_logprobs=reference,
     )
-    advantages = estimate_advantages(inputs, config.estimator, job.loss)
+    advantages = estimate_advantages(inputs, config.estimator, setup.loss)
     advantages = clip_advantages(advantages, config.advantage_clip_low, config.advantage_clip_high)
     batch = TrainBatch(
         groups=groups,
@@ -245,15 +247,15 @@ def make_batch(job: Grpo, samples: Sequence[Sample]) -> tuple[TrainBatch, Respon
     return batch, tensors, metrics
 
 
-def validate(job: Grpo, step: int) -> dict[str, float]:
+def validate(setup: Grpo, step: int) -> dict[str, float]:
     """Mean reward and length on the validation prompts, sampled at the training temperature (as NeMo-RL)."""
-    config = job.config
+    config = setup.config
     generations = config.num_val_generations_per_prompt or config.num_generations_per_prompt
     size = config.num_prompts_per_step
     samples: list[Sample] = []
-    for start in range(0, len(job.validation), size):
-        part = job.validation[start : start + size]
+    for start in range(0, len(setup.validation), size):
+        part = setup.validation[start : start + size]
         seed_parts = (config.seed, "validation", start)
-        pending = start_rollout(job.sampler, job.chat, job.rewards, part, generations, job.sampling, seed_parts)
+        pending = start_rollout(setup.sampler, setup.chat, setup.rewards, part, generations, setup.sampling, seed_parts)
         samples += finish_rollout(pending, pending.results(), config, None, None)
     return validation_metrics(samples)

@@ -51,7 +51,7 @@ from nemotron.rl.update import TrainBatch, update
 
 @dataclass(frozen=True)
 class Ppo:
-    """What the loop works with; ``engines/ppo.py`` builds it from the compiled job."""
+    """What the loop works with; ``engines/embedded/ppo.py`` builds it from the compiled job."""
 
     config: PpoConfig
     actor: ActorConfig
@@ -108,7 +108,7 @@ class Rollout:
     estimate: Estimate
 
 
-def train(job: Ppo, progress: Progress) -> Progress:
+def train(setup: Ppo, progress: Progress) -> Progress:
     """Run the loop from ``progress`` until ``max_num_steps`` or ``max_num_epochs``; returns where it ended.
 
     Raises:
@@ -116,40 +116,40 @@ def train(job: Ppo, progress: Progress) -> Progress:
         LimitError: the KL crosses ``limits.max_kl``, or time is up; metrics and a checkpoint are written before.
         OutputError: a metric or checkpoint cannot be written.
     """
-    config = job.config
-    if config.val_at_start and progress.step == 0 and job.validation:
-        job.recorder.write(0, validate(job))
+    config = setup.config
+    if config.val_at_start and progress.step == 0 and setup.validation:
+        setup.recorder.write(0, validate(setup))
 
-    while progress.step < config.max_num_steps and job.stream.next_epoch < config.max_num_epochs:
+    while progress.step < config.max_num_steps and setup.stream.next_epoch < config.max_num_epochs:
         step = progress.step + 1
         timings = Timings()
         with timings.phase("generation"):
             pending = start_rollout(
-                job.sampler,
-                job.chat,
-                job.rewards,
-                job.stream.next_batch(),
+                setup.sampler,
+                setup.chat,
+                setup.rewards,
+                setup.stream.next_batch(),
                 config.num_generations_per_prompt,
-                job.sampling,
+                setup.sampling,
                 (config.seed, "train", step),
             )
         with timings.phase("policy_and_reference_logprobs"):
-            previous = token_logprobs_of(job.policy, pending.groups, job.sampling, job.logprob_batch_size)
+            previous = token_logprobs_of(setup.policy, pending.groups, setup.sampling, setup.logprob_batch_size)
             # The reference is unfiltered: the KL compares whole distributions (NeMo-RL 2.10).
-            unfiltered = SamplingParams(1, (), temperature=job.sampling.temperature)
+            unfiltered = SamplingParams(1, (), temperature=setup.sampling.temperature)
             reference = (
-                token_logprobs_of(job.reference, pending.groups, unfiltered, job.logprob_batch_size)
-                if job.reference
+                token_logprobs_of(setup.reference, pending.groups, unfiltered, setup.logprob_batch_size)
+                if setup.reference
                 else None
             )
         with timings.phase("reward_calculation"):
             results = pending.results()
         samples = finish_rollout(pending, results, config, reference, previous)
-        if missing_share(results) > job.limits.max_missing_share:
-            job.recorder.samples(step, sample_rows(samples))
-            raise job.rewards.too_many_missing(results, step, job.limits.max_missing_share)
+        if missing_share(results) > setup.limits.max_missing_share:
+            setup.recorder.samples(step, sample_rows(samples))
+            raise setup.rewards.too_many_missing(results, step, setup.limits.max_missing_share)
         with timings.phase("advantage_calculation"):
-            rollout = make_rollout(job, samples, [values for result in results for values in result.raw])
+            rollout = make_rollout(setup, samples, [values for result in results for values in result.raw])
 
         critic_updates = []
         # Without a valid token, when all answers were cut off and are filtered, there is nothing to learn.
@@ -158,7 +158,7 @@ def train(job: Ppo, progress: Progress) -> Progress:
             # All passes at once: the server applies them in order while the policy is trained here.
             columns = {"returns": rollout.estimate.returns, "prev_values": rollout.values, "mask": rollout.mask}
             request = full_rows(rollout.groups, columns)
-            critic_updates = [job.critic.train(request) for _ in range(config.ppo_epochs)]
+            critic_updates = [setup.critic.train(request) for _ in range(config.ppo_epochs)]
         trained: dict[str, float] = {}
         # Until then only the critic learns; and a batch of truncated responses alone teaches the policy nothing.
         if progress.step >= config.policy_training_start_step and bool(rollout.trained.any()):
@@ -166,74 +166,76 @@ def train(job: Ppo, progress: Progress) -> Progress:
                 batch = train_batch(rollout)
                 for _ in range(config.ppo_epochs):
                     trained = update(
-                        job.policy,
-                        job.optimization,
+                        setup.policy,
+                        setup.optimization,
                         batch,
-                        job.loss,
-                        job.sampling,
-                        global_batch_size=job.global_batch_size,
-                        micro_batch_size=job.micro_batch_size,
-                        entropy_bonus=job.actor.entropy_bonus,
+                        setup.loss,
+                        setup.sampling,
+                        global_batch_size=setup.global_batch_size,
+                        micro_batch_size=setup.micro_batch_size,
+                        entropy_bonus=setup.actor.entropy_bonus,
                     )
-            job.sampler.refresh()
+            setup.sampler.refresh()
         with timings.phase("value_training"):
             critic = [future.result() for future in critic_updates]
 
-        last = step == config.max_num_steps or job.stream.next_epoch >= config.max_num_epochs
+        last = step == config.max_num_steps or setup.stream.next_epoch >= config.max_num_epochs
         validation = {}
-        if job.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
+        if setup.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
             with timings.phase("validation"):
-                validation = validate(job)
+                validation = validate(setup)
 
-        progress = progress.after_step(job.stream.next_epoch, len(samples), float(rollout.mask.sum()))
+        progress = progress.after_step(setup.stream.next_epoch, len(samples), float(rollout.mask.sum()))
         metrics = {
             **{f"train/{name}": value for name, value in trained.items()},
             **{f"critic/{name}": value for name, value in (critic[-1] if critic else {}).items()},
             **rollout_metrics(samples, 1),
-            **step_metrics(rollout, job.loss.reference_policy_kl_penalty),
+            **step_metrics(rollout, setup.loss.reference_policy_kl_penalty),
             "train/steps_without_a_valid_token": float(not learnable),
-            **job.rewards.metrics(results),
+            **setup.rewards.metrics(results),
             **validation,
         }
-        stop = stop_reason(step, metrics, max_kl=job.limits.max_kl, deadline=None if last else job.deadline)
+        stop = stop_reason(step, metrics, max_kl=setup.limits.max_kl, deadline=None if last else setup.deadline)
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
-        job.recorder.samples(step, sample_rows(samples, mean_advantages(rollout)))
-        job.recorder.step(step, {**metrics, **timings.metrics()})
-        if job.save_period and (step % job.save_period == 0 or last or stop):
-            job.recorder.checkpoint(job.saver.save(progress, metrics))
+        setup.recorder.samples(step, sample_rows(samples, mean_advantages(rollout)))
+        setup.recorder.step(step, {**metrics, **timings.metrics()})
+        if setup.save_period and (step % setup.save_period == 0 or last or stop):
+            setup.recorder.checkpoint(setup.saver.save(progress, metrics))
         if stop:
             raise stop
     return progress
 
 
-def make_rollout(job: Ppo, samples: Sequence[Sample], values: Sequence[Tensor]) -> Rollout:
+def make_rollout(setup: Ppo, samples: Sequence[Sample], values: Sequence[Tensor]) -> Rollout:
     """Masks, token rewards and advantages; ``values`` holds one [L] tensor per response."""
     groups = regroup(samples)
     tensors = response_tensors(groups)
     width = tensors.token_mask.shape[1]
     previous = in_columns([s.previous for s in samples if s.previous is not None], width)
     previous, token_mask = mask_out_neg_inf(previous, tensors.token_mask)
-    reference = in_columns([s.reference for s in samples if s.reference is not None], width) if job.reference else None
+    reference = (
+        in_columns([s.reference for s in samples if s.reference is not None], width) if setup.reference else None
+    )
 
     counted = torch.tensor([float(sample.judged is not None) for sample in samples])
-    if job.config.overlong_filtering:
+    if setup.config.overlong_filtering:
         counted = filter_overlong(counted, tensors.truncated)
-    trained = filter_overlong(counted, tensors.truncated) if job.actor.exclude_truncated else counted
+    trained = filter_overlong(counted, tensors.truncated) if setup.actor.exclude_truncated else counted
     mask = token_mask * counted[:, None]
 
     rewards = torch.tensor([sample.reward for sample in samples])
     kl = None
     if reference is not None:
-        kl_type = job.loss.reference_policy_kl_type
-        kl = token_kl(previous, reference, kl_type=kl_type, absolute=job.actor.absolute_kl)
-    penalty = kl if job.loss.use_kl_in_reward else None
-    per_token = token_rewards(rewards, mask, penalty, job.loss.reference_policy_kl_penalty)
+        kl_type = setup.loss.reference_policy_kl_type
+        kl = token_kl(previous, reference, kl_type=kl_type, absolute=setup.actor.absolute_kl)
+    penalty = kl if setup.loss.use_kl_in_reward else None
+    per_token = token_rewards(rewards, mask, penalty, setup.loss.reference_policy_kl_penalty)
     placed = in_columns(values, width)
-    if job.config.adv_estimator.name == "gae":
-        found = estimate(per_token, placed, mask, job.config.adv_estimator)
+    if setup.config.adv_estimator.name == "gae":
+        found = estimate(per_token, placed, mask, setup.config.adv_estimator)
     else:
         numbers = prompt_groups([sample.prompt_ids for sample in samples])
-        found = leave_one_out(numbers, per_token, mask, normalize=job.config.adv_estimator.normalize_advantages)
+        found = leave_one_out(numbers, per_token, mask, normalize=setup.config.adv_estimator.normalize_advantages)
     return Rollout(
         groups=groups,
         tensors=tensors,
@@ -270,13 +272,13 @@ def mean_advantages(rollout: Rollout) -> Tensor:
     )
 
 
-def validate(job: Ppo) -> dict[str, float]:
+def validate(setup: Ppo) -> dict[str, float]:
     """Mean reward and length on the validation prompts, sampled at the training temperature (as NeMo-RL)."""
-    config = job.config
+    config = setup.config
     samples: list[Sample] = []
-    for start in range(0, len(job.validation), config.val_batch_size):
-        part = job.validation[start : start + config.val_batch_size]
+    for start in range(0, len(setup.validation), config.val_batch_size):
+        part = setup.validation[start : start + config.val_batch_size]
         seed_parts = (config.seed, "validation", start)
-        pending = start_rollout(job.sampler, job.chat, job.rewards, part, 1, job.sampling, seed_parts)
+        pending = start_rollout(setup.sampler, setup.chat, setup.rewards, part, 1, setup.sampling, seed_parts)
         samples += finish_rollout(pending, pending.results(), config, None, None)
     return validation_metrics(samples)

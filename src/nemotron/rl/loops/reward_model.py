@@ -43,7 +43,7 @@ _NOT_FINITE_HINT = "lower the learning rate or use `policy.precision=float32`; t
 
 @dataclass(frozen=True)
 class RewardTraining:
-    """What the loop works with; ``engines/embedded_rm.py`` builds it from the compiled job."""
+    """What the loop works with; ``engines/embedded/rm.py`` builds it from the compiled job."""
 
     config: RmConfig
     centring: float
@@ -69,7 +69,7 @@ class RewardTraining:
     """``None``: the run may take its time."""
 
 
-def train(job: RewardTraining, progress: Progress) -> Progress:
+def train(setup: RewardTraining, progress: Progress) -> Progress:
     """Run the loop from ``progress`` until ``max_num_steps`` or ``max_num_epochs``; returns where it ended.
 
     Raises:
@@ -77,46 +77,46 @@ def train(job: RewardTraining, progress: Progress) -> Progress:
         OutOfTimeError: `checkpointing.checkpoint_must_save_by` leaves no time for another step; a checkpoint is there.
         OutputError: a metric or checkpoint cannot be written.
     """
-    config = job.config
+    config = setup.config
     steps = config.max_num_steps if config.max_num_steps > 0 else math.inf
-    if config.val_at_start and progress.step == 0 and job.validation:
-        job.recorder.write(0, validate(job))
+    if config.val_at_start and progress.step == 0 and setup.validation:
+        setup.recorder.write(0, validate(setup))
 
-    while progress.step < steps and job.stream.next_epoch < config.max_num_epochs:
+    while progress.step < steps and setup.stream.next_epoch < config.max_num_epochs:
         step = progress.step + 1
         timings = Timings()
 
-        pairs = job.stream.next_batch()
+        pairs = setup.stream.next_batch()
         with timings.phase("policy_training"):
-            trained, scores = update(job, pairs)
+            trained, scores = update(setup, pairs)
 
-        last = step == steps or job.stream.next_epoch >= config.max_num_epochs
+        last = step == steps or setup.stream.next_epoch >= config.max_num_epochs
         validation: dict[str, float] = {}
-        if job.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
+        if setup.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
             with timings.phase("validation"):
-                validation = validate(job)
+                validation = validate(setup)
 
-        stop = stop_reason(step, {}, max_kl=None, deadline=None if last else job.deadline)
-        saves = job.save_period is not None and (step % job.save_period == 0 or last or stop is not None)
+        stop = stop_reason(step, {}, max_kl=None, deadline=None if last else setup.deadline)
+        saves = setup.save_period is not None and (step % setup.save_period == 0 or last or stop is not None)
         if saves:
             with timings.phase("reward_statistics"):
-                trained |= measure_rewards(job)
+                trained |= measure_rewards(setup)
 
-        progress = progress.after_step(job.stream.next_epoch, len(pairs), trained["global_valid_toks"])
+        progress = progress.after_step(setup.stream.next_epoch, len(pairs), trained["global_valid_toks"])
         metrics = {**{f"train/{name}": value for name, value in trained.items()}, **validation}
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
-        job.recorder.samples(step, sample_rows(job.chat, pairs, scores))
-        job.recorder.step(step, {**metrics, **timings.metrics()})
+        setup.recorder.samples(step, sample_rows(setup.chat, pairs, scores))
+        setup.recorder.step(step, {**metrics, **timings.metrics()})
         if saves:
             # `checkpointing.metric_name` writes `val:validation-default_loss`.
             monitored = {f"validation/{name}": value for name, value in validation.items()}
-            job.recorder.checkpoint(job.saver.save(progress, {**metrics, **monitored}))
+            setup.recorder.checkpoint(setup.saver.save(progress, {**metrics, **monitored}))
         if stop:
             raise stop
     return progress
 
 
-def update(job: RewardTraining, pairs: Sequence[RewardPair]) -> tuple[dict[str, float], Tensor]:
+def update(setup: RewardTraining, pairs: Sequence[RewardPair]) -> tuple[dict[str, float], Tensor]:
     """One optimizer step on a global batch: metrics under NeMo-RL's names, and the scores [2B] before it.
 
     Raises:
@@ -124,18 +124,18 @@ def update(job: RewardTraining, pairs: Sequence[RewardPair]) -> tuple[dict[str, 
     """
     reports: list[dict[str, float]] = []
     found: list[Tensor] = []
-    for part in in_parts(pairs, job.micro_batch_size):
-        loss, metrics, scores = forward(job, part, len(pairs))
+    for part in in_parts(pairs, setup.micro_batch_size):
+        loss, metrics, scores = forward(setup, part, len(pairs))
         if not torch.isfinite(loss):
             raise EngineError("the loss is not finite", hint=_NOT_FINITE_HINT)
         loss.backward()  # type: ignore[no-untyped-call]
         reports.append(metrics)
         found.append(scores)
-    grad_norm = job.optimization.clip_and_step()
+    grad_norm = setup.optimization.clip_and_step()
     if not math.isfinite(grad_norm):
         raise EngineError("the gradient is not finite", hint=_NOT_FINITE_HINT)
-    lr = job.optimization.learning_rate
-    job.optimization.step_scheduler()
+    lr = setup.optimization.learning_rate
+    setup.optimization.step_scheduler()
     scores = torch.cat(found)
     lengths = torch.tensor([float(length) for pair in pairs for length in pair.row_lengths])
     return {
@@ -150,36 +150,36 @@ def update(job: RewardTraining, pairs: Sequence[RewardPair]) -> tuple[dict[str, 
 
 
 def forward(
-    job: RewardTraining, pairs: Sequence[RewardPair], all_pairs: int
+    setup: RewardTraining, pairs: Sequence[RewardPair], all_pairs: int
 ) -> tuple[Tensor, dict[str, float], Tensor]:
     """Loss and metrics of a micro-batch, divided by the ``all_pairs`` of its global batch; its scores [2B]."""
-    scores = job.model.sequence_scores(groups_of(pairs))
+    scores = setup.model.sequence_scores(groups_of(pairs))
     loss, metrics = reward_model_loss(
         scores,
         torch.ones_like(scores),
         global_valid_seqs=2.0 * all_pairs,
         margins=torch.tensor([pair.margin for pair in pairs], device=scores.device),
-        centring=job.centring,
+        centring=setup.centring,
     )
     return loss, metrics, scores.detach().cpu()
 
 
 @torch.no_grad()
-def validate(job: RewardTraining) -> dict[str, float]:
+def validate(setup: RewardTraining) -> dict[str, float]:
     """``validation-<name>_<metric>`` of every validation set: means over its pairs."""
     found: dict[str, float] = {}
-    for name, pairs in job.validation.items():
-        reports = [forward(job, part, len(pairs))[1] for part in in_parts(pairs, job.config.val_micro_batch_size)]
+    for name, pairs in setup.validation.items():
+        reports = [forward(setup, part, len(pairs))[1] for part in in_parts(pairs, setup.config.val_micro_batch_size)]
         for metric, value in with_margin(merge_metrics(reports)).items():
             found[f"validation-{name}_{metric}"] = value
     return found
 
 
-def measure_rewards(job: RewardTraining) -> dict[str, float]:
+def measure_rewards(setup: RewardTraining) -> dict[str, float]:
     """Mean and standard deviation (of all, not of a sample) of the training set's rewards, kept with the model."""
-    scores = score_pairs(job.model, job.statistics, job.config.val_micro_batch_size).double()
+    scores = score_pairs(setup.model, setup.statistics, setup.config.val_micro_batch_size).double()
     mean, std = float(scores.mean()), float(scores.std(unbiased=False))
-    job.model.set_reward_statistics(mean, std)
+    setup.model.set_reward_statistics(mean, std)
     return {"reward_mean_of_set": mean, "reward_std_of_set": std}
 
 
