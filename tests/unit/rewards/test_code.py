@@ -70,7 +70,7 @@ CASES = [
     (ASSERTS, "```python\nimport sys\nsys.exit(0)\n```", 0.0, 0.0),
     (ASSERTS, "```python\nimport os\nfor fd in range(3, 20):\n    try: os.write(fd, b'{\"token\": \"x\"}')\n"
      "    except OSError: pass\nos._exit(0)\n```", 0.0, 0.0),
-    (ASSERTS, "```python\nprint(open('job.json').read())\n```", 0.0, 0.0),
+    (ASSERTS, "```python\nprint(open('task.json').read())\n```", 0.0, 0.0),
 ]  # fmt: skip
 
 
