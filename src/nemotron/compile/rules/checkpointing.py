@@ -51,8 +51,9 @@ def metric_exists(job: AnyJob) -> Iterator[Finding]:
     known = job.validation_metrics if prefix == "val" else job.train_metrics
     guess = closest(metric, known, cutoff=0.7)
     # What NeMo-RL measures beside these depends on its environments; there only a name that looks mistyped is one.
-    if metric not in known and (guess or job.engine == "embedded"):
-        measured = ", ".join(f"`{prefix}:{one}`" for one in sorted(known)) or "nothing"
+    # Without any there are no validation sets, which another rule says.
+    if known and metric not in known and (guess or job.engine == "embedded"):
+        measured = ", ".join(f"`{prefix}:{one}`" for one in sorted(known))
         where = "validation" if prefix == "val" else "training"
         meant = f"did you mean `{prefix}:{guess}`? " if guess else ""
         yield job.error(key, f"{where} has no metric `{metric}`", hint=f"{meant}{where} measures {measured}")
