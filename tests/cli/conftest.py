@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_process import readable
 
-from in_process import nemotron
+from tests.cli.cli_process import readable
+from tests.in_process import nemotron
 
 
 @pytest.fixture

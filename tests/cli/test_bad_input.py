@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
-from in_process import nemotron
+from tests.in_process import nemotron
 
 ENDPOINT = "env.nemo_gym.genrm_model.responses_api_models.vllm_model.base_url=http://localhost:1/v1"
 RUN = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "--dry-run")

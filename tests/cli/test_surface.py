@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 import typer.main
-from cli_process import environment, nemotron
 from syrupy.assertion import SnapshotAssertion
 
-import in_process
 from nemotron.cli import steps
 from nemotron.cli.main import app
 from nemotron.config.describe import parameters, value_of
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import Step, declaration, load_catalog
+from tests import in_process
+from tests.cli.cli_process import environment, nemotron
 
 
 def here(*words: str, cwd: Path) -> in_process.Result:

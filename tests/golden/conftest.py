@@ -14,7 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from golden_vectors import cases_of, golden_dir, golden_files
+
+from tests.golden.golden_vectors import cases_of, golden_dir, golden_files
 
 
 def pytest_configure(config: pytest.Config) -> None:

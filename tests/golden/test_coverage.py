@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from golden_vectors import golden_dir, load, stem_of
+
+from tests.golden.golden_vectors import golden_dir, load, stem_of
 
 # Format -> the lists that hold its cases; () = the file as a whole is one case.
 CHECKED: dict[str, tuple[str, ...]] = {

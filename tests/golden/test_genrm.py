@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from golden_vectors import Case
 
 from nemotron.judge.compare import aggregate, comparison_pairs
 from nemotron.judge.messages import judge_messages
@@ -18,6 +17,7 @@ from nemotron.judge.parsing import parse_verdict
 from nemotron.judge.responses import prompt_key, read_conversation, read_response, shown_answer, typed_messages
 from nemotron.judge.style import RewardTerms, count_style, low_is_good_weights, style_density
 from nemotron.judge.types import Verdict
+from tests.golden.golden_vectors import Case
 
 
 def numbers(values: list[Any]) -> list[float]:

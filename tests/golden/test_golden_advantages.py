@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from golden_vectors import Case, assert_close, tensor
 from torch import Tensor
 
 from nemotron.config.schema.grpo import AdvEstimatorConfig, LossFnConfig
@@ -18,6 +17,7 @@ from nemotron.rl.advantages import (
     grpo_advantages,
     prompt_groups,
 )
+from tests.golden.golden_vectors import Case, assert_close, tensor
 
 RTOL = 1e-5
 # Baselines and advantages near 0 are differences of float32 rewards of size about 1, whose last bit is 6e-8.

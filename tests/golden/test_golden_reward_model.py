@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from golden_vectors import Case, assert_close, tensor
 
 from nemotron.rl.reward_loss import reward_model_loss
+from tests.golden.golden_vectors import Case, assert_close, tensor
 
 RTOL = 1e-5
 FLOOR = 1e-7

@@ -10,11 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from test_report_chromium import HOSTILE, open_page
 
 from nemotron.runs.audit_figures import audit_figures
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.report import write_report
+from tests.integration.test_report_chromium import HOSTILE, open_page
 
 pytestmark = pytest.mark.integration
 

@@ -8,22 +8,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from nemotron.checkpoints.convert import hf_to_megatron, megatron_to_hf
+from nemotron.checkpoints.hf import HfWeights
+from nemotron.checkpoints.megatron.describe import describe
+from nemotron.checkpoints.policy import load_policy_weights
+from tests.unit.checkpoints.families_zoo import CONFIGS, make
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "unit" / "checkpoints"))
-
-from families_zoo import CONFIGS, make  # noqa: E402
-
-from nemotron.checkpoints.convert import hf_to_megatron, megatron_to_hf  # noqa: E402
-from nemotron.checkpoints.hf import HfWeights  # noqa: E402
-from nemotron.checkpoints.megatron.describe import describe  # noqa: E402
-from nemotron.checkpoints.policy import load_policy_weights  # noqa: E402
-
 pytestmark = pytest.mark.integration
 
 # Megatron-Core's own attention for CPU has no sliding window; the weights of that model are those of `mistral`.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from commands import Result, only_run, run_here
-from scripted_judge import Scripted, verdict
 
 import nemotron
+from tests.steps.commands import Result, only_run, run_here
+from tests.unit.judge.scripted_judge import Scripted, verdict
 
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 COMPARE = "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare"

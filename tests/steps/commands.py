@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from in_process import Result, nemotron
+from tests.in_process import Result, nemotron
 
 STEP = "rl/nemo_rl/rlhf"
 SHORT = (

@@ -15,13 +15,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nemotron as package
-from in_process import Result, nemotron
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.record import read_record
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.config.validate import validate
 from nemotron.manifest import declaration, find_step
+from tests.in_process import Result, nemotron
 
 POLICY = Path(package.__file__).parent / "assets" / "tiny_world" / "policy"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Moment, Result, kill_when, kills, metrics, only_run, run_here
 from syrupy.assertion import SnapshotAssertion
 
 import nemotron
+from tests.steps.commands import Moment, Result, kill_when, kills, metrics, only_run, run_here
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from commands import metrics, only_run, run_command, run_here
 from transformers import AutoModelForSequenceClassification
 
 import nemotron
 from nemotron.rl.policy import Policy
 from nemotron.rl.scalar_model import ScalarModel
+from tests.steps.commands import metrics, only_run, run_command, run_here
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import metrics, only_run, run, run_here
+
+from tests.steps.commands import metrics, only_run, run, run_here
 
 QUICK = ("checkpointing.save_period=2", "eval.heldout.max_samples=16")
 

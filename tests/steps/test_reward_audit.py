@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from audit_commands import (
+
+from nemotron.artifacts.verify import verify
+from nemotron.judge.types import derive_seed
+from tests.steps.audit_commands import (
     SHORT,
     answers,
     audit,
@@ -26,11 +29,8 @@ from audit_commands import (
     results,
     samples,
 )
-from commands import kill_when, only_run, run_here
-from scripted_judge import Scripted, says, verdict
-
-from nemotron.artifacts.verify import verify
-from nemotron.judge.types import derive_seed
+from tests.steps.commands import kill_when, only_run, run_here
+from tests.unit.judge.scripted_judge import Scripted, says, verdict
 
 COMMAND = [sys.executable, "-m", "nemotron"]
 

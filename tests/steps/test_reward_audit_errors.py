@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from audit_commands import JUDGE, PAIRS, audit, command, judging, knows_the_labels, remote, results, samples
-from commands import Result, only_run, run_here
-from scripted_judge import Scripted
 from syrupy.assertion import SnapshotAssertion
 
 import nemotron
 from nemotron.cli.main import main
+from tests.steps.audit_commands import JUDGE, PAIRS, audit, command, judging, knows_the_labels, remote, results, samples
+from tests.steps.commands import Result, only_run, run_here
+from tests.unit.judge.scripted_judge import Scripted
 
 POLICY = Path(nemotron.__file__).parent / "assets" / "tiny_world" / "policy"
 TOKEN = "the-right-token"

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from audit_commands import PAIRS, audit, command, result_file, results, samples
-from commands import kill_when, only_run, run_here
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import nemotron
@@ -18,6 +16,8 @@ from nemotron.data.rows import read_pairs
 from nemotron.rl.chat import Chat
 from nemotron.rl.pairs import pair_group
 from nemotron.rl.scalar_model import ScalarModel
+from tests.steps.audit_commands import PAIRS, audit, command, result_file, results, samples
+from tests.steps.commands import kill_when, only_run, run_here
 
 POLICY = Path(nemotron.__file__).parent / "assets" / "tiny_world" / "policy"
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from commands import Result, command, kill_when, only_run, run, run_command, steps_logged
-from scripted_judge import Scripted
 from syrupy.assertion import SnapshotAssertion
 
 import nemotron
+from tests.steps.commands import Result, command, kill_when, only_run, run, run_command, steps_logged
+from tests.unit.judge.scripted_judge import Scripted
 
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 QUICK = ("grpo.max_num_steps=2", "eval.heldout=null")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command, kill_when, metrics, only_run, run_here, steps_logged
 
-from logger_files import history, run_of, scalars
+from tests.logger_files import history, run_of, scalars
+from tests.steps.commands import command, kill_when, metrics, only_run, run_here, steps_logged
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import (
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.steps.commands import (
     SHORT,
     Moment,
     command,
@@ -24,8 +27,6 @@ from commands import (
     steps_logged,
     weights,
 )
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Result, kill_when, metrics, only_run, run_here, steps_logged, weights
 from syrupy.assertion import SnapshotAssertion
 
 import nemotron
+from tests.steps.commands import Result, kill_when, metrics, only_run, run_here, steps_logged, weights
 
 pytestmark = pytest.mark.timeout(600)
 

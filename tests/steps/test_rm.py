@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Moment, Result, kill_when, kills, metrics, only_run, run_here
 from syrupy.assertion import SnapshotAssertion
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import nemotron
+from tests.steps.commands import Moment, Result, kill_when, kills, metrics, only_run, run_here
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from families_zoo import CONFIGS, VOCAB, make
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -24,6 +23,7 @@ from nemotron.artifacts.verify import verify
 from nemotron.checkpoints.convert import hf_to_megatron
 from nemotron.cli.artifacts import app
 from nemotron.errors import ArtifactError, DataError, NemotronError
+from tests.unit.checkpoints.families_zoo import CONFIGS, VOCAB, make
 
 
 @pytest.fixture(scope="module")

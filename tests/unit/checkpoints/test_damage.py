@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from families_zoo import make
 
 from nemotron.checkpoints.convert import hf_to_megatron
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.errors import ArtifactError
+from tests.unit.checkpoints.families_zoo import make
 
 
 @pytest.fixture(scope="module")

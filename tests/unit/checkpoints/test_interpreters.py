@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from interpreters.make import CONFIG, HERE, state
 
 from nemotron.checkpoints.convert import megatron_to_hf
 from nemotron.checkpoints.hf import HfWeights
@@ -23,6 +22,7 @@ from nemotron.checkpoints.megatron.describe import common_state
 from nemotron.checkpoints.megatron.families import from_hf
 from nemotron.checkpoints.megatron.writer import write_iteration
 from nemotron.errors import ArtifactError
+from tests.unit.checkpoints.interpreters.make import CONFIG, HERE, state
 
 WRITERS = sorted(folder.name for folder in HERE.glob("python*"))
 GETATTR = "python3.11.2"

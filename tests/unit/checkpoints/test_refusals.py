@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from families_zoo import VOCAB, make, write_megatron, write_tokenizer
 from safetensors.torch import load_file, save_file
 
 from nemotron.checkpoints.convert import hf_to_megatron, megatron_to_hf
 from nemotron.checkpoints.megatron.pickles import loads
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.errors import ArtifactError, OutputError
+from tests.unit.checkpoints.families_zoo import VOCAB, make, write_megatron, write_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from families_zoo import CONFIGS, make, split_in_two, write_megatron
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nemotron.checkpoints.convert import hf_to_megatron, megatron_to_hf
@@ -17,6 +16,7 @@ from nemotron.checkpoints.megatron import run_config
 from nemotron.checkpoints.megatron.families import from_hf, to_hf
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.errors import ArtifactError
+from tests.unit.checkpoints.families_zoo import CONFIGS, make, split_in_two, write_megatron
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from compile_world import CONFIGS, LAPTOP, OWN, Compile, CompileStep, Step, driven, row, write_model, write_rows
 
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.config import resolvers
@@ -15,6 +14,18 @@ from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import EngineName, declaration, find_step
 from nemotron.place import Place
 from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
+from tests.unit.compile.compile_world import (
+    CONFIGS,
+    LAPTOP,
+    OWN,
+    Compile,
+    CompileStep,
+    Step,
+    driven,
+    row,
+    write_model,
+    write_rows,
+)
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from compile_world import CONFIGS, Compile
 
 from nemotron.compile.asked import asked
 from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
+from tests.unit.compile.compile_world import CONFIGS, Compile
 
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 

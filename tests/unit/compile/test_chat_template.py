@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from compile_world import CompileStep, named
 from transformers import AutoTokenizer
 
 from nemotron.checkpoints.chat_template import folder_problem, syntax_problem, templates_of
 from nemotron.config import resolvers
 from nemotron.errors import ConfigError
 from nemotron.rl.chat import Chat
+from tests.unit.compile.compile_world import CompileStep, named
 
 GOOD = (
     "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}"

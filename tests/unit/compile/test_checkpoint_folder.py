@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compile_world import Compile, named
-
 from nemotron.checkpoints.owner import Owner, claim, release
 from nemotron.checkpoints.store import CheckpointStore
+from tests.unit.compile.compile_world import Compile, named
 
 RULE = "checkpoint-folder-owner"
 

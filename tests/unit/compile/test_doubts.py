@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_world import LAPTOP, NODE, Compile, driven, named, write_model
 
 from nemotron.compile.declaration import TrainingStep
 from nemotron.compile.plan import Plan, compile_job
@@ -15,6 +14,7 @@ from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import declaration, find_step
 from nemotron.place import bf16_of
+from tests.unit.compile.compile_world import LAPTOP, NODE, Compile, driven, named, write_model
 
 OLD = replace(LAPTOP, has_bf16=False)
 NEW = replace(LAPTOP, has_bf16=True)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_world import CLUSTER, LAPTOP, NODE, Compile, named, row, write_model, write_rows
 
 from nemotron.install import install_extra
 from nemotron.manifest import EngineName
 from nemotron.place import Place
+from tests.unit.compile.compile_world import CLUSTER, LAPTOP, NODE, Compile, named, row, write_model, write_rows
 
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 

@@ -9,12 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_dpo_rules
-import test_ppo_rules
-import test_reward_model_rules
-from compile_world import LAPTOP, NODE, Compile, CompileStep
-from test_one_cause import CASES, errors, here, split
-from test_rules import ON_CLUSTER, ON_LAPTOP
 
 from nemotron.compile.plan import Plan
 from nemotron.compile.rules import output
@@ -23,6 +17,10 @@ from nemotron.config.overrides import is_override, parse_overrides
 from nemotron.config.validate import validate
 from nemotron.errors import CompileError, Finding
 from nemotron.manifest import declaration, find_step
+from tests.unit.compile import test_dpo_rules, test_ppo_rules, test_reward_model_rules
+from tests.unit.compile.compile_world import LAPTOP, NODE, Compile, CompileStep
+from tests.unit.compile.test_one_cause import CASES, errors, here, split
+from tests.unit.compile.test_rules import ON_CLUSTER, ON_LAPTOP
 
 __all__ = ["here"]
 dpo, ppo = test_dpo_rules.compiled, test_ppo_rules.compiled

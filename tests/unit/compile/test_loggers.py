@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_world import LAPTOP, MODULES
 
 from nemotron.compile.probes.wandb_login import wandb_can_start
 from nemotron.config.schema.logger import WandbConfig
 from nemotron.install import install_extra
+from tests.unit.compile.compile_world import LAPTOP, MODULES
 
 WITH_LOGGERS = replace(LAPTOP, modules={**MODULES, "tensorboard": True, "wandb": True})
 

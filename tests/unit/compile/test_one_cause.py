@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import CompileStep, write_manifest, write_rows
 
 from nemotron.config import resolvers
 from nemotron.config.known import Standing, look_up
 from nemotron.errors import CompileError, Finding
 from nemotron.manifest import declaration, find_step
+from tests.unit.compile.compile_world import CompileStep, write_manifest, write_rows
 
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 FAMILIES = ("rlhf", "rlvr", "dpo", "rm", "ppo")

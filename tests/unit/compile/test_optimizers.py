@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from compile_world import LAPTOP, NODE, CompileStep, named
 
 from nemotron.compile.probes.torch_optim import Family, faults, table
 from nemotron.errors import ConfigError
 from nemotron.rl.optim import Optimization
+from tests.unit.compile.compile_world import LAPTOP, NODE, CompileStep, named
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "torch_signatures.py"
 STEPS = ("rlhf", "rlvr", "dpo", "rm", "ppo")

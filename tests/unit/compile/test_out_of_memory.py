@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compile_world import LAPTOP, Compile, named
 
 from nemotron.cli import main as cli
 from nemotron.config.layers import load
@@ -21,6 +20,7 @@ from nemotron.errors import EngineError
 from nemotron.manifest import declaration, load_catalog
 from nemotron.out_of_memory import keys_to_lower, out_of_memory
 from nemotron.runs.folder import RunFolder
+from tests.unit.compile.compile_world import LAPTOP, Compile, named
 
 # More than the address space of any machine, so the allocation fails everywhere and at once.
 LARGE = 2**55

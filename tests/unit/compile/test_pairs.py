@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import Compile, named, write_rows
 
 from nemotron.compile.jobs.base import Job
 from nemotron.compile.probes.survey import FIRST_ROWS, READ_ALL_BYTES, Shape, survey
+from tests.unit.compile.compile_world import Compile, named, write_rows
 
 PAIRS = Shape("preference")
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from compile_world import NODE, Compile, named
 from rich.console import Console
 
 from nemotron.compile.plan import Plan, render_plan
 from nemotron.config.schema.extras import JudgedGrpoConfig
 from nemotron.place import Place
+from tests.unit.compile.compile_world import NODE, Compile, named
 
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import LAPTOP, NODE, driven, named, row, write_model, write_rows
 
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.compile.rules.ppo import models, rules
@@ -18,6 +17,7 @@ from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import find_step
 from nemotron.place import Place
 from nemotron.steps.rl.nemo_rl.ppo.step import STEP as DECLARED
+from tests.unit.compile.compile_world import LAPTOP, NODE, driven, named, row, write_model, write_rows
 
 STEP = find_step("rl/nemo_rl/ppo")
 OWN = """\

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import Compile, named, row, write_manifest
 
 from nemotron.compile.jobs.base import Job
 from nemotron.compile.rules import prepared
 from nemotron.data.manifest import PASS_THROUGH, text_sha256, vocabulary_sha256
+from tests.unit.compile.compile_world import Compile, named, row, write_manifest
 
 
 def rows(name: str, count: int) -> list[dict[str, Any]]:

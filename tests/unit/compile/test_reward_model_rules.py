@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import CONFIGS, LAPTOP, NODE, driven, named, write_model, write_rows
 
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.compile.rules.reward_model import rules
@@ -21,6 +20,7 @@ from nemotron.manifest import find_step
 from nemotron.place import Place
 from nemotron.steps.rl.nemo_rl.rlhf import step as rlhf
 from nemotron.steps.rl.nemo_rl.rm.step import STEP as DECLARED
+from tests.unit.compile.compile_world import CONFIGS, LAPTOP, NODE, driven, named, write_model, write_rows
 
 STEP = find_step("rl/nemo_rl/rm")
 OWN = """\

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from compile_world import LAPTOP, NODE, Compile, named
 
 from nemotron.compile.rules.doubts import rules as doubts
 from nemotron.config.known import embedded_reads
 from nemotron.config.schema.extras import JudgedGrpoConfig
 from nemotron.manifest import declaration, find_step
 from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
+from tests.unit.compile.compile_world import LAPTOP, NODE, Compile, named
 
 GEN = "policy.generation"
 VLLM = f"{GEN}.vllm_cfg"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compile_world import LAPTOP, NODE, driven, named, write_model, write_rows
 
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.config.known import Standing, embedded_reads, look_up
@@ -17,6 +16,7 @@ from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import find_step
 from nemotron.place import Place
 from nemotron.steps.rl.nemo_rl.rlvr.step import STEP as DECLARED
+from tests.unit.compile.compile_world import LAPTOP, NODE, driven, named, write_model, write_rows
 
 STEP = find_step("rlvr")
 OWN = """\

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_sample import GOOD, Sample, write
 
 from nemotron.config import known
 from nemotron.config.describe import parameters
 from nemotron.config.known import Standing
+from tests.unit.config.config_sample import GOOD, Sample, write
 
 
 def test_parameters_join_model_and_yaml(tmp_path: Path) -> None:

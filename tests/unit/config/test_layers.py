@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_sample import resolve, write
 
 from nemotron.config.layers import config_names, find_config, load, read_layers
 from nemotron.config.origins import plain
 from nemotron.errors import ConfigError, NotFoundError, Origin
+from tests.unit.config.config_sample import resolve, write
 
 
 def merged(folder: Path, name: str) -> object:

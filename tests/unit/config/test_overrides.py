@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from config_sample import Sample, resolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from nemotron.config.merge import merge
 from nemotron.config.origins import located, plain
 from nemotron.config.overrides import is_override, parse_overrides
 from nemotron.errors import Origin, UsageError
+from tests.unit.config.config_sample import Sample, resolve
 
 FILE = Origin("a.yaml")
 

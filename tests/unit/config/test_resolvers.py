@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_sample import resolve, write
 
 from nemotron.config import resolvers
 from nemotron.config.layers import load
 from nemotron.errors import CompileError, Origin
+from tests.unit.config.config_sample import resolve, write
 
 
 @pytest.mark.parametrize(

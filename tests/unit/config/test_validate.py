@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from config_sample import GOOD, Sample, resolve, write
 from pydantic import model_validator
 
 from nemotron.config.layers import load
 from nemotron.config.schema.base import Strict
 from nemotron.config.validate import validate
 from nemotron.errors import Origin
+from tests.unit.config.config_sample import GOOD, Sample, resolve, write
 
 
 def test_a_good_config_has_no_findings(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prep_data import lines_of, prompts, rejects_of, rows_of, run, write_rows
 
 from nemotron.data.prep.hub import parse_hub_path
 from nemotron.errors import DataError
+from tests.unit.data.prep_data import lines_of, prompts, rejects_of, rows_of, run, write_rows
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prep_data import lines_of, rejects_of, rows_of, run, write_rows
 
 from nemotron.data.prep.blend import read_blend
 from nemotron.errors import DataError
+from tests.unit.data.prep_data import lines_of, rejects_of, rows_of, run, write_rows
 
 USER = [{"role": "user", "content": "Hi"}]
 

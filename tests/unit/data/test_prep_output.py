@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prep_data import files_of, lines_of, prompts, rejects_of, rows_of, run, write_rows
 
 from nemotron.data.manifest import resolve_manifest, split_paths
 from nemotron.data.rows import read_prompts
 from nemotron.errors import DataError, OutputError
+from tests.unit.data.prep_data import files_of, lines_of, prompts, rejects_of, rows_of, run, write_rows
 
 
 def test_four_shards_are_four_in_the_manifest(tmp_path: Path) -> None:

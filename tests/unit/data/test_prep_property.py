@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from prep_data import lines_of, rejects_of, run
 
 from nemotron.data.prep.rawjson import members, renamed, rewritten
+from tests.unit.data.prep_data import lines_of, rejects_of, run
 
 MAX_ROW = 2048
 

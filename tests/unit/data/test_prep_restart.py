@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from prep_data import config, files_of, prompts, run, write_rows
 
 from nemotron.errors import OutputError
+from tests.unit.data.prep_data import config, files_of, prompts, run, write_rows
 
 # The blocks are made small so that there is something to kill between.
 PROGRAM = """

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prep_data import config, prompts, write_rows
 
-from compiled_jobs import attempt_at, compiled
 from nemotron.config.layers import Resolved
 from nemotron.data.manifest import resolve_manifest
 from nemotron.data.rows import read_prompts
 from nemotron.runs.folder import RunFolder
 from nemotron.steps.data_prep.rl_prep import step
+from tests.compiled_jobs import attempt_at, compiled
+from tests.unit.data.prep_data import config, prompts, write_rows
 
 NOWHERE = Resolved(values={}, raw={}, origins={}, files=())
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from prep_data import files_of, rejects_of, rows_of, run, write_rows
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -16,6 +15,7 @@ from nemotron.compile.probes.model_files import tokenizer_facts
 from nemotron.data.manifest import text_sha256, vocabulary_sha256
 from nemotron.errors import ArtifactError, DataError
 from nemotron.rl.tokenized import TokenizedDataset
+from tests.unit.data.prep_data import files_of, rejects_of, rows_of, run, write_rows
 
 WORDS = [*"abcdefghij", "<pad>", "<eos>", "user", "assistant", ":"]
 TURNS = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}"

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from compiled_jobs import compiled
 from nemotron.disk import lock
 from nemotron.engines.extension import plan_extension
 from nemotron.errors import ArtifactError, OutputError, UsageError
 from nemotron.executors.local import resume
 from nemotron.runs.folder import RunFolder
+from tests.compiled_jobs import compiled
 
 WARM = {"name": "torch.optim.lr_scheduler.LinearLR", "kwargs": {"start_factor": 0.1, "total_iters": 2}}
 ONE_CYCLE = {"name": "torch.optim.lr_scheduler.OneCycleLR", "kwargs": {"max_lr": 1e-3, "total_steps": 6}}

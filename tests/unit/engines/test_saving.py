@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from compiled_jobs import attempt_at
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.record import RECORD
 from nemotron.checkpoints.owner import owner_of
@@ -27,6 +26,7 @@ from nemotron.errors import OutputError
 from nemotron.manifest import declaration, find_step
 from nemotron.rl.saving import POLICY, Progress, Saver, Trained
 from nemotron.runs.folder import LOCK, RunFolder
+from tests.compiled_jobs import attempt_at
 
 WEIGHT_FILES = (".distcp", "model.safetensors")
 _listeners: list[Any] = []

@@ -9,12 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from compiled_jobs import attempt_at, compiled
 from nemotron.cli.main import main
 from nemotron.disk import lock
 from nemotron.engines.embedded.session import session
 from nemotron.rl.threads import ThreadPlan
 from nemotron.runs.folder import LOCK, RunFolder
+from tests.compiled_jobs import attempt_at, compiled
 
 Spoil = Callable[[RunFolder, pytest.MonkeyPatch], None]
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from compiled_jobs import compiled
-from logger_files import history, run_of, scalars
 from nemotron.disk import lock
 from nemotron.engines.recorder import recording
 from nemotron.engines.sinks import open_sinks
 from nemotron.engines.sinks.wandb import WandbSink
 from nemotron.errors import ConfigError
 from nemotron.runs.folder import LOCK, RunFolder
+from tests.compiled_jobs import compiled
+from tests.logger_files import history, run_of, scalars
 
 LOGGER = {
     "num_val_samples_to_print": 0,

@@ -9,7 +9,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
-from scripted_gym import ScriptedGym
 
 from nemotron.config.schema.gym import GymConfig
 from nemotron.contracts.rewards import GroupRewards
@@ -18,6 +17,7 @@ from nemotron.data.rows import PromptRow
 from nemotron.errors import RewardError
 from nemotron.gym.protocol import output_text
 from nemotron.gym.source import GymSource
+from tests.unit.judge.scripted_gym import ScriptedGym
 
 ROW = PromptRow(
     "rows:1",

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from scripted_gym import ScriptedGym
 
 from nemotron.config.schema.gym import GymConfig
 from nemotron.errors import RewardError
 from nemotron.gym.client import GymClient
+from tests.unit.judge.scripted_gym import ScriptedGym
 
 ROW = {"responses_create_params": {"input": "Hi"}, "expected_answer": "4"}
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from scripted_gym import ScriptedGym
 
 from nemotron.config.schema.gym import GymConfig
 from nemotron.contracts.samples import Completion
@@ -19,6 +18,7 @@ from nemotron.errors import RewardError
 from nemotron.gym.protocol import response_object
 from nemotron.gym.servers import OwnServers
 from nemotron.gym.source import GymSource
+from tests.unit.judge.scripted_gym import ScriptedGym
 
 CONFIG: dict[str, Any] = {
     "servers": {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_judge_model import make_tiny_judge
+
+from tests.unit.judge.tiny_judge_model import make_tiny_judge
 
 
 @pytest.fixture(scope="session")

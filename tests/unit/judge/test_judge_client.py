@@ -13,11 +13,11 @@ import pytest
 from aiohttp import web
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scripted_judge import Scripted, says, verdict
 
 from nemotron.config.schema.judge import JudgeConfig
 from nemotron.errors import JudgeError
 from nemotron.judge.client import Answer, Endpoint, JudgeClient, Sampling
+from tests.unit.judge.scripted_judge import Scripted, says, verdict
 
 SAMPLING = Sampling(max_tokens=16, temperature=0.0, top_p=1.0)
 QUICK = JudgeConfig(request_timeout_s=5, max_retries=3, ready_timeout_s=1)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from scripted_judge import Scripted, says, verdict
 
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmResponsesCreateParams, JudgeConfig
 from nemotron.errors import JudgeError
@@ -20,6 +19,7 @@ from nemotron.judge.client import Endpoint
 from nemotron.judge.groups import REASK_TEMPERATURE, JudgeSettings, summarise
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse, Verdict
+from tests.unit.judge.scripted_judge import Scripted, says, verdict
 
 QUICK = JudgeConfig(request_timeout_s=5, max_retries=1, ready_timeout_s=2)
 

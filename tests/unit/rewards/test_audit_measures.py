@@ -6,12 +6,12 @@ import math
 from dataclasses import replace
 
 import pytest
-from audit_pairs import judged, pair, scored
 
 from nemotron.audit import measures as m
 from nemotron.audit.intervals import wilson
 from nemotron.audit.records import Audited, Judgement, from_row, to_row
 from nemotron.judge.types import Verdict
+from tests.unit.rewards.audit_pairs import judged, pair, scored
 
 PAIRS = [pair(k, chosen="good" + "!" * (3 * (k % 2)), rejected="bad" + "?" * (2 * (k % 3))) for k in range(60)]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_pairs import judged, pair, scored
 
 from nemotron.audit import scoring
 from nemotron.audit.judging import Questions
@@ -20,6 +19,7 @@ from nemotron.config.schema.reward_audit import AuditedRewardModel, AuditLimits,
 from nemotron.errors import DataError
 from nemotron.judge.groups import JudgeSettings
 from nemotron.runs.jsonl import to_json
+from tests.unit.rewards.audit_pairs import judged, pair, scored
 
 ROWS = [
     {"prompt": f"p{k}", "chosen": "yes", "rejected": "no", "principle": "Be kind." if k % 2 else " "} for k in range(50)

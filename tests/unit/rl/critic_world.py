@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from aiohttp import web
-from tiny_policy import tiny_chat, tiny_policy
 
 from nemotron.config.schema.ppo import CriticConfig, RewardSourceConfig, ValueConfig, ValueLossConfig
 from nemotron.errors import EngineError
@@ -19,6 +18,7 @@ from nemotron.rl.critic.local import Address, RemoteCritic
 from nemotron.rl.critic.models import CriticModels
 from nemotron.rl.critic.server import CriticServer, Models
 from nemotron.rl.scalar_model import ScalarModel
+from tests.unit.rl.tiny_policy import tiny_chat, tiny_policy
 
 TOKEN = "a token of the tests"
 CONFIG = "hash of a config"

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from critic_world import CONFIG, TOKEN, Served, critic_config, critic_models, serving, write_reward_model
 from torch import Tensor
 
 from nemotron.contracts.samples import Completion, Group
@@ -24,6 +23,7 @@ from nemotron.rl.critic.local import Address, RemoteCritic
 from nemotron.rl.critic.models import CriticModels
 from nemotron.rl.critic.wire import CONTENT_TYPE, INFER, WireError, check_tokens, grouped, pack, padded, unpack
 from nemotron.rl.scalar_model import ScalarModel
+from tests.unit.rl.critic_world import CONFIG, TOKEN, Served, critic_config, critic_models, serving, write_reward_model
 
 GROUPS = [
     Group([3, 4, 5], [Completion([6, 7, 0], [], False), Completion([8], [], False)]),

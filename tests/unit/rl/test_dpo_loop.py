@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_policy import tiny_chat, tiny_policy
 
 from nemotron.checkpoints.store import CheckpointStore
 from nemotron.config.schema.dpo import DpoConfig
@@ -24,6 +23,7 @@ from nemotron.rl.policy import Policy
 from nemotron.rl.reference_cache import ReferenceCache
 from nemotron.rl.saving import POLICY, Progress, Provenance, Saver, Trained, weights_of
 from nemotron.rl.stopping import Deadline
+from tests.unit.rl.tiny_policy import tiny_chat, tiny_policy
 
 WORDS = ("abc", "deed", "fog", "hi", "jk", "lemon", "nose", "pq", "rust", "tuv", "wxy", "a b")
 START = {"max_num_steps": 4, "max_num_epochs": 100, "seed": 1, "val_period": 2, "val_batches": -1}

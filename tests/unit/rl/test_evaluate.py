@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tiny_policy import tiny_chat, tiny_policy
-
 from nemotron.contracts.samples import SamplingParams
 from nemotron.data.rows import PromptRow
 from nemotron.rl.evaluate import evaluate_heldout
 from nemotron.rl.sampler import PolicySampler
+from tests.unit.rl.tiny_policy import tiny_chat, tiny_policy
 
 ROWS = [PromptRow(f"rows:{i}", [{"role": "user", "content": word}], None, {"n": i}) for i, word in enumerate("abcdef")]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_policy import tiny_chat, tiny_policy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from nemotron.checkpoints.store import CheckpointStore, read_info
@@ -30,6 +29,7 @@ from nemotron.rl.sampler import PolicySampler
 from nemotron.rl.saving import Progress, Provenance, Saver, Trained, weights_of
 from nemotron.rl.stopping import Deadline
 from nemotron.rl.timing import Timings
+from tests.unit.rl.tiny_policy import tiny_chat, tiny_policy
 
 HF_WEIGHTS = Path("policy", "weights", "hf")
 ROWS = [PromptRow(f"rows:{i}", [{"role": "user", "content": word}], None, {}) for i, word in enumerate("abcdefgh")]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny_policy import tiny_policy
 
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.contracts.samples import Completion, Group
 from nemotron.errors import ArtifactError, ConfigError
 from nemotron.rl.lora import Merged, add_adapters, read_adapter, write_adapter
 from nemotron.rl.policy import Policy
+from tests.unit.rl.tiny_policy import tiny_policy
 
 GROUPS = [Group([3, 4, 5], [Completion([6, 7, 0], [], False), Completion([8], [], False)])]
 LORA: dict[str, Any] = {

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_dpo_loop
-import test_grpo_loop
-import test_ppo_loop
-import test_reward_model_loop
 
 from nemotron.compile.jobs import measured
 from nemotron.rl.saving import Progress
+from tests.unit.rl import test_dpo_loop, test_grpo_loop, test_ppo_loop, test_reward_model_loop
 
 LOOPS: dict[str, tuple[Any, tuple[str, ...], dict[str, Any]]] = {
     "grpo": (test_grpo_loop, measured.GRPO, {}),

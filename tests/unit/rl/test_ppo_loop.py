@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_grpo_loop import ROWS, Log, weights
-from tiny_policy import VOCABULARY, tiny_chat, tiny_policy
 from torch import Tensor
 
 from nemotron.checkpoints.store import CheckpointStore
@@ -25,6 +23,8 @@ from nemotron.rl.optim import Optimization
 from nemotron.rl.rollout import finish_rollout, start_rollout, token_logprobs_of
 from nemotron.rl.sampler import PolicySampler
 from nemotron.rl.saving import Progress, Provenance, Saver, Trained
+from tests.unit.rl.test_grpo_loop import ROWS, Log, weights
+from tests.unit.rl.tiny_policy import VOCABULARY, tiny_chat, tiny_policy
 
 PPO: dict[str, Any] = {
     "num_prompts_per_step": 2,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_policy import tiny_chat, tiny_policy
 
 from nemotron.data.rows import PairRow
 from nemotron.rl import reference_cache
 from nemotron.rl.pairs import TokenPair, tokenise
 from nemotron.rl.policy import Policy
 from nemotron.rl.reference_cache import ReferenceCache
+from tests.unit.rl.tiny_policy import tiny_chat, tiny_policy
 
 WORDS = ("abc", "hello", "it is", "no", "yes sir", "zebra", "q")
 

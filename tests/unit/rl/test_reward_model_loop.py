@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_policy import tiny_chat, tiny_policy
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nemotron.checkpoints.store import CheckpointStore
@@ -24,6 +23,7 @@ from nemotron.rl.reward_pairs import RewardPair, from_rows
 from nemotron.rl.saving import POLICY, Progress, Provenance, Saver, Trained
 from nemotron.rl.scalar_model import ScalarModel
 from nemotron.rl.stopping import Deadline
+from tests.unit.rl.tiny_policy import tiny_chat, tiny_policy
 
 WORDS = ("abc", "deed", "fog", "hi", "jk", "lemon", "nose", "pq", "rust", "tuv", "wxy", "a b")
 CONFIG = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tiny_policy import VOCABULARY, tiny_chat
 
 from nemotron.data.rows import PairRow
 from nemotron.errors import DataError
 from nemotron.rl.reward_pairs import from_rows
+from tests.unit.rl.tiny_policy import VOCABULARY, tiny_chat
 
 
 def row(chosen: str, rejected: str, number: int = 1, **fields: object) -> PairRow:

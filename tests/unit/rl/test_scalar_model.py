@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_policy import CONFIGS, EVEN, RAGGED, make_groups, make_policy
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from nemotron.contracts.samples import Completion, Group
 from nemotron.errors import ArtifactError, ConfigError
 from nemotron.rl.policy import Policy
 from nemotron.rl.scalar_model import ScalarModel, padding_token
+from tests.unit.rl.test_policy import CONFIGS, EVEN, RAGGED, make_groups, make_policy
 
 TINY = Path("src/nemotron/assets/tiny_world/policy")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_policy import tiny_chat
 
 from nemotron.data.rows import PairRow
 from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
 from nemotron.rl.pairs import TokenPair, answer_mask, pair_group, reference_rows, tokenise
+from tests.unit.rl.tiny_policy import tiny_chat
 
 HEADERS = (
     "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"

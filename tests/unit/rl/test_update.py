@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_policy import tiny_policy
 
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.contracts.samples import SamplingParams
@@ -17,6 +16,7 @@ from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import generate
 from nemotron.rl.update import TrainBatch, update
+from tests.unit.rl.tiny_policy import tiny_policy
 
 PARAMS = SamplingParams(max_new_tokens=9, stop_token_ids=(0, 3, 4, 5, 6))
 SGD = {"name": "torch.optim.SGD", "kwargs": {"lr": 0.5}}

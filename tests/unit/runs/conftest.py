@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_records import MakeRun
 
-from compiled_jobs import compiled
 from nemotron.disk import lock
 from nemotron.runs.folder import LOCK, RunFolder
+from tests.compiled_jobs import compiled
+from tests.unit.runs.run_records import MakeRun
 
 
 @pytest.fixture

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_records import MakeRun
 
-from compiled_jobs import compiled
 from nemotron import __version__
 from nemotron.cli.main import main
 from nemotron.config.schema.rm import RmRunConfig
@@ -24,6 +22,8 @@ from nemotron.job import CompiledJob, read_job
 from nemotron.place import Place
 from nemotron.runs.attempts import Handle, attempts_of, begin_attempt, reported
 from nemotron.runs.folder import LOCK, RunFolder
+from tests.compiled_jobs import compiled
+from tests.unit.runs.run_records import MakeRun
 
 
 def test_what_is_written_is_read() -> None:

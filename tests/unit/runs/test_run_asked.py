@@ -6,12 +6,11 @@ import re
 from html import unescape
 from typing import Any
 
-from run_records import MakeRun, fill
-
-from compiled_jobs import compiled
 from nemotron.runs.asked import FEW, asked_of
 from nemotron.runs.audit_report import render_audit
 from nemotron.runs.report import render
+from tests.compiled_jobs import compiled
+from tests.unit.runs.run_records import MakeRun, fill
 
 ASKED: dict[str, Any] = {
     "command": ["steps", "run", "rlhf", "-c", "tiny", "policy.optimizer={name: x}"],

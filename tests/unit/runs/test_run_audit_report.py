@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from compiled_jobs import compiled
 from nemotron.disk import lock
 from nemotron.errors import ArtifactError
 from nemotron.runs.audit_report import leading, other, remarks, render_audit
 from nemotron.runs.folder import LOCK, RunFolder
 from nemotron.runs.report import write_report
+from tests.compiled_jobs import compiled
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">"
 FAIR: dict[str, float | None] = {

@@ -11,18 +11,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_records import MakeRun, fill
 
-from compiled_jobs import compiled
 from nemotron import __version__
 from nemotron.disk import lock
 from nemotron.errors import ArtifactError, NotFoundError, OutputError
 from nemotron.executors import goes_on, state_of
 from nemotron.job import Input
 from nemotron.runs.folder import LOCK, RunFolder, find_run, list_runs, new_run_id, newest_of_job
+from tests.compiled_jobs import compiled
+from tests.unit.runs.run_records import MakeRun, fill
 
 STEP = "rl/nemo_rl/rlhf"
-TESTS = str(Path(__file__).parents[2])
+ROOT = str(Path(__file__).parents[3])
 
 
 def test_create_writes_job_and_status(make_run: MakeRun) -> None:
@@ -124,7 +124,7 @@ _HOLDER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from compiled_jobs import compiled
+from tests.compiled_jobs import compiled
 from nemotron.runs.folder import LOCK, RunFolder
 run = RunFolder.create(Path(sys.argv[1]), compiled(fingerprint="abc"))
 run.write_status(state="running")
@@ -138,7 +138,7 @@ time.sleep(60)
 def other_process(tmp_path: Path):
     """A live process that holds a run; (process, path of the run)."""
     with subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(tmp_path / "runs"), TESTS], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _HOLDER, str(tmp_path / "runs"), ROOT], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         yield process, Path(process.stdout.readline().strip())
@@ -269,7 +269,7 @@ _CREATE = """
 import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from compiled_jobs import compiled
+from tests.compiled_jobs import compiled
 from nemotron.errors import OutputError
 from nemotron.runs.folder import LOCK, RunFolder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -283,7 +283,7 @@ except OutputError as error:
 
 def test_no_half_written_run_when_the_disk_refuses(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _CREATE, str(tmp_path / "runs"), TESTS], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _CREATE, str(tmp_path / "runs"), ROOT], capture_output=True, text=True, check=True
     )
     assert done.stdout.rstrip().endswith("job.json`: file too large")
     assert list((tmp_path / "runs").iterdir()) == []

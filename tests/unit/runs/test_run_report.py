@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from run_records import MakeRun, fill
 
 from nemotron.errors import DataError, OutputError
 from nemotron.runs.figures import MAX_POINTS, figures, thinned
@@ -16,6 +15,7 @@ from nemotron.runs.folder import RunFolder
 from nemotron.runs.pairs import select
 from nemotron.runs.report import render, write_report
 from nemotron.runs.views import VIEWS, View
+from tests.unit.runs.run_records import MakeRun, fill
 
 HOSTILE = "</script></style><script>steal()</script><img src=x onerror=steal()> {{ 7*7 }} \u2028 <!--"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from run_records import MakeRun, fill
 
 from nemotron.disk import lock
 from nemotron.executors import state_of
@@ -19,6 +18,7 @@ from nemotron.runs.report import leading_cards, other_cards
 from nemotron.runs.summary import print_summary, summarise, summary_lines
 from nemotron.runs.views import JUDGED_GRPO, VIEWS, View
 from nemotron.runs.words import duration
+from tests.unit.runs.run_records import MakeRun, fill
 
 
 def test_finished_run(make_run: MakeRun) -> None:

@@ -10,9 +10,7 @@ from typing import Any, get_args
 
 import pytest
 from rich.console import Console
-from run_records import MakeRun
 
-from compiled_jobs import compiled
 from nemotron.disk import lock
 from nemotron.engines.recorder import recording
 from nemotron.manifest import ViewName, load_catalog
@@ -21,6 +19,8 @@ from nemotron.runs.live import LiveView
 from nemotron.runs.report import render
 from nemotron.runs.summary import print_summary, summarise, summary_lines
 from nemotron.runs.views import DPO, JUDGED_GRPO, VIEWS, View, view_of
+from tests.compiled_jobs import compiled
+from tests.unit.runs.run_records import MakeRun
 
 
 def metrics_of(view: View) -> set[str]:

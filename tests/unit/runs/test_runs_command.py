@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_records import MakeRun, fill
 from typer.testing import CliRunner
 
 from nemotron.cli.runs import app
 from nemotron.disk import lock
 from nemotron.errors import NotFoundError
 from nemotron.runs.folder import LOCK
+from tests.unit.runs.run_records import MakeRun, fill
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sandbox_processes import processes_with
 
 from nemotron.sandbox.box import LEVELS, Level, Limits, Sandbox, SandboxError, containment
+from tests.unit.sandbox.sandbox_processes import processes_with
 
 
 def test_folder_goes_with_the_sandbox() -> None:
