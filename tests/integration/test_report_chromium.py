@@ -184,7 +184,7 @@ def test_a_failing_plot_is_noticed(run: RunFolder) -> None:
 
 
 def test_a_run_without_steps_opens_without_an_error(tmp_path: Path) -> None:
-    empty = RunFolder.create(tmp_path / "runs", compiled(run_id="empty", config={}))
+    empty = RunFolder.create(tmp_path / "runs", compiled(run_id="empty", config={}, view="judged_grpo"))
     page = open_page(write_report(empty))
     lock.release(empty.path / LOCK)
     assert (page.title, page.errors, page.plots, page.console) == ("empty", None, {}, [])
