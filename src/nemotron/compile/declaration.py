@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
-from nemotron.compile.describe import inputs, outputs
-from nemotron.compile.estimate import memory
 from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.jobs.step import AnyStepJob, PlainJob
 from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.compile.rules.base import Stages, check
 from nemotron.compile.secrets import secrets_in
@@ -32,18 +31,7 @@ class TrainingStep:
 
     def preflight(self, config: Any, resolved: Resolved, where: Surroundings) -> Preflight:
         """Choose the engine, run every rule, and describe what would run."""
-        job = self.job.of(config, resolved, where, self.engines)
-        return Preflight(
-            engine=job.engine,
-            engine_reason=job.engine_reason,
-            findings=check(job, self.rules),
-            processes=tuple(job.processes()),
-            inputs=inputs(job),
-            outputs=outputs(job),
-            work=job.work(),
-            memory=memory(job) if job.engine == "embedded" else None,
-            secrets=secrets_in(job.config),
-        )
+        return _preflight(self.job.of(config, resolved, where, self.engines), self.rules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +39,10 @@ class PlainStep:
     """A step that trains nothing: ordinary Python in the worker's process."""
 
     config: type[BaseModel]
-    check: Callable[[Any, Resolved, Surroundings], Preflight]
-    """What is wrong with a config, and what would run."""
+    job: type[PlainJob[Any]]
+    """What the rules know of a config of this step."""
+    rules: Stages
+    """Families of rules in their order."""
     run: str
     """``module:function`` that takes the attempt."""
 
@@ -62,5 +52,19 @@ class PlainStep:
         return {"plain": self.run}
 
     def preflight(self, config: Any, resolved: Resolved, where: Surroundings) -> Preflight:
-        """Ask the step's own check."""
-        return self.check(config, resolved, where)
+        """Run every rule, and describe what would run."""
+        return _preflight(self.job.of(config, resolved, where, self.engines), self.rules)
+
+
+def _preflight(job: AnyStepJob, rules: Stages) -> Preflight:
+    return Preflight(
+        engine=job.engine,
+        engine_reason=job.engine_reason,
+        findings=check(job, rules),
+        processes=tuple(job.processes()),
+        inputs=tuple(job.inputs()),
+        outputs=tuple(job.outputs()),
+        work=job.work(),
+        memory=job.memory(),
+        secrets=secrets_in(job.config),
+    )

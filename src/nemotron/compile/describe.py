@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from nemotron.compile.jobs.base import AnyJob
-from nemotron.compile.jobs.files import folders, named_files
+from nemotron.compile.jobs.files import named_files
 from nemotron.compile.plan import FileRef
 from nemotron.compile.probes.model_files import folder_of, read_model
 
 
-def inputs(job: AnyJob) -> tuple[FileRef, ...]:
+def inputs(job: AnyJob) -> Iterator[FileRef]:
     """Models and data files."""
-    found = []
     for ref in job.models():
         model = read_model(ref.name, job.place)
         size = _count(model.parameters) + " parameters" if model and model.parameters else "size unknown"
         detail = size if folder_of(ref.name, job.place) else "Hugging Face hub"
         role = ref.role if ref.role.endswith("model") else f"{ref.role} model"
-        found.append(FileRef(role, ref.key, ref.name, detail))
+        yield FileRef(role, ref.key, ref.name, detail)
     start = job.config.policy.pretrained_checkpoint
     if start is not None:
-        found.append(FileRef("policy weights", "policy.pretrained_checkpoint.path", start.path, "checkpoint_megatron"))
+        yield FileRef("policy weights", "policy.pretrained_checkpoint.path", start.path, "checkpoint_megatron")
     for file in named_files(job):
         if not all(map(job.sees, file.paths)):
-            found.append(FileRef(f"{file.role} data", file.key, str(file.path), f"on `{job.place.name}`"))
+            yield FileRef(f"{file.role} data", file.key, str(file.path), f"on `{job.place.name}`")
             continue
         survey = file.survey()
         detail = survey.problem or f"{survey.rows} rows"
         if file.rows is None:
-            found.append(FileRef(f"{file.role} data", file.key, str(file.path), detail))
+            yield FileRef(f"{file.role} data", file.key, str(file.path), detail)
         else:
             shards = tuple(map(str, file.paths))
             detail = f"{detail} in {len(shards)} shard{'s' if len(shards) > 1 else ''} of the manifest"
-            found.append(FileRef(f"{file.role} data", file.key, str(job.config.data.manifest_path), detail, shards))
-    return tuple(found)
+            yield FileRef(f"{file.role} data", file.key, str(job.config.data.manifest_path), detail, shards)
 
 
-def outputs(job: AnyJob) -> tuple[FileRef, ...]:
+def outputs(job: AnyJob) -> Iterator[FileRef]:
     """The run folder and what lands elsewhere."""
     period = job.config.checkpointing.save_period
-    found = []
-    for role, (key, path) in folders(job).items():
+    for role, (key, path) in job.folders().items():
         detail = f"every {period} steps" if key else "metrics.jsonl, samples.jsonl, report.html"
-        found.append(FileRef(role, key or None, str(path), detail))
-    return tuple(found)
+        yield FileRef(role, key or None, str(path), detail)
 
 
 def _count(number: int) -> str:

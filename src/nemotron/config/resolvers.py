@@ -46,18 +46,30 @@ def interpolate(
         return raw, findings
     config = OmegaConf.create(raw)
     assert isinstance(config, DictConfig)
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException:
+        # It stops at the first, so each is tried for itself, which takes as long again.
+        found = _failures(config, texts, raw, origins)
+        if not found:
+            raise
+        return raw, found
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}, []
+
+
+def _failures(
+    config: DictConfig, texts: list[tuple[str, str, Origin | None]], raw: dict[str, Any], origins: dict[str, Origin]
+) -> list[Finding]:
+    """All that cannot be resolved, by its cause."""
     failed: dict[str, tuple[str, Finding]] = {}
     for key, text, origin in texts:
         if "${" in text and (finding := _try(config, key, text, origin, set(origins))) is not None:
             failed[key] = (text, finding)
-    if failed:
-        # What merely refers to a value that cannot be resolved would repeat its message.
-        causes = {key for key, (_, finding) in failed.items() if finding.name == "unresolved"}
-        roots = {key: pair for key, pair in failed.items() if not causes & set(_TARGET.findall(pair[0]))}
-        return raw, _by_cause(roots, raw, origins)
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}, []
+    # What merely refers to a value that cannot be resolved would repeat its message.
+    causes = {key for key, (_, finding) in failed.items() if finding.name == "unresolved"}
+    roots = {key: pair for key, pair in failed.items() if not causes & set(_TARGET.findall(pair[0]))}
+    return _by_cause(roots, raw, origins)
 
 
 def _by_cause(failed: dict[str, tuple[str, Finding]], raw: dict[str, Any], origins: dict[str, Origin]) -> list[Finding]:

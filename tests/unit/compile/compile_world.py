@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.compile.declaration import TrainingStep
+from nemotron.compile.jobs.base import EMBEDDED_MODULES
 from nemotron.compile.plan import Plan
-from nemotron.compile.rules.engine import EMBEDDED_MODULES, LOGGER_MODULES
+from nemotron.compile.rules.engine import LOGGER_MODULES
 from nemotron.errors import Finding
 from nemotron.manifest import EngineName
 from nemotron.place import Place

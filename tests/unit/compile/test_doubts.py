@@ -9,7 +9,7 @@ import pytest
 
 from nemotron.compile.declaration import TrainingStep
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.compile.rules.doubts import rules
+from nemotron.compile.rules.doubts import rules, speed
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import declaration, find_step
@@ -175,7 +175,7 @@ def test_shipped_configs_leave_no_doubt(step: str, config: str, monkeypatch: pyt
         return
     for name in ("RL_POLICY_MODEL", "RL_REWARD_MODEL", "RL_TRAIN_DATA", "RL_TRAIN_PAIRS", "RL_PREP_MANIFEST"):
         monkeypatch.delenv(name, raising=False)
-    doubts = {rule.name for rule in rules.members} | {"judge-roles"}
+    doubts = {rule.name for rule in [*rules.members, *speed.members]} | {"judge-roles"}
     assert [f for f in shipped(step, config).findings if f.name in doubts] == []
 
 

@@ -208,10 +208,10 @@ def test_what_was_deleted_is_named_with_what_refers_to_it(compiled_step: Compile
 
 def test_what_a_rule_needs_is_a_key(compiled_step: CompileStep) -> None:
     """A misspelt need would silence nothing."""
-    for step in ("rlhf", "rlvr", "dpo", "rm", "ppo"):
+    for step in (*FAMILIES, "rl_prep", "hf_to_megatron", "megatron_to_hf", "reward_audit"):
         model = declaration(find_step(step)).config
         stages = declaration(find_step(step)).rules
-        section = model.section
+        section = getattr(model, "section", "")
         for rule in (rule for stage in stages for rules in stage for rule in rules.members):
             assert all(look_up(model, need.split(".")) is not Standing.UNKNOWN for need in rule.needed(section)), (
                 rule.name

@@ -297,6 +297,7 @@ ELSEWHERE = {
     "vocabulary",
     *(rule.name for rule in doubts.members),
     "judge-roles",
+    "slow-precision",
     "optimizer",
     # what this step shares with others and cannot break
     "micro-batch",

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.config.layers import Resolved
+from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.data.manifest import resolve_manifest
 from nemotron.data.rows import read_prompts
+from nemotron.place import Place
 from nemotron.runs.folder import RunFolder
 from nemotron.steps.data_prep.rl_prep import step
 from tests.compiled_jobs import attempt_at, compiled
@@ -18,8 +21,12 @@ from tests.unit.data.prep_data import config, prompts, write_rows
 NOWHERE = Resolved(values={}, raw={}, origins={}, files=())
 
 
+def preflight(settings: DataPrepConfig, tmp_path: Path) -> Preflight:
+    return step.STEP.preflight(settings, NOWHERE, Surroundings(Place(), {}, tmp_path / "runs"))
+
+
 def findings(tmp_path: Path, source: Any, **changes: Any) -> list[tuple[str, int]]:
-    found = step.check(config(tmp_path / "out", source, **changes), NOWHERE)
+    found = preflight(config(tmp_path / "out", source, **changes), tmp_path).findings
     return [(finding.name, finding.exit_code) for finding in found]
 
 
@@ -38,16 +45,16 @@ def test_checks_before_the_start(tmp_path: Path) -> None:
 
 def test_a_plan_opens_no_connection(tmp_path: Path) -> None:
     settings = config(tmp_path / "out", {"datasets": [{"path": "hf://org/name@main"}]})
-    assert list(step.check(settings, NOWHERE)) == []
-    processes, inputs, outputs = step.describe(settings)
-    assert [file.path for file in inputs] == ["hf://org/name@main"]
-    assert [process.role for process in processes] == ["data"]
-    assert [file.role for file in outputs] == ["shards", "manifest", "rejects"]
+    found = preflight(settings, tmp_path)
+    assert found.findings == ()
+    assert [file.path for file in found.inputs] == ["hf://org/name@main"]
+    assert [process.role for process in found.processes] == ["data"]
+    assert [file.role for file in found.outputs] == ["shards", "manifest", "rejects"]
 
 
 def test_a_hub_data_set_without_revision_is_a_warning(tmp_path: Path) -> None:
     settings = config(tmp_path / "out", {"datasets": [{"path": "hf://org/name"}]})
-    assert [(f.severity, f.name) for f in step.check(settings, NOWHERE)] == [("warning", "unpinned-source")]
+    assert [(f.severity, f.name) for f in preflight(settings, tmp_path).findings] == [("warning", "unpinned-source")]
 
 
 def test_the_run_prints_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

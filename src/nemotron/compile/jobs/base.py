@@ -1,16 +1,17 @@
-"""What the preflight knows of a job: a typed config on a chosen engine and machine."""
+"""What the preflight knows of a training job."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from nemotron.compile.choice import choose
 from nemotron.compile.jobs.files import files
-from nemotron.compile.plan import Process, Work
+from nemotron.compile.jobs.step import ModelRef, NumberType, StepJob
+from nemotron.compile.plan import FileRef, Memory, Process, Work
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
@@ -18,37 +19,14 @@ from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.policy import OptimizerConfig, SchedulerEntry
 from nemotron.config.schema.training import Course, TrainingConfig
 from nemotron.data.inputs import HeldoutFiles
-from nemotron.errors import ConfigError, Finding, NemotronError, Origin, Severity
 from nemotron.manifest import EngineName
-from nemotron.place import Place
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Surroundings
 
+EMBEDDED_MODULES = ("torch", "transformers", "safetensors", "numpy", "aiohttp", "tenacity", "jinja2")
+"""Libraries of the embedded engine."""
 C = TypeVar("C", bound=TrainingConfig, covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRef:
-    """A model that a run loads."""
-
-    role: str
-    """``policy``, ``judge``, ``reward model`` ..."""
-    key: str
-    """The config key that names it."""
-    name: str
-    """Folder or hub name."""
-    template_hint: str | None = None
-    """Of a model that is asked through its own chat template: what to do where there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class NumberType:
-    """A model that computes, and the key that says in which number type."""
-
-    key: str
-    name: str
-    """``float32``, ``bfloat16`` ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +52,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Job(Generic[C]):
+class Job(StepJob[C]):
     """A typed config on a chosen engine and machine.
 
     The families of rules that several steps share ask nothing but this class; a family of steps (GRPO, DPO ...) derives
     from it and says what is special about it.
     """
 
-    config: C
-    resolved: Resolved
-    engine: EngineName
-    engine_reason: str
-    place: Place
-    engines: Collection[EngineName]
-    """Engines that the step has an entry for."""
-    runs_dir: Path
-    env: Mapping[str, str]
-    """Environment variables of the command."""
-    resume: bool = False
-    """Whether a run that exists would go on."""
-
-    row_kind: ClassVar[RowKind] = "prompt"
-    """What the rows of training and validation are."""
+    who: ClassVar[str] = "the embedded engine"
     heldout_kind: ClassVar[RowKind] = "prompt"
     """What the rows of `eval.heldout` are."""
     policy_does: ClassVar[str] = "samples, scores and trains"
@@ -174,12 +138,19 @@ class Job(Generic[C]):
         """Whether rollouts run beside training."""
         return False
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Those of the embedded engine."""
+        return EMBEDDED_MODULES if self.engine == "embedded" else ()
+
     def models(self) -> Iterator[ModelRef]:
-        """Every model that the run loads itself."""
-        yield ModelRef("policy", "policy.model_name", self.config.policy.model_name)
+        """The policy; a family of steps adds its own."""
+        policy = self.config.policy
+        own = policy.tokenizer.name == policy.model_name
+        yield ModelRef("policy", "policy.model_name", policy.model_name, own)
 
     def number_types(self) -> Iterator[NumberType]:
-        """Number types of the models that compute in processes of this run."""
+        """The policy's."""
         yield NumberType("policy.precision", self.config.policy.precision)
 
     def optimizers(self) -> Iterator[Optimizer]:
@@ -220,6 +191,31 @@ class Job(Generic[C]):
     def work(self) -> Work:
         """Sizes of the run; every algorithm says its own."""
         raise NotImplementedError
+
+    def folders(self) -> dict[str, tuple[str, Path]]:
+        """Run folder and checkpoints."""
+        found = super().folders()
+        if self.config.checkpointing.enabled:
+            found["checkpoints"] = ("checkpointing.checkpoint_dir", Path(self.config.checkpointing.checkpoint_dir))
+        return found
+
+    def inputs(self) -> Iterator[FileRef]:
+        """Models and data files."""
+        from nemotron.compile.describe import inputs
+
+        return inputs(self)
+
+    def outputs(self) -> Iterator[FileRef]:
+        """The run folder and what lands elsewhere."""
+        from nemotron.compile.describe import outputs
+
+        return outputs(self)
+
+    def memory(self) -> Memory | None:
+        """Of the embedded engine; None when the policy is not on this machine."""
+        from nemotron.compile.estimate import memory
+
+        return memory(self) if self.engine == "embedded" else None
 
     @cached_property
     def training_rows(self) -> int | None:
@@ -288,42 +284,6 @@ class Job(Generic[C]):
         if policy.megatron:
             return policy.megatron.tensor_model_parallel_size
         return policy.dtensor.tensor_parallel_size if policy.dtensor else 1
-
-    def sees(self, path: str | Path) -> bool:
-        """Whether what the config names can be looked at from here."""
-        return self.place.sees(Path(path))
-
-    def error(
-        self,
-        key: str,
-        message: str,
-        *,
-        hint: str | None = None,
-        kind: type[NemotronError] = ConfigError,
-        origin: Origin | None = None,
-    ) -> Finding:
-        """Something that would stop the job; ``kind`` decides the exit code."""
-        return self._finding("error", key, message, hint, kind, origin)
-
-    def warning(self, key: str, message: str, *, hint: str | None = None, origin: Origin | None = None) -> Finding:
-        """Something that runs but is probably not meant."""
-        return self._finding("warning", key, message, hint, ConfigError, origin)
-
-    def note(self, key: str, message: str, *, hint: str | None = None) -> Finding:
-        """Something worth knowing."""
-        return self._finding("note", key, message, hint, ConfigError, None)
-
-    def _finding(
-        self,
-        severity: Severity,
-        key: str,
-        message: str,
-        hint: str | None,
-        kind: type[NemotronError],
-        origin: Origin | None,
-    ) -> Finding:
-        place = origin or (self.resolved.origin(key) if key else None)
-        return Finding(severity, "", message, key or None, place, hint, exit_code=kind.exit_code)
 
 
 AnyJob = Job[TrainingConfig]

@@ -125,11 +125,3 @@ def on_sample(job: AnyJob) -> bool:
     """Whether a model of one's own would be trained on the shipped sample, which only lets any config run."""
     own = not Path(job.config.policy.model_name).is_relative_to(resolvers.ASSETS)
     return own and any(file.role == "train" and file.path.is_relative_to(resolvers.ASSETS) for file in files(job))
-
-
-def folders(job: AnyJob) -> dict[str, tuple[str, Path]]:
-    """What the run writes: purpose -> (config key, folder)."""
-    found = {"run folder": ("", job.runs_dir)}
-    if job.config.checkpointing.enabled:
-        found["checkpoints"] = ("checkpointing.checkpoint_dir", Path(job.config.checkpointing.checkpoint_dir))
-    return found

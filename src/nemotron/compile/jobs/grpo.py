@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from nemotron.compile.jobs import measured
-from nemotron.compile.jobs.base import ModelRef, NumberType
 from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
+from nemotron.compile.jobs.step import ModelRef, NumberType
 from nemotron.compile.plan import Process
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
-from nemotron.config.schema.judge import JUDGE_MODEL
+from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig
 from nemotron.config.schema.verified import VerifiedGrpoConfig
 
 TEMPLATE_HINT = "a judge's template must know the roles `response_1` and `response_2`: put one beside its tokenizer"
@@ -87,6 +87,16 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
     """GRPO whose rewards come from a judge."""
 
     @property
+    def judge_model(self) -> GenrmModelConfig | None:
+        """NeMo-Gym's block."""
+        return self.config.env.judge_model
+
+    @property
+    def comparison(self) -> GenrmCompareConfig | None:
+        """NeMo-Gym's block."""
+        return self.config.env.comparison
+
+    @property
     def reward_range(self) -> tuple[float, float] | None:
         """The judge's scores, before bonuses."""
         return 1.0, 5.0
@@ -94,21 +104,21 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
     def number_types(self) -> Iterator[NumberType]:
         """The policy's, and the judge's where we serve it."""
         yield from super().number_types()
-        judge = self.config.env.judge_model
+        judge = self.judge_model
         if judge and judge.base_url is None:
             yield NumberType("judge.dtype", self.config.judge.dtype)
 
     def models(self) -> Iterator[ModelRef]:
         """The policy, and the judge where we serve it."""
         yield from super().models()
-        judge = self.config.env.judge_model
+        judge = self.judge_model
         if judge and judge.base_url is None:
-            yield ModelRef("judge", f"{JUDGE_MODEL}.model", judge.model, TEMPLATE_HINT)
+            yield ModelRef("judge", f"{JUDGE_MODEL}.model", judge.model, template_hint=TEMPLATE_HINT)
 
     def processes(self) -> Iterator[Process]:
         """The policy and its judge."""
         yield from super().processes()
-        model = self.config.env.judge_model
+        model = self.judge_model
         if model is None:
             return
         if model.base_url is not None:

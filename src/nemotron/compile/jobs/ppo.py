@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from nemotron.compile.jobs import measured
-from nemotron.compile.jobs.base import Batch, ModelRef, NumberType, Optimizer
+from nemotron.compile.jobs.base import Batch, Optimizer
 from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
+from nemotron.compile.jobs.step import ModelRef, NumberType
 from nemotron.compile.plan import Process
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
@@ -77,7 +78,7 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
         """The models of the sides that run here."""
         config = self.config
         if config.only != "critic":
-            yield ModelRef("policy", "policy.model_name", config.policy.model_name)
+            yield from super().models()
         if config.only != "actor":
             yield ModelRef("reward model", "reward_model.model_name", config.reward_model.model_name)
             if self.has_critic:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +37,8 @@ def _names(netrc: Path, host: str) -> bool:
 
 def _settings(env: Mapping[str, str]) -> dict[str, str]:
     """What ``wandb offline`` and the like have written: of the user, then of the working directory."""
+    import configparser  # only runs that log to W&B come here
+
     user = Path(env.get("WANDB_CONFIG_DIR") or Path(env.get("HOME", "~")) / ".config" / "wandb").expanduser()
     parser = configparser.ConfigParser(interpolation=None)
     try:

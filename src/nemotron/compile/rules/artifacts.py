@@ -10,15 +10,17 @@ from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import Checkpoint, describe
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
+from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.model_files import folder_of, is_path, read_model, template_problem, tokenizer_facts
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.errors import ArtifactError, Finding
 
+files: Rules[AnyStepJob] = Rules("model-files")
 rules: Rules[AnyJob] = Rules("artifacts")
 
 
-@rules.rule("model-files")
-def models_are_complete(job: AnyJob) -> Iterator[Finding]:
+@files.rule("model-files")
+def models_are_complete(job: AnyStepJob) -> Iterator[Finding]:
     """A model folder has a config, weights and a tokenizer; a name that is no folder is one of the hub."""
     for model in job.models():
         key, name = model.key, model.name
@@ -26,9 +28,62 @@ def models_are_complete(job: AnyJob) -> Iterator[Finding]:
         if job.sees(name) and Path(name).expanduser().is_file():
             yield job.error(key, f"the {role} `{name}` is a file, not a folder", kind=ArtifactError)
         elif folder_of(name, job.place) is None:
-            yield from _absent(job, role, key, name)
+            yield from _absent(job, role, key, name, model.downloaded)
         else:
-            yield from _incomplete(job, role, key, name)
+            yield from _incomplete(job, role, key, name, model.own_tokenizer)
+
+
+def _absent(job: AnyStepJob, role: str, key: str, name: str, downloaded: bool) -> Iterator[Finding]:
+    if is_path(name) and not job.sees(name):
+        return
+    if is_path(name):
+        yield job.error(key, f"there is no {role} folder `{name}`", kind=ArtifactError, hint=f"check `{key}`")
+    elif not downloaded:
+        hint = "download it first, or give a folder or an endpoint"
+        yield job.error(key, f"the {role} `{name}` is not on this machine", kind=ArtifactError, hint=hint)
+    elif job.place.offline:
+        yield job.error(
+            key,
+            f"the {role} `{name}` is not on this machine and downloads are switched off",
+            kind=ArtifactError,
+            hint="unset `HF_HUB_OFFLINE`, or give a folder",
+        )
+    else:
+        yield job.note(key, f"the {role} `{name}` is not on this machine and will be downloaded")
+
+
+def _incomplete(job: AnyStepJob, role: str, key: str, name: str, own_tokenizer: bool) -> Iterator[Finding]:
+    model = read_model(name, job.place)
+    if model is None:
+        return
+    wanted = {
+        "a readable `config.json`": bool(model.config),
+        "weights (`*.safetensors`)": model.has_weights,
+    }
+    if own_tokenizer:
+        wanted["a tokenizer (`tokenizer.json`)"] = model.has_tokenizer
+    missing = [what for what, there in wanted.items() if not there]
+    if missing:
+        yield job.error(key, f"the {role} `{name}` lacks {', '.join(missing)}", kind=ArtifactError)
+    elif model.broken:
+        message = f"`{model.broken}` of the {role} `{name}` is broken: its header cannot be read, or data are missing"
+        yield job.error(key, message, kind=ArtifactError, hint="copy or download it again")
+
+
+@files.rule("chat-template")
+def helpers_can_be_asked(job: AnyStepJob) -> Iterator[Finding]:
+    """Models that are asked with roles of their own template."""
+    for model in job.models():
+        if model.template_hint:
+            yield from template_findings(job, model.key, model.name, hint=model.template_hint)
+
+
+def template_findings(job: AnyStepJob, key: str, name: str, *, hint: str | None = None) -> Iterator[Finding]:
+    """What is wrong with the chat template of the tokenizer ``name``, which ``key`` names."""
+    problem = template_problem(name, job.place)
+    if problem:
+        own = "give one that does with `policy.tokenizer.chat_template` (text, or a `.jinja` file)"
+        yield job.error(key, f"the tokenizer of `{name}` {problem}", kind=ArtifactError, hint=hint or own)
 
 
 @rules.rule("not-looked-at")
@@ -43,40 +98,6 @@ def places_are_looked_at(job: AnyJob) -> Iterator[Finding]:
     for key, path in named:
         if not job.sees(path):
             yield job.note(key, f"`{path}` lies on `{job.place.name}` and was not looked at from here")
-
-
-def _absent(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding]:
-    if is_path(name) and not job.sees(name):
-        return
-    if is_path(name):
-        yield job.error(key, f"there is no {role} folder `{name}`", kind=ArtifactError, hint=f"check `{key}`")
-    elif job.place.offline:
-        yield job.error(
-            key,
-            f"the {role} `{name}` is not on this machine and downloads are switched off",
-            kind=ArtifactError,
-            hint="unset `HF_HUB_OFFLINE`, or give a folder",
-        )
-    else:
-        yield job.note(key, f"the {role} `{name}` is not on this machine and will be downloaded")
-
-
-def _incomplete(job: AnyJob, role: str, key: str, name: str) -> Iterator[Finding]:
-    model = read_model(name, job.place)
-    if model is None:
-        return
-    wanted = {
-        "a readable `config.json`": bool(model.config),
-        "weights (`*.safetensors`)": model.has_weights,
-    }
-    if role != "policy model" or job.config.policy.tokenizer.name == name:
-        wanted["a tokenizer (`tokenizer.json`)"] = model.has_tokenizer
-    missing = [what for what, there in wanted.items() if not there]
-    if missing:
-        yield job.error(key, f"the {role} `{name}` lacks {', '.join(missing)}", kind=ArtifactError)
-    elif model.broken:
-        message = f"`{model.broken}` of the {role} `{name}` is broken: its header cannot be read, or data are missing"
-        yield job.error(key, message, kind=ArtifactError, hint="copy or download it again")
 
 
 @rules.rule("tokenizer-files", number=77)
@@ -110,22 +131,6 @@ def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
         problem = syntax_problem(given if path is None else path.read_text(errors="replace"))
         if problem:
             yield job.error(key, f"the chat template does not parse: {problem}", hint=f"correct `{key}`")
-
-
-@rules.rule("chat-template")
-def helpers_can_be_asked(job: AnyJob) -> Iterator[Finding]:
-    """Models that are asked with roles of their own template."""
-    for model in job.models():
-        if model.template_hint:
-            yield from template_findings(job, model.key, model.name, hint=model.template_hint)
-
-
-def template_findings(job: AnyJob, key: str, name: str, *, hint: str | None = None) -> Iterator[Finding]:
-    """What is wrong with the chat template of the tokenizer ``name``, which ``key`` names."""
-    problem = template_problem(name, job.place)
-    if problem:
-        own = "give one that does with `policy.tokenizer.chat_template` (text, or a `.jinja` file)"
-        yield job.error(key, f"the tokenizer of `{name}` {problem}", kind=ArtifactError, hint=hint or own)
 
 
 @rules.rule("vocabulary", needs=("policy.model_name", "policy.tokenizer.name"))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.validate import in_order
 from nemotron.errors import Finding
@@ -28,7 +28,7 @@ from nemotron.manifest import EngineName
 
 NEMO_RL: tuple[EngineName, ...] = ("nemo_rl",)
 EMBEDDED: tuple[EngineName, ...] = ("embedded",)
-J = TypeVar("J", bound=AnyJob)
+J = TypeVar("J", bound=AnyStepJob)
 Check = Callable[[J], Iterator[Finding]]
 Number = int | Mapping[RowKind, int] | None
 
@@ -70,7 +70,7 @@ class Rules(Generic[J]):
         name: str,
         *,
         number: Number = None,
-        engines: tuple[EngineName, ...] = ("embedded", "nemo_rl"),
+        engines: tuple[EngineName, ...] = ("embedded", "nemo_rl", "plain"),
         needs: tuple[str, ...] = (),
     ) -> Callable[[Check[J]], Check[J]]:
         """Decorator: add a check to the family."""
@@ -113,7 +113,7 @@ def _refused(need: str, refused: set[str]) -> bool:
     return any(key == need or key.startswith(f"{need}.") for key in refused)
 
 
-def _without_copies(findings: list[Finding], job: AnyJob) -> list[Finding]:
+def _without_copies(findings: list[Finding], job: AnyStepJob) -> list[Finding]:
     """Leave out findings of keys that have their value from another key with a finding."""
     keys = {finding.key for finding in findings}
     return [f for f in findings if not f.key or (source := job.resolved.source(f.key)) == f.key or source not in keys]

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import files, on_sample
+from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.policy import SchedulerEntry
 from nemotron.errors import Finding
-from nemotron.place import Place
 
+speed: Rules[AnyStepJob] = Rules("speed")
 rules: Rules[AnyJob] = Rules("doubts")
 
 HIGH_RATE, RUINOUS_RATE = 1e-2, 1.0
@@ -23,24 +24,17 @@ HOT = 2.0
 """Temperature above which most of what is sampled is noise."""
 
 
-def slow_number_type(place: Place, key: str, name: str) -> tuple[str, str] | None:
-    """Message and hint where a model would compute in bfloat16 on a processor without instructions for it."""
-    if name != "bfloat16" or place.has_cuda or place.has_bf16 is not False:
-        return None
-    message = (
-        f"`{key}` is bfloat16, which this processor has no instructions for: "
-        "steps may take ten times as long as in float32"
-    )
-    return message, f"set `{key}=float32`"
-
-
-@rules.rule("slow-precision", engines=EMBEDDED)
-def number_types_are_fast(job: AnyJob) -> Iterator[Finding]:
+@speed.rule("slow-precision", engines=("embedded", "plain"))
+def number_types_are_fast(job: AnyStepJob) -> Iterator[Finding]:
     """Measured on a processor without such instructions: 21 s a step in bfloat16, 2.3 s in float32."""
-    for found in job.number_types():
-        slow = slow_number_type(job.place, found.key, found.name)
-        if slow:
-            yield job.warning(found.key, slow[0], hint=slow[1])
+    for key, name in ((found.key, found.name) for found in job.number_types()):
+        if name == "bfloat16" and not job.place.has_cuda and job.place.has_bf16 is False:
+            yield job.warning(
+                key,
+                f"`{key}` is bfloat16, which this processor has no instructions for: "
+                "steps may take ten times as long as in float32",
+                hint=f"set `{key}=float32`",
+            )
 
 
 @rules.rule("learning-rate")

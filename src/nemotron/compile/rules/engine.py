@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemotron.compile.jobs.base import AnyJob
+from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.wandb_login import wandb_can_start
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.config.known import embedded_reads
@@ -12,28 +13,27 @@ from nemotron.config.schema.data import DatasetConfig
 from nemotron.errors import Finding, NotAvailableError
 from nemotron.install import install_extra
 
+modules: Rules[AnyStepJob] = Rules("modules")
 rules: Rules[AnyJob] = Rules("engine")
 
-EMBEDDED_MODULES = ("torch", "transformers", "safetensors", "numpy", "aiohttp", "tenacity", "jinja2")
-"""Libraries of the embedded engine."""
 LOGGER_MODULES = ("tensorboard", "wandb")
 
 
-@rules.rule("engine-not-installed")
-def engine_is_installed(job: AnyJob) -> Iterator[Finding]:
+@modules.rule("engine-not-installed")
+def engine_is_installed(job: AnyStepJob) -> Iterator[Finding]:
     """The embedded engine's libraries are an extra of the package; NeMo-RL comes with its container and needs a GPU."""
-    if job.engine == "embedded":
-        missing = job.place.lacking(EMBEDDED_MODULES)
+    missing = job.place.lacking(job.modules)
+    found = _nemo_rl_lacks(job) if job.engine == "nemo_rl" else None
+    if missing:
         noun = "module" if len(missing) == 1 else "modules"
         names = ", ".join(f"`{name}`" for name in missing)
-        found = (f"the embedded engine needs the {noun} {names}", install_extra("local")) if missing else None
-    else:
-        found = _nemo_rl_lacks(job)
+        found = f"{job.who} needs the {noun} {names}", install_extra("local")
     if found:
-        yield job.error("engine", found[0], hint=found[1], kind=NotAvailableError)
+        key = "" if job.engine == "plain" else "engine"
+        yield job.error(key, found[0], hint=found[1], kind=NotAvailableError)
 
 
-def _nemo_rl_lacks(job: AnyJob) -> tuple[str, str] | None:
+def _nemo_rl_lacks(job: AnyStepJob) -> tuple[str, str] | None:
     where = "here" if job.place.is_here else f"on `{job.place.name}`"
     if "nemo_rl" not in job.engines:
         return "this version of nemotron does not drive NeMo-RL yet", "set `engine=embedded`"

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from nemotron.compile.jobs.grpo import JudgedJob
+from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.model_files import folder_of, tokenizer_facts
 from nemotron.compile.rules.base import Rules
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
-from nemotron.place import Place
 
-rules: Rules[JudgedJob] = Rules("judge")
+rules: Rules[AnyStepJob] = Rules("judge")
 
 
 @rules.rule("judge-endpoint")
-def endpoint_is_a_url(job: JudgedJob) -> Iterator[Finding]:
+def endpoint_is_a_url(job: AnyStepJob) -> Iterator[Finding]:
     """An OpenAI-compatible endpoint up to ``/v1``."""
-    model = job.config.env.judge_model
+    model = job.judge_model
     if model is None or model.base_url is None:
         return
     key = f"{JUDGE_MODEL}.base_url"
@@ -40,44 +39,46 @@ def endpoint_is_a_url(job: JudgedJob) -> Iterator[Finding]:
     yield job.note(key, f"the judge at `{model.base_url}` is asked when the run starts")
 
 
-def unknown_roles(name: str, place: Place, *, principle: bool) -> tuple[str, str] | None:
-    """Message and hint when the chat template of a judge on this machine does not speak of the roles it is asked with.
+@rules.rule("judge-roles", needs=(f"{JUDGE_MODEL}.model",))
+def judge_knows_its_roles(job: AnyStepJob) -> Iterator[Finding]:
+    """Verdicts of a model that takes the answers for turns of a conversation are noise, if they can be read at all.
 
-    Only a template that names them can tell the two answers from a conversation: others print a role's name as it is,
-    or refuse it. A template that is not there says nothing here.
+    Only a template that names the roles can tell the two answers from a conversation: others print a role's name as it
+    is, or refuse it. A template that is not there says nothing here.
     """
-    folder = folder_of(name, place)
+    model, block = job.judge_model, job.comparison
+    folder = folder_of(model.model, job.place) if model is not None and model.base_url is None else None
     template = tokenizer_facts(folder).chat_template if folder else None
-    if template is None:
-        return None
+    if model is None or template is None:
+        return
+    principle = bool(block and block.use_principle and model.supports_principle_role)
     roles = [*("response_1", "response_2"), *(["principle"] if principle else [])]
     # A template may put the name together: `'response_' ~ loop.index`.
     missing = [role for role in roles if role not in template and (role == "principle" or "response_" not in template)]
-    if not missing:
-        return None
-    unknown = ", ".join(f"`{role}`" for role in missing)
-    return (
-        f"the chat template of the judge `{name}` does not know {unknown}: "
-        "an ordinary instruct model is not made to compare two answers",
-        "give a judge that was trained to compare answers (a GenRM), or set "
-        f"`{JUDGE_MODEL}.supports_principle_role=false` when only `principle` is missing",
-    )
+    if missing:
+        yield job.warning(
+            f"{JUDGE_MODEL}.model",
+            f"the chat template of the judge `{model.model}` does not know "
+            f"{', '.join(f'`{role}`' for role in missing)}: "
+            "an ordinary instruct model is not made to compare two answers",
+            hint="give a judge that was trained to compare answers (a GenRM), or set "
+            f"`{JUDGE_MODEL}.supports_principle_role=false` when only `principle` is missing",
+        )
 
 
-@rules.rule("judge-roles")
-def judge_knows_its_roles(job: JudgedJob) -> Iterator[Finding]:
-    """Verdicts of a model that takes the answers for turns of a conversation are noise, if they can be read at all."""
-    model, block = job.config.env.judge_model, job.config.env.comparison
-    if model is None or model.base_url is not None:
-        return
-    principle = bool(block and block.use_principle and model.supports_principle_role)
-    found = unknown_roles(model.model, job.place, principle=principle)
-    if found:
-        yield job.warning(f"{JUDGE_MODEL}.model", found[0], hint=found[1])
+@rules.rule("principle-role")
+def principle_reaches_the_judge(job: AnyStepJob) -> Iterator[Finding]:
+    """A principle travels in a chat role of its own."""
+    block, model = job.comparison, job.judge_model
+    if block and model and block.use_principle and not model.supports_principle_role:
+        yield job.warning(
+            f"{JUDGE_MODEL}.supports_principle_role",
+            "a principle is configured, but the judge's template has no role for it: it is not sent",
+        )
 
 
 @rules.rule("secret-elsewhere")
-def secrets_stay_in_their_place(job: JudgedJob) -> Iterator[Finding]:
+def secrets_stay_in_their_place(job: AnyStepJob) -> Iterator[Finding]:
     """A run folder never holds a secret, so a key that contains one could not be read back from it."""
     for key in elsewhere(job.resolved.values, secrets_in(job.config)):
         yield job.error(
@@ -85,16 +86,3 @@ def secrets_stay_in_their_place(job: JudgedJob) -> Iterator[Finding]:
             f"`{key}` contains the judge's API key, which is never written to a run folder",
             hint=f"give the API key in `{JUDGE_MODEL}.api_key` only",
         )
-
-
-@rules.rule("judge-calls")
-def judge_keeps_up(job: JudgedJob) -> Iterator[Finding]:
-    """All pairs grow with the square of the group."""
-    block, group = job.config.env.comparison, job.config.grpo.num_generations_per_prompt
-    if block is None or block.comparison_strategy != "all_pairs" or group < 9:
-        return
-    pairs = group * (group - 1) // 2
-    yield job.warning(
-        "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare.comparison_strategy",
-        f"`all_pairs` asks the judge {pairs} times per prompt, `circular` {group} times",
-    )

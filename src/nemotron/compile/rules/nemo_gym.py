@@ -117,15 +117,17 @@ def validation_groups_complete(job: JudgedJob) -> Iterator[Finding]:
             )
 
 
-@rules.rule("principle-role")
-def principle_reaches_the_judge(job: JudgedJob) -> Iterator[Finding]:
-    """A principle travels in a chat role of its own."""
-    block, model = job.config.env.comparison, job.config.env.judge_model
-    if block and model and block.use_principle and not model.supports_principle_role:
-        yield job.warning(
-            f"{JUDGE_MODEL}.supports_principle_role",
-            "a principle is configured, but the judge's template has no role for it: it is not sent",
-        )
+@rules.rule("judge-calls")
+def judge_keeps_up(job: JudgedJob) -> Iterator[Finding]:
+    """All pairs grow with the square of the group."""
+    block, group = job.config.env.comparison, job.config.grpo.num_generations_per_prompt
+    if block is None or block.comparison_strategy != "all_pairs" or group < 9:
+        return
+    pairs = group * (group - 1) // 2
+    yield job.warning(
+        "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm_compare.comparison_strategy",
+        f"`all_pairs` asks the judge {pairs} times per prompt, `circular` {group} times",
+    )
 
 
 @rules.rule("dataset-kind", number=71, engines=NEMO_RL)

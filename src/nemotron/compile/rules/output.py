@@ -10,36 +10,34 @@ from pathlib import Path
 
 from nemotron.checkpoints.owner import used_by_another
 from nemotron.compile.jobs.base import AnyJob
-from nemotron.compile.jobs.files import folders
+from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.folders import existing
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.rules.base import Rules
 from nemotron.errors import Finding, OutputError
 
-rules: Rules[AnyJob] = Rules("output")
+folders: Rules[AnyStepJob] = Rules("folders")
+rules: Rules[AnyJob] = Rules("checkpoints")
 TRAINED = ("policy", "critic")
 """Roles of the models that a checkpoint holds."""
 
 
-@rules.rule("output-folder", number=80)
-def folders_can_be_written(job: AnyJob) -> Iterator[Finding]:
+@folders.rule("output-folder", number=80)
+def folders_can_be_written(job: AnyStepJob) -> Iterator[Finding]:
     """The nearest folder that exists must let us create the rest."""
     seen: set[Path] = set()
-    for purpose, (key, path) in folders(job).items():
-        if not job.sees(path):
-            continue
-        place = existing(path)
-        if place in seen:
+    for purpose, (key, path) in job.folders().items():
+        place = existing(path) if job.sees(path) else None
+        if place is None or place in seen:
             continue
         seen.add(place)
-        if not place.is_dir():
-            yield job.error(key, f"the {purpose} `{path}` cannot be made: `{place}` is not a folder", kind=OutputError)
-        elif not os.access(place, os.W_OK | os.X_OK):
+        wrong = "is not a folder" if not place.is_dir() else "is not writable"
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             yield job.error(
                 key,
-                f"the {purpose} `{path}` cannot be made: `{place}` is not writable",
+                f"the {purpose} `{path}` cannot be made: `{place}` {wrong}",
                 kind=OutputError,
-                hint="choose another place with `--runs-dir`" if not key else f"set `{key}`",
+                hint=f"set `{key}`" if key else "choose another place with `--runs-dir`",
             )
 
 

@@ -3,48 +3,61 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from nemotron.compile.declaration import PlainStep
-from nemotron.compile.plan import FileRef, Preflight, Surroundings
-from nemotron.config.layers import Resolved
+from nemotron.compile.plan import FileRef
+from nemotron.compile.probes.model_files import folder_of
 from nemotron.engines.base import Attempt
-from nemotron.steps.convert.checks import OUTPUT, Checks, needed_modules
 from nemotron.steps.convert.hf_to_megatron.config import Config
+from nemotron.steps.convert.job import ConvertJob
+from nemotron.steps.convert.rules import STAGES
 from nemotron.steps.convert.run import finish, is_hub_name, local_model, recorder, shown_progress
 
 SOURCE = "hf_model"
 
 
-def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Preflight:
-    """Everything that can be known before torch is loaded: the target is free, the model is whole and converts."""
-    checks = Checks(resolved, where.place)
-    installed = checks.has_modules(needed_modules(config.verify, config.hf_model))
-    source = checks.hf_folder(SOURCE, config.hf_model)
-    checks.output(config.output_dir, source, where.runs_dir, overwrite=config.overwrite)
-    if source is not None:
-        with checks.model_files(SOURCE):
-            # Of a hub model the cache may hold a part; the rest is fetched when the run starts.
-            check(source, headers=installed and not is_hub_name(config.hf_model))
-    return checks.result(
-        inputs=[FileRef("model", SOURCE, str(source or config.hf_model), "checkpoint_hf")],
-        output=FileRef("checkpoint", OUTPUT, config.output_dir, "checkpoint_megatron"),
-        runs_dir=where.runs_dir,
-    )
+@dataclass(frozen=True)
+class Job(ConvertJob[Config]):
+    """Hugging Face to Megatron."""
 
+    source_key: ClassVar[str] = SOURCE
+    kinds: ClassVar[tuple[str, str]] = ("checkpoint", "checkpoint_megatron")
 
-def check(source: Path, *, headers: bool = True) -> None:
-    """The model converts, and its files are whole by their headers (which needs safetensors).
+    @property
+    def source(self) -> Path | None:
+        """The model's folder; None where it has to be fetched, or is not there."""
+        name = self.config.hf_model
+        folder = Path(name).expanduser()
+        return folder_of(name, self.place) if is_hub_name(name) else folder if folder.is_dir() else None
 
-    Raises:
-        ArtifactError: as the conversion would.
-    """
-    from nemotron.checkpoints import hf
-    from nemotron.checkpoints.megatron import families
+    def hf_models(self) -> Iterator[tuple[str, str]]:
+        """The one that is converted."""
+        yield SOURCE, self.config.hf_model
 
-    families.from_hf(hf.read_config(source), f"`{source}`")
-    if headers:
-        hf.headers(source)
+    def convert_on_paper(self) -> None:
+        """The model converts, and its files are whole by their headers (which needs safetensors).
+
+        Raises:
+            ArtifactError: as the conversion would.
+        """
+        from nemotron.checkpoints import hf
+        from nemotron.checkpoints.megatron import families
+
+        source = self.source
+        if source is None:
+            return
+        families.from_hf(hf.read_config(source), f"`{source}`")
+        # Of a hub model the cache may hold a part; the rest is fetched when the run starts.
+        if not is_hub_name(self.config.hf_model) and not self.place.lacking(self.modules):
+            hf.headers(source)
+
+    def inputs(self) -> Iterator[FileRef]:
+        """The model."""
+        yield FileRef("model", SOURCE, str(self.source or self.config.hf_model), "checkpoint_hf")
 
 
 def run(attempt: Attempt) -> None:
@@ -74,4 +87,4 @@ def run(attempt: Attempt) -> None:
     finish(run, conversion, started)
 
 
-STEP = PlainStep(config=Config, check=preflight, run="nemotron.steps.convert.hf_to_megatron.step:run")
+STEP = PlainStep(config=Config, job=Job, rules=STAGES, run="nemotron.steps.convert.hf_to_megatron.step:run")

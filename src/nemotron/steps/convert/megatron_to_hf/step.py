@@ -3,57 +3,74 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from nemotron.checkpoints.megatron import layout
 from nemotron.compile.declaration import PlainStep
-from nemotron.compile.plan import FileRef, Preflight, Surroundings
-from nemotron.config.layers import Resolved
+from nemotron.compile.plan import FileRef
+from nemotron.compile.probes.model_files import folder_of
 from nemotron.engines.base import Attempt
 from nemotron.errors import ArtifactError
-from nemotron.steps.convert.checks import OUTPUT, Checks, needed_modules
+from nemotron.steps.convert.job import ConvertJob
 from nemotron.steps.convert.megatron_to_hf.config import Config
+from nemotron.steps.convert.rules import STAGES
 from nemotron.steps.convert.run import finish, local_model, recorder, shown_progress
 
 SOURCE, GIVEN = "megatron_path", "hf_model"
 
 
-def preflight(config: Config, resolved: Resolved, where: Surroundings) -> Preflight:
-    """Everything that can be known before torch is loaded: the target is free, the checkpoint is whole and converts."""
-    checks = Checks(resolved, where.place)
-    source = Path(config.megatron_path).expanduser()
-    checks.has_modules(needed_modules(config.verify, config.hf_model))
-    checks.output(config.output_dir, source, where.runs_dir, overwrite=config.overwrite)
-    inputs = [FileRef("checkpoint", SOURCE, str(source), "checkpoint_megatron")]
-    given = None
-    if config.hf_model is not None:
-        given = checks.hf_folder(GIVEN, config.hf_model)
-        inputs.append(FileRef("model", GIVEN, str(given or config.hf_model), "checkpoint_hf"))
-    with checks.model_files(SOURCE):
-        if config.hf_model is not None and given is None:
-            # Not here, or wrong and reported: without its config no more can be said than that a checkpoint is there.
-            layout.resolve(source)
-        else:
-            check(source, given)
-    output = FileRef("model", OUTPUT, config.output_dir, "checkpoint_hf")
-    return checks.result(inputs=inputs, output=output, runs_dir=where.runs_dir)
+@dataclass(frozen=True)
+class Job(ConvertJob[Config]):
+    """Megatron to Hugging Face."""
 
+    source_key: ClassVar[str] = SOURCE
+    kinds: ClassVar[tuple[str, str]] = ("model", "checkpoint_hf")
 
-def check(source: Path, given: Path | None = None) -> None:
-    """The checkpoint converts, and it is whole by its index. ``given``: the same model on Hugging Face.
+    @property
+    def source(self) -> Path:
+        """The checkpoint."""
+        return Path(self.config.megatron_path).expanduser()
 
-    Raises:
-        ArtifactError: as the conversion would.
-    """
-    from nemotron.checkpoints import hf
-    from nemotron.checkpoints.megatron.describe import describe
+    @property
+    def given(self) -> Path | None:
+        """The same model on Hugging Face, where it is on this machine."""
+        name = self.config.hf_model
+        return folder_of(name, self.place) if name is not None else None
 
-    checkpoint = describe(source, hf.read_config(given) if given else None)
-    lost = [name for name in sorted(checkpoint.index.files()) if not (checkpoint.folder / name).is_file()]
-    if lost:
-        raise ArtifactError(
-            f"`{checkpoint.folder / lost[0]}` is missing: a shard of the checkpoint is lost", hint="copy it again"
-        )
+    def hf_models(self) -> Iterator[tuple[str, str]]:
+        """The one that lends config and tokenizer."""
+        if self.config.hf_model is not None:
+            yield GIVEN, self.config.hf_model
+
+    def convert_on_paper(self) -> None:
+        """The checkpoint converts, and it is whole by its index.
+
+        Raises:
+            ArtifactError: as the conversion would.
+        """
+        from nemotron.checkpoints import hf
+        from nemotron.checkpoints.megatron.describe import describe
+
+        given = self.given
+        if self.config.hf_model is not None and given is None:
+            # Without its config no more can be said than that a checkpoint is there.
+            layout.resolve(self.source)
+            return
+        checkpoint = describe(self.source, hf.read_config(given) if given else None)
+        lost = [name for name in sorted(checkpoint.index.files()) if not (checkpoint.folder / name).is_file()]
+        if lost:
+            raise ArtifactError(
+                f"`{checkpoint.folder / lost[0]}` is missing: a shard of the checkpoint is lost", hint="copy it again"
+            )
+
+    def inputs(self) -> Iterator[FileRef]:
+        """The checkpoint, and the model that lends to it."""
+        yield FileRef("checkpoint", SOURCE, str(self.source), "checkpoint_megatron")
+        if self.config.hf_model is not None:
+            yield FileRef("model", GIVEN, str(self.given or self.config.hf_model), "checkpoint_hf")
 
 
 def run(attempt: Attempt) -> None:
@@ -83,4 +100,4 @@ def run(attempt: Attempt) -> None:
     finish(run, conversion, started)
 
 
-STEP = PlainStep(config=Config, check=preflight, run="nemotron.steps.convert.megatron_to_hf.step:run")
+STEP = PlainStep(config=Config, job=Job, rules=STAGES, run="nemotron.steps.convert.megatron_to_hf.step:run")

@@ -25,7 +25,7 @@ STEP = TrainingStep(
     config=DpoRunConfig,
     job=DpoJob,
     rules=(
-        (engine.rules,),
+        (engine.modules, engine.rules),
         (
             schedule.rules,
             validation.rules,
@@ -34,10 +34,11 @@ STEP = TrainingStep(
             generation.rules,
             parallelism.rules,
             checkpointing.rules,
+            doubts.speed,
             doubts.rules,
         ),
-        (output.rules, resources.rules),
-        (artifacts.rules,),
+        (output.folders, output.rules, resources.rules),
+        (artifacts.files, artifacts.rules),
         (data.rules,),
     ),
     engines={"embedded": "nemotron.engines.embedded.scene:dpo"},

@@ -26,7 +26,7 @@ STEP = TrainingStep(
     config=PpoMasterConfig,
     job=PpoJob,
     rules=(
-        (engine.rules,),
+        (engine.modules, engine.rules),
         (
             schedule.rules,
             validation.rules,
@@ -37,10 +37,11 @@ STEP = TrainingStep(
             generation.rollouts,
             parallelism.rules,
             checkpointing.rules,
+            doubts.speed,
             doubts.rules,
         ),
-        (output.rules, resources.rules),
-        (artifacts.rules, ppo.models),
+        (output.folders, output.rules, resources.rules),
+        (artifacts.files, artifacts.rules, ppo.models),
         (data.rules,),
     ),
     engines={"embedded": "nemotron.engines.embedded.scene:ppo"},

@@ -28,7 +28,7 @@ STEP = TrainingStep(
     config=JudgedGrpoConfig,
     job=JudgedJob,
     rules=(
-        (engine.rules,),
+        (engine.modules, engine.rules),
         (
             schedule.rules,
             validation.rules,
@@ -40,10 +40,11 @@ STEP = TrainingStep(
             parallelism.rules,
             nemo_gym.rules,
             checkpointing.rules,
+            doubts.speed,
             doubts.rules,
         ),
-        (output.rules, resources.rules),
-        (artifacts.rules,),
+        (output.folders, output.rules, resources.rules),
+        (artifacts.files, artifacts.rules),
         (data.rules,),
         (judge.rules,),
     ),

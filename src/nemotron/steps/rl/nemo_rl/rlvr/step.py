@@ -28,7 +28,7 @@ STEP = TrainingStep(
     config=VerifiedGrpoConfig,
     job=VerifiedJob,
     rules=(
-        (engine.rules,),
+        (engine.modules, engine.rules),
         (
             schedule.rules,
             validation.rules,
@@ -39,10 +39,11 @@ STEP = TrainingStep(
             generation.rollouts,
             parallelism.rules,
             checkpointing.rules,
+            doubts.speed,
             doubts.rules,
         ),
-        (output.rules, resources.rules),
-        (artifacts.rules,),
+        (output.folders, output.rules, resources.rules),
+        (artifacts.files, artifacts.rules),
         (data.rules,),
         (reward_setup.rules, rewards.rules),
     ),

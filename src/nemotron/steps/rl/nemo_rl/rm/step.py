@@ -24,7 +24,7 @@ STEP = TrainingStep(
     config=RmRunConfig,
     job=RmJob,
     rules=(
-        (engine.rules,),
+        (engine.modules, engine.rules),
         (
             schedule.rules,
             validation.rules,
@@ -32,10 +32,11 @@ STEP = TrainingStep(
             reward_model.rules,
             parallelism.rules,
             checkpointing.rules,
+            doubts.speed,
             doubts.rules,
         ),
-        (output.rules, resources.rules),
-        (artifacts.rules,),
+        (output.folders, output.rules, resources.rules),
+        (artifacts.files, artifacts.rules),
         (data.rules,),
     ),
     engines={"embedded": "nemotron.engines.embedded.scene:reward_model"},

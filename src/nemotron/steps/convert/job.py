@@ -1,0 +1,74 @@
+"""What the rules know of a conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from nemotron.compile.jobs.step import PlainJob
+from nemotron.compile.plan import FileRef
+from nemotron.steps.convert.run import is_hub_name
+
+OUTPUT = "output_dir"
+M = TypeVar("M", bound=BaseModel, covariant=True)
+
+
+class Settings(Protocol):
+    """What both configs have."""
+
+    @property
+    def output_dir(self) -> str: ...
+    @property
+    def verify(self) -> str: ...
+    @property
+    def overwrite(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class ConvertJob(PlainJob[M]):
+    """One checkpoint to another form."""
+
+    reason: ClassVar[str] = "a conversion is plain Python in this process, on the CPU"
+    who: ClassVar[str] = "a conversion"
+    source_key: ClassVar[str] = ""
+    """The key that names what is converted."""
+    kinds: ClassVar[tuple[str, str]] = ("", "")
+    """Role and type of what is written."""
+
+    @property
+    def settings(self) -> Settings:
+        """The config, as far as both conversions have it."""
+        return self.config  # type: ignore[return-value]
+
+    @property
+    def source(self) -> Path | None:
+        """The checkpoint to convert; None when it is not on this machine."""
+        raise NotImplementedError
+
+    def hf_models(self) -> Iterator[tuple[str, str]]:
+        """Key and name of the Hugging Face models that are read."""
+        raise NotImplementedError
+
+    def convert_on_paper(self) -> None:
+        """Read what can be read without torch, as the conversion would. Raises ArtifactError."""
+        raise NotImplementedError
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """transformers only to compare logits and to reach the hub."""
+        wanted = self.settings.verify == "logits" or any(is_hub_name(name) for _, name in self.hf_models())
+        return ("torch", "safetensors", "numpy", *(("transformers",) if wanted else ()))
+
+    def folders(self) -> dict[str, tuple[str, Path]]:
+        """Run folder, and the one in which the target will appear."""
+        target = Path(self.settings.output_dir).expanduser().absolute()
+        return {**super().folders(), "target": (OUTPUT, target.parent)}
+
+    def outputs(self) -> Iterator[FileRef]:
+        """Run folder and target."""
+        yield FileRef("run folder", None, str(self.runs_dir), "job.json, status.json")
+        yield FileRef(self.kinds[0], OUTPUT, self.settings.output_dir, self.kinds[1])

@@ -1,0 +1,63 @@
+"""What both conversions check before they start. Nothing is written, no connection is opened, torch is not loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from nemotron.compile.probes.model_files import folder_of
+from nemotron.compile.rules.base import Rules, Stages
+from nemotron.compile.rules.engine import modules
+from nemotron.compile.rules.output import folders
+from nemotron.errors import ArtifactError, Finding, OutputError
+from nemotron.steps.convert.job import OUTPUT, ConvertJob
+from nemotron.steps.convert.run import is_hub_name
+
+AnyConvertJob = ConvertJob[BaseModel]
+rules: Rules[AnyConvertJob] = Rules("convert")
+
+
+@rules.rule("model-files")
+def models_are_there(job: AnyConvertJob) -> Iterator[Finding]:
+    """A folder, or a name on the hub that is here or can be fetched."""
+    for key, name in job.hf_models():
+        folder = Path(name).expanduser()
+        if is_hub_name(name):
+            if folder_of(name, job.place) is not None:
+                continue
+            if job.place.offline:
+                message = f"the model `{name}` is not on this machine and downloads are switched off"
+                yield job.error(key, message, hint="unset `HF_HUB_OFFLINE`, or give a folder", kind=ArtifactError)
+            else:
+                yield job.note(key, f"the model `{name}` is not on this machine and will be downloaded")
+        elif not folder.is_dir():
+            message = f"`{name}` is a file, not a model folder" if folder.exists() else f"there is no folder `{name}`"
+            hint = "give a folder with `config.json` and safetensors, or a hub name `owner/name`"
+            yield job.error(key, message, hint=hint, kind=ArtifactError)
+
+
+@rules.rule("model-files")
+def source_converts(job: AnyConvertJob) -> Iterator[Finding]:
+    """What is converted is whole, and of a family that converts."""
+    try:
+        job.convert_on_paper()
+    except ArtifactError as error:
+        yield job.refused(job.source_key, error)
+
+
+@rules.rule("output-folder")
+def target_is_free(job: AnyConvertJob) -> Iterator[Finding]:
+    """The target may be written, and does not hold the source."""
+    settings, source = job.settings, job.source
+    target = Path(settings.output_dir).expanduser().absolute()
+    if source is not None and source.resolve().is_relative_to(target.resolve()):
+        message = f"`{settings.output_dir}` holds the checkpoint to convert, which would be lost"
+        yield job.error(OUTPUT, message, hint="choose another `output_dir`", kind=OutputError)
+    elif not settings.overwrite and (target.is_file() or (target.is_dir() and any(target.iterdir()))):
+        hint = "choose an empty `output_dir`, or set `overwrite=true`"
+        yield job.error(OUTPUT, f"`{settings.output_dir}` exists already", hint=hint, kind=OutputError)
+
+
+STAGES: Stages = ((modules,), (rules,), (folders,))

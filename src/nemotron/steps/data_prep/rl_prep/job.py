@@ -1,0 +1,94 @@
+"""What the rules know of a data preparation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemotron.compile.jobs.step import PlainJob
+from nemotron.compile.plan import FileRef, Process
+from nemotron.config.schema.data_prep import DataPrepConfig
+from nemotron.errors import NemotronError
+
+if TYPE_CHECKING:
+    from nemotron.data.prep.blend import Dataset, SourceFile
+
+PACKAGES = ("orjson", "xxhash", "numpy")
+"""Packages without which nothing of this can be imported; the functions below import the rest when they are called."""
+
+
+@dataclass(frozen=True)
+class PrepJob(PlainJob[DataPrepConfig]):
+    """Sources to shards."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the packages are there that reading needs."""
+        return all(find_spec(name) for name in PACKAGES)
+
+    @property
+    def key(self) -> str:
+        """The key that names the sources."""
+        return "blend_path" if self.config.blend_path is not None else "blend"
+
+    @cached_property
+    def read(self) -> tuple[list[Dataset], NemotronError | None]:
+        """The blend, or why there is none."""
+        from nemotron.data.prep.blend import read_blend
+
+        config = self.config
+        if not self.ready or (config.blend_path is None) == (config.blend is None):
+            return [], None
+        try:
+            return read_blend(config.blend_path or (config.blend.model_dump() if config.blend else {})), None
+        except NemotronError as problem:
+            return [], problem
+
+    @cached_property
+    def sources(self) -> tuple[list[SourceFile], list[NemotronError]]:
+        """The files of the blend on this machine, and what is wrong with the others."""
+        from nemotron.data.prep.blend import expand
+
+        found: list[SourceFile] = []
+        problems: list[NemotronError] = []
+        for dataset in self.read[0]:
+            try:
+                # A plan opens no connection.
+                found += [] if dataset.path.startswith("hf://") else expand(dataset)
+            except NemotronError as problem:
+                problems.append(problem)
+        return found, problems
+
+    def processes(self) -> Iterator[Process]:
+        """This one, and its helpers."""
+        if self.read[0]:
+            from nemotron.data.prep.prepare import processes_of
+
+            helpers = processes_of(self.config) - 1
+            extra = f" and {helpers} helper{'s' if helpers > 1 else ''}" if helpers else ""
+            yield Process("data", f"this process{extra}: read, check, sort, write")
+
+    def inputs(self) -> Iterator[FileRef]:
+        """Every file, and what is fetched from the hub."""
+        for dataset in self.read[0]:
+            if dataset.path.startswith("hf://"):
+                yield FileRef(f"{dataset.split or 'all'} rows", self.key, dataset.path, "Hugging Face hub")
+        files = self.sources[0]
+        if files:
+            from nemotron.data.prep.reading import size_of
+
+            for file in files:
+                yield FileRef(f"{file.split or 'all'} rows", self.key, file.label, f"{size_of(file):,} bytes")
+
+    def outputs(self) -> Iterator[FileRef]:
+        """Shards, manifest, rejects."""
+        output = Path(self.config.output_dir)
+        yield FileRef("shards", "output_dir", str(output), f"{self.config.num_shards_per_split} per split")
+        detail = "every shard with rows, bytes, SHA-256; every source"
+        yield FileRef("manifest", None, str(output / "manifest.json"), detail)
+        detail = "every line that is not used, with its reason"
+        yield FileRef("rejects", None, str(output / "rejects.jsonl"), detail)

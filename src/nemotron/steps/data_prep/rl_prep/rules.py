@@ -1,0 +1,138 @@
+"""What can be said about a preparation before any row is read. Opens no connection and reads no data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, syntax_problem
+from nemotron.compile.rules.base import Rules, Stages
+from nemotron.errors import DataError, Finding, NemotronError, NotAvailableError, OutputError
+from nemotron.install import install_extra
+from nemotron.steps.data_prep.rl_prep.job import PACKAGES, PrepJob
+
+rules: Rules[PrepJob] = Rules("data-prep")
+_SHIPPED = Path(__file__).resolve().parent / "config" / "default.yaml"
+
+
+@rules.rule("package-missing")
+def packages_are_there(job: PrepJob) -> Iterator[Finding]:
+    """Those that everything needs, then those of the formats that are read or written."""
+    if not job.ready:
+        missing = [name for name in PACKAGES if find_spec(name) is None]
+        message = f"data preparation needs the packages {', '.join(missing)}"
+        yield job.error("", message, hint=install_extra("data"), kind=NotAvailableError)
+        return
+    for package, why in _packages(job):
+        if find_spec(package) is None:
+            message = f"{why} need the package `{package}`"
+            yield job.error(job.key, message, hint=install_extra("data"), kind=NotAvailableError)
+
+
+def _packages(job: PrepJob) -> Iterator[tuple[str, str]]:
+    names = [source.path.name for source in job.sources[0]]
+    if any(name.endswith(".zst") for name in names) or job.config.compression == "zstd":
+        yield "zstandard", "zstd files"
+    if any(name.endswith(".parquet") for name in names):
+        yield "pyarrow", "Parquet files"
+    if any(dataset.path.startswith("hf://") for dataset in job.read[0]):
+        yield "huggingface_hub", "`hf://` data sets"
+    if job.config.tokenize is not None:
+        yield "transformers", "tokenizers"
+
+
+@rules.rule("blend-broken")
+def blend_can_be_read(job: PrepJob) -> Iterator[Finding]:
+    """One of two keys names the sources, and what it names is a blend."""
+    config, problem = job.config, job.read[1]
+    if (config.blend_path is None) == (config.blend is None):
+        message = "give either `blend_path` or `blend`" + (", not both" if config.blend is not None else "")
+        yield job.error("blend_path", message, hint="`blend_path=FILE`: a blend or a data file")
+    elif problem is not None:
+        yield job.refused(job.key, problem)
+
+
+@rules.rule("sample-data")
+def rows_are_given(job: PrepJob) -> Iterator[Finding]:
+    """The shipped sample lets the step run as it is; who gave no data must be told that none of theirs is in it."""
+    origin = job.resolved.origin("blend_path")
+    if job.config.blend_path is not None and origin is not None and Path(origin.source).resolve() == _SHIPPED:
+        message = "no data are given: the shipped sample of the tiny world is prepared"
+        hint = "set `blend_path=...` to a data file, a folder, a glob, `hf://owner/name` or a blend file"
+        yield job.warning("blend_path", message, hint=hint)
+
+
+@rules.rule("source-missing")
+def sources_are_there(job: PrepJob) -> Iterator[Finding]:
+    """Every source has files."""
+    for problem in job.sources[1]:
+        yield job.refused(job.key, problem)
+
+
+@rules.rule("unpinned-source")
+def sources_are_pinned(job: PrepJob) -> Iterator[Finding]:
+    """A data set on the hub may change."""
+    for dataset in job.read[0]:
+        if dataset.path.startswith("hf://") and dataset.revision is None and "@" not in dataset.path:
+            message = f"`{dataset.path}` has no revision: the newest is taken, and other rows may come next time"
+            hint = "write `hf://org/name@COMMIT`; the manifest of a run names the commit it read"
+            yield job.warning(job.key, message, hint=hint)
+
+
+@rules.rule("chat-template")
+def rows_can_be_tokenised(job: PrepJob) -> Iterator[Finding]:
+    """The template that turns rows into tokens; of a tokenizer on the hub nothing is known yet."""
+    settings = job.config.tokenize
+    if settings is None or settings.chat_template is None:
+        return
+    name = settings.chat_template
+    folder, file = Path(settings.tokenizer).expanduser(), Path(name).expanduser()
+    if name == DEFAULT:
+        problem = folder_problem(folder) if folder.is_dir() else None
+        message, key = f"the tokenizer `{settings.tokenizer}` {problem}", "tokenize.tokenizer"
+    elif name.endswith(".jinja") and not file.is_file():
+        problem, key = "missing", "tokenize.chat_template"
+        message = f"there is no chat template file `{name}`"
+    else:
+        problem = syntax_problem(file.read_text(errors="replace") if name.endswith(".jinja") else name)
+        message, key = f"the chat template does not parse: {problem}", "tokenize.chat_template"
+    if problem:
+        yield job.error(key, message, hint="give `tokenize.chat_template`: a `.jinja` file, a template, or `null`")
+
+
+@rules.rule("split-shares", needs=("blend", "blend_path"))
+def splits_can_be_made(job: PrepJob) -> Iterator[Finding]:
+    """Shares and names of the splits fit the sources."""
+    if not job.read[0]:
+        return
+    from nemotron.data.prep.splits import split_names, split_shares
+
+    sources = job.sources[0]
+    try:
+        split_names(split_shares(job.config, sources), sources)
+    except NemotronError as problem:
+        yield job.refused("split.shares", problem)
+
+
+@rules.rule("shares-without-rows", needs=("blend", "blend_path"))
+def shares_have_a_whole(job: PrepJob) -> Iterator[Finding]:
+    """`shares` divide a number of rows."""
+    if job.config.weights == "shares" and job.config.rows_wanted is None:
+        yield job.error("weights", "`weights: shares` needs a number of rows to share out", hint="set `max_rows`")
+
+
+@rules.rule("output-folder", needs=("blend", "blend_path"))
+def output_is_a_folder_of_its_own(job: PrepJob) -> Iterator[Finding]:
+    """It is no file, and holds none of the sources."""
+    output = Path(job.config.output_dir).expanduser()
+    if output.exists() and not output.is_dir():
+        yield job.error("output_dir", f"`{output}` is a file", hint="choose another `output_dir`", kind=OutputError)
+        return
+    inside = [source for source in job.sources[0] if source.path.resolve().is_relative_to(output.resolve())]
+    if inside:
+        message = f"the input `{inside[0].label}` is inside `output_dir`"
+        yield job.error("output_dir", message, hint="choose another `output_dir`", kind=DataError)
+
+
+STAGES: Stages = ((rules,),)

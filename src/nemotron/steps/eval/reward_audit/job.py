@@ -1,0 +1,116 @@
+"""What the rules know of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from nemotron.audit.sample import keys_of, paths_of
+from nemotron.compile.jobs.base import EMBEDDED_MODULES
+from nemotron.compile.jobs.grpo import TEMPLATE_HINT
+from nemotron.compile.jobs.step import ModelRef, NumberType, PlainJob
+from nemotron.compile.plan import FileRef, Process
+from nemotron.compile.probes.model_files import read_model
+from nemotron.compile.probes.survey import Shape, Survey, survey
+from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig
+from nemotron.config.schema.reward_audit import RewardAuditConfig
+from nemotron.errors import DataError
+
+DATA, MANIFEST, REWARD_MODEL = "data.data_path", "data.manifest_path", "reward_model.path"
+_CLIENT = ("aiohttp", "tenacity", "jinja2")
+"""What an audit over an endpoint needs of the engine's modules."""
+_OWN_TEMPLATE = "put `chat_template.jinja` beside it, as it was trained"
+
+
+@dataclass(frozen=True)
+class AuditJob(PlainJob[RewardAuditConfig]):
+    """An audit of a judge, or of a reward model."""
+
+    reason: ClassVar[str] = "an audit trains nothing: plain Python in this process"
+
+    who: ClassVar[str] = "an audit"
+
+    @property
+    def audits_judge(self) -> bool:
+        """Whether the judge is audited, not a reward model."""
+        return self.config.reward_model.path is None
+
+    @property
+    def judge_model(self) -> GenrmModelConfig | None:
+        """The judge's block, when a judge is audited and there is one."""
+        return self.config.env.judge_model if self.audits_judge else None
+
+    @property
+    def comparison(self) -> GenrmCompareConfig | None:
+        """The comparison block, or its defaults, when a judge is audited."""
+        return (self.config.env.comparison or GenrmCompareConfig()) if self.audits_judge else None
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Those of the engine; of an endpoint somebody else computes the answers."""
+        model = self.judge_model
+        return _CLIENT if model is not None and model.base_url is not None else EMBEDDED_MODULES
+
+    def models(self) -> Iterator[ModelRef]:
+        """What is audited, where it lies in a folder."""
+        model = self.judge_model
+        if self.config.reward_model.path is not None:
+            yield ModelRef("reward model", REWARD_MODEL, self.config.reward_model.path, template_hint=_OWN_TEMPLATE)
+        elif model is not None and model.base_url is None:
+            yield ModelRef("judge", f"{JUDGE_MODEL}.model", model.model, template_hint=TEMPLATE_HINT, downloaded=False)
+
+    def number_types(self) -> Iterator[NumberType]:
+        """The judge's, where we serve it."""
+        if self.judge_model is not None and self.judge_model.base_url is None:
+            yield NumberType("judge.dtype", self.config.judge.dtype)
+
+    @cached_property
+    def survey(self) -> Survey:
+        """What was found in the data."""
+        data = self.config.data
+        try:
+            return survey(paths_of(data), Shape("preference", keys_of(data)))
+        except DataError as error:
+            return Survey(problem=error.message)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of the sample."""
+        rows, wanted = self.survey.rows, self.config.audit.pairs
+        return rows if wanted is None else min(rows, wanted)
+
+    def folders(self) -> dict[str, tuple[str, Path]]:
+        """The run folder, and the results."""
+        return {**super().folders(), "results folder": ("output_dir", Path(self.config.output_dir))}
+
+    def processes(self) -> Iterator[Process]:
+        """Who asks, and who answers."""
+        config, pairs, model = self.config, self.pairs, self.judge_model
+        if self.comparison is None:
+            yield Process("audit", f"this process: scores both answers of {pairs:,} pairs")
+            return
+        orders = 2 if config.audit.both_orders else 1
+        again = min(pairs, config.audit.repeat_pairs) * config.audit.repeats
+        calls = orders * (pairs * self.comparison.num_judges_per_comparison + again)
+        yield Process("audit", f"this process: asks {calls:,} questions about {pairs:,} pairs")
+        if model is not None:
+            served = "child process: serves the judge model on a free loopback port"
+            yield Process("judge", served if model.base_url is None else f"endpoint {model.base_url}")
+
+    def inputs(self) -> Iterator[FileRef]:
+        """What is audited, and on which pairs."""
+        for ref in self.models():
+            files = read_model(ref.name, self.place)
+            detail = f"{files.parameters:,} parameters" if files and files.parameters else "size unknown"
+            yield FileRef("judge model" if ref.role == "judge" else ref.role, ref.key, ref.name, detail)
+        data = self.config.data
+        place = (DATA, data.data_path) if data.manifest_path is None else (MANIFEST, data.manifest_path)
+        yield FileRef("pairs", *place, self.survey.problem or f"{self.survey.rows} rows")
+
+    def outputs(self) -> Iterator[FileRef]:
+        """The run folder, and the results."""
+        yield FileRef("run folder", None, str(self.runs_dir), "samples.jsonl with every verdict, report.html")
+        yield FileRef("results", "output_dir", self.config.output_dir, "eval_results.json")
