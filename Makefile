@@ -21,7 +21,8 @@ tiny: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
-# Cases that `make test` leaves out: a run of each step killed at every moment, with as many threads as it takes by itself.
+# Cases that `make test` leaves out: runs killed at every moment, with as many threads as they take by
+# themselves, and what a run of each step reads of its config.
 full: $(READY)
 	$(BIN)/python -m pytest -m full
 

@@ -19,7 +19,7 @@ from nemotron.job import Asked
 from nemotron.manifest import declaration, find_step
 from nemotron.runs.folder import RunFolder
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.full]
 
 RECORDING = Path(__file__).parent / "recording"
 WORDS = {

@@ -30,6 +30,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.skipif(not torch.__version__.startswith("2.13."), reason="the table is that of torch 2.13")
 def test_the_table_is_that_of_the_installed_torch() -> None:
     assert runpy.run_path(str(SCRIPT))["table"]() == table()
 
