@@ -109,4 +109,4 @@ def test_a_model_that_cannot_be_loaded(model: Path, tmp_path: Path, capsys: pyte
     assert main(command(tmp_path / "runs", f"reward_model.path={broken}")[3:]) == 6
     said = capsys.readouterr().err
     assert "Traceback" not in said
-    assert f"`{broken}` cannot be read as a reward model" in said
+    assert f"`model.safetensors` of the reward model `{broken}` is broken" in said

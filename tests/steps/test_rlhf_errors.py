@@ -40,7 +40,7 @@ def test_judge_endpoint_down(tmp_path: Path, snapshot: SnapshotAssertion) -> Non
     result = run(tmp_path, *REMOTE, f"{JUDGE}.base_url=http://127.0.0.1:9/v1")
     assert readable(result, tmp_path) == snapshot
     assert status(tmp_path)["state"] == "failed"
-    assert not list(only_run(tmp_path).glob("checkpoints/*"))
+    assert not list(only_run(tmp_path).glob("checkpoints/step_*"))
 
 
 def test_judge_answers_garbage(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
