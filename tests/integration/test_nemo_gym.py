@@ -40,6 +40,7 @@ LETTERS = [
 ]  # fmt: skip
 MODES = ("strict_single_letter_boxed", "lenient_boxed", "lenient_answer_colon")
 TEMPLATES = (None, {"output_regex": r"final: (.+?)(?:$| final)"}, {"output_regex": [r"nothing (\w)", r"final: (\w)"]})
+READ_ON = {("lenient_boxed", r"\boxed{b}")}
 SUMS = [("4", r"\boxed{4}"), ("4", "The result is 4."), ("4", "5"), ("1/2", r"\boxed{\frac{1}{2}}"), ("0.5", "1/2")]
 SUMS += [("12", '{"result": 12}'), ("12", "I do not know"), ("-3", r"\boxed{-3}"), ("$7$", r"\boxed{7}")]
 
@@ -98,18 +99,22 @@ def choice(mode: str, template: Any) -> PromptRow:
     return PromptRow("rows:1", [], None, fields)
 
 
-def test_multiple_choice_says_what_ours_says(ports: dict[str, int]) -> None:
+def test_what_multiple_choice_reads_ours_reads_alike(ports: dict[str, int]) -> None:
     rows = [(choice(mode, template), LETTERS) for mode in MODES for template in TEMPLATES]
     theirs, ours = rewards(config(ports), rows), rewards(config(None), rows)
+    more = set()
     for (row, texts), real, own in zip(rows, theirs, ours, strict=True):
-        said = [
-            [
-                (text, reward, detail["verified"].get("extracted_answer"))
-                for text, reward, detail in zip(texts, result.rewards, result.details, strict=True)
+        for number, text in enumerate(texts):
+            said = [
+                (result.rewards[number], result.details[number]["verified"].get("extracted_answer"))
+                for result in (real, own)
             ]
-            for result in (real, own)
-        ]
-        assert said[0] == said[1], row.fields["grading_mode"]
+            if said[0][1] is not None:
+                assert said[0] == said[1], (row.fields["grading_mode"], text)
+            elif said[0] != said[1]:
+                more.add((row.fields["grading_mode"], text))
+    # Where NeMo-Gym finds no letter, ours reads on.
+    assert more == READ_ON
     assert any(1.0 in result.rewards for result in theirs)
 
 

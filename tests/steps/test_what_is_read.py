@@ -39,6 +39,7 @@ ELSEWHERE = {
     "policy.dtensor_cfg.lora_cfg": "adapters are off in the tiny config",
     "policy.reward_model_cfg": "the preflight demands it",
     "env.should_use_nemo_gym": "the preflight demands it",
+    "grpo.dynamic_sampling_unit": "read with dynamic sampling only, which the tiny configs leave off",
 }
 
 
