@@ -67,9 +67,8 @@ def generate(
     Args:
         prompts: P lists of token ids, none empty, of any lengths.
         seeds: [P][n] non-negative integers below 2**64, one per row.
-        on_group: called with (prompt index, group) as soon as all responses of a prompt have ended, on the calling
-        thread,
-            before ``generate`` returns; groups may end in any order.
+        on_group: told of every complete group before ``generate`` returns, on the calling thread; groups may end in
+            any order.
 
     Returns:
         One group per prompt, in order. The log-probability of a token is that of the distribution it was drawn from

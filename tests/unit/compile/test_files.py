@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nemotron.compile.probes.model_files import read_model
 from nemotron.install import install_extra
 from nemotron.manifest import EngineName
 from nemotron.place import Place
@@ -273,3 +274,14 @@ def test_embedded_without_its_libraries(compiled: Compile) -> None:
     assert plan.exit_code == 10
     (finding,) = named(plan, "engine-not-installed")
     assert finding.hint == install_extra("local")
+
+
+def test_a_model_is_that_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, positions in (("one", 64), ("two", 128)):
+        model = tmp_path / name / "model"
+        model.mkdir(parents=True)
+        (model / "config.json").write_text(json.dumps({"max_position_embeddings": positions}))
+        monkeypatch.chdir(tmp_path / name)
+        found = read_model("model", LAPTOP)
+        assert found is not None
+        assert found.positions == positions

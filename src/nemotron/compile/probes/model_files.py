@@ -34,6 +34,8 @@ class ModelFiles:
     kv_heads: int | None
     vocabulary: int | None
     """Rows of the embedding."""
+    positions: int | None
+    """Longest sequence, in tokens, that it was trained for."""
     tokens: int | None
     """One more than the highest token id of ``tokenizer.json``."""
 
@@ -58,7 +60,12 @@ def folder_of(name: str, place: Place) -> Path | None:
 def read_model(name: str, place: Place) -> ModelFiles | None:
     """Facts of a model that is on this machine, else None."""
     folder = folder_of(name, place)
-    return _read(folder) if folder else None
+    return _facts(folder) if folder else None
+
+
+def _facts(folder: Path) -> ModelFiles:
+    # What is remembered must not depend on where the process stands.
+    return _read(folder.absolute())
 
 
 @lru_cache(maxsize=8)
@@ -76,6 +83,7 @@ def _read(folder: Path) -> ModelFiles:
         heads=heads,
         kv_heads=_integer(config.get("num_key_value_heads")) or heads,
         vocabulary=_integer(config.get("vocab_size")),
+        positions=_integer(config.get("max_position_embeddings")),
         tokens=_tokens(folder),
     )
 
@@ -155,7 +163,7 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
 def template_problem(name: str, place: Place) -> str | None:
     """Why conversations cannot be written with the tokenizer ``name``; None when they can, or when it is not here."""
     folder = folder_of(name, place)
-    if folder is None or not _read(folder).has_tokenizer:
+    if folder is None or not _facts(folder).has_tokenizer:
         return None
     if not Path(name).expanduser().is_dir() and not (folder / "tokenizer_config.json").is_file():
         return None  # a download that is not whole: the rest is fetched when the run starts

@@ -151,14 +151,18 @@ def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
 @rules.rule("model-context", needs=("policy.model_name",))
 def sequence_fits_the_model(job: AnyJob) -> Iterator[Finding]:
     """Positions beyond those the model was trained with give nonsense, and vLLM refuses them."""
-    model = read_model(job.config.policy.model_name, job.place)
-    positions = model.config.get("max_position_embeddings") if model else None
+    yield from longer_than_positions(job, job.config.policy.model_name, "model")
+
+
+def longer_than_positions(job: AnyJob, name: str, role: str) -> Iterator[Finding]:
+    """A finding where sequences may be longer than the model ``name`` has positions; ``role`` is what it is called."""
+    model = read_model(name, job.place)
     longest = job.config.policy.max_total_sequence_length
-    if isinstance(positions, int) and longest > positions:
+    if model is not None and model.positions is not None and longest > model.positions:
         yield job.error(
             "policy.max_total_sequence_length",
-            f"`policy.max_total_sequence_length` {longest} is more than the {positions} positions of the model",
-            hint=f"set it to at most {positions}",
+            f"`policy.max_total_sequence_length` {longest} is more than the {model.positions} positions of the {role}",
+            hint=f"set it to at most {model.positions}",
         )
 
 

@@ -102,8 +102,8 @@ def heldout_answers_leave_room(job: AnyJob) -> Iterator[Finding]:
     """The sampler refuses a prompt that could not be answered in full within the positions of the model."""
     own, generation = getattr(job.heldout, "max_new_tokens", None), job.generation
     model = read_model(job.config.policy.model_name, job.place)
-    positions = model.config.get("max_position_embeddings") if model else None
-    if job.heldout is None or job.heldout_kind != "prompt" or generation is None or not isinstance(positions, int):
+    positions = model.positions if model else None
+    if job.heldout is None or job.heldout_kind != "prompt" or generation is None or positions is None:
         return
     key = "policy.generation.max_new_tokens" if own is None else "eval.heldout.max_new_tokens"
     limit = generation.max_new_tokens if own is None else own

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from nemotron.compile.jobs.ppo import PpoJob
 from nemotron.compile.probes.model_files import folder_of, read_model, tokenizer_facts
+from nemotron.compile.rules.artifacts import longer_than_positions
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.errors import ArtifactError, Finding
 
@@ -217,12 +218,4 @@ def models_share_tokens(job: PpoJob) -> Iterator[Finding]:
 )
 def sequence_fits_the_reward_model(job: PpoJob) -> Iterator[Finding]:
     """Positions beyond those the model was trained with give nonsense, and the server refuses them."""
-    found = read_model(job.config.reward_model.model_name, job.place)
-    positions = found.config.get("max_position_embeddings") if found else None
-    longest = job.config.policy.max_total_sequence_length
-    if isinstance(positions, int) and longest > positions:
-        yield job.error(
-            "policy.max_total_sequence_length",
-            f"`policy.max_total_sequence_length` {longest} is more than the {positions} positions of the reward model",
-            hint=f"set it to at most {positions}",
-        )
+    yield from longer_than_positions(job, job.config.reward_model.model_name, "reward model")
