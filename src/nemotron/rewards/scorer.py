@@ -76,12 +76,14 @@ class Scorer:
     def close(self) -> None:
         """Drop what waits and end all child processes, in the middle of their work if need be."""
         self._closed = True
+        # What waits is dropped before what runs is ended: a thread whose worker dies would take the next in line.
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._all_workers:
             worker.kill()
         for function in self._functions:
             if isinstance(function, Code):
                 function.kill()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True)
         for worker in self._all_workers:
             worker.stop()
         for function in self._functions:
