@@ -14,6 +14,7 @@ code  class                  when
 8     OutputError            a result cannot be written (permission, disk full)
 9     EngineError            the run failed or crossed a limit set in the config (NaN loss, KL bound)
 10    NotAvailableError      a part that is not installed, or not available on this machine or yet
+11    ExecutorError          a cluster refuses the job, has lost it, or cannot be reached
 130   (interrupt)            Ctrl-C
 ====  =====================  ==========================================================================
 """
@@ -133,6 +134,12 @@ class NotAvailableError(NemotronError):
     """Something that is not installed, or not available on this machine or yet."""
 
     exit_code = 10
+
+
+class ExecutorError(NemotronError):
+    """A cluster refuses the job, has lost it, or cannot be reached."""
+
+    exit_code = 11
 
 
 @dataclass(frozen=True, slots=True)

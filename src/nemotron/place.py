@@ -44,6 +44,8 @@ class Place:
     machine, and not known otherwise."""
     shared: tuple[Path, ...] = ()
     """Folders of the place that are the same folders here: what lies below them is looked at. All, when it is here."""
+    reaches: tuple[Path, ...] | None = None
+    """Folders of the place that a job can read, and that outlive it; None where every path may be right."""
     hub_cache: Path | None = None
     """Folder of downloaded Hugging Face models, where it can be looked at."""
     offline: bool = False

@@ -11,6 +11,8 @@ from nemotron.outcome import styled
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from nemotron.executors.base import Submission
+
 
 def print_columns(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> None:
     """Print aligned columns on stdout; on a terminal the last column is cut to fit, in a pipe it is whole."""
@@ -38,6 +40,13 @@ def print_rendered(renderable: RenderableType) -> None:
     with console.capture() as captured:
         console.print(renderable)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_submission(submission: Submission) -> None:
+    """What would be sent to a cluster, exactly, part by part."""
+    for part in submission.shown():
+        print_title(f"--- {part.title}")
+        print(part.text)
 
 
 def print_title(text: str) -> None:

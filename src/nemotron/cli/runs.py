@@ -1,4 +1,4 @@
-"""``nemotron runs``: look at runs, rebuild a report, go on with a run that was cut off."""
+"""``nemotron runs``: look at runs and their output, rebuild a report, end a run, go on with one that was cut off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from nemotron.outcome import print_error
 if TYPE_CHECKING:
     from nemotron.runs.folder import RunFolder
 
-app = typer.Typer(help="Look at runs, rebuild their reports, resume them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at runs and their output, rebuild their reports, cancel and resume them.", no_args_is_help=True
+)
 
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
@@ -26,6 +28,8 @@ MaxSteps = Annotated[
     int | None,
     typer.Option(metavar="N", help="End with step N instead of `max_num_steps`; a finished run goes on."),
 ]
+Attach = Annotated[bool, typer.Option("--attach", help="Of a run on a cluster: stay until the job ends.")]
+Follow = Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job ends; its exit code is returned.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -71,12 +75,38 @@ def report_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
 
 @app.command("resume")
 def resume_command(
-    ctx: typer.Context, run: RunName, max_steps: MaxSteps = None, runs_dir: RunsDir = Path("runs")
+    ctx: typer.Context,
+    run: RunName,
+    max_steps: MaxSteps = None,
+    attach: Attach = False,
+    runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Go on with a run from its newest checkpoint, with the config it was started with."""
+    """Go on with a run from its newest checkpoint, with the config it was started with, where it was started."""
+    from nemotron.executors import is_elsewhere
     from nemotron.executors.local import resume
 
-    raise typer.Exit(resume(_find(runs_dir, run).path, max_steps=max_steps, command=ctx.obj.words))
+    found = _find(runs_dir, run)
+    if not is_elsewhere(found):
+        raise typer.Exit(resume(found.path, max_steps=max_steps, command=ctx.obj.words))
+    from nemotron.executors.elsewhere import resumed
+
+    raise typer.Exit(resumed(found, max_steps=max_steps, command=ctx.obj.words, attached=attach))
+
+
+@app.command("logs")
+def logs_command(run: RunName, follow: Follow = False, runs_dir: RunsDir = Path("runs")) -> None:
+    """Print what the newest attempt of a run printed, wherever it runs; `-f` goes on until it ends."""
+    from nemotron.executors.elsewhere import print_logs
+
+    raise typer.Exit(print_logs(_find(runs_dir, run), follow_on=follow))
+
+
+@app.command("cancel")
+def cancel_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
+    """End a run that goes on; its checkpoints stay, and `runs resume` goes on with it."""
+    from nemotron.executors.elsewhere import cancel
+
+    cancel(_find(runs_dir, run))
 
 
 def _find(runs_dir: Path, name: str) -> RunFolder:

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemotron.cli.render import print_columns, print_rendered
-from nemotron.errors import CompileError, NotAvailableError, Origin, UsageError
+from nemotron.cli.render import print_columns, print_rendered, print_submission
+from nemotron.errors import CompileError, Origin, UsageError
 from nemotron.outcome import print_error, print_findings
 from nemotron.suggest import closest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from nemotron.compile.plan import Plan
     from nemotron.config.describe import Parameter
     from nemotron.config.overrides import Override
+    from nemotron.executors.launch import Launch
+    from nemotron.profiles.load import Profile
 
 app = typer.Typer(help="List, explain and run steps.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -139,7 +142,8 @@ def run_command(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compile the config of a step and run it. Words after `--` go to the step's own script."""
-    from nemotron.compile.plan import compile_job, render_plan
+    from nemotron.compile.asked import asked
+    from nemotron.compile.plan import compile_job
     from nemotron.config.layers import load
     from nemotron.manifest import declaration, find_step
 
@@ -152,6 +156,7 @@ def run_command(
     parsed = _overrides(ctx.obj.words, overrides or [])
     if only is not None:
         parsed.append(_only(ctx.obj.words, only, found.id, model))
+    elsewhere = _profile(run or batch)
     # The run folder is named when it is made; until then its paths are written with this placeholder.
     resolved = load(found.config_dir, config, parsed, run_dir=str(runs_dir / "RUN_ID"), model=model)
     if explain is not None:
@@ -162,33 +167,83 @@ def run_command(
         if resolved.findings:
             raise CompileError(resolved.findings)
         return
-    plan = compile_job(found, resolved, code, runs_dir=runs_dir, resume=resume)
-    if ctx.obj.passthrough and plan.engine in ("embedded", "plain"):
-        hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
-        if "--only" in ctx.obj.passthrough:
-            hint = "write `--only` before the `--`"
-        raise UsageError(f"the {plan.engine} engine takes no passthrough words", hint=hint)
+    place = None
+    if elsewhere is not None:
+        from nemotron.executors.elsewhere import place_of
+
+        place = place_of(elsewhere)
+    plan = compile_job(found, resolved, code, runs_dir=runs_dir, resume=resume, place=place)
+    _refuse_passthrough(ctx.obj.passthrough, plan)
+    launch: Launch | None = None
+    if elsewhere is not None:
+        from nemotron.executors.elsewhere import launch_of
+
+        plan, launch = launch_of(
+            plan,
+            lambda plan: asked(plan, ctx.obj.words, found.config_dir, model),
+            elsewhere,
+            rehearsal=dry_run,
+            attached=run is not None,
+            force_squash=force_squash,
+        )
+    _say(plan, launch, as_json=as_json, dry_run=dry_run, show_config=show_config)
+    if dry_run:
+        return
+    if launch is not None:
+        from nemotron.executors.elsewhere import start
+
+        raise typer.Exit(start(launch, plan, runs_dir, attached=run is not None, resume=resume))
+    from nemotron.executors import goes_on
+    from nemotron.executors.local import launch as launch_here
+
+    said = asked(plan, ctx.obj.words, found.config_dir, model)
+    raise typer.Exit(launch_here(plan, said, runs_dir=runs_dir, resume=resume, goes_on=goes_on))
+
+
+def _say(plan: Plan, launch: Launch | None, *, as_json: bool, dry_run: bool, show_config: bool) -> None:
+    """Print the plan where it is asked for, and what was found.
+
+    Raises:
+        CompileError: the plan does not hold.
+    """
+    from nemotron.compile.plan import render_plan
+
     if as_json:
-        _print_json(plan.to_json())
+        _print_json({**plan.to_json(), **({"submission": launch.submission.to_json()} if launch else {})})
     if not plan.ok:
         raise CompileError(plan.findings)
-    if (profile := run or batch) is not None:
-        raise NotAvailableError(f"profiles are not available yet, so `{profile}` has no use", hint="drop `-r` or `-b`")
     if dry_run and not as_json:
         # What a person must see comes last, where the terminal still shows it: config, plan, findings.
         print_rendered(render_plan(plan, with_config=show_config))
+        if launch is not None:
+            print_submission(launch.submission)
         sys.stdout.flush()
         if plan.findings:
             print(file=sys.stderr)
     print_findings(plan.findings)
-    if dry_run:
-        return
-    from nemotron.compile.asked import asked
-    from nemotron.executors import goes_on
-    from nemotron.executors.local import launch
 
-    said = asked(plan, ctx.obj.words, found.config_dir, model)
-    raise typer.Exit(launch(plan, said, runs_dir=runs_dir, resume=resume, goes_on=goes_on))
+
+def _refuse_passthrough(words: Sequence[str], plan: Plan) -> None:
+    """Words after `--` are for scripts that are not ours.
+
+    Raises:
+        UsageError: nobody would read them.
+    """
+    if not words or plan.engine not in ("embedded", "plain"):
+        return
+    hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
+    if "--only" in words:
+        hint = "write `--only` before the `--`"
+    raise UsageError(f"the {plan.engine} engine takes no passthrough words", hint=hint)
+
+
+def _profile(name: str | None) -> Profile | None:
+    """The profile of `-r` or `-b`; attached on this machine is what runs without one."""
+    if name is None:
+        return None
+    from nemotron.profiles.load import Profiles
+
+    return Profiles().get(name)
 
 
 def _refuse_clashes(

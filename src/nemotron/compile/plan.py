@@ -185,8 +185,11 @@ class Plan:
         """The resolved config without secrets, paths of the run folder written as ``RUN_ID``."""
         return cast("dict[str, Any]", redact(self.resolved.values, self._secrets))
 
-    def job(self, asked: Asked = Asked()) -> CompiledJob:  # noqa: B008  frozen
+    def job(self, asked: Asked = Asked(), *, run_dir: str | None = None) -> CompiledJob:  # noqa: B008  frozen
         """The compiled job of a plan that is ``ok``, with this run's own paths and without secrets.
+
+        Args:
+            run_dir: the run folder by the name that the job will know; the usual one unless given.
 
         Raises:
             ArtifactError: an input is no artifact.
@@ -197,7 +200,7 @@ class Plan:
 
         if self.engine is None:
             raise RuntimeError("a plan with errors makes no job")
-        here = self.resolved.in_run_dir(str(self.runs_dir.resolve() / self.run_id))
+        here = self.resolved.in_run_dir(run_dir or str(self.runs_dir.resolve() / self.run_id))
         return CompiledJob(
             id=self.run_id,
             step=self.step,

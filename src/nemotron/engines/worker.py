@@ -25,30 +25,45 @@ from nemotron.job import CompiledJob
 from nemotron.manifest import declaration, find_step
 from nemotron.out_of_memory import out_of_memory
 from nemotron.outcome import exit_code_of
-from nemotron.runs.attempts import Handle, begin_attempt
+from nemotron.processes import notice
+from nemotron.runs.attempts import Handle, begin_attempt, given_attempt
 from nemotron.runs.folder import RunFolder
+from nemotron.snapshot import VARIABLE as CODE_VARIABLE
+from nemotron.snapshot import check_this_is
 
 USUAL_COLLECTION = (700, 10, 10)
 """Python's own thresholds; the command raises them while it starts."""
 
 
-def work(run: RunFolder, secrets: Mapping[str, str], prepare: Callable[[], None] | None = None) -> int:
+def work(
+    run: RunFolder,
+    secrets: Mapping[str, str],
+    prepare: Callable[[], None] | None = None,
+    *,
+    attempt: int | None = None,
+) -> int:
     """Work on ``run`` from where it stands to its end, in this process; returns the exit code.
 
-    ``prepare`` is called first, when the run is held; when it raises, the run stays as it was.
+    ``prepare`` is called first, when the run is held; when it raises, the run stays as it was. ``attempt`` is the one
+    that an executor has prepared; without it a new one begins.
 
     Raises:
         OutputError: another live process holds the run.
         NemotronError: of every kind; the status of the run says it, too.
     """
     gc.set_threshold(*USUAL_COLLECTION)
-    with run.lock(), _terminate_like_interrupt():
+    with run.lock(), _terminate_like_interrupt(), notice.listening():
         if prepare is not None:
             prepare()
         job = run.job()
         try:
             entry = _entry(job)
-            folder = begin_attempt(run.path, Handle.of_this_process())
+            folder = (
+                begin_attempt(run.path, Handle.of_this_process())
+                if attempt is None
+                else given_attempt(run.path, attempt)
+            )
+            notice.look_in(folder.path)
             with ExitStack() as closing, Hashing(run, job) as hashing:
                 ENGINES[job.engine].run(entry, Attempt(run, job, folder, secrets, hashing, closing))
         except KeyboardInterrupt:
@@ -103,11 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line of the worker; messages and exit codes are those of ``nemotron``."""
     parser = argparse.ArgumentParser(prog="python -m nemotron.engines.worker", description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run folder")
+    parser.add_argument("--attempt", metavar="N", type=int, help="the attempt that the executor has prepared")
     options = parser.parse_args(argv)
 
     def start() -> int:
+        check_this_is(os.environ.get(CODE_VARIABLE))
         run = RunFolder.open(options.run_dir)
-        return work(run, secrets_of(run.job()))
+        return work(run, secrets_of(run.job()), attempt=options.attempt)
 
     return exit_code_of(start, ("worker", str(options.run_dir)))
 

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nemotron.errors import ArtifactError
 from nemotron.executors import local
-from nemotron.runs.attempts import Alive, attempts_of, reported
+from nemotron.runs.attempts import Alive, Handle, attempts_of, reported
 from nemotron.runs.folder import RunFolder
-from nemotron.runs.status import ReportedState
+from nemotron.runs.status import ENDED, ReportedState
+
+
+def handle_of(run: RunFolder) -> Handle | None:
+    """How the newest attempt was started; None without one, or where that cannot be read."""
+    attempts = attempts_of(run.path)
+    try:
+        return attempts[-1].handle() if attempts else None
+    except ArtifactError:
+        return None
+
+
+def is_elsewhere(run: RunFolder) -> bool:
+    """Whether an executor other than the command's own process has the newest attempt."""
+    handle = handle_of(run)
+    return handle is not None and handle.executor != local.NAME
 
 
 def alive(run: RunFolder) -> Alive:
     """What the executor of the newest attempt says of it. A run without an attempt is being made, on this machine."""
-    attempts = attempts_of(run.path)
+    handle = handle_of(run)
+    if handle is None:
+        return "unknown" if attempts_of(run.path) else local.alive(run)
+    if handle.executor == local.NAME:
+        return local.alive(run)
+    from nemotron.executors.registry import executor
+
     try:
-        executor = attempts[-1].handle().executor if attempts else local.NAME
+        state = executor(handle.executor).states([handle])[0]
     except ArtifactError:
         return "unknown"
-    return local.alive(run) if executor == local.NAME else "unknown"
+    return "unknown" if state.state == "unknown" else "no" if state.is_over else "yes"
+
+
+def states_of(runs: Sequence[RunFolder]) -> list[ReportedState]:
+    """States to tell a user. Executors are asked only about runs that have not said themselves that they ended.
+
+    Raises:
+        ArtifactError: ``status.json`` of one is missing or damaged.
+    """
+    return [state_of(run) for run in runs]
 
 
 def state_of(run: RunFolder) -> ReportedState:
@@ -25,7 +57,29 @@ def state_of(run: RunFolder) -> ReportedState:
     Raises:
         ArtifactError: ``status.json`` is missing or damaged.
     """
-    return reported(run.status().state, alive(run))
+    written = run.status().state
+    handle = handle_of(run)
+    if written in ENDED or handle is None or handle.executor == local.NAME:
+        return reported(written, "no" if written in ENDED else alive(run))
+    from nemotron.executors.registry import executor
+
+    try:
+        state = executor(handle.executor).states([handle])[0]
+    except ArtifactError:
+        return "unknown"
+    words: dict[str, ReportedState] = {
+        "out_of_memory": "out of memory",
+        "node_failed": "node failed",
+        "running": written,
+        "finished": "finished",
+        "failed": "killed",
+        "queued": "queued",
+        "cancelled": "cancelled",
+        "timeout": "timeout",
+        "preempted": "preempted",
+        "lost": "lost",
+    }
+    return words.get(state.state, "unknown")
 
 
 def goes_on(run: RunFolder) -> bool:

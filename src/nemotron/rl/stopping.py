@@ -1,8 +1,8 @@
-"""Reasons to end a run before its last step: a limit that is crossed, or time that runs out.
+"""Reasons to end a run before its last step: a limit that is crossed, or time that runs out or is called.
 
 A loop asks once per step, saves a checkpoint when there is a reason, and raises it::
 
-    stop = stop_reason(step, metrics, max_kl=limits.max_kl, deadline=None if last else deadline)
+    stop = stop_reason(step, metrics, max_kl=limits.max_kl, deadline=deadline, may_end=not last)
     ...
     if save_period and (step % save_period == 0 or last or stop):
         recorder.checkpoint(saver.save(progress, metrics))
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from nemotron.errors import LimitError, OutOfTimeError
+from nemotron.processes import notice
 
 
 class Deadline:
@@ -49,7 +50,7 @@ class Deadline:
 
 
 def stop_reason(
-    step: int, metrics: Mapping[str, float], *, max_kl: float | None, deadline: Deadline | None
+    step: int, metrics: Mapping[str, float], *, max_kl: float | None, deadline: Deadline | None, may_end: bool
 ) -> LimitError | None:
     """What ends the run after this step, to be raised once its checkpoint is written; None to go on.
 
@@ -57,13 +58,21 @@ def stop_reason(
         step: the step that is done.
         metrics: its metrics; a step without ``train/kl_penalty`` has no KL to limit.
         max_kl: ``limits.max_kl``, nats per token.
-        deadline: None at the last step, after which there is nothing to cut short.
+        deadline: None without a limit of time.
+        may_end: whether time may end it here: not after the last step, and not where no checkpoint would be written.
     """
     kl = metrics.get("train/kl_penalty")
     if max_kl is not None and kl is not None and kl > max_kl:
         return LimitError(
             f"the KL to the reference is {kl:.3f} nats per token in step {step}, the limit is {max_kl}",
             hint="lower the learning rate or raise `loss_fn.reference_policy_kl_penalty` or `limits.max_kl`",
+        )
+    if not may_end:
+        return None
+    if notice.given():
+        return OutOfTimeError(
+            f"stopped after step {step}: the scheduler says that the time of the job ends",
+            hint="the checkpoint is written; go on with `--resume` or `nemotron runs resume`",
         )
     if deadline is not None and deadline.after_step():
         return OutOfTimeError(

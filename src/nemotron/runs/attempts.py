@@ -72,6 +72,14 @@ class AttemptFolder:
         """The folder of logs."""
         return self.path / "logs"
 
+    def write_handle(self, handle: Handle) -> None:
+        """Replace what is known of it: a cluster's executor learns the job's name when it has submitted.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_atomic(self.path / _HANDLE, handle.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
+
     def handle(self) -> Handle:
         """How it was started.
 
@@ -104,7 +112,18 @@ def begin_attempt(run: Path, handle: Handle) -> AttemptFolder:
     attempt = AttemptFolder(run / ATTEMPTS / str(before[-1].number + 1 if before else 1))
     with output_errors(attempt.path):
         attempt.logs.mkdir(parents=True)
-    write_atomic(attempt.path / _HANDLE, handle.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
+    attempt.write_handle(handle)
+    return attempt
+
+
+def given_attempt(run: Path, number: int) -> AttemptFolder:
+    """The attempt that an executor has prepared before it started this process.
+
+    Raises:
+        ArtifactError: there is none of that number.
+    """
+    attempt = AttemptFolder(run / ATTEMPTS / str(number))
+    attempt.handle()
     return attempt
 
 

@@ -10,9 +10,14 @@ State = Literal["starting", "running", "finished", "failed", "stopped", "interru
 steps done. ``failed``: an error ended it. ``stopped``: a limit of the config ended it. ``interrupted``: Ctrl-C or
 SIGTERM ended it."""
 
-ReportedState = State | Literal["killed", "unknown"]
-"""``killed`` and ``unknown`` are never written: they are what a reader sees when a starting or running run has no live
-process, and when nobody can say whether it has one."""
+ReportedState = (
+    State
+    | Literal["killed", "unknown"]
+    | Literal["queued", "cancelled", "timeout", "preempted", "out of memory", "node failed", "lost"]
+)
+"""States that are never written are what a reader sees: ``killed`` when a starting or running run has no live process,
+``unknown`` when nobody can say whether it has one, and the words of a cluster's executor for a job that waits or that
+it ended."""
 
 ENDED: frozenset[State] = frozenset({"finished", "failed", "stopped", "interrupted"})
 

@@ -89,7 +89,9 @@ def train(setup: Dpo, progress: Progress) -> Progress:
 
         progress = progress.after_step(setup.stream.next_epoch, len(pairs), trained["global_valid_toks"])
         metrics = {**{f"train/{name}": value for name, value in trained.items()}, **validation}
-        stop = stop_reason(step, metrics, max_kl=None, deadline=None if last else setup.deadline)
+        stop = stop_reason(
+            step, metrics, max_kl=None, deadline=setup.deadline, may_end=bool(setup.save_period) and not last
+        )
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
         setup.recorder.samples(step, samples)
         setup.recorder.step(step, {**metrics, **timings.metrics()})

@@ -195,7 +195,13 @@ def train(setup: Ppo, progress: Progress) -> Progress:
             **setup.rewards.metrics(results),
             **validation,
         }
-        stop = stop_reason(step, metrics, max_kl=setup.limits.max_kl, deadline=None if last else setup.deadline)
+        stop = stop_reason(
+            step,
+            metrics,
+            max_kl=setup.limits.max_kl,
+            deadline=setup.deadline,
+            may_end=bool(setup.save_period) and not last,
+        )
         # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
         setup.recorder.samples(step, sample_rows(samples, mean_advantages(rollout)))
         setup.recorder.step(step, {**metrics, **timings.metrics()})

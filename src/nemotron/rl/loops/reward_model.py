@@ -96,7 +96,7 @@ def train(setup: RewardTraining, progress: Progress) -> Progress:
             with timings.phase("validation"):
                 validation = validate(setup)
 
-        stop = stop_reason(step, {}, max_kl=None, deadline=None if last else setup.deadline)
+        stop = stop_reason(step, {}, max_kl=None, deadline=setup.deadline, may_end=bool(setup.save_period) and not last)
         saves = setup.save_period is not None and (step % setup.save_period == 0 or last or stop is not None)
         if saves:
             with timings.phase("reward_statistics"):

@@ -1,0 +1,182 @@
+"""What every executor can do, and what they say to each other's callers.
+
+An executor is asked by what an attempt's ``handle.json`` says, so that any process can ask about a run, also after a
+reboot. ``plan`` is pure: what it returns is all that would be sent, and what a dry run prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from nemotron.job import CompiledJob
+from nemotron.profiles.load import Profile
+from nemotron.runs.attempts import Handle
+from nemotron.runs.folder import RunFolder
+
+StateName = Literal[
+    "queued",
+    "running",
+    "finished",
+    "failed",
+    "cancelled",
+    "timeout",
+    "preempted",
+    "out_of_memory",
+    "node_failed",
+    "lost",
+    "unknown",
+]
+"""``preempted``: ended for another job. ``node_failed``: the machine went away. ``lost``: the executor has never heard
+of the job, or forgot it. ``unknown``: the executor cannot be asked now."""
+
+WAITING: frozenset[StateName] = frozenset({"queued", "running"})
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What an executor says about a job."""
+
+    state: StateName
+    reason: str = ""
+    """In the executor's own words, e.g. Slurm's ``QOSMaxJobsPerUserLimit``."""
+    exit_code: int | None = None
+    """Of the job's process, where it ended by itself."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it. What cannot be asked now is not over."""
+        return self.state not in WAITING and self.state != "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A part of a submission as a person reads it."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """Everything that would be sent. Holds no secrets: :attr:`environment` names where values come from."""
+
+    executor: str
+    profile: str
+    run_dir: str
+    """The run folder by the name that the job knows."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Files of the attempt's folder: name -> text."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """The call: ``argv`` of a command, or ``method``, ``path`` and ``body`` of a request."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variable of the job -> its value, or ``<NAME of this environment>`` for a value that is only known here."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "executor": self.executor,
+            "profile": self.profile,
+            "run_dir": self.run_dir,
+            "files": dict(self.files),
+            "request": dict(self.request),
+            "environment": dict(self.environment),
+        }
+
+    def shown(self) -> list[Shown]:
+        """For people, in the order of reading."""
+        import json
+        import shlex
+
+        parts = [Shown(name, text.rstrip()) for name, text in self.files.items()]
+        variables = "\n".join(f"{name}={value}" for name, value in sorted(self.environment.items()))
+        parts.append(Shown("environment of the job", variables or "(nothing)"))
+        if "argv" in self.request:
+            parts.append(Shown("command", shlex.join(self.request["argv"])))
+        else:
+            parts.append(Shown("request", json.dumps(dict(self.request), indent=2, ensure_ascii=False)))
+        return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a run lies: here, and by the name that its job knows."""
+
+    here: Path
+    """The run folder, or the mirror of it."""
+    there: str
+    """The same folder for the job."""
+    mirrored: bool = False
+    """Whether ``here`` is only a copy of the small files."""
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a job was asked for."""
+
+    attached: bool = False
+    """`-r` instead of `-b`."""
+    force_squash: bool = False
+    """Import the container image anew."""
+
+
+class Executor(Protocol):
+    """One kind of executor."""
+
+    name: str
+
+    def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
+        """Where the run will lie. Pure."""
+
+    def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
+        """What would be sent for attempt ``number``. Pure."""
+
+    def code_dir(self, profile: Profile, target: Target) -> str | None:
+        """The folder there that holds the shipped code; None where it is installed, or travels otherwise. Pure."""
+
+    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
+        """What the handle of the attempt keeps besides, so that the job can be asked about without the profile."""
+
+    def submit(self, run: RunFolder, submission: Submission, values: Mapping[str, str], handle: Handle) -> Handle:
+        """Send it; twice the same sends once. Returns the handle with what the job is called there.
+
+        Args:
+            values: the environment of the job, with its secrets.
+            handle: what is known of the attempt; it is on disk already.
+
+        Raises:
+            ExecutorError: it is refused, or the cluster cannot be reached.
+        """
+
+    def states(self, handles: Sequence[Handle]) -> list[JobState]:
+        """What becomes of jobs, many at once. Never raises: what cannot be asked is ``unknown``."""
+
+    def read_log(self, handle: Handle, offset: int) -> bytes:
+        """The job's output from byte ``offset`` on, as far as there is any.
+
+        Raises:
+            ExecutorError: the cluster cannot be reached.
+        """
+
+    def cancel(self, handle: Handle) -> None:
+        """End the job; nothing happens to one that has ended.
+
+        Raises:
+            ExecutorError: it cannot be ended, or the cluster cannot be reached.
+        """
+
+    def fetch(self, run: RunFolder, handle: Handle) -> None:
+        """Bring the small files of the run here, where it is mirrored.
+
+        Raises:
+            ExecutorError: the cluster cannot be reached.
+        """
+
+    def check(self, profile: Profile) -> list[tuple[str, str]]:
+        """What can be verified from here without submitting: (what, answer).
+
+        Raises:
+            ExecutorError: something is wrong.
+        """

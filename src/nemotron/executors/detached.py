@@ -1,0 +1,124 @@
+"""Runs on this machine that outlive the terminal: the worker in a session of its own, its output in a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nemotron.disk import lock
+from nemotron.errors import ArtifactError, ExecutorError
+from nemotron.executors.base import How, JobState, Submission, Target
+from nemotron.executors.environment import shown_environment
+from nemotron.job import CompiledJob
+from nemotron.profiles.load import Profile
+from nemotron.runs.attempts import Handle
+from nemotron.runs.folder import LOCK, RunFolder
+from nemotron.runs.status import ENDED
+
+NAME = "detached"
+LOG = "worker.log"
+START_TIMEOUT_S = 60.0
+"""For the worker to take hold of the run."""
+_POLL_S = 0.05
+
+
+class Detached:
+    """A background process."""
+
+    name = NAME
+
+    def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
+        """The usual place."""
+        here = runs_dir.resolve() / run_id
+        return Target(here, str(here))
+
+    def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
+        """The worker's command line."""
+        python = profile.settings.python or sys.executable
+        argv = [python, "-m", "nemotron.engines.worker", target.there, "--attempt", str(number)]
+        return Submission(
+            executor=NAME,
+            profile=profile.name,
+            run_dir=target.there,
+            request={"argv": argv},
+            environment=shown_environment(profile, job, None),
+        )
+
+    def code_dir(self, profile: Profile, target: Target) -> str | None:
+        """This command's own code."""
+        return None
+
+    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
+        """The log."""
+        return {"log": f"{target.there}/attempts/{number}/logs/{LOG}"}
+
+    def submit(self, run: RunFolder, submission: Submission, values: Mapping[str, str], handle: Handle) -> Handle:
+        """Start the worker and wait until it holds the run, so that nobody takes it for dead before it began."""
+        details = handle.model_extra or {}
+        with open(details["log"], "ab") as log:
+            process = subprocess.Popen(
+                submission.request["argv"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **values},
+                start_new_session=True,
+            )
+        end = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < end and process.poll() is None and lock.is_held(run.path / LOCK) is False:
+            time.sleep(_POLL_S)
+        return handle.model_copy(update={"pid": process.pid})
+
+    def states(self, handles: Sequence[Handle]) -> list[JobState]:
+        """The kernel's lock on the run says whether somebody works on it, its status how it ended."""
+        return [_state(Path((handle.model_extra or {})["run_dir"])) for handle in handles]
+
+    def read_log(self, handle: Handle, offset: int) -> bytes:
+        """From the file."""
+        try:
+            with open((handle.model_extra or {})["log"], "rb") as log:
+                log.seek(offset)
+                return log.read()
+        except FileNotFoundError:
+            return b""
+
+    def cancel(self, handle: Handle) -> None:
+        """SIGTERM to the worker, which leaves a truthful status behind."""
+        run = Path((handle.model_extra or {})["run_dir"])
+        if lock.is_held(run / LOCK) is False or handle.pid is None:
+            return
+        try:
+            os.kill(handle.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return
+        except PermissionError as error:
+            raise ExecutorError(f"process {handle.pid} is somebody else's") from error
+
+    def fetch(self, run: RunFolder, handle: Handle) -> None:
+        """Everything is here."""
+
+    def check(self, profile: Profile) -> list[tuple[str, str]]:
+        """The interpreter."""
+        return [("python", profile.settings.python or sys.executable)]
+
+
+def _state(path: Path) -> JobState:
+    held = lock.is_held(path / LOCK)
+    if held is None:
+        return JobState("unknown", "the file system has no locks")
+    if held:
+        return JobState("running")
+    try:
+        status = RunFolder.open(path).status()
+    except ArtifactError as error:
+        return JobState("lost", error.message)
+    if status.state == "finished":
+        return JobState("finished", exit_code=0)
+    if status.state in ENDED:
+        return JobState("failed", status.error or "", status.exit_code)
+    return JobState("failed", "the worker was killed", 137)

@@ -1,0 +1,147 @@
+"""What the commands do with runs that are not their own process: start on a profile, follow, resume, cancel."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemotron import snapshot
+from nemotron.errors import NotAvailableError, NotFoundError
+from nemotron.executors import goes_on, handle_of, is_elsewhere, state_of
+from nemotron.executors.base import How
+from nemotron.executors.follow import follow
+from nemotron.executors.launch import Launch, kind_of, prepare
+from nemotron.executors.launch import resume as resume_run
+from nemotron.executors.placement import placed
+from nemotron.executors.registry import executor
+from nemotron.place import Place
+from nemotron.profiles.load import Profile
+from nemotron.runs.folder import RunFolder, newest_of_job
+from nemotron.runs.words import relative
+
+if TYPE_CHECKING:
+    from nemotron.compile.plan import Plan
+    from nemotron.job import Asked
+
+
+def place_of(profile: Profile) -> Place:
+    """What the preflight asks about the place of a profile. Files of the product can be looked at: they go along."""
+    place = profile.settings.place(profile.name)
+    return place if place.is_here else replace(place, shared=(*place.shared, snapshot.ASSETS))
+
+
+def launch_of(
+    plan: Plan,
+    asked: Callable[[Plan], Asked],
+    profile: Profile,
+    *,
+    rehearsal: bool,
+    attached: bool,
+    force_squash: bool,
+) -> tuple[Plan, Launch | None]:
+    """The plan with what the profile finds, and what would be sent; None where the plan does not hold.
+
+    Raises:
+        NotAvailableError: the step cannot run there in this version.
+    """
+    by = executor(kind_of(profile))
+    target = by.target(profile, plan.runs_dir, plan.run_id)
+    plan = placed(plan, profile, ships_assets=by.code_dir(profile, target) is not None, rehearsal=rehearsal)
+    if not plan.ok:
+        return plan, None
+    if not plan.has_entry:
+        raise NotAvailableError(
+            f"the engine `{plan.engine}` is not available yet",
+            hint="set `engine=embedded`, or wait for a later version",
+        )
+    how = How(attached=attached, force_squash=force_squash)
+    return plan, prepare(plan, asked(plan), profile, runs_dir=plan.runs_dir, how=how)
+
+
+def start(launch: Launch, plan: Plan, runs_dir: Path, *, attached: bool, resume: bool) -> int:
+    """Submit, or go on with the newest run of this config; then follow the job (attached), or print the run's id.
+
+    Raises:
+        NemotronError: of every kind; the run says what became of it.
+    """
+    run = newest_of_job(runs_dir, plan.step, plan.fingerprint, goes_on) if resume else None
+    if run is not None:
+        if run.status().state == "finished":
+            print(f"run {run.id} is finished already; without `--resume` a new one starts", file=sys.stderr)
+            return 0
+        resume_run(run, max_steps=None, command=launch.job.asked.command)
+    else:
+        if resume:
+            print("nothing to resume, starting a new run", file=sys.stderr)
+        run = launch.submit(runs_dir)
+    return submitted(run, attached=attached)
+
+
+def submitted(run: RunFolder, *, attached: bool) -> int:
+    """Say what was submitted, and stay or return."""
+    details = (handle.model_extra or {}) if (handle := handle_of(run)) else {}
+    job = f", job {details['job_id']}" if details.get("job_id") else ""
+    print(f"{run.id}: submitted to `{details.get('profile')}`{job}", file=sys.stderr, flush=True)
+    if attached:
+        return follow(run, may_cancel=True)
+    print(f"follow it with `nemotron runs logs -f {run.id}`", file=sys.stderr)
+    print(run.id)
+    return 0
+
+
+def resumed(run: RunFolder, *, max_steps: int | None, command: Sequence[str], attached: bool) -> int:
+    """`runs resume` of a run that a cluster has; returns the exit code.
+
+    Raises:
+        NemotronError: of every kind; the run stays as it was when it cannot go on.
+    """
+    again = resume_run(run, max_steps=max_steps, command=command)
+    if again is None:
+        print(f"run {run.id} is finished already; `--max-steps N` extends it", file=sys.stderr)
+        return 0
+    return submitted(again, attached=attached)
+
+
+def print_logs(run: RunFolder, *, follow_on: bool) -> int:
+    """Print the output of the newest attempt; with ``follow_on`` until it ends, and return its exit code.
+
+    Raises:
+        NotFoundError: a run in the foreground of a terminal, whose output is there and nowhere else.
+        ExecutorError: the cluster cannot be reached.
+    """
+    handle = handle_of(run)
+    if handle is None or not is_elsewhere(run):
+        raise NotFoundError(
+            f"run `{run.id}` printed to the terminal that started it, and to no file",
+            hint=f"logs of its helper processes lie in `{relative(str(run.path / 'attempts'))}`",
+        )
+    if follow_on:
+        return follow(run, may_cancel=False)
+    sys.stdout.buffer.write(executor(handle.executor).read_log(handle, 0))
+    sys.stdout.flush()
+    return 0
+
+
+def cancel(run: RunFolder) -> None:
+    """End the job of a run.
+
+    Raises:
+        NotFoundError: nobody works on it.
+        ExecutorError: it cannot be ended.
+    """
+    handle = handle_of(run)
+    if handle is None or not goes_on(run):
+        raise NotFoundError(f"run `{run.id}` is {state_of(run)}: there is nothing to cancel")
+    if is_elsewhere(run):
+        executor(handle.executor).cancel(handle)
+    elif handle.pid is None or handle.host != platform.node():
+        raise NotFoundError(f"run `{run.id}` works on `{handle.host}`", hint="cancel it there")
+    else:
+        os.kill(handle.pid, signal.SIGTERM)
+    print(f"{run.id}: cancelled; `nemotron runs resume {run.id}` goes on with it", file=sys.stderr)

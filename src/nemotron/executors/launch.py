@@ -1,0 +1,192 @@
+"""Runs elsewhere: from a compiled plan and a profile to a job that an executor has, and on from where a run stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemotron import snapshot
+from nemotron.disk.atomic import write_atomic
+from nemotron.disk.faults import output_errors
+from nemotron.errors import ArtifactError, NemotronError, Origin, UsageError
+from nemotron.executors.base import Executor, How, Submission, Target
+from nemotron.executors.environment import job_environment
+from nemotron.executors.registry import executor
+from nemotron.job import CompiledJob
+from nemotron.profiles.load import Profile, from_snapshot
+from nemotron.runs.attempts import Handle, attempts_of, begin_attempt
+from nemotron.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from nemotron.compile.plan import Plan
+    from nemotron.job import Asked
+
+PROFILE = "profile.json"
+"""The profile as it was when the run was made; values from the environment are not in it."""
+
+
+def kind_of(profile: Profile) -> str:
+    """The name of the executor of a profile."""
+    return "detached" if profile.settings.kind == "local" else profile.settings.kind
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A compiled job on its way to an executor; nothing is written before :meth:`submit`."""
+
+    profile: Profile
+    job: CompiledJob
+    target: Target
+    submission: Submission
+    secrets: Mapping[str, str]
+
+    def submit(self, runs_dir: Path) -> RunFolder:
+        """Make the run folder and hand the job over; the run's id is known to Slurm and the like before this returns.
+
+        Raises:
+            ExecutorError: the cluster refuses it or cannot be reached; the run says so.
+            OutputError: the run folder cannot be written.
+        """
+        run = RunFolder.create(self.target.here.parent, self.job)
+        with run.lock():
+            if self.target.here.parent.resolve() != runs_dir.resolve():
+                _link(runs_dir, run)
+            content = {"name": self.profile.name, "values": self.profile.snapshot}
+            write_atomic(run.path / PROFILE, json.dumps(content, indent=2).encode() + b"\n")
+        _hand_over(run, self.profile, self.job, self.target, self.submission, self.secrets)
+        return run
+
+
+def prepare(plan: Plan, asked: Asked, profile: Profile, *, runs_dir: Path, how: How) -> Launch:
+    """Everything that would be sent; nothing is written.
+
+    Raises:
+        ArtifactError: an input is no artifact.
+    """
+    by = executor(kind_of(profile))
+    target = by.target(profile, runs_dir, plan.run_id)
+    job = plan.job(asked, run_dir=target.there)
+    job = _with_shipped_assets(job, by.code_dir(profile, target))
+    return Launch(profile, job, target, by.plan(profile, job, target, 1, how), plan.secrets())
+
+
+def resume(run: RunFolder, *, max_steps: int | None, command: Sequence[str]) -> RunFolder | None:
+    """Another attempt at a run that is not worked on, by the executor of its last one; None where it is finished.
+
+    Raises:
+        UsageError: it goes on already. ExecutorError, OutputError, ArtifactError: as for a new one.
+    """
+    from nemotron.engines.extension import extend
+    from nemotron.executors import goes_on, handle_of
+    from nemotron.runs.status import ENDED
+
+    handle = handle_of(run)
+    if handle is None:
+        raise ArtifactError("the run has no attempt to go on from", origin=Origin(str(run.path)))
+    by = executor(handle.executor)
+    by.fetch(run, handle)
+    if goes_on(run):
+        raise UsageError(f"run `{run.id}` goes on already", hint=f"`nemotron runs logs -f {run.id}` shows its output")
+    if max_steps is None and run.status().state == "finished":
+        return None
+    details = handle.model_extra or {}
+    target = Target(run.path, str(details["run_dir"]), bool(details.get("mirrored")))
+    profile = _kept_profile(run)
+    with run.lock():
+        if max_steps is None:
+            run.write_job(run.note_resumed(command))
+        else:
+            extend(run, max_steps, command)
+        if run.status().state in ENDED:
+            run.write_status(state="starting", error=None, exit_code=None)
+    job = run.job()
+    number = attempts_of(run.path)[-1].number + 1
+    submission = by.plan(profile, job, target, number, How())
+    _hand_over(run, profile, job, target, submission, _secrets(job))
+    return run
+
+
+def _hand_over(
+    run: RunFolder,
+    profile: Profile,
+    job: CompiledJob,
+    target: Target,
+    submission: Submission,
+    secrets: Mapping[str, str],
+) -> None:
+    by = executor(submission.executor)
+    # The number may have been taken meanwhile: two who resume at once are told apart by the lock.
+    with run.lock():
+        attempt = begin_attempt(run.path, _handle(by, profile, target, run))
+        handle = attempt.handle()
+        with output_errors(attempt.path):
+            for name, text in submission.files.items():
+                write_atomic(attempt.path / name, text.encode())
+    code_dir = by.code_dir(profile, target)
+    values = job_environment(profile, job, code_dir, secrets, os.environ)
+    try:
+        attempt.write_handle(by.submit(run, submission, values, handle))
+    except NemotronError as error:
+        run.write_status(state="failed", error=error.message, exit_code=error.exit_code)
+        raise
+
+
+def _handle(by: Executor, profile: Profile, target: Target, run: RunFolder) -> Handle:
+    before = attempts_of(run.path)
+    number = before[-1].number + 1 if before else 1
+    facts: dict[str, Any] = {
+        "executor": by.name,
+        "started_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "host": platform.node(),
+        "run_dir": target.there,
+        "mirrored": target.mirrored,
+        "number": number,
+        "profile": profile.name,
+    }
+    return Handle.model_validate({**facts, **by.details(profile, target, number, run.id)})
+
+
+def _with_shipped_assets(job: CompiledJob, code_dir: str | None) -> CompiledJob:
+    """Files that are shipped with the product lie beside the code that goes along."""
+    if code_dir is None:
+        return job
+    old, new = str(snapshot.ASSETS), f"{code_dir}/nemotron/assets"
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, str):
+            return new + value[len(old) :] if value == old or value.startswith(old + "/") else value
+        if isinstance(value, dict):
+            return {key: moved(child) for key, child in value.items()}
+        return [moved(child) for child in value] if isinstance(value, list) else value
+
+    inputs = tuple(
+        one.model_copy(update={"path": moved(one.path), "files": tuple(moved(list(one.files)))}) for one in job.inputs
+    )
+    return job.model_copy(update={"config": moved(job.config), "inputs": inputs})
+
+
+def _link(runs_dir: Path, run: RunFolder) -> None:
+    """The run is found where runs are looked for, wherever the cluster wants it to lie."""
+    with output_errors(runs_dir):
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        (runs_dir / run.id).symlink_to(run.path)
+
+
+def _kept_profile(run: RunFolder) -> Profile:
+    path = run.path / PROFILE
+    try:
+        content = json.loads(path.read_bytes())
+        name, values = str(content["name"]), dict(content["values"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"cannot read the profile of this run: {error}", origin=Origin(str(path))) from error
+    return from_snapshot(name, values, path)
+
+
+def _secrets(job: CompiledJob) -> dict[str, str]:
+    return {key: os.environ[name] for key, name in job.secret_variables.items() if os.environ.get(name)}

@@ -1,0 +1,124 @@
+"""What the profile has to say about a plan: placeholders, paths that the job cannot reach, sizes that do not fit.
+
+A dry run shows what it would refuse as warnings, so that the whole of a submission can be looked at before the profile
+is filled in; a submission refuses it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nemotron import snapshot
+from nemotron.compile.plan import FileRef, Plan
+from nemotron.errors import Finding
+from nemotron.profiles.load import Profile
+
+
+def placed(plan: Plan, profile: Profile, *, ships_assets: bool, rehearsal: bool) -> Plan:
+    """The plan with what the profile finds.
+
+    Args:
+        ships_assets: files of the product go along with its code.
+        rehearsal: nothing will be submitted.
+    """
+    # What keeps a job from being submitted, whatever else is right with it.
+    blocking = [*_placeholders(profile), *_paths(plan, profile, ships_assets=ships_assets)]
+    if rehearsal:
+        blocking = [replace(f, severity="warning", message=f"{f.message}; a submission refuses this") for f in blocking]
+    return replace(plan, findings=(*plan.findings, *_sizes(plan, profile), *blocking))
+
+
+def _placeholders(profile: Profile) -> Iterator[Finding]:
+    for key in profile.unfilled:
+        yield Finding(
+            "error",
+            "profile-placeholder",
+            f"profile `{profile.name}`: `{key}` still is a placeholder",
+            key,
+            profile.origin(key),
+            "copy the profile with `nemotron profiles init` and fill in what stands in <>",
+        )
+
+
+def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Finding]:
+    """Files that the job reads and writes, against what it can reach."""
+    reaches = plan.place.reaches
+    if plan.place.is_here or reaches is None:
+        return
+    folders = ", ".join(f"`{folder}`" for folder in reaches) or "nothing"
+    seen: set[str] = set()
+    for role, file in [*(("read", one) for one in plan.inputs), *(("written", one) for one in plan.outputs)]:
+        path = _path_of(plan, file)
+        if path is None or str(path) in seen or any(path.is_relative_to(folder) for folder in reaches):
+            continue
+        seen.add(str(path))
+        if path.is_relative_to(snapshot.ASSETS):
+            if not ships_assets:
+                yield _finding(
+                    plan,
+                    "asset-elsewhere",
+                    file,
+                    f"{file.role}: the shipped sample data stay here, the job has no `{path.name}`",
+                    f"name files that the job can read, below {folders}",
+                )
+            continue
+        here = "a path of this machine" if path.exists() else "outside of what the job can reach"
+        doing = "read" if role == "read" else "kept after the job"
+        yield _finding(
+            plan,
+            "path-outside-mounts",
+            file,
+            f"{file.role}: `{path}` is {here}, and cannot be {doing} on `{profile.name}`",
+            f"use a path below {folders}, or add a mount to the profile",
+        )
+
+
+def _path_of(plan: Plan, file: FileRef) -> Path | None:
+    """The absolute path of a file; None for what is no path of a file system, or lies in the run folder."""
+    name = file.path
+    run_dir = str(plan.runs_dir)
+    if name == run_dir or name.startswith(f"{run_dir}{os.sep}"):
+        return None
+    path = Path(name).expanduser()
+    is_path = path.is_absolute() or name.startswith((".", "~")) or path.exists()
+    # `org/name` is a model of the hub, unless there is such a folder here.
+    return Path(os.path.normpath(path.absolute())) if is_path else None
+
+
+def _sizes(plan: Plan, profile: Profile) -> Iterator[Finding]:
+    settings = profile.settings
+    cluster: dict[str, Any] = plan.resolved.get("cluster") or {}
+    if plan.engine == "embedded" and settings.nodes > 1:
+        yield Finding(
+            "warning",
+            "nodes-without-use",
+            f"profile `{profile.name}`: {settings.nodes} nodes for the embedded engine, which uses one",
+            "nodes",
+            profile.origin("nodes"),
+            "set `nodes = 1`, or run with `engine=nemo_rl`",
+        )
+    if plan.engine != "nemo_rl":
+        return
+    for key, name, have in (
+        ("num_nodes", "nodes", settings.nodes),
+        ("gpus_per_node", "gpus_per_node", settings.gpus_per_node),
+    ):
+        want = cluster.get(key)
+        if isinstance(want, int) and want != have:
+            yield Finding(
+                "error",
+                "cluster-does-not-fit",
+                f"`cluster.{key}` is {want}, the profile `{profile.name}` gives {have}",
+                f"cluster.{key}",
+                plan.resolved.origin(f"cluster.{key}"),
+                f"set `cluster.{key}={have}`, or `{name} = {want}` in the profile",
+            )
+
+
+def _finding(plan: Plan, name: str, file: FileRef, message: str, hint: str) -> Finding:
+    origin = plan.resolved.origin(file.key) if file.key else None
+    return Finding("error", name, message, file.key, origin, hint)

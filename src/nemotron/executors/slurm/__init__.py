@@ -1,0 +1,1 @@
+"""Slurm, on its login node or over ssh."""

@@ -1,0 +1,321 @@
+"""The executor itself: sbatch, squeue, scontrol, sacct where it is there, scancel."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nemotron import snapshot
+from nemotron.errors import ExecutorError, NemotronError
+from nemotron.executors.base import How, JobState, Submission, Target
+from nemotron.executors.environment import shown_environment
+from nemotron.executors.shells import Done, Here, Shell, Ssh
+from nemotron.executors.slurm import script
+from nemotron.executors.slurm.states import job_state, of_scontrol
+from nemotron.job import CompiledJob
+from nemotron.profiles.load import Profile
+from nemotron.profiles.model import SlurmProfile
+from nemotron.runs.attempts import Handle
+from nemotron.runs.folder import RunFolder
+
+NAME = "slurm"
+UPLOAD_TIMEOUT_S = 900.0
+SMALL_FILES = ("status.json", "metrics.jsonl", "samples.jsonl", "report.html", "job.json")
+"""What a mirror has of a run; checkpoints stay where they are."""
+
+
+class Slurm:
+    """Batch jobs."""
+
+    name = NAME
+
+    def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
+        """Below ``remote_job_dir`` where that is said; over ssh, a mirror is kept here."""
+        settings = _settings(profile)
+        here = runs_dir.resolve() / run_id
+        if settings.remote_job_dir is None:
+            return Target(here, str(here))
+        there = f"{settings.remote_job_dir.rstrip('/')}/runs/{run_id}"
+        if settings.tunnel == "ssh":
+            return Target(here, there, mirrored=True)
+        return Target(Path(there), there)
+
+    def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
+        """The script and the call of sbatch."""
+        settings = _settings(profile)
+        text = script.batch_script(settings, name=_name(job.id, number), run_dir=target.there, number=number, how=how)
+        path = f"{target.there}/attempts/{number}/{script.SCRIPT}"
+        return Submission(
+            executor=NAME,
+            profile=profile.name,
+            run_dir=target.there,
+            files={script.SCRIPT: text},
+            request={"argv": ["sbatch", "--parsable", path], **_where(settings)},
+            environment=shown_environment(profile, job, code_dir(settings, target)),
+        )
+
+    def code_dir(self, profile: Profile, target: Target) -> str | None:
+        """The folder on PYTHONPATH; None where the code is installed there."""
+        return code_dir(_settings(profile), target)
+
+    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
+        """Name, folders and login node: enough to ask about the job without the profile."""
+        return {
+            "job_name": _name(run_id, number),
+            "job_id": None,
+            "log": f"{target.there}/attempts/{number}/logs/{script.LOG}",
+            "code_dir": self.code_dir(profile, target),
+            "ssh": _where(_settings(profile)).get("ssh"),
+        }
+
+    def submit(self, run: RunFolder, submission: Submission, values: Mapping[str, str], handle: Handle) -> Handle:
+        """Upload what is missing there, then one job: a job of this name that is known already is taken for it."""
+        shell = shell_of(handle)
+        extra = handle.model_extra or {}
+        name, there = str(extra["job_name"]), str(extra["run_dir"])
+        if handle_id := extra.get("job_id"):
+            return handle.model_copy(update={"job_id": handle_id})
+        self._ship_code(shell, extra)
+        if extra["mirrored"]:
+            _upload(shell, run.path, there, int(extra["number"]))
+        known = self._by_name(shell, name)
+        if known is None:
+            argv = list(submission.request["argv"])
+            try:
+                done = shell.run(argv, environment=values)
+            except ExecutorError:
+                # The connection broke: whether the job was taken, its name tells.
+                if (known := self._by_name(shell, name)) is None:
+                    raise
+            else:
+                known = _job_id(done)
+        return handle.model_copy(update={"job_id": known})
+
+    def states(self, handles: Sequence[Handle]) -> list[JobState]:
+        """One question for each login node; a job that the controller has forgotten is looked up in the accounts."""
+        answers: dict[int, JobState] = {}
+        by_shell: dict[Shell, list[int]] = {}
+        for index, handle in enumerate(handles):
+            if (handle.model_extra or {}).get("job_id"):
+                by_shell.setdefault(shell_of(handle), []).append(index)
+            else:
+                answers[index] = JobState("lost", "it was never submitted")
+        for shell, indices in by_shell.items():
+            ids = {str((handles[index].model_extra or {})["job_id"]): index for index in indices}
+            try:
+                found = _states(shell, list(ids))
+            except NemotronError as error:
+                found = dict.fromkeys(ids, JobState("unknown", error.message))
+            answers |= {index: found[job] for job, index in ids.items()}
+        return [answers[index] for index in range(len(handles))]
+
+    def read_log(self, handle: Handle, offset: int) -> bytes:
+        """From the shared folder where it can be read here, else through ssh."""
+        extra = handle.model_extra or {}
+        path = str(extra["log"])
+        if not extra["mirrored"]:
+            try:
+                with open(path, "rb") as log:
+                    log.seek(offset)
+                    return log.read()
+            except FileNotFoundError:
+                return b""
+            except OSError as error:
+                raise ExecutorError(f"cannot read `{path}`: {error.strerror}") from error
+        quoted = shlex.quote(path)
+        done = shell_of(handle).run(["sh", "-c", f"[ ! -e {quoted} ] || tail -c +{offset + 1} {quoted}"])
+        return done.out
+
+    def cancel(self, handle: Handle) -> None:
+        """scancel; the mark in the attempt's folder keeps the script from asking for another turn."""
+        extra = handle.model_extra or {}
+        shell, job = shell_of(handle), str(extra.get("job_id") or "")
+        if not job:
+            return
+        mark = f"{extra['run_dir']}/attempts/{extra['number']}/cancelled"
+        shell.run(["touch", mark])
+        done = shell.run(["scancel", job])
+        if done.code and "Invalid job id" not in done.err and "already completing" not in done.err:
+            raise ExecutorError(f"Slurm does not cancel job {job}: {_reason(done)}")
+
+    def fetch(self, run: RunFolder, handle: Handle) -> None:
+        """Small files of a mirrored run, whole."""
+        extra = handle.model_extra or {}
+        if not extra.get("mirrored"):
+            return
+        there = shlex.quote(str(extra["run_dir"]))
+        names = " ".join(SMALL_FILES)
+        # Files that are not there yet are left out by the shell, not reported by tar.
+        text = f"cd {there} && tar cf - $(for f in {names} attempts/*/logs; do [ ! -e $f ] || echo $f; done)"
+        done = shell_of(handle).run(["sh", "-c", text], timeout_s=UPLOAD_TIMEOUT_S)
+        if done.code:
+            raise ExecutorError(f"cannot fetch the run from {extra['run_dir']}: {_reason(done)}")
+        with tarfile.open(fileobj=io.BytesIO(done.out)) as tar:
+            tar.extractall(run.path, filter="data")
+
+    def check(self, profile: Profile) -> list[tuple[str, str]]:
+        """Slurm answers, the partition is there, the folder can be written, the code can run."""
+        settings = _settings(profile)
+        shell = _shell(settings)
+        found = []
+        if settings.tunnel == "ssh":
+            found.append(("ssh", f"{settings.host}: {shell.run(['uname', '-n']).text}"))
+        version = shell.run(["sbatch", "--version"])
+        if version.code:
+            raise ExecutorError(f"sbatch does not work there: {_reason(version)}")
+        found.append(("slurm", version.text))
+        for partition in {settings.partition, settings.run_partition, settings.batch_partition} - {None}:
+            nodes = shell.run(["sinfo", "--noheader", "--partition", str(partition), "--format", "%D nodes, %a, %l"])
+            if nodes.code or not nodes.text:
+                known = shell.run(["sinfo", "--noheader", "--format", "%R"]).text.split()
+                raise ExecutorError(f"there is no partition `{partition}`", hint=f"there are {', '.join(known)}")
+            found.append((f"partition {partition}", nodes.text.splitlines()[0]))
+        if folder := settings.remote_job_dir:
+            done = shell.run(["mkdir", "-p", f"{folder}/runs", f"{folder}/code"])
+            if done.code:
+                raise ExecutorError(f"`{folder}` cannot be written there: {_reason(done)}")
+            found.append(("remote_job_dir", folder))
+        if not settings.contained:
+            python = settings.python or "python3"
+            done = shell.run([python, "-c", "import sys, pydantic, omegaconf; print(sys.version.split()[0])"])
+            answer = done.text if not done.code else f"cannot import what nemotron needs: {_reason(done)}"
+            if done.code:
+                raise ExecutorError(f"`{python}` {answer}", hint="set `python` to one that can, or a container image")
+            found.append(("python", f"{python} ({answer})"))
+        return found
+
+    def _ship_code(self, shell: Shell, extra: Mapping[str, object]) -> None:
+        """Unpack this version's code there, unless it is there already."""
+        folder = extra.get("code_dir")
+        if not isinstance(folder, str):
+            return
+        if shell.run(["test", "-d", folder]).code == 0:
+            return
+        parent, draft = folder.rpartition("/")[0], f"{folder}.{time.time_ns():x}.tmp"
+        # Whoever comes second finds the folder there and throws its own away.
+        text = (
+            f"set -e; umask 022; mkdir -p {shlex.quote(draft)}; tar xf - -C {shlex.quote(draft)}; "
+            f"mv -T {shlex.quote(draft)} {shlex.quote(folder)} 2>/dev/null || rm -rf {shlex.quote(draft)}; "
+            f"test -d {shlex.quote(folder)}"
+        )
+        done = shell.run(["bash", "-c", text], stdin=snapshot.archive(assets=True), timeout_s=UPLOAD_TIMEOUT_S)
+        if done.code:
+            raise ExecutorError(f"cannot bring the code to `{parent}`: {_reason(done)}")
+
+    def _by_name(self, shell: Shell, name: str) -> str | None:
+        """The job of that name, where Slurm knows one: names are unique, they hold the run's id."""
+        done = shell.run(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%A"])
+        if done.code == 0 and done.text:
+            return done.text.splitlines()[-1].strip()
+        done = shell.run(["sacct", "--noheader", "--allocations", "--parsable2", f"--name={name}", "--format=JobID"])
+        return done.text.splitlines()[-1].strip() if done.code == 0 and done.text else None
+
+
+def code_dir(settings: SlurmProfile, target: Target) -> str | None:
+    """The folder on PYTHONPATH; None where the code is installed there."""
+    if settings.code == "installed":
+        return None
+    root = settings.remote_job_dir or str(Path(target.there).parent)
+    return f"{root.rstrip('/')}/code/{snapshot.folder_name()}"
+
+
+def shell_of(handle: Handle) -> Shell:
+    """Where the commands of a handle run."""
+    ssh = (handle.model_extra or {}).get("ssh")
+    if not isinstance(ssh, dict):
+        return _HERE
+    return Ssh(ssh["host"], ssh.get("user"), ssh.get("identity"), tuple(ssh.get("options", ())))
+
+
+def _shell(settings: SlurmProfile) -> Shell:
+    if settings.tunnel == "local":
+        return _HERE
+    return Ssh(str(settings.host), settings.user, settings.identity, tuple(settings.ssh_options))
+
+
+_HERE = Here()
+
+
+def _where(settings: SlurmProfile) -> dict[str, object]:
+    if settings.tunnel == "local":
+        return {}
+    ssh = {"host": settings.host, "user": settings.user, "identity": settings.identity}
+    return {"ssh": {**{k: v for k, v in ssh.items() if v}, "options": list(settings.ssh_options)}}
+
+
+def _settings(profile: Profile) -> SlurmProfile:
+    assert isinstance(profile.settings, SlurmProfile)
+    return profile.settings
+
+
+def _name(run_id: str, number: int) -> str:
+    return f"nemotron-{run_id}-{number}"
+
+
+def _job_id(done: Done) -> str:
+    """The id that sbatch prints.
+
+    Raises:
+        ExecutorError: it refused; in Slurm's words.
+    """
+    if done.code:
+        reason = _reason(done).removeprefix("sbatch: error: ").removeprefix("Batch job submission failed: ")
+        hints = {
+            "partition": "`nemotron profiles check NAME` lists the partitions",
+            "account": "`sacctmgr show associations user=$USER` lists your accounts",
+            "limit": "wait until one of your jobs ends, or use another partition or QOS",
+            "node configuration": "ask for what a node of that partition has: `sinfo --format='%P %c %m %G'`",
+        }
+        hint = next((hint for word, hint in hints.items() if word in reason.lower()), None)
+        raise ExecutorError(f"Slurm refuses the job: {reason}", hint=hint)
+    job, _, _cluster = done.text.splitlines()[-1].partition(";") if done.text else ("", "", "")
+    if not job.isdecimal():
+        raise ExecutorError(f"sbatch printed `{done.text[:200]}` instead of a job id")
+    return job
+
+
+def _states(shell: Shell, jobs: Sequence[str]) -> dict[str, JobState]:
+    found: dict[str, JobState] = {}
+    for job in jobs:
+        done = shell.run(["scontrol", "--oneliner", "show", "job", job])
+        if done.code == 0 and (told := of_scontrol(done.text)) is not None:
+            found[job] = told[1]
+        elif done.code and "Invalid job id" not in done.err:
+            found[job] = JobState("unknown", _reason(done))
+    if missing := [job for job in jobs if job not in found]:
+        found |= _accounts(shell, missing)
+    return {job: found.get(job, JobState("lost", "Slurm does not know the job any more")) for job in jobs}
+
+
+def _accounts(shell: Shell, jobs: Sequence[str]) -> dict[str, JobState]:
+    """What sacct says, where the cluster keeps accounts."""
+    fields = "--format=JobIDRaw,State,ExitCode"
+    done = shell.run(["sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={','.join(jobs)}", fields])
+    if done.code:
+        return {}
+    rows = [line.split("|") for line in done.text.splitlines()]
+    return {row[0]: job_state(row[1], "", row[2]) for row in rows if len(row) == 3}
+
+
+def _upload(shell: Shell, run: Path, there: str, number: int) -> None:
+    """The small files of a new run, or what a further attempt adds: the rest of it is newer there."""
+    names = ["job.json", f"attempts/{number}", *(["status.json", "profile.json"] if number == 1 else [])]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in names:
+            if (run / name).exists():
+                tar.add(run / name, name)
+    quoted = shlex.quote(there)
+    text = f"umask 077; mkdir -p {quoted}/checkpoints && tar xf - -C {quoted} --no-same-owner"
+    done = shell.run(["bash", "-c", text], stdin=buffer.getvalue(), timeout_s=UPLOAD_TIMEOUT_S)
+    if done.code:
+        raise ExecutorError(f"cannot write `{there}` on the cluster: {_reason(done)}")
+
+
+def _reason(done: Done) -> str:
+    lines = [line.strip() for line in done.err.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit code {done.code}"

@@ -1,0 +1,166 @@
+"""The batch script: what Slurm is asked for, and one line that starts the worker.
+
+Nothing that a user wrote is interpolated into shell text unquoted, and no secret stands in it: the job's environment
+travels beside the script.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+from nemotron.executors.base import How
+from nemotron.processes.notice import FILE as notice_file
+from nemotron.profiles.model import SlurmProfile
+
+LOG = "slurm.log"
+"""In the attempt's ``logs/``: what the job prints."""
+SCRIPT = "job.sh"
+
+
+def batch_script(profile: SlurmProfile, *, name: str, run_dir: str, number: int, how: How) -> str:
+    """The script of attempt ``number`` at the run in ``run_dir``."""
+    options = list(_options(profile, name=name, run_dir=run_dir, number=number, attached=how.attached))
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options), ""]
+    lines += ["set -euo pipefail", "umask 077"]
+    attempt = f"{run_dir}/attempts/{number}"
+    worker = [profile.python or "python3", "-m", "nemotron.engines.worker", run_dir, "--attempt", str(number)]
+    if profile.contained:
+        lines += _image_lines(profile, force_squash=how.force_squash)
+        inner = "\n".join([*profile.startup_commands, f"exec {shlex.join(worker)}"])
+        task = shlex.join(["bash", "-c", inner]) if profile.startup_commands else shlex.join(worker)
+    else:
+        lines += profile.startup_commands
+        task = shlex.join(worker)
+    # The notice of the end goes to this shell alone (`B:`): Slurm would send it to every process of the step, and those
+    # that do not know it, such as a model server, would end.
+    notice = shlex.quote(f"{attempt}/{notice_file}")
+    lines += [
+        "",
+        f"trap {shlex.quote(f'touch {notice}')} USR1",
+        f"{_srun(profile)} {task} &",
+        "task=$!",
+        "code=0",
+        'wait "$task" || code=$?',
+        "# A trap ends `wait` early.",
+        'while [ "$code" -gt 128 ] && kill -0 "$task" 2>/dev/null; do',
+        "  code=0",
+        '  wait "$task" || code=$?',
+        "done",
+    ]
+    if profile.requeue:
+        lines += [
+            "# 130: the run has saved a checkpoint and stopped in time; it goes on when the job runs again.",
+            f'if [ "$code" = 130 ] && [ ! -e {shlex.quote(f"{attempt}/cancelled")} ]; then',
+            '  scontrol requeue "$SLURM_JOB_ID" && exit 0',
+            "fi",
+        ]
+    return "\n".join([*lines, 'exit "$code"', ""])
+
+
+def image_file(profile: SlurmProfile) -> str | None:
+    """Where the imported image lies; None where the image is such a file itself, or there is none.
+
+    A name without a digest may mean another image tomorrow; the imported one stays until ``--force-squash``.
+    """
+    image = profile.container_image
+    if image is None or image.startswith("/"):
+        return None
+    folder = profile.squash_dir or f"{profile.remote_job_dir}/images"
+    return f"{folder}/{re.sub(r'[^A-Za-z0-9._-]+', '+', image)}.sqsh"
+
+
+def _options(profile: SlurmProfile, *, name: str, run_dir: str, number: int, attached: bool) -> Iterator[str]:
+    log = f"{run_dir}/attempts/{number}/logs/{LOG}"
+    yield _option("job-name", name)
+    # A per cent sign begins a pattern of Slurm's.
+    yield _option("output", log.replace("%", "%%"))
+    yield "--open-mode=append"
+    partition = (profile.run_partition if attached else profile.batch_partition) or profile.partition
+    values = {
+        "account": profile.account,
+        "partition": partition,
+        "qos": profile.qos,
+        "time": profile.time,
+        "nodes": profile.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": profile.cpus_per_task,
+        "mem": profile.mem,
+        "gres": profile.gres,
+        "gpus-per-node": profile.gpus_per_node if profile.gpus_per_node and not profile.gres else None,
+        "constraint": profile.constraint,
+        "nodelist": profile.nodelist,
+        "exclude": profile.exclude,
+        "reservation": profile.reservation,
+        "dependency": profile.dependency,
+        "comment": profile.comment,
+    }
+    for option, value in values.items():
+        if value is not None:
+            yield _option(option, str(value))
+    if profile.exclusive:
+        yield "--exclusive"
+    yield "--requeue" if profile.requeue else "--no-requeue"
+    if profile.signal_before_end_s:
+        yield f"--signal=B:USR1@{profile.signal_before_end_s}"
+    # What sbatch is started with, and nothing of the node's own.
+    yield "--export=ALL"
+    for extra in profile.sbatch_options:
+        option, equals, value = extra.removeprefix("--").partition("=")
+        yield _option(option, value) if equals else f"--{option}"
+
+
+def _option(name: str, value: str) -> str:
+    """An option as sbatch reads it from a script: in double quotes where it needs any, which have a backslash."""
+    if re.fullmatch(r"[\w@%+=:,./^\[\]-]*", value):
+        return f"--{name}={value}"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'--{name}="{escaped}"'
+
+
+def _srun(profile: SlurmProfile) -> str:
+    # `--ntasks=1`: the worker is one process, and what several nodes need it starts itself.
+    words = ["srun", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1"]
+    if not profile.contained:
+        return shlex.join(words)
+    image = image_file(profile) or str(profile.container_image)
+    if profile.container == "pyxis":
+        mounts = [f"{source}:{target}" + (f":{flags}" if flags else "") for source, target, flags in profile.bindings()]
+        words.append(f"--container-image={image}")
+        if mounts:
+            words.append(f"--container-mounts={','.join(mounts)}")
+        return shlex.join([*words, "--no-container-mount-home", *profile.container_options])
+    start = ["enroot", "start", "--rw"]
+    for source, target, flags in profile.bindings():
+        start += ["--mount", f"{source}:{target}" + (f":{flags}" if flags else "")]
+    return shlex.join([*words, *start, *profile.container_options, image])
+
+
+def _image_lines(profile: SlurmProfile, *, force_squash: bool) -> list[str]:
+    """Import the image unless that has been done; one job does it, the others wait for it."""
+    target = image_file(profile)
+    if target is None:
+        return []
+    file, lock = shlex.quote(target), shlex.quote(f"{target}.lock")
+    image = str(profile.container_image)
+    source = shlex.quote(image if "://" in image else f"docker://{_registry(image)}")
+    needed = f"[ ! -s {file} ]" if not force_squash else "true"
+    return [
+        f"mkdir -p {shlex.quote(target.rpartition('/')[0])}",
+        "(",
+        "  flock 9",
+        f"  if {needed}; then",
+        f'    draft={file}.$SLURM_JOB_ID.tmp; rm -f "$draft"',
+        f'    enroot import --output "$draft" {source}',
+        f'    [ -s "$draft" ] && mv -f "$draft" {file}',
+        "  fi",
+        f") 9> {lock}",
+    ]
+
+
+def _registry(image: str) -> str:
+    """Docker's name in the form of enroot, which wants a ``#`` after the registry."""
+    first, slash, rest = image.partition("/")
+    is_host = slash and ("." in first or ":" in first or first == "localhost")
+    return f"{first}#{rest}" if is_host else image

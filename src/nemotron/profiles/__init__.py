@@ -1,0 +1,1 @@
+"""Where steps run besides here: profiles in TOML files, typed and strict."""

@@ -1,0 +1,349 @@
+"""What a profile may say, one model for each kind of executor. Every key is known, every value has its type.
+
+Where NVIDIA's ``env.toml`` has a key of the same meaning, the name is the same; :mod:`nemotron.profiles.reference`
+knows those that are called otherwise here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from nemotron.config.schema.base import Strict
+from nemotron.config.schema.fields import Count, NonNegativeInt
+from nemotron.place import Place
+
+ExecutorName = Literal["local", "slurm", "lepton", "ray"]
+PLACEHOLDER = re.compile(r"<[^<>]*>")
+"""A value that a user has to fill in: ``<your account>``."""
+
+
+def _one_line(value: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f\u2028\u2029]", value):
+        raise PydanticCustomError("one_line", "should be one line without control characters")
+    return value
+
+
+def _absolute(value: str) -> str:
+    if not PLACEHOLDER.search(value) and not value.startswith("/"):
+        raise PydanticCustomError("absolute", "should be an absolute path: a cluster does not know this folder")
+    return _one_line(value)
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise PydanticCustomError("variable", "should be the name of an environment variable")
+    return value
+
+
+def _mount(value: str) -> str:
+    source, _, rest = value.partition(":")
+    target = rest.partition(":")[0]
+    if not PLACEHOLDER.search(value) and not (source.startswith("/") and (not rest or target.startswith("/"))):
+        raise PydanticCustomError("mount", "should be `/there:/in/the/container`, both absolute")
+    return _one_line(value)
+
+
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise PydanticCustomError("nul", "cannot hold a NUL character: environment variables end there")
+    return value
+
+
+Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+"""Text that goes into a script or a header: no line breaks."""
+Folder = Annotated[str, AfterValidator(_absolute)]
+"""An absolute path on the cluster."""
+Variable = Annotated[str, AfterValidator(_variable)]
+Value = Annotated[str, AfterValidator(_no_nul)]
+Mount = Annotated[str, AfterValidator(_mount)]
+Time = Annotated[str, Field(pattern=r"^(\d+-)?\d{1,3}(:\d{2}){0,2}$|^<.*>$|^UNLIMITED$")]
+"""Slurm's own form: ``minutes``, ``HH:MM:SS``, ``D-HH:MM:SS``."""
+
+
+class BaseProfile(Strict):
+    """What every kind of profile may say."""
+
+    description: str | None = None
+    """For `nemotron profiles list`."""
+    nodes: Count = 1
+    """Machines that the job gets."""
+    gpus_per_node: NonNegativeInt = 0
+    memory_gb_per_node: Annotated[float, Field(gt=0)] | None = None
+    """Main memory that the job may use on one node; the preflight compares its estimate with it."""
+    env_vars: dict[Variable, Value] = Field(default_factory=dict)
+    """Environment of the job. A value read from here, `${oc.env:HF_TOKEN}`, is never written to a file."""
+    pass_env: list[Variable] = Field(default_factory=list)
+    """Variables of this command's environment that the job gets; missing ones are left out."""
+    startup_commands: list[str] = Field(default_factory=list)
+    """Shell lines that run in the job before the worker, e.g. `module load cuda`."""
+    remote_job_dir: Folder | None = None
+    """Where run folders and code go, on storage that outlives the job and that every node sees."""
+    shared: list[Folder] = Field(default_factory=list)
+    """Folders that are the same there and here, so that files in them can be looked at before the job starts."""
+    python: Line | None = None
+    """Python that runs the worker there; the one of this command, or `python3` in a container."""
+    code: Literal["ship", "installed"] = "ship"
+    """`ship`: this version's code goes along, once a version. `installed`: it is there, and has to be this version."""
+    has_nemo_rl: bool | None = None
+    """Whether NeMo-RL is installed there; not known from here where nothing is said."""
+
+    @property
+    def kind(self) -> ExecutorName:
+        """The executor."""
+        raise NotImplementedError
+
+    @property
+    def image(self) -> str | None:
+        """Container image, where there is one."""
+        return None
+
+    def reaches(self) -> tuple[Path, ...] | None:
+        """Folders that a job there can read and that outlive it, by the names that the job knows; None: any."""
+        return tuple(map(Path, self.shared)) or None
+
+    def place(self, name: str) -> Place:
+        """What the preflight asks."""
+        reaches = self.reaches()
+        if reaches and any(PLACEHOLDER.search(str(path)) for path in reaches):
+            reaches = None
+        known = {} if self.has_nemo_rl is None else {"nemo_rl": self.has_nemo_rl}
+        return Place(
+            name=name,
+            is_here=False,
+            nodes=self.nodes,
+            gpus_per_node=self.gpus_per_node,
+            has_cuda=self.gpus_per_node > 0,
+            memory_bytes=None if self.memory_gb_per_node is None else int(self.memory_gb_per_node * 2**30),
+            modules=known,
+            shared=tuple(Path(folder) for folder in self.shared),
+            reaches=reaches,
+        )
+
+    @model_validator(mode="after")
+    def _passes_what_it_does_not_set(self) -> Self:
+        if both := sorted(set(self.env_vars) & set(self.pass_env)):
+            raise PydanticCustomError("both", f"`{both[0]}` is in `env_vars` and in `pass_env`: keep one")
+        return self
+
+
+class LocalProfile(BaseProfile):
+    """This machine, detached from the terminal with `-b`."""
+
+    executor: Literal["local"]
+
+    @property
+    def kind(self) -> ExecutorName:
+        """The executor."""
+        return "local"
+
+    def place(self, name: str) -> Place:
+        """This machine, as it is."""
+        return Place.this_machine()
+
+
+class Contained(BaseProfile):
+    """Executors that run container images."""
+
+    container_image: Line | None = None
+    """Image, e.g. `nvcr.io/nvidia/nemo-rl:v0.7.0`, or a `.sqsh` file."""
+
+    @property
+    def image(self) -> str | None:
+        """The container image."""
+        return self.container_image
+
+    def place(self, name: str) -> Place:
+        """NeMo-RL is known to be in NeMo-RL's own image."""
+        place = super().place(name)
+        if self.has_nemo_rl is None and self.container_image and "nemo-rl" in self.container_image:
+            return replace(place, modules={"nemo_rl": True})
+        return place
+
+
+class SlurmProfile(Contained):
+    """Slurm, on its login node or over ssh."""
+
+    executor: Literal["slurm"]
+    tunnel: Literal["ssh", "local"] = "local"
+    """`local`: this machine has sbatch. `ssh`: it is called on `host`."""
+    host: Line | None = None
+    """Login node, as `ssh` knows it: a name of ~/.ssh/config works."""
+    user: Line | None = None
+    identity: Line | None = None
+    """Private key file; ssh's own configuration finds it where nothing is said."""
+    ssh_options: list[Line] = Field(default_factory=list)
+    """Options of ssh in its own form, e.g. `Port=2222`."""
+    account: Line | None = None
+    partition: Line | None = None
+    run_partition: Line | None = None
+    """Partition of `-r` (attached), where it differs."""
+    batch_partition: Line | None = None
+    """Partition of `-b` (detached), where it differs."""
+    qos: Line | None = None
+    time: Time = "04:00:00"
+    """Time limit in Slurm's form; `checkpointing.checkpoint_must_save_by` follows from it where it is not set."""
+    cpus_per_task: Count | None = None
+    mem: Line | None = None
+    """Memory of a node in Slurm's form, e.g. `64G`; `0` is all of it."""
+    gres: Line | None = None
+    """Instead of `gpus_per_node` on clusters that want `--gres`, e.g. `gpu:a100:8`."""
+    exclusive: bool = False
+    constraint: Line | None = None
+    nodelist: Line | None = None
+    exclude: Line | None = None
+    reservation: Line | None = None
+    dependency: Line | None = None
+    comment: Line | None = None
+    sbatch_options: list[Line] = Field(default_factory=list)
+    """Further options of sbatch, each as `--name=value`."""
+    requeue: bool = True
+    """A preempted job is queued again by Slurm and goes on from its last checkpoint."""
+    signal_before_end_s: NonNegativeInt = 120
+    """So many seconds before the time limit, and when the job is preempted, the run saves a checkpoint and stops."""
+    container: Literal["pyxis", "enroot", "none"] = "pyxis"
+    """How `container_image` is run; without an image nothing is."""
+    squash_dir: Folder | None = None
+    """Where imported images are kept; `remote_job_dir`/images where nothing is said."""
+    mounts: list[Mount] = Field(default_factory=list)
+    """`/there:/in/the/container` or `/same`; a `:ro` may follow."""
+    container_options: list[Line] = Field(default_factory=list)
+    """Further options of pyxis or `enroot start`, e.g. `--no-container-mount-home`."""
+
+    @property
+    def kind(self) -> ExecutorName:
+        """The executor."""
+        return "slurm"
+
+    @property
+    def contained(self) -> bool:
+        """Whether the worker runs in a container."""
+        return self.container_image is not None and self.container != "none"
+
+    def bindings(self) -> tuple[tuple[str, str, str], ...]:
+        """Every mount as (there, in the container, flags); the folder of the runs is always one."""
+        found = []
+        for mount in self.mounts:
+            source, _, rest = mount.partition(":")
+            target, _, flags = rest.partition(":")
+            found.append((source, target or source, flags))
+        own = self.remote_job_dir
+        if own and not any(Path(own).is_relative_to(target) and source == target for source, target, _ in found):
+            found.append((own, own, ""))
+        return tuple(found)
+
+    def reaches(self) -> tuple[Path, ...] | None:
+        """The mounts of a container; else the shared folders, where they are said."""
+        if self.contained:
+            return tuple(Path(target) for _, target, _ in self.bindings())
+        if self.tunnel == "ssh" or self.shared:
+            own = [self.remote_job_dir] if self.remote_job_dir else []
+            return tuple(Path(folder) for folder in (*self.shared, *own)) or None
+        return None
+
+    def place(self, name: str) -> Place:
+        """On a login node without a container, the files of the cluster are the files of this machine."""
+        place = super().place(name)
+        if self.tunnel == "ssh":
+            return place
+        if not self.contained:
+            return place if self.shared else replace(place, shared=(Path("/"),))
+        same = [Path(target) for source, target, _ in self.bindings() if source == target]
+        return replace(place, shared=tuple(same))
+
+    @model_validator(mode="after")
+    def _knows_its_host(self) -> Self:
+        if self.tunnel == "ssh" and self.host is None:
+            raise PydanticCustomError("host", '`tunnel = "ssh"` needs a `host`')
+        if self.tunnel == "ssh" and self.remote_job_dir is None:
+            raise PydanticCustomError("job_dir", '`tunnel = "ssh"` needs `remote_job_dir`: where run folders go there')
+        if self.tunnel == "local":
+            for name in ("host", "user", "identity"):
+                if getattr(self, name) is not None:
+                    raise PydanticCustomError("tunnel", f'`{name}` has no use without `tunnel = "ssh"`')
+        return self
+
+
+class LeptonMount(Strict):
+    """A volume of a Lepton job."""
+
+    mount_path: Folder
+    """Where the job sees it."""
+    path: Line = "/"
+    """Folder of the volume."""
+    from_: Annotated[Line, Field(alias="from")]
+    """The volume, e.g. `node-nfs:lustre`."""
+
+
+class LeptonProfile(Contained):
+    """DGX Cloud Lepton by its REST API."""
+
+    executor: Literal["lepton"]
+    workspace_id: Line | None = None
+    """Workspace; else LEPTON_WORKSPACE_ID, else the one that `lep workspace login` noted down."""
+    workspace_url: Line | None = None
+    """Address of the API; else LEPTON_WORKSPACE_URL, else the service's own for the workspace."""
+    token_env: Variable = "LEPTON_WORKSPACE_TOKEN"
+    """Variable that holds the token; else the one that `lep workspace login` noted down."""
+    node_group: Line | None = None
+    resource_shape: Line | None = None
+    """e.g. `gpu.8xh100-sxm`."""
+    node_reservation: Line | None = None
+    shared_memory_size: Count | None = None
+    """Shared memory in MiB."""
+    mounts: list[LeptonMount] = Field(default_factory=list)
+    image_pull_secrets: list[Line] = Field(default_factory=list)
+    secrets: dict[Variable, Line] = Field(default_factory=dict)
+    """Variable of the job -> name of a secret of the workspace."""
+    ray_version: Line | None = None
+    launch: Literal["auto", "job", "ray"] = "auto"
+    """`job`: a batch job. `ray`: a Ray cluster and a job on it. `auto`: as the engine needs it."""
+    start_timeout_s: Count = 1800
+    """How long a Ray cluster may take to come up."""
+
+    @property
+    def kind(self) -> ExecutorName:
+        """The executor."""
+        return "lepton"
+
+    def reaches(self) -> tuple[Path, ...] | None:
+        """The mounts: nothing else outlives the job."""
+        return tuple(Path(mount.mount_path) for mount in self.mounts)
+
+
+class RayProfile(BaseProfile):
+    """Ray's Jobs API of a cluster that is there."""
+
+    executor: Literal["ray"]
+    address: Line
+    """Its dashboard, e.g. `http://head:8265`."""
+    token_env: Variable | None = None
+    """Variable with the cluster's token, where it wants one (`RAY_AUTH_MODE=token`)."""
+    entrypoint_num_cpus: Annotated[float, Field(ge=0)] | None = None
+    entrypoint_num_gpus: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def kind(self) -> ExecutorName:
+        """The executor."""
+        return "ray"
+
+
+MODELS: dict[str, type[BaseProfile]] = {
+    "local": LocalProfile,
+    "slurm": SlurmProfile,
+    "lepton": LeptonProfile,
+    "ray": RayProfile,
+}
+
+
+def placeholders(values: Any, key: str = "") -> list[str]:
+    """Dotted keys whose value still is a placeholder."""
+    if isinstance(values, str):
+        return [key] if PLACEHOLDER.search(values) else []
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    return [place for name, value in items for place in placeholders(value, f"{key}.{name}" if key else str(name))]

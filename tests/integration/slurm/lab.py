@@ -1,0 +1,158 @@
+"""A real Slurm on this machine: munged, slurmctld and a slurmd for each node, all below one folder, without systemd.
+
+Nodes are daemons on ports of their own and claim more processors than there are. Partitions: ``batch`` (the default),
+``low``, whose jobs are preempted by those of ``high``, and ``closed``, which takes none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+READY_S = 60.0
+SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Lab:
+    """A running cluster."""
+
+    folder: Path
+    nodes: int = 2
+    pids: list[Path] = field(default_factory=list)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "slurm.conf"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What clients need."""
+        return {"SLURM_CONF": str(self.config), "PATH": SBIN}
+
+    def run(self, *words: str) -> str:
+        """One of Slurm's commands; its output."""
+        env = {**os.environ, **self.environment}
+        return subprocess.run(words, env=env, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+    def start(self) -> None:
+        """Start all daemons and wait until every node is idle."""
+        for name in ("state", "log", "run", *(f"spool-n{n}" for n in range(1, self.nodes + 1))):
+            (self.folder / name).mkdir(parents=True)
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        self._write_config()
+        log = f"--log-file={self.folder}/log/munged.log"
+        run = self.folder / "run"
+        self._spawn(
+            "munged", "--force", f"--key-file={key}", f"--socket={run}/munge", f"--pid-file={run}/munged.pid", log
+        )
+        self.pids.append(run / "munged.pid")
+        self._spawn("slurmctld", "-i")
+        for number in range(1, self.nodes + 1):
+            self._spawn("slurmd", "-N", f"n{number}")
+        self.pids = [*(run / f"slurmd-n{n}.pid" for n in range(1, self.nodes + 1)), run / "slurmctld.pid", *self.pids]
+        end = time.monotonic() + READY_S
+        while time.monotonic() < end:
+            with suppress(subprocess.SubprocessError):
+                if len(self.run("sinfo", "-h", "-N", "-p", "batch", "-t", "idle", "-o", "%N").split()) == self.nodes:
+                    return
+            time.sleep(0.1)
+        logs = "\n".join(path.read_text()[-2000:] for path in sorted((self.folder / "log").glob("*.log")))
+        raise RuntimeError(f"Slurm did not come up:\n{logs}")
+
+    def stop(self) -> None:
+        """End jobs and daemons."""
+        with suppress(subprocess.SubprocessError):
+            jobs = self.run("squeue", "-h", "-o", "%A").split()
+            if jobs:
+                self.run("scancel", *jobs)
+                self.wait_until_empty()
+        for path in self.pids:
+            with suppress(OSError, ValueError):
+                os.kill(int(path.read_text()), signal.SIGTERM)
+        end = time.monotonic() + 20
+        while time.monotonic() < end and any(path.exists() for path in self.pids):
+            time.sleep(0.1)
+
+    def wait_until_empty(self, limit_s: float = 30) -> None:
+        """Wait until no job is left that waits or runs."""
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end:
+            if not self.run("squeue", "-h", "-o", "%A"):
+                return
+            time.sleep(0.2)
+        raise RuntimeError(self.run("squeue"))
+
+    def bring_back(self, node: str) -> None:
+        """A node that was set down, idle again."""
+        self.run("scontrol", "update", f"nodename={node}", "state=resume")
+        end = time.monotonic() + READY_S
+        while time.monotonic() < end and "idle" not in self.run("sinfo", "-h", "-n", node, "-o", "%T"):
+            time.sleep(0.2)
+
+    def _spawn(self, *words: str) -> None:
+        """Start a daemon, which goes into the background by itself."""
+        env = {**os.environ, **self.environment}
+        program = shutil.which(words[0], path=SBIN)
+        if program is None:
+            raise RuntimeError(f"no {words[0]}: run tests/integration/slurm/install.sh")
+        done = subprocess.run([program, *words[1:]], env=env, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{words[0]}: {done.stderr}")
+
+    def _write_config(self) -> None:
+        host, user = socket.gethostname().partition(".")[0], subprocess.check_output(["id", "-un"], text=True).strip()
+        folder = self.folder
+        lines = [
+            "ClusterName=lab",
+            f"SlurmctldHost={host}(127.0.0.1)",
+            f"SlurmctldPort={free_port()}",
+            *(f"SlurmUser={user}", f"SlurmdUser={user}"),
+            *("AuthType=auth/munge", f"AuthInfo=socket={folder}/run/munge", "CredType=cred/munge"),
+            f"StateSaveLocation={folder}/state",
+            f"SlurmdSpoolDir={folder}/spool-%n",
+            *(f"SlurmctldPidFile={folder}/run/slurmctld.pid", f"SlurmdPidFile={folder}/run/slurmd-%n.pid"),
+            *(f"SlurmctldLogFile={folder}/log/slurmctld.log", f"SlurmdLogFile={folder}/log/slurmd-%n.log"),
+            *("ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "SwitchType=switch/none", "MpiDefault=none"),
+            # Memory is watched by polling: without cgroups that is the kernel's only other witness.
+            *("JobAcctGatherType=jobacct_gather/linux", "JobAcctGatherFrequency=task=1"),
+            "JobAcctGatherParams=OverMemoryKill,UsePss",
+            *("SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory"),
+            *("PreemptType=preempt/partition_prio", "PreemptMode=CANCEL"),
+            "SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0",
+            "SlurmdParameters=config_overrides",
+            *(
+                "ReturnToService=2",
+                "MinJobAge=86400",
+                "KillWait=2",
+                "InactiveLimit=0",
+                "AccountingStorageType=accounting_storage/none",
+            ),
+            "PropagateResourceLimits=NONE",
+        ]
+        for number in range(1, self.nodes + 1):
+            address = f"NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()}"
+            lines.append(f"NodeName=n{number} {address} CPUs=8 CoresPerSocket=8 RealMemory=16000 State=UNKNOWN")
+        nodes = f"Nodes=n[1-{self.nodes}]"
+        lines += [
+            f"PartitionName=batch {nodes} Default=YES MaxTime=INFINITE State=UP PriorityTier=2 DefMemPerNode=4000",
+            f"PartitionName=low {nodes} State=UP PriorityTier=1 PreemptMode=CANCEL DefMemPerNode=4000",
+            f"PartitionName=high {nodes} State=UP PriorityTier=9 DefMemPerNode=4000",
+            f"PartitionName=closed {nodes} State=DRAIN",
+        ]
+        self.config.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,376 @@
+"""`-r`, `-b` and `runs` on a real Slurm: two nodes of one machine, and an ssh server in front of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.slurm.lab import Lab
+from tests.integration.slurm.sshd import Sshd
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+STEPS = ("grpo.max_num_steps=6", "checkpointing.save_period=2")
+ENDLESS = ("grpo.max_num_steps=100000", "checkpointing.save_period=2", "checkpointing.keep_top_k=1")
+SECRET = "planted-secret-5d1f"
+STRANGE = "a 'b' \"c\" $(touch pwned) `id`\n\tsecond line; ü 漢 \\ %s $HOME"
+
+
+@dataclass
+class Cluster:
+    """The lab, and a project folder with profiles for it."""
+
+    lab: Lab
+    folder: Path
+
+    def profile(self, name: str, *lines: str, shared: str = "shared") -> None:
+        """Write a profile."""
+        file = self.folder / "profiles" / f"{name}.toml"
+        file.parent.mkdir(exist_ok=True)
+        base = ['executor = "slurm"', f'remote_job_dir = "{self.folder}/{shared}"', f'python = "{sys.executable}"']
+        base += (
+            ['env_vars.OMP_NUM_THREADS = "1"', 'partition = "batch"']
+            if not any("partition" in x for x in lines)
+            else ['env_vars.OMP_NUM_THREADS = "1"']
+        )
+        file.write_text("\n".join([f"[{name}]", *base, *lines]) + "\n")
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "nemotron", *words]
+
+    def environment(self, extra: dict[str, str]) -> dict[str, str]:
+        return {**os.environ, **self.lab.environment, "OMP_NUM_THREADS": "1", **extra}
+
+    def nemotron(self, *words: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        """A command to its end."""
+        argv, env = self.command(*words), self.environment(extra)
+        return subprocess.run(argv, cwd=self.folder, env=env, capture_output=True, text=True, timeout=400, check=False)
+
+    def start(self, *words: str, **extra: str) -> subprocess.Popen[str]:
+        """A command that goes on."""
+        pipe, env = subprocess.PIPE, self.environment(extra)
+        return subprocess.Popen(self.command(*words), cwd=self.folder, env=env, stdout=pipe, stderr=pipe, text=True)
+
+    def tiny(self, flag: str, profile: str, *overrides: str) -> list[str]:
+        return ["steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "engine=embedded", flag, profile, *overrides]
+
+    def run_dir(self, run: str) -> Path:
+        return (self.folder / "runs" / run).resolve()
+
+    def handle(self, run: str, number: int = 1) -> dict[str, object]:
+        return dict(json.loads((self.run_dir(run) / "attempts" / str(number) / "handle.json").read_text()))
+
+    def newest(self) -> str:
+        return max(os.listdir(self.folder / "runs"))
+
+    def state(self, run: str) -> str:
+        rows = json.loads(self.nemotron("runs", "list", "--json").stdout)
+        return str(next(row["status"] for row in rows if row["id"] == run))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("slurm")
+    lab = Lab(folder / "lab")
+    lab.start()
+    (folder / "project").mkdir()
+    try:
+        yield Cluster(lab, folder / "project")
+    finally:
+        lab.stop()
+
+
+@pytest.fixture(scope="module")
+def sshd(cluster: Cluster) -> Iterator[Sshd]:
+    server = Sshd(cluster.folder / "sshd", cluster.lab.config)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def reference(cluster: Cluster) -> Path:
+    """The run on this machine that a cluster's has to equal: weights, and what was measured."""
+    done = cluster.nemotron("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", *STEPS, "--runs-dir", "local")
+    assert done.returncode == 0, done.stderr
+    return next((cluster.folder / "local").iterdir())
+
+
+def until(what: Callable[[], object], limit_s: float = 120) -> None:
+    end = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.2)
+
+
+def weights(run: Path) -> dict[str, bytes]:
+    folder = run / "checkpoints" / "step_6" / "policy" / "weights"
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.distcp"))}
+
+
+def heldout(run: Path) -> tuple[object, object]:
+    status = json.loads((run / "status.json").read_text())
+    return status["heldout_before"], status["heldout_after"]
+
+
+def steps_done(run: Path) -> int:
+    metrics = run / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def test_attached_is_the_local_run(cluster: Cluster, reference: Path) -> None:
+    cluster.profile("slurm_rl_nemo_rl_rlhf")
+    done = cluster.nemotron(*cluster.tiny("-r", "slurm_rl_nemo_rl_rlhf", *STEPS))
+    assert done.returncode == 0, done.stderr
+    assert "step 6/6" in done.stdout  # the job's own log
+    run = cluster.run_dir(cluster.newest())
+    assert heldout(run) == heldout(reference)
+    assert weights(run) == weights(reference) != {}
+    assert cluster.state(run.name) == "finished"
+
+
+def test_detached_cancelled_resumed(cluster: Cluster, reference: Path) -> None:
+    cluster.profile("batch", "time = '01:00:00'")
+    submitted = cluster.nemotron(*cluster.tiny("-b", "batch", *STEPS))
+    run = submitted.stdout.strip()
+    assert submitted.returncode == 0
+    assert re.fullmatch(r"\d{8}-\d{6}-rlhf-tiny-[0-9a-f]{4}", run), "stdout has the run's id and nothing else"
+    until(lambda: steps_done(cluster.run_dir(run)) >= 4)
+    assert cluster.state(run) == "running"
+    cluster.lab.run("scancel", str(cluster.handle(run)["job_id"]))
+    cluster.lab.wait_until_empty()
+    assert cluster.state(run) in ("cancelled", "interrupted")
+    resumed = cluster.nemotron("runs", "resume", run, "--attach")
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights(cluster.run_dir(run)) == weights(reference)
+    logs = cluster.nemotron("runs", "logs", run)
+    assert "step 6/6" in logs.stdout
+    assert cluster.nemotron("runs", "resume", run).returncode == 0, "finished already"
+
+
+def test_notice_of_the_end_saves_and_queues_again(cluster: Cluster, reference: Path) -> None:
+    cluster.profile("batch", "time = '01:00:00'")
+    run = cluster.nemotron(*cluster.tiny("-b", "batch", *STEPS)).stdout.strip()
+    path, job = cluster.run_dir(run), str(cluster.handle(run)["job_id"])
+    until(lambda: steps_done(path) >= 1)
+    cluster.lab.run("scancel", "--signal=USR1", "--batch", job)
+    follower = cluster.nemotron("runs", "logs", "-f", run)
+    assert follower.returncode == 0, follower.stderr
+    assert "the scheduler says that the time of the job ends" in follower.stdout
+    assert "Restarts=1" in cluster.lab.run("scontrol", "show", "job", job)
+    assert weights(path) == weights(reference)
+
+
+def test_runs_cancel_is_final(cluster: Cluster) -> None:
+    cluster.profile("batch")
+    run = cluster.nemotron(*cluster.tiny("-b", "batch", *ENDLESS)).stdout.strip()
+    until(lambda: steps_done(cluster.run_dir(run)) >= 1)
+    assert cluster.nemotron("runs", "cancel", run).returncode == 0
+    cluster.lab.wait_until_empty()
+    assert cluster.state(run) in ("cancelled", "interrupted")
+    again = cluster.nemotron("runs", "cancel", run)
+    assert (again.returncode, "nothing to cancel" in again.stderr) == (4, True)
+    left = subprocess.run(["pgrep", "-f", f"{run}/"], capture_output=True, text=True, check=False)
+    assert left.stdout == "", "a process of the job is left"
+
+
+@pytest.mark.parametrize(
+    ("partition", "said"), [("nosuch", "invalid partition"), ("closed", "required partition not available")]
+)
+def test_refused_by_slurm(cluster: Cluster, partition: str, said: str) -> None:
+    cluster.profile("refused", f'partition = "{partition}"')
+    done = cluster.nemotron(*cluster.tiny("-r", "refused"))
+    assert done.returncode == 11
+    assert said in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert cluster.state(cluster.newest()) == "failed"
+
+
+def test_waiting_is_said_with_its_reason(cluster: Cluster) -> None:
+    cluster.profile("big", "nodes = 2", "exclusive = true")
+    first = cluster.nemotron(*cluster.tiny("-b", "big", *ENDLESS)).stdout.strip()
+    until(lambda: steps_done(cluster.run_dir(first)) >= 1)
+    second = cluster.start(*cluster.tiny("-r", "big", *STEPS))
+    assert second.stderr is not None
+    lines: list[str] = []
+    until(lambda: lines.append(second.stderr.readline()) or "queued (" in lines[-1])  # type: ignore[union-attr, func-returns-value]
+    assert re.search(r"queued \((Resources|Priority)\)", lines[-1])
+    assert "queued" in cluster.nemotron("runs", "list").stdout
+    cluster.nemotron("runs", "cancel", first)
+    assert second.wait(200) == 0
+
+
+def end_of(cluster: Cluster, profile: str, action: Callable[[str], object]) -> tuple[int, str]:
+    """Exit code and messages of an attached command whose job meets ``action``."""
+    command = cluster.start(*cluster.tiny("-r", profile, *ENDLESS))
+    until(lambda: (cluster.folder / "runs").exists() and steps_done(cluster.run_dir(cluster.newest())) >= 1)
+    action(str(cluster.handle(cluster.newest())["job_id"]))
+    _, err = command.communicate(timeout=200)
+    return command.returncode, err
+
+
+def test_node_failure(cluster: Cluster) -> None:
+    cluster.profile("once", "requeue = false", "nodelist = 'n1'")
+    down = ("scontrol", "update", "nodename=n1", "state=down", "reason=test")
+    code, err = end_of(cluster, "once", lambda job: cluster.lab.run(*down))
+    cluster.lab.bring_back("n1")
+    assert (code, "lost its machine (NODE_FAIL" in err) == (9, True), err
+
+
+def test_preempted(cluster: Cluster) -> None:
+    cluster.profile("low", "requeue = false", "partition = 'low'", "exclusive = true", "nodelist = 'n1'")
+
+    def urgent(job: str) -> None:
+        cluster.lab.run("sbatch", "-p", "high", "-w", "n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+
+    code, err = end_of(cluster, "low", urgent)
+    assert (code, "was preempted (PREEMPTED" in err) == (130, True), err
+
+
+def test_out_of_memory(cluster: Cluster) -> None:
+    cluster.profile("small", "requeue = false", "mem = '300M'")
+    done = cluster.nemotron(*cluster.tiny("-r", "small", *ENDLESS))
+    assert done.returncode == 9, done.stderr
+    assert "ran out of memory (OUT_OF_MEMORY" in done.stderr
+    assert "`mem` of the profile" in done.stderr
+
+
+def test_time_limit(cluster: Cluster) -> None:
+    cluster.profile("short", "requeue = false", "signal_before_end_s = 0", "time = '1'")
+    done = cluster.nemotron(*cluster.tiny("-r", "short", *ENDLESS))
+    assert (done.returncode, "reached its time limit" in done.stderr) == (130, True), done.stderr
+
+
+def test_environment_arrives_and_secrets_stay_nowhere(cluster: Cluster) -> None:
+    seen = cluster.folder / "seen"
+    cluster.profile(
+        "vars",
+        f"env_vars.STRANGE = {json.dumps(STRANGE, ensure_ascii=False)}",
+        'env_vars.RENAMED = "${oc.env:PLANTED}"',
+        'pass_env = ["PLANTED", "NOT_THERE"]',
+        f"startup_commands = ['env -0 > {seen}', 'ps axww -o args > {seen}.ps']",
+    )
+    words = cluster.tiny("-r", "vars", *STEPS)
+    dry = cluster.nemotron(*words, "--dry-run", PLANTED=SECRET)
+    assert dry.returncode == 0
+    assert SECRET not in dry.stdout + dry.stderr
+    done = cluster.nemotron(*words, PLANTED=SECRET, UNRELATED="x")
+    assert done.returncode == 0, done.stderr
+    variables = dict(entry.partition("=")[::2] for entry in seen.read_text().split("\0"))
+    assert variables["STRANGE"] == STRANGE
+    assert variables["PLANTED"] == variables["RENAMED"] == SECRET
+    assert "UNRELATED" not in variables
+    assert not list(cluster.folder.rglob("pwned"))
+    kept = [cluster.run_dir(cluster.newest()), cluster.folder / "profiles"]
+    assert [p for folder in kept for p in folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()] == []
+    assert SECRET not in Path(f"{seen}.ps").read_text()
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_two_at_once_and_the_same_twice(cluster: Cluster) -> None:
+    from nemotron.executors.launch import resume
+    from nemotron.executors.slurm.executor import Slurm
+    from nemotron.runs.attempts import attempts_of
+    from nemotron.runs.folder import RunFolder
+
+    cluster.profile("batch")
+    both = [cluster.start(*cluster.tiny("-b", "batch", "grpo.max_num_steps=1")) for _ in range(2)]
+    runs = {command.communicate(timeout=200)[0].strip() for command in both}
+    assert len(runs) == 2
+    jobs = {str(cluster.handle(run)["job_id"]) for run in runs}
+    assert len(jobs) == 2
+    cluster.lab.wait_until_empty(120)
+    assert {cluster.state(run) for run in runs} == {"finished"}
+    # The connection broke after sbatch: nobody knows the job's number, its name tells.
+    run = RunFolder.open(cluster.run_dir(runs.pop()))
+    handle = attempts_of(run.path)[-1].handle()
+    forgotten = handle.model_copy(update={"job_id": None})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(cluster.lab.config))
+        from nemotron.executors.base import How, Target
+        from nemotron.executors.launch import _kept_profile
+
+        target = Target(run.path, str(run.path))
+        submission = Slurm().plan(_kept_profile(run), run.job(), target, 1, How())
+        again = Slurm().submit(run, submission, {}, forgotten)
+        assert (again.model_extra or {})["job_id"] == (handle.model_extra or {})["job_id"]
+        assert resume(run, max_steps=None, command=()) is None, "it is finished"
+
+
+def test_over_ssh(cluster: Cluster, sshd: Sshd, reference: Path) -> None:
+    cluster.profile("far", *sshd.profile.splitlines(), shared="far")
+    check = cluster.nemotron("profiles", "check", "far")
+    assert check.returncode == 0, check.stderr
+    assert "slurm-wlm" in check.stdout
+    command = cluster.start(*cluster.tiny("-r", "far", *STEPS))
+    until(lambda: any(steps_done(run) for run in (cluster.folder / "far" / "runs").glob("*")))
+    # In the middle of the log: the job goes on, and the lines that were missed come when the network is back.
+    sshd.break_connections()
+    out, err = command.communicate(timeout=200)
+    assert command.returncode == 0, err
+    steps = re.findall(r"step (\d)/6", out)
+    assert steps == sorted(set(steps))
+    assert steps[-1] == "6"
+    mirror = cluster.run_dir(cluster.newest())
+    assert heldout(mirror) == heldout(reference)
+    assert not list((mirror / "checkpoints").iterdir()), "checkpoints stay on the cluster"
+    assert (mirror / "report.html").stat().st_size > 100_000
+    assert weights(cluster.folder / "far" / "runs" / mirror.name) == weights(reference)
+
+
+def test_connection_breaks_while_submitting(cluster: Cluster, sshd: Sshd) -> None:
+    """sbatch took the job and nobody heard the answer: the next try finds it by its name."""
+    wrapper = cluster.folder / "bin" / "sbatch"
+    wrapper.parent.mkdir()
+    wrapper.write_text(
+        f'#!/bin/bash\n/usr/bin/sbatch "$@" > {cluster.folder}/took\npkill -KILL -P $(cat {sshd.folder}/pid)\n'
+    )
+    wrapper.chmod(0o755)
+    breaking = Sshd(cluster.folder / "breaking", cluster.lab.config, path=f"{wrapper.parent}:{sshd.path}")
+    breaking.start()
+    wrapper.write_text(wrapper.read_text().replace(str(sshd.folder), str(breaking.folder)))
+    try:
+        cluster.profile("breaks", *breaking.profile.splitlines(), shared="far")
+        done = cluster.nemotron(*cluster.tiny("-b", "breaks", "grpo.max_num_steps=1"))
+    finally:
+        breaking.stop()
+    assert done.returncode == 0, done.stderr
+    job = (cluster.folder / "took").read_text().strip()
+    assert cluster.handle(done.stdout.strip())["job_id"] == job
+    name = cluster.lab.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%j")
+    assert cluster.lab.run("squeue", "-h", "-t", "all", "--name", name, "-o", "%A") == job, "one job of that name"
+    cluster.lab.wait_until_empty(120)
+
+
+def test_no_such_host(cluster: Cluster) -> None:
+    cluster.profile("nowhere", 'tunnel = "ssh"', 'host = "no-such-host.invalid"')
+    done = cluster.nemotron(*cluster.tiny("-b", "nowhere"))
+    assert done.returncode == 11
+    assert "no-such-host.invalid" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_detaches(cluster: Cluster) -> None:
+    cluster.profile("batch")
+    command = cluster.start(*cluster.tiny("-r", "batch", *ENDLESS))
+    until(lambda: steps_done(cluster.run_dir(cluster.newest())) >= 1)
+    run = cluster.newest()
+    command.send_signal(signal.SIGINT)
+    _, err = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert "the job goes on" in err
+    assert cluster.state(run) == "running"
+    cluster.nemotron("runs", "cancel", run)
+    cluster.lab.wait_until_empty()

@@ -1,0 +1,156 @@
+"""The batch script, Slurm's states, and what is quoted how; a real Slurm runs them in tests/integration."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+from nemotron.executors.base import How
+from nemotron.executors.slurm.script import batch_script, image_file
+from nemotron.executors.slurm.states import STATES, job_state, of_scontrol
+from nemotron.profiles.model import SlurmProfile
+
+EVERYTHING: dict[str, Any] = {
+    "account": "acct",
+    "partition": "p",
+    "run_partition": "interactive",
+    "qos": "normal",
+    "nodes": 2,
+    "gpus_per_node": 8,
+    "cpus_per_task": 16,
+    "mem": "64G",
+    "exclusive": True,
+    "constraint": "a100&nvlink",
+    "comment": 'it\'s "quoted" and \\ $(x)',
+    "sbatch_options": ["--mail-type=END", "--hint=nomultithread", "overcommit"],
+    "startup_commands": ["module load cuda", "export A='b c'"],
+}
+
+
+def script(how: How = How(), *, run_dir: str = "/lustre/runs/r", **values: Any) -> str:  # noqa: B008  frozen
+    profile = SlurmProfile.model_validate({"executor": "slurm", **values})
+    return batch_script(profile, name="nemotron-r-1", run_dir=run_dir, number=1, how=how)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "values"),
+    [
+        ("plain", How(), {}),
+        ("everything", How(attached=True), EVERYTHING),
+        (
+            "pyxis",
+            How(),
+            {
+                "container_image": "nvcr.io/nvidia/nemo-rl:v0.7.0",
+                "remote_job_dir": "/lustre/me",
+                "mounts": ["/lustre", "/home/me:/root:ro"],
+                "startup_commands": ["pip install x"],
+            },
+        ),
+        (
+            "enroot",
+            How(force_squash=True),
+            {
+                "container": "enroot",
+                "container_image": "docker://ubuntu",
+                "remote_job_dir": "/s",
+                "squash_dir": "/s/my images",
+                "requeue": False,
+            },
+        ),
+        ("squashed", How(), {"container_image": "/images/nemo.sqsh", "remote_job_dir": "/s"}),
+    ],
+)
+def test_scripts(name: str, how: How, values: dict[str, Any], snapshot: SnapshotAssertion) -> None:
+    text = script(how, **values)
+    assert text == snapshot(name=name)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    "folder", ["/a b/c", "/a'b", '/a"b', "/a$(touch x)`y`", "/100%/j", "/ü/漢", "/a\\b", "/-x;y&z|<>*?[]"]
+)
+def test_any_folder_is_quoted(folder: str, tmp_path: Path) -> None:
+    """Bash sees the worker's words as they are, whatever the folder is called."""
+    text = script(run_dir=folder)
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
+    srun.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    out = subprocess.run(["bash"], input=text.encode(), env=env, capture_output=True, check=True, cwd=tmp_path).stdout
+    words = out.decode().split("\0")[:-1]
+    assert words[words.index("nemotron.engines.worker") :] == ["nemotron.engines.worker", folder, "--attempt", "1"]
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("code", "requeues"), [(0, False), (1, False), (9, False), (130, True), (143, False)])
+def test_exit_code_of_the_worker_is_the_jobs(tmp_path: Path, code: int, requeues: bool) -> None:
+    """130 asks for another turn, unless the run was cancelled."""
+    run = tmp_path / "run"
+    (run / "attempts" / "1").mkdir(parents=True)
+    (tmp_path / "srun").write_text(f"#!/bin/bash\nsleep 0.1\nexit {code}\n")
+    (tmp_path / "scontrol").write_text(f"#!/bin/bash\necho $@ >> {tmp_path}/asked\n")
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+
+    def run_script() -> int:
+        return subprocess.run(["bash"], input=script(run_dir=str(run)), env=env, text=True, check=False).returncode
+
+    assert run_script() == (0 if requeues else code)
+    assert (tmp_path / "asked").exists() is requeues
+    (run / "attempts" / "1" / "cancelled").touch()
+    assert run_script() == code
+
+
+def test_a_signal_becomes_a_notice_and_the_task_goes_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "attempts" / "1").mkdir(parents=True)
+    notice = run / "attempts" / "1" / "notice"
+    (tmp_path / "srun").write_text(
+        f"#!/bin/bash\nkill -USR1 $PPID\nwhile [ ! -e {notice} ]; do sleep 0.05; done\nexit 5\n"
+    )
+    (tmp_path / "srun").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash"], input=script(run_dir=str(run)), env=env, text=True, check=False, timeout=60)
+    assert done.returncode == 5
+    assert notice.exists()
+
+
+@pytest.mark.parametrize("word", sorted(STATES))
+def test_every_state_of_slurm_is_mapped(word: str) -> None:
+    state = job_state(word, "None", "0:0")
+    assert state.state != "unknown"
+    assert job_state(f"{word}+").state == state.state
+    assert job_state(f"{word} by 1000").state == state.state
+
+
+def test_an_unknown_state_is_not_over() -> None:
+    state = job_state("NEVER_HEARD", "", "0:0")
+    assert (state.state, state.is_over, state.reason) == ("unknown", False, "NEVER_HEARD")
+
+
+def test_a_line_of_scontrol() -> None:
+    line = "JobId=12 JobName=a JobState=x UserId=me(1) JobState=FAILED Reason=NonZeroExitCode ExitCode=7:0 Comment=x"
+    found = of_scontrol(line)
+    assert found is not None
+    job, state = found
+    assert (job, state.state, state.reason, state.exit_code) == ("12", "failed", "NonZeroExitCode", 7)
+    assert of_scontrol("slurm_load_jobs error: Invalid job id specified") is None
+    killed = of_scontrol("JobId=1 JobState=FAILED Reason=None ExitCode=0:9")
+    assert killed is not None
+    assert killed[1].exit_code == 137
+
+
+def test_images_by_name() -> None:
+    def of(image: str | None) -> str | None:
+        values = {"executor": "slurm", "remote_job_dir": "/s", "container_image": image}
+        return image_file(SlurmProfile.model_validate(values))
+
+    assert of(None) is of("/images/x.sqsh") is None
+    assert of("nvcr.io/nvidia/nemo-rl:v0.7.0") == "/s/images/nvcr.io+nvidia+nemo-rl+v0.7.0.sqsh"
+    assert of("ubuntu") == "/s/images/ubuntu.sqsh"
