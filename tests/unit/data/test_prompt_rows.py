@@ -56,10 +56,10 @@ def test_blank_lines_count_but_are_no_rows(tmp_path: Path) -> None:
     [
         (b'{"prompt": ', "not JSON"),
         (b'{"prompt": "\xff"}', "not UTF-8"),
-        (b"[1]", "expected an object"),
+        (b"[1]", "must be a JSON object"),
         (b"{}", "no prompt"),
-        (b'{"prompt": 3}', "no prompt"),
-        (b'{"messages": []}', "no prompt"),
+        (b'{"prompt": 3}', "text or a list of messages"),
+        (b'{"messages": []}', "has no message"),
         (b'{"messages": ["Hi"]}', "needs `role`"),
         (b'{"messages": [{"role": "user"}]}', "no text"),
         (b'{"messages": [{"role": "user", "content": [{"type": "input_image"}]}]}', "not text"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
@@ -15,6 +14,7 @@ from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.gym import ServerKind
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.data.rows import read_lines
+from nemotron.disk.documents import MalformedError, parse_json
 from nemotron.errors import DataError, Finding, NemotronError, Origin
 from nemotron.rewards import gold_problems, row_problems
 from nemotron.suggest import closest
@@ -202,8 +202,8 @@ def _rows(path: Path) -> Iterator[Row]:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = parse_json(line)
+    except MalformedError:
         return None
     return row if isinstance(row, dict) else None
 

@@ -20,11 +20,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from nemotron.config.schema.base import Strict
+from nemotron.data.forms import Kind
 from nemotron.data.manifest import SPLIT_NAMES
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
-
-Kind = Literal["prompt", "preference", "verifier", "nemo_gym"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".ndjson", ".parquet")
 _HUB = "hf://"

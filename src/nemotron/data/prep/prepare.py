@@ -20,7 +20,15 @@ from nemotron.data.manifest import VERSION, file_sha256
 from nemotron.data.prep.blend import SourceFile, expand, read_blend
 from nemotron.data.prep.pieces import Grid, Piece
 from nemotron.data.prep.reading import Pass, check_unchanged, finished_pieces, piece_copy, source_stamp, wanted_sources
-from nemotron.data.prep.record import config_hash, dataset_numbers, datasets, kinds_of, settings, source_entry
+from nemotron.data.prep.record import (
+    config_hash,
+    dataset_numbers,
+    datasets,
+    kinds_of,
+    settings,
+    source_entry,
+    taken_for,
+)
 from nemotron.data.prep.rejects import HARMLESS, SourceCounts, check_rejects, count_sources, reject_rows, write_rejects
 from nemotron.data.prep.scan import look_up_first
 from nemotron.data.prep.selection import Selection, find_duplicates, likeness
@@ -161,6 +169,7 @@ class _Job:
             shares=self.shares,
             block_bytes=self.block_bytes,
             max_row_bytes=config.max_row_bytes,
+            cut_answers=config.on_answer == "cut",
             resolve=look_up_first if config.resolve_hf_placeholders else None,
             encoder=encoder,
             done=finished_pieces(pieces),
@@ -199,6 +208,7 @@ class _Job:
             raise DataError("no row of the blend can be used", hint=f"`{self.output / 'rejects.jsonl'}` says why")
         revisions = _placeholder_revisions(space.folder)
         warnings = self._warnings(alike, counts, revisions)
+        taken = taken_for(base)
         weigh(config, selection, datasets(self.sources), folder=space.pieces, processes=processes_of(config))
         written = self._write(selection, space)
         extra = self._extras(written)
@@ -208,7 +218,12 @@ class _Job:
             "seed": config.seed,
             "config_hash": config_hash(config, self.sources),
             "splits": {
-                split: {"rows": sum(shard.rows for shard in shards), "shards": shards, **extra[split]}
+                split: {
+                    "rows": sum(shard.rows for shard in shards),
+                    "shards": shards,
+                    "taken_for": taken.get(split, []),
+                    **extra[split],
+                }
                 for split, shards in written.items()
             },
             "sources": [source_entry(source, mine) for source, mine in zip(self.sources, counts, strict=True)],

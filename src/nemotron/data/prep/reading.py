@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +53,8 @@ class Pass:
     """Shares of the splits beside train when they are made by hash; None takes them as given."""
     block_bytes: int
     max_row_bytes: int
+    cut_answers: bool = False
+    """Leave out the answer at the end of a prompt."""
     resolve: Resolve | None = None
     """Fills placeholder rows; None leaves them to be rejected."""
     encoder: Encoder | None = None
@@ -131,6 +134,7 @@ class Pass:
                 aligner_pairs=pairs,
                 resolve=self.resolve,
                 keep_rows=self.encoder is not None,
+                cut_answers=self.cut_answers,
             )
         return self.scanners[index]
 
@@ -168,7 +172,11 @@ class Pass:
             lines=len(lines),
             first_line=block.first_line,
             content=block.fingerprint,
-            kinds=found.kinds,
+            kinds=dict(Counter(form.kind for form in found.forms)),
+            forms=[
+                (self.splits[number], form.kind, form.name, count)
+                for (number, form), count in Counter(zip(numbers.tolist(), found.forms, strict=True)).items()
+            ],
             reasons=_reasons(found.rejects),
             split_rows=np.bincount(numbers.astype(np.int64), minlength=len(self.splits)).tolist(),
         )
