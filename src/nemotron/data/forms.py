@@ -107,7 +107,7 @@ def read_prompt(row: Row) -> Reading:
     """
     if row.get(GYM) is not None:
         return _read_gym(row)
-    pair = next((form for form in PREFERENCE if form.fits(filled(row))), None)
+    pair = pair_form(tuple(filled(row)))
     source = _prompt_source(row)
     if pair is None and source is None:
         refuse("missing-field", without_form(row, "prompt"), "`fields` of a blend of `data_prep/rl_prep` renames")
@@ -140,6 +140,8 @@ def ends_before_answer(reading: Reading, *, cut: bool = False) -> None:
     """
     if reading.answer is not None and not cut and reading.source not in SPOKEN:
         refuse("ends-with-answer", f"the prompt in `{reading.source}` ends with an answer", _CUT)
+    if reading.messages and reading.messages[-1]["role"] == ASSISTANT:
+        refuse("ends-with-answer", f"the prompt in `{reading.source}` ends with several answers")
     if not reading.messages:
         refuse("empty-prompt", f"`{reading.source}` holds an answer and no prompt")
 
@@ -152,7 +154,7 @@ def read_pair(row: Row, keys: PairKeys = PAIR_KEYS) -> Reading:
     """
     if row.get(keys.chosen) is not None and row.get(keys.rejected) is not None:
         return _read_sides(row, Sides(row[keys.chosen], row[keys.rejected], keys.chosen, keys.rejected), keys.prompt)
-    form = next((form for form in PREFERENCE if form.fits(filled(row))), None)
+    form = pair_form(tuple(filled(row)))
     if form is not None:
         return form.read(row)
     if set(row) == {"text"}:
@@ -167,13 +169,17 @@ def filled(row: Mapping[str, Any]) -> list[str]:
     return [name for name, value in row.items() if value is not None]
 
 
+@lru_cache(maxsize=4096)
+def pair_form(names: tuple[str, ...]) -> Form | None:
+    """How rows with these fields hold a pair, if they do."""
+    return next((form for form in PREFERENCE if form.fits(names)), None)
+
+
 def find_form(names: Iterable[str], kind: Kind | None = None) -> Form | None:
     """The form of rows that have these fields; ``kind`` is what they are declared to be."""
     have = frozenset(names)
-    if kind == "prompt":
-        # Steps that sample take the prompt of a pair where there is one, so this is what must be checked.
-        of_pair = any(form.fits(have) for form in PREFERENCE)
-        return ANY_PROMPT if of_pair else next((form for form in PROMPT_FORMS if form.fits(have)), None)
+    if kind == "prompt" and (GYM in have or pair_form(tuple(names)) is not None):
+        return ANY_PROMPT
     return next((form for form in FORMS if kind in (None, form.kind) and form.fits(have)), None)
 
 
@@ -249,10 +255,6 @@ def _read_source(row: Row, name: str) -> Reading:
     elif name in ("messages", *SPOKEN) and value.__class__ is not list:
         refuse("wrong-type", f"`{name}` must be a list of messages, not {type_name(value)}")
     return _parted(with_system(row, conversation(value, name)), name)
-
-
-def _read_plain(row: Row) -> Reading:
-    return _read_source(row, _prompt_source(row) or PROMPTS[0])
 
 
 def _parted(turns: list[Message], source: str) -> Reading:
@@ -454,7 +456,7 @@ LABELLED = tuple(
 )
 PREFERENCE = (RANKED, SCORED, OPENAI, PAIR, JOINT, DPO, MESSAGES, EXCHANGE, *LABELLED)
 GYM_FORM = Form(f"`{GYM}`", "nemo_gym", ((GYM,),), _read_gym)
-VERIFIER = Form("a prompt and something to check answers with", "verifier", (PROMPTS, ANSWERS), _read_plain)
-PROMPT_FORMS = tuple(Form(f"`{source}`", "prompt", ((source,),), _read_plain) for source in PROMPTS)
+VERIFIER = Form("a prompt and something to check answers with", "verifier", (PROMPTS, ANSWERS), read_prompt)
+PROMPT_FORMS = tuple(Form(f"`{source}`", "prompt", ((source,),), read_prompt) for source in PROMPTS)
 ANY_PROMPT = Form("the prompt of a row of another kind", "prompt", (), read_prompt)
 FORMS = (GYM_FORM, *PREFERENCE, VERIFIER, *PROMPT_FORMS)
