@@ -6,14 +6,16 @@ unchanged. Files may be compressed, as the shards of a manifest may be.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemotron.data.content import check_lines, packing, unreadable
 from nemotron.data.forms import PAIR_KEYS, PairKeys, read_pair, usable_prompt
 from nemotron.data.turns import Message, UnusableRow, type_name
-from nemotron.disk.documents import MalformedError, parse_json
+from nemotron.disk.documents import MalformedError, open_regular, parse_json
 from nemotron.errors import DataError, Origin
 
 __all__ = ["PAIR_KEYS", "Message", "PairKeys", "PairRow", "PromptRow"]
@@ -93,9 +95,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Stream ``(1-based line number, line)`` of a plain or compressed file.
 
     Raises:
-        DataError: the file cannot be read or is damaged.
+        DataError: the file cannot be read, is damaged, or is something else than lines.
     """
-    if path.name.endswith((".gz", ".zst")):
+    check_lines(path)
+    if packing(path) is not None:
         # Only here: plain files need none of the packages for data preparation.
         from nemotron.data.lines import read_stream
 
@@ -103,12 +106,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield from enumerate(block.lines, start=block.first_line or 1)
         return
     try:
-        with path.open("rb") as lines:
-            yield from enumerate(lines, start=1)
+        with open_regular(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
     except OSError as error:
-        raise DataError(
-            f"cannot read data file `{path}`: {error.strerror}", hint="check `data.train.data_path` and friends"
-        ) from error
+        raise unreadable(path, error) from error
 
 
 def prompt_row(path: Path, number: int, fields: dict[str, Any]) -> PromptRow:

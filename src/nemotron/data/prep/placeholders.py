@@ -15,10 +15,12 @@ from typing import Any
 import orjson
 
 from nemotron.config.schema.data_prep import PlaceholderSource
+from nemotron.data.content import layout_of
 from nemotron.data.lines import Block, read_stream
 from nemotron.data.prep.blend import Dataset, SourceFile, expand
 from nemotron.data.prep.kinds import PLACEHOLDER
 from nemotron.data.prep.rawjson import rewritten
+from nemotron.data.prep.reading import whole_blocks
 from nemotron.data.turns import Row, refuse
 from nemotron.disk.atomic import write_atomic
 from nemotron.errors import DataError, NemotronError, Origin
@@ -156,10 +158,9 @@ def find_needs(sources: Sequence[SourceFile]) -> dict[str, _Need]:
 
 def _blocks(source: SourceFile) -> Iterator[Block]:
     """All lines of a source."""
-    if source.path.name.endswith(".parquet"):
-        from nemotron.data.prep.parquet import read_parquet
-
-        yield from read_parquet(source.path, _READ)
+    layout = layout_of(source.path)
+    if layout != "lines":
+        yield from whole_blocks(source.path, layout, _READ, _LONGEST)
         return
     yield from read_stream(source.path, _READ, _LONGEST)
 

@@ -38,6 +38,7 @@ from nemotron.data.prep.weights import weigh
 from nemotron.data.prep.workers import cores, keep_memory, run_tasks
 from nemotron.data.prep.workspace import Workspace, allow_files, locked
 from nemotron.errors import ConfigError, DataError, OutputError
+from nemotron.suggest import listed
 
 # Memory is a multiple of the block, of the cell and of the table of cells in each piece, so all three have a bound.
 # Between the bounds blocks grow with the input, so that the merge has few pieces to open; above, there are more pieces.
@@ -204,6 +205,10 @@ class _Job:
             selection.count()
         counts = count_sources(self.sources, base, selection.removed)
         rejects = self._write_rejects(counts, base, selection)
+        if not sum(mine.read for mine in counts):
+            names = listed(source.label for source in self.sources[:4])
+            hint = "look whether the export or download went well"
+            raise DataError(f"nothing is in {names}: no line and no row", hint=hint)
         if not sum(mine.kept for mine in counts):
             raise DataError("no row of the blend can be used", hint=f"`{self.output / 'rejects.jsonl'}` says why")
         revisions = _placeholder_revisions(space.folder)
@@ -286,6 +291,11 @@ class _Job:
             f"rows later; set `placeholder_sources.{key}.revision={revision}`"
             for key, revision in revisions.items()
             if self.config.placeholder_sources[key].is_unpinned
+        ]
+        found += [
+            f"`{source.label}`: {mine.not_finite:,} numbers are NaN or infinite; JSON has none, so they are null"
+            for source, mine in zip(self.sources, counts, strict=True)
+            if mine.not_finite
         ]
         shared = alike["prompts_in_several_splits"]
         if shared and self.shares is None:

@@ -50,6 +50,7 @@ def source_entry(source: SourceFile, counts: SourceCounts) -> dict[str, Any]:
         "rows_kept": counts.kept,
         "rows_rejected": counts.rejected,
         "rejected": dict(sorted(counts.reasons.items())),
+        "not_finite": counts.not_finite,
         "kinds": dict(sorted(counts.kinds.items())),
     }
 
