@@ -43,7 +43,7 @@ def open_regular(path: Path | str) -> BinaryIO:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-            what = "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file"
+            what = os.strerror(number) if stat.S_ISDIR(mode) else "it is not a regular file"
             raise OSError(number, what, os.fspath(path))
         return open(descriptor, "rb")
     except BaseException:

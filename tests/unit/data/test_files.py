@@ -149,10 +149,10 @@ def test_a_folder_of_foreign_files_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_large_file_that_is_no_blend_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "blend.json").write_bytes(b'{"datasets": [' + b'{"path": "x"},' * 300_000)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(DataError):
         run(tmp_path / "out", tmp_path / "blend.json")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_rows_inside_an_object_are_no_blend(tmp_path: Path) -> None:
