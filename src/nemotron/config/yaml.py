@@ -6,16 +6,32 @@ then built by ruamel's own constructor.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from nemotron.config.origins import Node, YamlError, shown
+from nemotron.disk.documents import read_bytes
 from nemotron.errors import ConfigError, NotFoundError, Origin
 
+DEEPEST = 50
+"""Lists and mappings inside each other. A config has about ten; readers that call themselves break at a hundred."""
+MOST_LETTERS = 1 << 20
+MOST_VALUES = 200_000
+"""What a document may hold, aliases written out."""
+_INDENT = re.compile(r"^[ ?:-]*", re.MULTILINE)
 _TAG = "tag:yaml.org,2002:"
 _BUILT = {_TAG + name for name in ("null", "bool", "int", "float")}
 # Resolved by ruamel beyond the core schema of YAML 1.2; a date or `=` is a string to us, as it is to JSON.
@@ -31,7 +47,7 @@ def read_yaml(path: Path) -> Node:
     """
     origin = Origin(shown(path))
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise NotFoundError(f"there is no config file `{shown(path)}`") from None
     except UnicodeDecodeError as error:
@@ -65,6 +81,7 @@ def parse_yaml(text: str, origin: Origin, *, flow_only: bool = False) -> Node | 
     yaml = YAML(typ="safe", pure=True)
     reader = _Reader(yaml, text, origin, flow_only)
     try:
+        _check_bounds(text, reader)
         root = yaml.compose(text)
         return None if root is None else reader.node(root)
     except MarkedYAMLError as error:
@@ -73,6 +90,41 @@ def parse_yaml(text: str, origin: Origin, *, flow_only: bool = False) -> Node | 
     except YAMLError as error:
         # A ReaderError: a control character, which has a position but no mark.
         raise YamlError(f"broken YAML: {str(error).splitlines()[0]}", origin=origin) from None
+
+
+def _check_bounds(text: str, reader: _Reader) -> None:
+    """Refuse what would be read for ever, or break readers that call themselves: size, depth, aliases of aliases.
+
+    Raises:
+        YamlError: one of the bounds is passed; the place is named where there is one.
+    """
+    if len(text) > MOST_LETTERS:
+        raise reader.error(f"a config or blend of {len(text):,} letters, more than {MOST_LETTERS:,}", None)
+    # Only text that can be deep, or repeats itself, is looked at twice.
+    deep = text.count("[") + text.count("{") + max(map(len, _INDENT.findall(text)), default=0)
+    if deep <= DEEPEST and "*" not in text:
+        return
+    open_sizes: list[int] = [0]
+    anchors: list[str | None] = []
+    sizes: dict[str, int] = {}
+    for event in YAML(typ="safe", pure=True).parse(text):
+        if isinstance(event, MappingStartEvent | SequenceStartEvent):
+            open_sizes.append(1)
+            anchors.append(event.anchor)
+            if len(open_sizes) > DEEPEST:
+                raise reader.error(f"more than {DEEPEST} lists and mappings are inside each other", event.start_mark)
+        elif isinstance(event, MappingEndEvent | SequenceEndEvent):
+            size, anchor = open_sizes.pop(), anchors.pop()
+            open_sizes[-1] += size
+            if anchor is not None:
+                sizes[anchor] = size
+        elif isinstance(event, AliasEvent):
+            open_sizes[-1] += sizes.get(event.anchor, 1)
+        elif isinstance(event, ScalarEvent):
+            open_sizes[-1] += 1
+        if open_sizes[-1] > MOST_VALUES:
+            message = f"its aliases stand for more than {MOST_VALUES:,} values"
+            raise reader.error(message, event.start_mark)
 
 
 def _readable(problem: str) -> str:

@@ -6,7 +6,6 @@ A line longer than ``max_row_bytes`` is counted and located but never held in me
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from nemotron.errors import DataError, NotAvailableError, Origin
-from nemotron.install import install_extra
+from nemotron.data.content import packing, unreadable, zstandard
+from nemotron.disk.documents import open_regular
+from nemotron.errors import DataError
 
 _READ = 1 << 20
 
@@ -34,6 +34,8 @@ class Block:
     """Bytes that were read."""
     fingerprint: str = ""
     """xxh3-128 of what was read."""
+    not_finite: int = 0
+    """Numbers that JSON does not have, which became null."""
     has_returns: bool = False
     """Whether there is a carriage return anywhere."""
 
@@ -57,7 +59,7 @@ def read_range(path: Path, start: int, end: int, max_row_bytes: int) -> Block:
         DataError: the file cannot be read, or became shorter than it was.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) as file:
             file.seek(max(0, start - 1))
             data = _read_fully(file, end - max(0, start - 1))
             if len(data) < end - max(0, start - 1):
@@ -133,7 +135,7 @@ def read_stream(path: Path, block_bytes: int, max_row_bytes: int, *, fingerprint
     number, rest, skipped, start = 1, b"", 0, True
     with closing(open_stream(path)) as source:
         while True:
-            data = _checked_read(path, source, block_bytes)
+            data = checked_read(path, source, block_bytes)
             if start:
                 data, start = data.removeprefix(b"\xef\xbb\xbf"), False
             ended = not data
@@ -166,7 +168,12 @@ def _carry(skipped: int, rest: bytes, more: bytes, max_row_bytes: int) -> tuple[
     return (length, (rest + more)[:4096]) if length > max_row_bytes else (0, rest + more)
 
 
-def _checked_read(path: Path, source: _Source, size: int) -> bytes:
+def checked_read(path: Path, source: _Source, size: int) -> bytes:
+    """The next ``size`` bytes of a stream; fewer at its end alone.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, or ends early.
+    """
     try:
         return _read_fully(source, size)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -176,30 +183,39 @@ def _checked_read(path: Path, source: _Source, size: int) -> bytes:
 
 
 def open_stream(path: Path) -> Any:
-    """A reader of the decompressed bytes, chosen by the file name.
+    """A reader of the decompressed bytes, chosen by the first ones.
 
     Raises:
         DataError: the file cannot be opened. NotAvailableError: `zstandard` is not installed.
     """
+    kind = packing(path)
+    library = zstandard() if kind == "zstd" else None
     try:
-        if path.name.endswith(".gz"):
-            return gzip.open(path, "rb")
-        file = open(path, "rb")  # noqa: SIM115 - closed by the caller
+        file = open_regular(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    return _ZstdReader(path, file) if path.name.endswith(".zst") else file
+    if kind == "gzip":
+        return _GzipReader(file)
+    return file if library is None else _ZstdReader(file, library)
+
+
+class _GzipReader(gzip.GzipFile):
+    """Closes the file that it reads, too."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(fileobj=file, mode="rb")
+        self._opened = file
+
+    def close(self) -> None:
+        super().close()
+        self._opened.close()
 
 
 class _ZstdReader:
     """Decompress frames one by one and notice a file that ends inside one, which the library's own reader does not."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            file.close()
-            raise NotAvailableError("`.zst` files need the package `zstandard`", hint=install_extra("data")) from error
-        self._path, self._file, self._library = path, file, zstandard
+    def __init__(self, file: BinaryIO, library: Any) -> None:
+        self._file, self._library = file, library
         self._frame: Any = None
         self._ready = b""
 
@@ -230,12 +246,3 @@ class _ZstdReader:
 
     def close(self) -> None:
         self._file.close()
-
-
-def unreadable(path: Path, error: OSError) -> DataError:
-    """The error for a source that cannot be read."""
-    return DataError(
-        f"cannot read `{path}`: {(error.strerror or str(error)).lower()}",
-        hint="check the path in the blend",
-        origin=Origin(os.fspath(path)),
-    )

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from nemotron.rewards import tiny_world
 from nemotron.rewards.golds import GoldProblem, gold_problems
-from nemotron.rewards.rows import SetupProblem, row_problems, setup_problems
+from nemotron.rewards.rows import SetupProblem, row_problems, scorable, setup_problems
 from nemotron.rewards.scorer import Scorer, build_rewards
 from nemotron.rewards.types import RewardFunction, Score, VerifierError
 
@@ -39,6 +39,7 @@ __all__ = [
     "build_rewards",
     "gold_problems",
     "row_problems",
+    "scorable",
     "setup_problems",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import nemotron.rewards.counted_instructions  # noqa: F401 - adds its checks to those of `instructions`
 from nemotron.config.schema import rewards as schema
 from nemotron.config.schema.rewards import RewardFunctionConfig
 from nemotron.rewards import choices, code, instructions, math_answers, patterns, plain, user

@@ -31,7 +31,8 @@ Check = Callable[..., bool]
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """A check and the arguments it takes, by name with their type: ``int``, ``str``, ``list`` of texts, a relation."""
+    """A check and the arguments it takes, by name with their type: ``int``, ``number``, ``str``, ``list`` of texts,
+    ``relation``."""
 
     check: Check
     arguments: Mapping[str, str]
@@ -41,7 +42,9 @@ INSTRUCTIONS: dict[str, Instruction] = {}
 """Checks by the name that a row uses."""
 
 
-def _instruction(name: str, **arguments: str) -> Callable[[Check], Check]:
+def instruction(name: str, **arguments: str) -> Callable[[Check], Check]:
+    """Register a check under the name that rows use, with the types of its arguments."""
+
     def add(check: Check) -> Check:
         INSTRUCTIONS[name] = Instruction(check, arguments)
         return check
@@ -80,9 +83,11 @@ class Instructions:
             return f"`{self._config.kwargs_field}` must be a list as long as `{self._config.ids_field}`"
         checks = []
         for name, arguments in zip(names, given, strict=True):
-            if name not in INSTRUCTIONS:
-                guess = closest(str(name), INSTRUCTIONS)
-                return f"there is no instruction `{name}`" + (f"; did you mean `{guess}`?" if guess else "")
+            if not isinstance(name, str) or name not in INSTRUCTIONS:
+                guess = closest(str(name)[:100], INSTRUCTIONS)
+                return f"there is no instruction `{str(name)[:100]}`" + (f"; did you mean `{guess}`?" if guess else "")
+            if arguments is not None and not isinstance(arguments, Mapping):
+                return f"the arguments of `{name}` in `{self._config.kwargs_field}` must be an object"
             # Tables give every row the columns of all instructions and fill them with null.
             arguments = {key: _whole(value) for key, value in (arguments or {}).items() if value is not None}
             wanted = INSTRUCTIONS[name].arguments
@@ -101,15 +106,17 @@ def _whole(value: Any) -> Any:
 def _fault(value: Any, kind: str) -> str | None:
     fits = {
         "int": isinstance(value, int) and not isinstance(value, bool) and value >= 0,
-        "str": isinstance(value, str) and bool(value),
+        "number": isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
+        "str": isinstance(value, str) and bool(value.strip()),
         "list": isinstance(value, list) and bool(value) and all(isinstance(item, str) and item for item in value),
         "relation": isinstance(value, str) and value in RELATIONS,
     }
-    words = {"int": "a number", "str": "a text", "list": "a list of texts", "relation": " or ".join(RELATIONS)}
-    return None if fits[kind] else f"expected {words[kind]}"
+    said = {"int": "a whole number", "number": "a number", "str": "a text", "list": "a list of texts"}
+    return None if fits[kind] else f"expected {said.get(kind, ' or '.join(RELATIONS))}"
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Runs of letters, digits and `_`."""
     return re.findall(r"\w+", text)
 
 
@@ -117,54 +124,59 @@ def sentences(text: str) -> int:
     """Runs that end in ``.``, ``!`` or ``?`` before white space or the end; what follows the last one counts too."""
     ends = list(re.finditer(r"[.!?]+[\"')\]]*(?=\s|$)", text))
     rest = text[ends[-1].end() :] if ends else text
-    return len(ends) + bool(_words(rest))
+    return len(ends) + bool(words(rest))
 
 
-@_instruction("keywords:existence", keywords="list")
+def sentence_texts(text: str) -> list[str]:
+    """The sentences of a text, each with its end mark."""
+    ends = [match.end() for match in re.finditer(r"[.!?]+[\"')\]]*(?=\s|$)", text)]
+    parts = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+    return [part for part in parts if words(part)]
+
+
+@instruction("keywords:existence", keywords="list")
 def _existence(text: str, keywords: list[str]) -> bool:
     return all(re.search(re.escape(word), text, re.IGNORECASE) for word in keywords)
 
 
-@_instruction("keywords:forbidden_words", forbidden_words="list")
+@instruction("keywords:forbidden_words", forbidden_words="list")
 def _forbidden(text: str, forbidden_words: list[str]) -> bool:
     return not any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in forbidden_words)
 
 
-@_instruction("keywords:frequency", keyword="str", frequency="int", relation="relation")
+@instruction("keywords:frequency", keyword="str", frequency="int", relation="relation")
 def _frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
     return RELATIONS[relation](len(re.findall(re.escape(keyword), text, re.IGNORECASE)), frequency)
 
 
-@_instruction("keywords:letter_frequency", letter="str", let_frequency="int", let_relation="relation")
+@instruction("keywords:letter_frequency", letter="str", let_frequency="int", let_relation="relation")
 def _letters(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
     return RELATIONS[let_relation](text.lower().count(letter.lower()), let_frequency)
 
 
-@_instruction("length_constraints:number_words", num_words="int", relation="relation")
+@instruction("length_constraints:number_words", num_words="int", relation="relation")
 def _number_words(text: str, num_words: int, relation: str) -> bool:
-    return RELATIONS[relation](len(_words(text)), num_words)
+    return RELATIONS[relation](len(words(text)), num_words)
 
 
-@_instruction("length_constraints:number_characters", num_characters="int", relation="relation")
+@instruction("length_constraints:number_characters", num_characters="int", relation="relation")
 def _number_characters(text: str, num_characters: int, relation: str) -> bool:
     return RELATIONS[relation](len(text), num_characters)
 
 
-@_instruction("length_constraints:number_sentences", num_sentences="int", relation="relation")
+@instruction("length_constraints:number_sentences", num_sentences="int", relation="relation")
 def _number_sentences(text: str, num_sentences: int, relation: str) -> bool:
     return RELATIONS[relation](sentences(text), num_sentences)
 
 
-@_instruction("length_constraints:number_paragraphs", num_paragraphs="int")
+@instruction("length_constraints:number_paragraphs", num_paragraphs="int")
 def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
     """Paragraphs parted by ``***``; only the first and the last may be empty."""
     parts = [part.strip() for part in text.split("***")]
     return all(parts[1:-1]) and sum(map(bool, parts)) == num_paragraphs
 
 
-@_instruction(
-    "length_constraints:nth_paragraph_first_word", num_paragraphs="int", nth_paragraph="int", first_word="str"
-)
+@instruction("length_constraints:nth_paragraph_first_word", num_paragraphs="int", nth_paragraph="int", first_word="str")
 def _first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
     """Paragraphs parted by blank lines."""
     parts = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
@@ -173,27 +185,27 @@ def _first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: 
     return parts[nth_paragraph - 1].split()[0].strip(string.punctuation).lower() == first_word.lower()
 
 
-@_instruction("detectable_format:number_bullet_lists", num_bullets="int")
+@instruction("detectable_format:number_bullet_lists", num_bullets="int")
 def _bullets(text: str, num_bullets: int) -> bool:
     return len(re.findall(r"^[ \t]*(?:\*(?!\*)|-|\+)[ \t]*\S", text, re.MULTILINE)) == num_bullets
 
 
-@_instruction("detectable_format:number_highlighted_sections", num_highlights="int")
+@instruction("detectable_format:number_highlighted_sections", num_highlights="int")
 def _highlights(text: str, num_highlights: int) -> bool:
     return len(re.findall(r"\*\*[^\n*]*[^\s*][^\n*]*\*\*|\*[^\n*]*[^\s*][^\n*]*\*", text)) >= num_highlights
 
 
-@_instruction("detectable_format:multiple_sections", section_spliter="str", num_sections="int")
+@instruction("detectable_format:multiple_sections", section_spliter="str", num_sections="int")
 def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
     return len(re.findall(rf"{re.escape(section_spliter.strip())}\s*\d+", text)) >= num_sections
 
 
-@_instruction("detectable_format:title")
+@instruction("detectable_format:title")
 def _title(text: str) -> bool:
     return any(title.strip() for title in re.findall(r"<<([^\n<>]+)>>", text))
 
 
-@_instruction("detectable_format:json_format")
+@instruction("detectable_format:json_format")
 def _json(text: str) -> bool:
     bare = re.sub(r"\A```(?:json)?\s*|\s*```\Z", "", text, flags=re.IGNORECASE)
     try:
@@ -203,63 +215,63 @@ def _json(text: str) -> bool:
     return True
 
 
-@_instruction("detectable_format:constrained_response")
+@instruction("detectable_format:constrained_response")
 def _constrained(text: str) -> bool:
     return any(f"My answer is {word}." in text for word in ("yes", "no", "maybe"))
 
 
-@_instruction("detectable_content:number_placeholders", num_placeholders="int")
+@instruction("detectable_content:number_placeholders", num_placeholders="int")
 def _placeholders(text: str, num_placeholders: int) -> bool:
     return len(re.findall(r"\[[^\[\]]+\]", text)) >= num_placeholders
 
 
-@_instruction("detectable_content:postscript", postscript_marker="str")
+@instruction("detectable_content:postscript", postscript_marker="str")
 def _postscript(text: str, postscript_marker: str) -> bool:
     marker = r"\s*".join(re.escape(letter) for letter in postscript_marker if not letter.isspace())
     return re.search(rf"^\s*{marker}\s*\S", text, re.IGNORECASE | re.MULTILINE) is not None
 
 
-@_instruction("startend:end_checker", end_phrase="str")
+@instruction("startend:end_checker", end_phrase="str")
 def _end(text: str, end_phrase: str) -> bool:
     return text.strip('"').lower().endswith(end_phrase.strip().lower())
 
 
-@_instruction("startend:start_checker", start_phrase="str")
+@instruction("startend:start_checker", start_phrase="str")
 def _start(text: str, start_phrase: str) -> bool:
     return text.strip('"').lower().startswith(start_phrase.strip().lower())
 
 
-@_instruction("startend:quotation")
+@instruction("startend:quotation")
 def _quotation(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 
-@_instruction("change_case:english_capital")
+@instruction("change_case:english_capital")
 def _upper(text: str) -> bool:
     return text.isupper()
 
 
-@_instruction("change_case:english_lowercase")
+@instruction("change_case:english_lowercase")
 def _lower(text: str) -> bool:
     return text.islower()
 
 
-@_instruction("change_case:capital_word_frequency", capital_frequency="int", capital_relation="relation")
+@instruction("change_case:capital_word_frequency", capital_frequency="int", capital_relation="relation")
 def _capital_words(text: str, capital_frequency: int, capital_relation: str) -> bool:
-    return RELATIONS[capital_relation](sum(word.isupper() for word in _words(text)), capital_frequency)
+    return RELATIONS[capital_relation](sum(word.isupper() for word in words(text)), capital_frequency)
 
 
-@_instruction("punctuation:no_comma")
+@instruction("punctuation:no_comma")
 def _no_comma(text: str) -> bool:
     return "," not in text
 
 
-@_instruction("combination:repeat_prompt", prompt_to_repeat="str")
+@instruction("combination:repeat_prompt", prompt_to_repeat="str")
 def _repeat(text: str, prompt_to_repeat: str) -> bool:
     return text.lower().startswith(prompt_to_repeat.strip().lower())
 
 
-@_instruction("combination:two_responses")
+@instruction("combination:two_responses")
 def _two(text: str) -> bool:
     """Two different answers parted by six asterisks."""
     parts = [part.strip() for part in text.split("******")]

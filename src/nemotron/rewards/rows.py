@@ -6,20 +6,28 @@ import contextlib
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from nemotron.config.schema import rewards as schema
 from nemotron.config.schema.rewards import RewardConfig, RewardFunctionConfig
-from nemotron.errors import ConfigError, NemotronError, NotAvailableError
+from nemotron.errors import ConfigError, DataError, NemotronError, NotAvailableError
 from nemotron.install import install_extra
 from nemotron.processes.environment import plain_environment
 from nemotron.rewards.code import Code
 from nemotron.rewards.functions import CheckedFunction, build_function
 from nemotron.rewards.isolation import START_S
 from nemotron.sandbox.box import containment
+
+
+class _Row(Protocol):
+    @property
+    def fields(self) -> dict[str, Any]: ...
+
+
+R = TypeVar("R", bound=_Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,24 @@ def row_problems(config: RewardConfig, row: Mapping[str, Any]) -> list[tuple[int
         for index, function in usable_functions(config)
         if (problem := function.problem(row)) is not None
     ]
+
+
+def scorable(config: RewardConfig | None, rows: Sequence[R]) -> list[R]:
+    """The rows that all functions can score which are not optional, where the config leaves the others out; else all.
+
+    Raises:
+        DataError: none is left.
+    """
+    if config is None or config.unusable_rows == "refuse":
+        return list(rows)
+    needed = {index for index, function in enumerate(config.functions) if not function.optional}
+    kept = [row for row in rows if not any(index in needed for index, _ in row_problems(config, row.fields))]
+    if rows and not kept:
+        raise DataError(
+            f"none of {len(rows):,} rows can be scored, so `rewards.unusable_rows` leaves nothing",
+            hint="set `rewards.unusable_rows=refuse` to see why",
+        )
+    return kept
 
 
 def usable_functions(config: RewardConfig) -> tuple[tuple[int, CheckedFunction], ...]:

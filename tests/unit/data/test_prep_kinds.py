@@ -66,7 +66,7 @@ KEPT_AS_THEY_ARE: list[tuple[str, dict[str, Any]]] = [
         {
             "context": USER,
             "completions": [
-                {"rank": 1, "completion": USER},
+                {"rank": 1, "completion": "y"},
                 {"rank": 0, "completion": [{"role": "assistant", "content": "x"}]},
             ],
         },

@@ -56,10 +56,10 @@ def test_blank_lines_count_but_are_no_rows(tmp_path: Path) -> None:
     [
         (b'{"prompt": ', "not JSON"),
         (b'{"prompt": "\xff"}', "not UTF-8"),
-        (b"[1]", "expected an object"),
+        (b"[1]", "must be a JSON object"),
         (b"{}", "no prompt"),
-        (b'{"prompt": 3}', "no prompt"),
-        (b'{"messages": []}', "no prompt"),
+        (b'{"prompt": 3}', "text or a list of messages"),
+        (b'{"messages": []}', "has no message"),
         (b'{"messages": ["Hi"]}', "needs `role`"),
         (b'{"messages": [{"role": "user"}]}', "no text"),
         (b'{"messages": [{"role": "user", "content": [{"type": "input_image"}]}]}', "not text"),
@@ -73,5 +73,5 @@ def test_a_broken_line_is_named(tmp_path: Path, line: bytes, message: str) -> No
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read data file"):
+    with pytest.raises(DataError, match=r"none\.jsonl`: no such file"):
         list(read_prompts(tmp_path / "none.jsonl"))

@@ -48,6 +48,25 @@ CASES: dict[str, list[tuple[dict[str, Any], str, str]]] = {
     ],
     "punctuation:no_comma": [({}, "a b", "a, b")],
     "combination:repeat_prompt": [({"prompt_to_repeat": "What is it?"}, "what is it? It is.", "It is.")],
+    "last_word:last_word_answer": [({"last_word": "contest"}, "It is a Contest.", "contest it is")],
+    "last_word:last_word_sent": [({"last_word": "so"}, "Why so? Is it so!", "So it is. So.")],
+    "first_word:first_word_answer": [({"first_word": "well"}, "Well, no.", "Oh well")],
+    "first_word:first_word_sent": [({"first_word": "it"}, "It is. 'It' was.", "It is. Was it?")],
+    "count:lowercase_counting": [({"N": 2}, "ONE two Three four", "one two three")],
+    "letters:letter_counting": [({"N": 3, "relation": "at least"}, "a1b2c", "ab 12345")],
+    "letters:letter_counting2": [({"letter": "e", "let_frequency": 2, "let_relation": "at least"}, "Eve", "eva")],
+    "paragraphs:paragraphs": [({}, "a\n***\nb", "a\n\nb")],
+    "paragraphs:paragraphs2": [({}, "a\n\n\nb", "a\nb")],
+    "count:keywords_multiple": [
+        (
+            {f"keyword{i}": word for i, word in enumerate("abcde", 1)},
+            "A b. b c c c " + "d, " * 5 + "e " * 7,
+            "a b b c c c " + "d " * 5 + "e " * 8,
+        )
+    ],
+    "format:line_indent": [({}, "a\n b\n\n   c", "a\nb"), ({}, "a\n\tb", "a")],
+    "ratio:stop_words": [({"percentage": 50.0}, "the big house and a dog", "it is the dog")],
+    "count:person_names": [({"N": 2.0}, "Emma and Noah", "Emma, EMMA, Bob")],
     "combination:two_responses": [({}, "a\n******\nb", "a\n******\na")],
 }
 CONFIG = RewardConfig.model_validate({"functions": [{"name": "instructions"}], "workers": 1})
@@ -94,6 +113,8 @@ def test_all_or_share() -> None:
         (row(("keywords:existence", {})), "the instruction `keywords:existence` needs `keywords`: expected a list"),
         (row(("length_constraints:number_words", {"num_words": 3, "relation": "about"})), "at least or at most"),
         ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": []}, "as long as"),
+        ({"instruction_id_list": ["keywords:existence"], "kwargs": ["{}"]}, "must be an object"),
+        ({"instruction_id_list": [{"a": 1}], "kwargs": [None]}, "there is no instruction"),
     ],
 )
 def test_rows_that_cannot_be_used(bad: dict[str, Any], problem: str) -> None:

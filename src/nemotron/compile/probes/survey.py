@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from nemotron.data.rows import PAIR_KEYS, Message, PairKeys, pair_row, prompt_row, read_lines
+from nemotron.data.rows import PAIR_KEYS, Message, PairKeys, pair_row, parse_row, prompt_row, read_lines
 from nemotron.errors import DataError
 
 RowKind = Literal["prompt", "preference"]
@@ -169,22 +169,16 @@ def _sample(size: int) -> set[int]:
 
 def _look_at(path: Path, number: int, line: bytes, shape: Shape, found: Survey) -> None:
     try:
-        row: Any = json.loads(line.rstrip())
-        if not isinstance(row, dict):
-            found.faults.append(Fault(f"a row must be a JSON object, this is a {type(row).__name__}", path, number))
-            return
+        row = parse_row(path, number, line)
         if shape.kind == "preference":
             pair = pair_row(path, number, row, shape.keys)
             messages, longest_answer = pair.messages, max(len(pair.chosen), len(pair.rejected))
             _compare(path, number, messages, pair.chosen, pair.rejected, found)
         else:
             messages, longest_answer = prompt_row(path, number, row).messages, 0
-    except UnicodeDecodeError:
-        found.faults.append(Fault("the line is not UTF-8", path, number))
-    except json.JSONDecodeError as error:
-        found.faults.append(Fault(f"the line is not JSON: {error.msg}", path, number, error.colno))
     except DataError as error:
-        found.faults.append(Fault(error.message, path, number, hint=error.hint))
+        column = error.origin.column if error.origin else None
+        found.faults.append(Fault(error.message, path, number, column, hint=error.hint))
     else:
         found.prompts.add(hash(json.dumps(messages, sort_keys=True)))
         found.longest = max(found.longest, longest_answer + sum(len(message["content"]) for message in messages))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
@@ -15,6 +15,7 @@ from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.gym import ServerKind
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.data.rows import read_lines
+from nemotron.disk.documents import MalformedError, parse_json
 from nemotron.errors import DataError, Finding, NemotronError, Origin
 from nemotron.rewards import gold_problems, row_problems
 from nemotron.suggest import closest
@@ -74,19 +75,18 @@ def _unfit_rows(job: VerifiedJob, file: DataFile, key: str, rewards: RewardConfi
 
     ``told`` has the functions that an earlier file does not fit either: they ask for what no row has.
     """
-    found: dict[int, tuple[str, Origin, int]] = {}
+    found: dict[int, tuple[Origin, Counter[str]]] = {}
     rows = sample(file)
     try:
         for path, line, row in rows:
             for index, problem in row_problems(rewards, row):
-                first, origin, count = found.get(index, (problem, Origin(str(path), line), 0))
-                found[index] = (first, origin, count + 1)
+                found.setdefault(index, (Origin(str(path), line), Counter()))[1][problem] += 1
     except NemotronError:  # the function cannot be set up at all: `reward-function` says so
         return
     unfit = {
         index: one
         for index, one in sorted(found.items())
-        if not (rewards.functions[index].optional and one[2] < len(rows))
+        if not (rewards.functions[index].optional and one[1].total() < len(rows))
     }
     names = {index: job.resolved.source(f"{key}.{index}") for index in unfit}
     fresh = [index for index, name in names.items() if name not in told]
@@ -94,18 +94,33 @@ def _unfit_rows(job: VerifiedJob, file: DataFile, key: str, rewards: RewardConfi
     if not fresh:
         return
     index = fresh[0]
-    problem, origin, count = unfit[index]
-    function = rewards.functions[index]
+    origin, problems = unfit[index]
+    function, count = rewards.functions[index], problems.total()
     which = "a row" if count == 1 else f"{count} rows"
-    others = [f"`{rewards.functions[other].shown}`: {unfit[other][0]}" for other in fresh[1:]]
-    yield job.error(
-        f"{key}.{index}",
-        f"the reward function `{function.shown}` cannot score {which} of the {file.role} data: {problem}"
-        + (f"; nor can {', '.join(others)}" if others else ""),
-        kind=DataError,
-        origin=origin,
-        hint=f"name the right field in `{key}.{index}`, or give the rows what it needs",
-    )
+    others = [f"`{rewards.functions[other].shown}`: {_reasons(unfit[other][1])}" for other in fresh[1:]]
+    message = f"the reward function `{function.shown}` cannot score {which} of the {file.role} data: "
+    message += _reasons(problems) + (f"; nor can {', '.join(others)}" if others else "")
+    if rewards.unusable_rows == "leave_out" and count < len(rows):
+        yield job.warning(f"{key}.{index}", f"{message}: they are left out", origin=origin)
+        return
+    hint = f"name the right field in `{key}.{index}`, or give the rows what it needs"
+    if count < len(rows):
+        hint += f"; `{key.removesuffix('.functions')}.unusable_rows=leave_out` leaves these rows out"
+    yield job.error(f"{key}.{index}", message, kind=DataError, origin=origin, hint=hint)
+
+
+REASONS_SHOWN = 5
+
+
+def _reasons(problems: Counter[str]) -> str:
+    """What is wrong with rows, the commonest first and with its number where there are several."""
+    if len(problems) == 1:
+        return next(iter(problems))
+    shown = [
+        f"{problem} ({count:,} row{'s' if count > 1 else ''})" for problem, count in problems.most_common(REASONS_SHOWN)
+    ]
+    rest = len(problems) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more reasons" if rest else "")
 
 
 @rules.rule("reward-gold", engines=EMBEDDED, needs=(*ROWS, "rewards"))
@@ -202,8 +217,8 @@ def _rows(path: Path) -> Iterator[Row]:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = parse_json(line)
+    except MalformedError:
         return None
     return row if isinstance(row, dict) else None
 

@@ -93,6 +93,8 @@ class DataPrepConfig(Strict):
     """Token ids beside the JSONL shards; `null` writes none."""
     compat: Literal["nemo_aligner"] | None
     """`nemo_aligner` also writes the files that NeMo-Aligner reads."""
+    on_answer: Literal["reject", "cut"]
+    """What happens to a prompt that ends with an answer: its row is rejected, or the answer is left out."""
     on_reject: Literal["warn", "error"]
     """`error` stops when any row is rejected; blank lines and removed duplicates do not count."""
     max_reject_share: Probability

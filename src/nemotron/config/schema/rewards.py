@@ -287,6 +287,9 @@ class RewardConfig(Strict):
     """The functions; each gives a value in [0, 1]."""
     timeout_s: PositiveFloat = 10.0
     """Seconds that one function may take for one answer; then its value is missing, not 0."""
+    unusable_rows: Literal["refuse", "leave_out"] = "refuse"
+    """Rows that a function cannot score, such as those with an unknown instruction: refused before the start, or left
+    out of training, validation and the held-out metric, and counted in a warning of the plan."""
     workers: Literal["auto"] | Count = "auto"
     """Answers that are scored at once; ``auto`` is half the CPU cores, at most 8."""
 

@@ -9,8 +9,9 @@ Accepted forms::
 
 from __future__ import annotations
 
+import codecs
 import glob
-import io
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,14 +20,22 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from nemotron.config.origins import plain
 from nemotron.config.schema.base import Strict
+from nemotron.config.yaml import parse_yaml
+from nemotron.data.content import FOREIGN_SUFFIXES, LINE_SUFFIXES, PACKED_SUFFIXES, bare_suffix, head_of, layout_of
+from nemotron.data.forms import Kind, filled, find_form
 from nemotron.data.manifest import SPLIT_NAMES
-from nemotron.errors import DataError, Origin
+from nemotron.disk.documents import MalformedError, parse_json, read_bytes, read_json
+from nemotron.errors import ConfigError, DataError, Origin
 from nemotron.suggest import closest, listed
 
-Kind = Literal["prompt", "preference", "verifier", "nemo_gym"]
-
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".ndjson", ".parquet")
+_TEXTS = (*LINE_SUFFIXES, ".json")
+SUFFIXES = (*_TEXTS, ".parquet", *(f"{end}{packed}" for end in _TEXTS for packed in PACKED_SUFFIXES))
+LARGEST_BLEND = 1 << 20
+"""Bytes. A blend names files; what is larger holds rows."""
+_BLEND_KEYS = frozenset({"datasets", "data_prefix", "model.data.data_prefix", *SPLIT_NAMES})
+_YAML = (".yaml", ".yml")
 _HUB = "hf://"
 
 
@@ -84,38 +93,86 @@ class SourceFile:
 
 
 def read_blend(source: str | Mapping[str, Any]) -> list[Dataset]:
-    """Parse a blend: a mapping, a JSON or YAML file, or the path of data themselves.
+    """Parse a blend: a mapping, a JSON or YAML file, or the path of data themselves, told apart by what is in them.
 
     Raises:
         DataError: the file cannot be read, or is not a blend; the message names the entry.
     """
     if isinstance(source, Mapping):
         return _parse(source, Origin("blend"))
-    if _is_data(source):
+    if _names_data(source):
         return [Dataset(path=source)]
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    origin = Origin(source)
     path = Path(source).expanduser()
-    try:
-        value = YAML(typ="safe", pure=True).load(io.StringIO(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise DataError(f"there is no blend file `{source}`", hint="check `blend_path`") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the blend `{source}`: {error}", origin=origin) from error
-    except YAMLError as error:
-        raise DataError(f"the blend is neither JSON nor YAML: {str(error).splitlines()[0]}", origin=origin) from error
+    if not path.exists():
+        raise DataError(f"there is no blend file `{source}`", hint="check `blend_path`")
+    value = _document(path, source)
+    if value is None:
+        return [Dataset(path=source)]
     if not isinstance(value, Mapping):
-        raise DataError("a blend must be a mapping with `datasets`, or with splits", origin=origin)
-    return [_relative_to(path.parent, dataset) for dataset in _parse(value, origin)]
+        raise DataError("a blend must be a mapping with `datasets`, or with splits", origin=Origin(source))
+    return [_relative_to(path.parent, dataset) for dataset in _parse(value, Origin(source))]
 
 
-def _is_data(source: str) -> bool:
-    data = (".jsonl", ".gz", ".zst", ".ndjson", ".parquet")
+def _names_data(source: str) -> bool:
+    """Whether this is data whatever is in it."""
+    by_name = (*LINE_SUFFIXES, ".parquet", *FOREIGN_SUFFIXES)
+    packed = source.lower().endswith(PACKED_SUFFIXES)
     return (
-        source.startswith(_HUB) or source.endswith(data) or glob.has_magic(source) or Path(source).expanduser().is_dir()
+        source.startswith(_HUB)
+        or packed
+        or bare_suffix(source) in by_name
+        or glob.has_magic(source)
+        or Path(source).expanduser().is_dir()
     )
+
+
+def _document(path: Path, source: str) -> Any:
+    """The mapping in a file that may be a blend; None where it holds rows. JSON is tried first: it is quick to refuse.
+
+    Raises:
+        DataError: it cannot be read, or is neither a blend nor rows.
+    """
+    origin = Origin(source)
+    head = head_of(path).lstrip()
+    if path.suffix.lower() not in _YAML and (head.startswith(b"[") or layout_of(path) == "parquet"):
+        return None
+    size = path.stat().st_size
+    if head.startswith(b"{") and size > LARGEST_BLEND:
+        return None
+    try:
+        content = read_bytes(path, LARGEST_BLEND).removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise DataError(f"cannot read the blend `{source}`: {error.strerror or error}", origin=origin) from error
+    try:
+        value = parse_json(content)
+    except MalformedError as problem:
+        if path.suffix.lower() not in _YAML and _are_rows(content):
+            return None
+        return _yaml(content, origin, problem)
+    if isinstance(value, dict) and find_form(filled(value)) is not None and not _BLEND_KEYS & value.keys():
+        # A file of one row.
+        return None
+    return value
+
+
+def _are_rows(content: bytes) -> bool:
+    """Whether a text that is not one JSON value begins with a whole object, so that others follow it."""
+    try:
+        value, _ = json.JSONDecoder().raw_decode(content.decode().lstrip())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict)
+
+
+def _yaml(content: bytes, origin: Origin, problem: MalformedError) -> Any:
+    try:
+        root = parse_yaml(content.decode("utf-8-sig"), origin)
+    except UnicodeDecodeError as error:
+        raise DataError(f"the blend is not UTF-8 text: {error.reason}", origin=origin) from error
+    except ConfigError as error:
+        told = f"{problem.message}; {error.message}"
+        raise DataError(f"the blend is neither JSON nor YAML: {told}", origin=error.origin or origin) from error
+    return None if root is None else plain(root)
 
 
 def _relative_to(folder: Path, dataset: Dataset) -> Dataset:
@@ -139,6 +196,10 @@ def _parse(value: Mapping[str, Any], origin: Origin) -> list[Dataset]:
     ]
     if unknown or not splits:
         guess = closest(unknown[0], ["datasets", *SPLIT_NAMES]) if unknown else None
+        rows = value.get(unknown[0]) if unknown else None
+        if isinstance(rows, list) and rows and isinstance(rows[0], dict) and find_form(filled(rows[0])) is not None:
+            hint = f"`jq -c '.{unknown[0]}[]' FILE > rows.jsonl` writes them one per line"
+            raise DataError(f"this is no blend: there are rows inside `{unknown[0]}`", hint=hint, origin=origin)
         what = f"unknown key `{unknown[0]}` in the blend" if unknown else "the blend is empty"
         hint = (
             f"did you mean `{guess}`?" if guess else "give `datasets: [...]`, or `train: [...]` and `validation: [...]`"
@@ -234,13 +295,9 @@ def expand(dataset: Dataset) -> list[SourceFile]:
     if path.is_file():
         given = _split_name(dataset.split) or split_of(path.name)
         return [SourceFile(path, dataset.path, dataset, given, None)]
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and is_data_file(p.name) and not _hidden(p, path))
-    else:
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+    files = _files(dataset)
     if not files:
-        what = "does not exist" if not path.exists() and not glob.has_magic(dataset.path) else "holds no data files"
-        raise DataError(f"`{dataset.path}` {what}", hint=f"data files end in {listed(SUFFIXES)}")
+        raise _nothing(dataset, path)
     base = path if path.is_dir() else None
     return choose_split(
         dataset,
@@ -249,6 +306,54 @@ def expand(dataset: Dataset) -> list[SourceFile]:
             for file in files
         ],
     )
+
+
+def _files(dataset: Dataset) -> list[Path]:
+    """The data files of a folder or glob."""
+    path = Path(dataset.path).expanduser()
+    if path.is_dir():
+        return [file for file in _below(path) if is_data_file(file.name) and not _is_about_data(file)]
+    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+
+
+def _below(folder: Path) -> list[Path]:
+    """The files below a folder that nobody hides."""
+    return sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file, folder))
+
+
+def _is_about_data(path: Path) -> bool:
+    """Whether a `.json` file is one object that is no row, as libraries write them beside the rows."""
+    if bare_suffix(path) != ".json" or path.stat().st_size > LARGEST_BLEND or not path.name.lower().endswith(".json"):
+        return False
+    try:
+        value = read_json(path)
+    except (OSError, MalformedError):
+        # Whatever it is, reading it as rows says so.
+        return False
+    return isinstance(value, dict) and find_form(filled(value)) is None
+
+
+def left_out(dataset: Dataset) -> list[str]:
+    """Files of a data set's folder that are not read, by their names below it; none of a single file or the hub."""
+    path = Path(dataset.path).expanduser()
+    if dataset.path.startswith(_HUB) or not path.is_dir():
+        return []
+    taken = set(_files(dataset))
+    return [str(file.relative_to(path)) for file in _below(path) if file not in taken]
+
+
+def _nothing(dataset: Dataset, path: Path) -> DataError:
+    """Why a data set has no files."""
+    others = left_out(dataset)
+    hint = f"data files end in {listed(SUFFIXES)}"
+    if others:
+        hint = f"it has {listed(others[:4])}{' ...' if len(others) > 4 else ''}; {hint}"
+        foreign = next((name for name in others if bare_suffix(name) in FOREIGN_SUFFIXES), None)
+        hint = f"{FOREIGN_SUFFIXES[bare_suffix(foreign)][1]}; {hint}" if foreign is not None else hint
+    if path.exists() and not path.is_dir():
+        return DataError(f"`{dataset.path}` is not a regular file", hint="name a file, a folder or a glob")
+    what = "does not exist" if not path.exists() and not glob.has_magic(dataset.path) else "holds no data files"
+    return DataError(f"`{dataset.path}` {what}", hint=hint)
 
 
 def choose_split(dataset: Dataset, files: list[SourceFile]) -> list[SourceFile]:
@@ -287,7 +392,7 @@ def split_of(name: str) -> str | None:
 
 def is_data_file(name: str) -> bool:
     """Whether a name ends like a data file."""
-    return name.endswith(SUFFIXES)
+    return name.lower().endswith(SUFFIXES)
 
 
 def _hidden(path: Path, base: Path) -> bool:

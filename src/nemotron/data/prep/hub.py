@@ -6,15 +6,16 @@ from the data set's card where it says so, else from the names of files and fold
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from nemotron.config.origins import plain
+from nemotron.config.yaml import parse_yaml
 from nemotron.data.manifest import SPLIT_NAMES
 from nemotron.data.prep.blend import Dataset, SourceFile, choose_split, is_data_file, split_of
-from nemotron.errors import DataError, NotAvailableError
+from nemotron.errors import ConfigError, DataError, NotAvailableError, Origin
 from nemotron.install import install_extra
 from nemotron.suggest import closest, listed
 
@@ -46,7 +47,7 @@ def hub_files(dataset: Dataset) -> list[SourceFile]:
     data = [name for name in names if is_data_file(name) and name.startswith(inside)]
     splits = _splits(repo, commit, names, data, dataset.subset)
     if not splits:
-        hint = f"it has {listed(sorted(names)[:8])}; rows are read from .jsonl and .parquet files"
+        hint = f"it has {listed(sorted(names)[:8])}; rows are read from JSON lines, JSON arrays and Parquet"
         raise DataError(f"`{dataset.label}` has no data files" + (f" in `{inside}`" if inside else ""), hint=hint)
     found = [
         SourceFile(Path(name), f"hf://{repo}@{commit}/{name}", dataset, split, commit) for name, split in splits.items()
@@ -133,17 +134,15 @@ def _splits(
 
 
 def _card_configs(repo: str, commit: str) -> list[dict[str, Any]]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     text = _download(repo, commit, "README.md").read_text(encoding="utf-8", errors="replace")
     if not text.startswith("---"):
         return []
     try:
-        head = YAML(typ="safe", pure=True).load(io.StringIO(text.split("\n---", 1)[0].removeprefix("---")))
-    except YAMLError:
+        root = parse_yaml(text.split("\n---", 1)[0].removeprefix("---"), Origin("README.md"))
+    except ConfigError:
         # A card that cannot be read says nothing about splits; file names still do.
         return []
+    head = plain(root) if root is not None else None
     configs = head.get("configs") if isinstance(head, dict) else None
     return [config for config in configs or [] if isinstance(config, dict)]
 

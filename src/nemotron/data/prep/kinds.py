@@ -1,34 +1,40 @@
-"""Row kinds: which fields make a row usable, and the texts that identify it.
+"""What identifies a row that can be used, and how it is written where no trainer reads it as it is.
 
-A *form* is one way to write a row. Forms are found by the fields of a row, and the answer is kept per set of field
-names, so that a file of a million equal rows is looked at once.
-
-==============  =====================================================================  ==========
-form            fields                                                                 kind
-==============  =====================================================================  ==========
-gym             ``responses_create_params`` (NeMo-Gym)                                 nemo_gym
-ranked          ``context``, ``completions`` with ranks (NeMo-RL)                      preference
-scored          ``context``, ``response1``, ``response2``, ``overall_preference``      preference
-pair            ``prompt``, ``chosen``, ``rejected`` (texts or messages)               preference
-dpo             ``prompt``, ``chosen_response``, ``rejected_response`` (NeMo-Aligner)  preference
-whole_pair      ``chosen``, ``rejected``: two conversations with one beginning         preference
-verifier        a question or prompt with an answer, tests or verifier data            verifier
-prompt          ``prompt``, ``messages`` or ``text``                                   prompt
-==============  =====================================================================  ==========
+Which rows can be used, and what a model is shown of them, is decided in :mod:`nemotron.data.forms` for all readers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from operator import eq, itemgetter
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
-from nemotron.data.prep.blend import Kind
+from nemotron.data.forms import (
+    ANSWERS,
+    DPO,
+    EXCHANGE,
+    GYM,
+    JOINT,
+    LABELLED,
+    MESSAGES,
+    OPENAI,
+    PAIR,
+    PROMPT_FORMS,
+    SCORED,
+    SPOKEN,
+    Form,
+    Kind,
+    Reading,
+    find_form,
+    refuse_undecided,
+    without_form,
+)
+from nemotron.data.pair_forms import LABELLED_SIDES
+from nemotron.data.prep.rawjson import renamed, rewritten
+from nemotron.data.turns import SYSTEM_FIELDS, TOOL_FIELDS, Message, Row, blank, refuse
 
-Row = dict[str, Any]
 Answers = tuple[str, str]
 """The preferred and the other answer."""
 Texts = tuple[str, Answers | None]
@@ -37,135 +43,66 @@ Columns = tuple[list[str], list[str] | None, list[str] | None]
 """Prompts, and preferred and other answers, of many rows."""
 
 PLACEHOLDER = "_hf_placeholder"
-QUESTIONS = ("question", "problem", "input", "prompt", "messages")
-ANSWERS = (
-    *("answer", "expected_answer", "ground_truth", "tests", "unit_tests", "verifier_metadata"),
-    *("reward_model", "solution", "test_cases"),
-)
 _BREAK = "\x1f"
+_SLOW = frozenset((*SYSTEM_FIELDS, *TOOL_FIELDS))
+"""Fields that change what a model is shown of a prompt."""
+# Where the last answer begins in the texts that NeMo-Aligner's own preparation scripts write.
+_ANSWER_STARTS = ("\n\nAssistant:", "<extra_id_1>Assistant\n")
+_PROMPT, _CHOSEN, _REJECTED = itemgetter("prompt"), itemgetter("chosen"), itemgetter("rejected")
 
 
-class RejectedRow(Exception):
-    """This row cannot be used. ``reason`` is a stable word for counting, ``detail`` is about this very row."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-# Forms are compared by identity: they are counted once per row.
-@dataclass(frozen=True, slots=True, eq=False)
-class Form:
-    """How rows with certain fields are checked and, where NeMo-RL could not read them, rewritten."""
-
-    name: str
-    kind: Kind
-    check: Callable[[Row], Texts]
-    rewrite: Callable[[Row, bytes], bytes] | None = None
-    many: Callable[[Sequence[Row]], Columns | None] | None = None
-    """``check`` of many rows in a few passes; None when any of them needs a closer look."""
-
-
-def reject(reason: str, detail: str) -> NoReturn:
-    """Refuse the row.
+def form_of(row: Mapping[str, Any], names: Sequence[str], kind: Kind | None) -> Form:
+    """The form of a row with these fields; ``kind`` is what the blend declares, if it does.
 
     Raises:
-        RejectedRow: always.
+        UnusableRow: no form fits, or it is not known which; the message names what the row has and what is missing.
     """
-    raise RejectedRow(reason, detail)
+    if PLACEHOLDER in row and GYM not in row:
+        refuse("placeholder", "the row stands for a row of another data set (`resolve_hf_placeholders` is off)")
+    form = find_form(names, kind)
+    asks = form.kind == "prompt" if form is not None else kind == "verifier"
+    if asks and kind in (None, "verifier") and any(name in row for name in ANSWERS):
+        refuse("no-answer", "nothing to check an answer with: all of its fields are null")
+    if form is None:
+        declared = f"not a `{kind}` row: " if kind is not None else ""
+        refuse("missing-field", declared + without_form(row, kind), "`fields` of the blend renames")
+    if kind is None and form.kind == "prompt":
+        refuse_undecided(names)
+    return form
 
 
-def conversation(value: Any, name: str) -> str:
-    """The text of a prompt: of a string, or of messages. One user message reads like the same string.
-
-    Raises:
-        RejectedRow: neither a text nor a list of messages with roles, or nothing in it.
-    """
-    if value.__class__ is str:
-        if not value or value.isspace():
-            reject("empty-prompt", f"`{name}` is empty")
-        text: str = value
-        return text
-    if value.__class__ is not list:
-        reject("wrong-type", f"`{name}` must be a text or a list of messages, not {type_name(value)}")
-    if not value:
-        reject("empty-prompt", f"`{name}` has no message")
-    if len(value) == 1:
-        only = value[0]
-        if only.__class__ is dict and only.get("role") == "user" and only.get("content").__class__ is str:
-            text = only["content"]
-            if not text or text.isspace():
-                reject("empty-prompt", f"the message of `{name}` is empty")
-            return text
-    return _BREAK.join([_message(message, name) for message in value])
+def texts_of(reading: Reading) -> Texts:
+    """What tells rows apart. One user message reads like the same text."""
+    answers = None if reading.chosen is None or reading.rejected is None else (reading.chosen, reading.rejected)
+    return prompt_text(reading.messages), answers
 
 
-def _message(message: Any, name: str) -> str:
-    if message.__class__ is not dict:
-        reject("wrong-type", f"`{name}` holds {type_name(message)} where a message belongs")
-    role, content = message.get("role"), message.get("content")
-    if role.__class__ is not str:
-        if message.get("type").__class__ is str:
-            # A Responses item that is not a message: a tool call or its result.
-            return orjson.dumps(message, option=orjson.OPT_SORT_KEYS).decode()
-        reject("wrong-type", f"a message of `{name}` has no `role`")
-    if content.__class__ is list:
-        parts = [part.get("text") if part.__class__ is dict else part for part in content]
-        if all(part.__class__ is str for part in parts):
-            content = "".join(str(part) for part in parts)
-        else:
-            content = orjson.dumps(content, option=orjson.OPT_SORT_KEYS).decode()
-    if content is None and ("tool_calls" in message or "function_call" in message):
-        content = orjson.dumps(message, option=orjson.OPT_SORT_KEYS).decode()
-    if content.__class__ is not str:
-        reject("wrong-type", f"a message of `{name}` has no text `content`")
-    return f"{role}{_BREAK}{content}"
+def prompt_text(messages: Sequence[Message]) -> str:
+    """The turns of a prompt as one text."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return _BREAK.join([f"{turn['role']}{_BREAK}{turn['content']}" for turn in messages])
 
 
-def answer(value: Any, name: str) -> str:
-    """The text of an answer: of a string, or of one or more messages.
-
-    Raises:
-        RejectedRow: neither of them, or nothing in it.
-    """
-    if value.__class__ is str:
-        if not value or value.isspace():
-            reject("empty-answer", f"`{name}` is empty")
-        text: str = value
-        return text
-    if value.__class__ is dict:
-        value = [value]
-    if value.__class__ is not list:
-        reject("wrong-type", f"`{name}` must be a text or messages, not {type_name(value)}")
-    if not value:
-        reject("empty-answer", f"`{name}` has no message")
-    return _BREAK.join([_message(message, name) for message in value])
+def many_of(form: Form, names: Sequence[str]) -> Callable[[Sequence[Row]], Columns | None] | None:
+    """How rows with these fields are checked together, if they can be; it gives None when one needs a closer look."""
+    if _SLOW.isdisjoint(names):
+        return _TOGETHER.get(form)
+    return None
 
 
-def different(prompt: str, chosen: str, rejected: str) -> Texts:
-    """The texts of a pair.
-
-    Raises:
-        RejectedRow: both answers are the same, so that nothing is preferred.
-    """
-    if chosen == rejected:
-        reject("same-answers", "the preferred and the other answer are the same")
-    return prompt, (chosen, rejected)
-
-
-def check_prompt(row: Row) -> Texts:
-    """``prompt``."""
-    return conversation(row["prompt"], "prompt"), None
-
-
-def check_prompts(rows: Sequence[Row]) -> Columns | None:
-    """:func:`check_prompt` of many rows whose prompts are good texts."""
+def _prompts(rows: Sequence[Row]) -> Columns | None:
+    """Rows whose prompts are good texts."""
     prompts = list(map(_PROMPT, rows))
     return (prompts, None, None) if _good(prompts) else None
 
 
-_PROMPT, _CHOSEN, _REJECTED = itemgetter("prompt"), itemgetter("chosen"), itemgetter("rejected")
+def _pairs(rows: Sequence[Row]) -> Columns | None:
+    """Rows of three good texts, by far the most common pairs."""
+    columns = prompts, chosen, rejected = [list(map(get, rows)) for get in (_PROMPT, _CHOSEN, _REJECTED)]
+    if not all(map(_good, columns)) or any(map(eq, chosen, rejected)):
+        return None
+    return prompts, chosen, rejected
 
 
 def _good(texts: list[Any]) -> bool:
@@ -173,114 +110,83 @@ def _good(texts: list[Any]) -> bool:
     return set(map(type, texts)) <= {str} and all(texts) and not any(map(str.isspace, texts))
 
 
-def check_messages(row: Row) -> Texts:
-    """``messages``."""
-    if row["messages"].__class__ is not list:
-        reject("wrong-type", f"`messages` must be a list, not {type_name(row['messages'])}")
-    text = conversation(row["messages"], "messages")
-    return text, None
+_TOGETHER = {PROMPT_FORMS[0]: _prompts, PAIR: _pairs}
 
 
-def check_text(row: Row) -> Texts:
-    """``text``."""
-    if row["text"].__class__ is not str:
-        reject("wrong-type", f"`text` must be a text, not {type_name(row['text'])}")
-    text = conversation(row["text"], "text")
-    return text, None
+def as_written(form: Form, row: Row, line: bytes, reading: Reading) -> bytes:
+    """The line of a row in the output: as it came, or in the form that every trainer reads.
+
+    What is new comes first; all other fields keep their bytes.
+    """
+    if form in _SOURCES:
+        return _as_pair(form, row, line, reading)
+    if reading.chosen is not None:
+        return line
+    if reading.source == f"{GYM}.input":
+        params = {**row[GYM], "input": _without_last(row[GYM]["input"])} if reading.answer is not None else None
+        return line if params is None else rewritten(line, {GYM: params})
+    odd = reading.source in (*SPOKEN, "instruction") or (reading.source == "input" and row["input"].__class__ is dict)
+    return rewritten(line, {"prompt": reading.messages}) if odd or reading.answer is not None else line
 
 
-def check_pair(row: Row) -> Texts:
-    """``prompt``, ``chosen``, ``rejected``."""
-    prompt = conversation(row["prompt"], "prompt")
-    return different(prompt, answer(row["chosen"], "chosen"), answer(row["rejected"], "rejected"))
+def _without_last(turns: Any) -> Any:
+    return turns[:-1]
 
 
-def check_pairs(rows: Sequence[Row]) -> Columns | None:
-    """:func:`check_pair` of many rows of three good texts, by far the most common ones."""
-    columns = prompts, chosen, rejected = [list(map(get, rows)) for get in (_PROMPT, _CHOSEN, _REJECTED)]
-    if not all(map(_good, columns)) or any(map(eq, chosen, rejected)):
-        return None
-    return prompts, chosen, rejected
+def _as_pair(form: Form, row: Row, line: bytes, reading: Reading) -> bytes:
+    """A pair as ``prompt``, ``chosen``, ``rejected``."""
+    if form is JOINT:
+        if reading.source == "":
+            return rewritten(line, _our_pair(reading))
+        return rewritten(line, {"prompt": reading.messages}) if reading.source in row and _asks(reading) else line
+    if form is SCORED:
+        names = ("response1", "response2") if row["overall_preference"] < 0 else ("response2", "response1")
+        ours = {"prompt": row["context"], "chosen": row[names[0]], "rejected": row[names[1]]}
+        return rewritten(line, ours, without=("context", *names))
+    if form is DPO and row.get("prompt") is not None:
+        return renamed(line, {"chosen_response": "chosen", "rejected_response": "rejected"})
+    return rewritten(line, _our_pair(reading), without=_SOURCES[form])
 
 
-def check_dpo(row: Row) -> Texts:
-    """``prompt``, ``chosen_response``, ``rejected_response``."""
-    prompt = conversation(row["prompt"], "prompt")
-    chosen = answer(row["chosen_response"], "chosen_response")
-    return different(prompt, chosen, answer(row["rejected_response"], "rejected_response"))
+def _asks(reading: Reading) -> bool:
+    return reading.source not in ("chosen", "rejected")
 
 
-def check_ranked(row: Row) -> Texts:
-    """``context`` and two ``completions`` of different rank."""
-    prompt = conversation(row["context"], "context")
-    both = row["completions"]
-    if both.__class__ is not list or len(both) != 2 or any(c.__class__ is not dict for c in both):
-        reject("wrong-type", "`completions` must be a list of two objects with `rank` and `completion`")
-    ranks = [c.get("rank") for c in both]
-    if any(rank.__class__ is not int for rank in ranks):
-        reject("wrong-type", "each of `completions` needs a whole number as `rank`")
-    if ranks[0] == ranks[1]:
-        reject("tie", f"both completions have rank {ranks[0]}")
-    best, worst = sorted(both, key=lambda c: c["rank"])
-    return different(
-        prompt, answer(best.get("completion"), "completion"), answer(worst.get("completion"), "completion")
-    )
+def _our_pair(reading: Reading) -> dict[str, Any]:
+    return {"prompt": reading.messages, "chosen": reading.chosen, "rejected": reading.rejected}
 
 
-def check_scored(row: Row) -> Texts:
-    """HelpSteer3's ``overall_preference``: below 0 prefers ``response1``, above 0 ``response2``."""
-    prompt = conversation(row["context"], "context")
-    score = row["overall_preference"]
-    if score.__class__ not in (int, float):
-        reject("wrong-type", f"`overall_preference` must be a number, not {type_name(score)}")
-    if score == 0:
-        reject("tie", "`overall_preference` is 0: neither answer is preferred")
-    first, second = answer(row["response1"], "response1"), answer(row["response2"], "response2")
-    return different(prompt, first, second) if score < 0 else different(prompt, second, first)
+_SOURCES: dict[Form, tuple[str, ...]] = {
+    JOINT: (),
+    SCORED: (),
+    DPO: ("chosen_response", "rejected_response"),
+    OPENAI: ("input", "preferred_output", "non_preferred_output"),
+    MESSAGES: ("chosen_messages", "rejected_messages"),
+    EXCHANGE: ("response_j", "response_k"),
+    **dict(zip(LABELLED, LABELLED_SIDES, strict=True)),
+}
+"""Forms of pairs that are written anew, and the fields that are not needed then."""
 
 
-def check_whole_pair(row: Row) -> Texts:
-    """Two conversations that differ in the last answer only."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    if chosen.__class__ is not list or rejected.__class__ is not list:
-        reject("wrong-type", "without `prompt`, `chosen` and `rejected` must be whole conversations of one kind")
-    if len(chosen) < 2 or len(chosen) != len(rejected) or chosen[:-1] != rejected[:-1]:
-        reject("different-prompts", "`chosen` and `rejected` do not have the same messages before the last")
-    prompt = conversation(chosen[:-1], "chosen")
-    return different(prompt, answer(chosen[-1:], "chosen"), answer(rejected[-1:], "rejected"))
+def join_aligner_pair(chosen: bytes, rejected: bytes) -> bytes:
+    """One pair from two ``text`` lines of NeMo-Aligner, preferred answer first; other fields of the first line stay.
+
+    Raises:
+        UnusableRow: a line without text, or two texts that do not share a prompt.
+    """
+    rows = [orjson.loads(line) for line in (chosen, rejected)]
+    texts = [_pair_text(row) for row in rows]
+    cuts = [max((text.rfind(mark) + len(mark) for mark in _ANSWER_STARTS if mark in text), default=0) for text in texts]
+    prompt = texts[0][: cuts[0]]
+    if not prompt or prompt != texts[1][: cuts[1]]:
+        refuse("different-prompts", "the two lines of a pair do not share a prompt that ends where the answer starts")
+    answers = [text[cut:].removeprefix(" ") for text, cut in zip(texts, cuts, strict=True)]
+    ours = {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+    return rewritten(chosen, ours, without=("text",))
 
 
-def check_verifier(row: Row) -> Texts:
-    """A question, and something to check the answer with."""
-    name = next(name for name in QUESTIONS if name in row)
-    if all(row[answer_name] is None for answer_name in ANSWERS if answer_name in row):
-        reject("no-answer", "nothing to check an answer with: all of its fields are null")
-    text = conversation(row[name], name)
-    return text, None
-
-
-def check_gym(row: Row) -> Texts:
-    """``responses_create_params.input``, and ``agent_ref`` where there is one."""
-    params = row["responses_create_params"]
-    if params.__class__ is not dict:
-        reject("wrong-type", f"`responses_create_params` must be an object, not {type_name(params)}")
-    if "input" not in params:
-        reject("missing-field", "`responses_create_params` has no `input`")
-    agent = row.get("agent_ref")
-    if agent is not None and (agent.__class__ is not dict or agent.get("name").__class__ is not str):
-        reject("wrong-type", "`agent_ref` must be an object with a `name`")
-    text = conversation(params["input"], "responses_create_params.input")
-    return text, None
-
-
-def type_name(value: Any) -> str:
-    """The JSON type of a value, in words."""
-    names = {
-        bool: "a truth value",
-        int: "a number",
-        float: "a number",
-        str: "a text",
-        list: "a list",
-        dict: "an object",
-    }
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+def _pair_text(row: Any) -> str:
+    text = row.get("text") if isinstance(row, dict) else None
+    if not isinstance(text, str) or blank(text):
+        refuse("wrong-type", "both lines of a pair need a `text`")
+    return text

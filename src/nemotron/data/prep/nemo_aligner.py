@@ -12,11 +12,11 @@ from typing import Any
 
 import orjson
 
+from nemotron.data.forms import Reading, read_prompt
 from nemotron.data.manifest import file_sha256
-from nemotron.data.prep.kinds import Row
-from nemotron.data.prep.pairs import Example, Message, as_messages, content_text, example
 from nemotron.data.prep.shards import Shard
 from nemotron.data.rows import read_lines
+from nemotron.data.turns import Message, Row
 from nemotron.disk.atomic import write_lines
 
 _SPEAKERS = {"user": "User", "assistant": "Assistant", "system": "System"}
@@ -27,7 +27,7 @@ def write_aligner_files(folder: Path, splits: Mapping[str, Sequence[Shard]]) -> 
     """Write ``SPLIT_prompts.jsonl`` and, for pairs, ``SPLIT_comparisons.jsonl``; returns their manifest entries.
 
     Raises:
-        OutputError: they cannot be written. RejectedRow: a message holds no text.
+        OutputError: they cannot be written. UnusableRow: a row of the shards was changed.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for split, shards in splits.items():
@@ -48,36 +48,37 @@ def rows_of(paths: Sequence[Path]) -> Iterator[Row]:
             yield orjson.loads(line)
 
 
-def prompt_text(found: Example, row: Row) -> str:
+def prompt_text(found: Reading) -> str:
     """The prompt as NeMo-Aligner's rollouts continue it."""
-    if isinstance(found.prompt, str) and ("text" in row or found.prompt.endswith(_ANSWER_STARTS)):
-        return found.prompt
-    return f"{_turns(as_messages(found.prompt))}\n\nAssistant:"
+    first = found.messages[0]
+    alone = len(found.messages) == 1 and first["role"] == "user"
+    if alone and (found.source == "text" or first["content"].endswith(_ANSWER_STARTS)):
+        return first["content"]
+    return f"{_turns(found.messages)}\n\nAssistant:"
 
 
 def _turns(messages: Sequence[Message]) -> str:
-    return "\n\n".join(f"{_SPEAKERS.get(m['role'], m['role'])}: {content_text(m)}" for m in messages)
+    return "\n\n".join(f"{_SPEAKERS.get(m['role'], m['role'])}: {m['content']}" for m in messages)
 
 
-def _with_answer(prompt: str, answer: Sequence[Message]) -> str:
-    text = "\n\n".join(content_text(message) for message in answer)
-    return f"{prompt} {text}" if prompt.endswith("Assistant:") else f"{prompt}{text}"
+def _with_answer(prompt: str, answer: str) -> str:
+    return f"{prompt} {answer}" if prompt.endswith("Assistant:") else f"{prompt}{answer}"
 
 
 def _has_pairs(paths: Sequence[Path]) -> bool:
-    return any(example(row).chosen for row in rows_of(paths[:1]))
+    return any(read_prompt(row).chosen for row in rows_of(paths[:1]))
 
 
 def _prompt_lines(paths: Sequence[Path]) -> Iterator[str]:
     for row in rows_of(paths):
-        yield prompt_text(example(row), row)
+        yield prompt_text(read_prompt(row))
 
 
 def _comparison_lines(paths: Sequence[Path]) -> Iterator[str]:
     for row in rows_of(paths):
-        found = example(row)
+        found = read_prompt(row)
         if found.chosen and found.rejected:
-            prompt = prompt_text(found, row)
+            prompt = prompt_text(found)
             yield _with_answer(prompt, found.chosen)
             yield _with_answer(prompt, found.rejected)
 

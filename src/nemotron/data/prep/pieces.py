@@ -88,6 +88,10 @@ class PieceInfo:
     content: str
     """xxh3-128 of what was read."""
     kinds: dict[str, int] = field(default_factory=dict)
+    forms: list[tuple[str, str, str, int]] = field(default_factory=list)
+    """What rows were taken for: split, kind and fields of the form, and how many."""
+    not_finite: int = 0
+    """Numbers that became null, because JSON has no NaN."""
     reasons: dict[str, int] = field(default_factory=dict)
     split_rows: list[int] = field(default_factory=list)
 

@@ -15,10 +15,13 @@ from typing import Any
 import orjson
 
 from nemotron.config.schema.data_prep import PlaceholderSource
+from nemotron.data.content import layout_of
 from nemotron.data.lines import Block, read_stream
 from nemotron.data.prep.blend import Dataset, SourceFile, expand
-from nemotron.data.prep.kinds import PLACEHOLDER, Row, reject
+from nemotron.data.prep.kinds import PLACEHOLDER
 from nemotron.data.prep.rawjson import rewritten
+from nemotron.data.prep.reading import whole_blocks
+from nemotron.data.turns import Row, refuse
 from nemotron.disk.atomic import write_atomic
 from nemotron.errors import DataError, NemotronError, Origin
 from nemotron.suggest import closest, listed
@@ -51,7 +54,7 @@ class Resolver:
         """The row with question, expected answer and prompt; its own other fields keep their bytes.
 
         Raises:
-            RejectedRow: the placeholder is malformed, or its template does not fit.
+            UnusableRow: the placeholder is malformed, or its template does not fit.
         """
         key, number, template = _reference(row)
         question, answer = self.found[key][number]
@@ -69,10 +72,10 @@ class Resolver:
 def _reference(row: Row) -> tuple[str, int, Any]:
     placeholder, key = row[PLACEHOLDER], row.get("dataset")
     if not isinstance(key, str):
-        reject("placeholder", "a placeholder row needs `dataset`")
+        refuse("placeholder", "a placeholder row needs `dataset`")
     number = placeholder.get("row") if isinstance(placeholder, dict) else None
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        reject("placeholder", f"`{PLACEHOLDER}.row` must be a row number")
+        refuse("placeholder", f"`{PLACEHOLDER}.row` must be a row number")
     return key, number, placeholder.get("question_template")
 
 
@@ -80,7 +83,7 @@ def fill(template: Any, question: str, *, unwrap: bool) -> str:
     """The question inside its template: a text with `{question}`, or `prefix` and `suffix`; none leaves it as it is.
 
     Raises:
-        RejectedRow: the template has no place for the question.
+        UnusableRow: the template has no place for the question.
     """
     if unwrap:
         paragraphs = question.split("\n\n")
@@ -89,11 +92,11 @@ def fill(template: Any, question: str, *, unwrap: bool) -> str:
         return question
     if isinstance(template, str):
         if "{question}" not in template:
-            reject("placeholder", "the template of the placeholder has no `{question}`")
+            refuse("placeholder", "the template of the placeholder has no `{question}`")
         return template.replace("{question}", question)
     if isinstance(template, dict):
         return f"{template.get('prefix') or ''}{question}{template.get('suffix') or ''}".rstrip("\n")
-    reject("placeholder", "`question_template` must be a text, or an object with `prefix` and `suffix`")
+    refuse("placeholder", "`question_template` must be a text, or an object with `prefix` and `suffix`")
 
 
 def build_resolver(sources: Sequence[SourceFile], known: Mapping[str, PlaceholderSource], work: Path) -> Resolver:
@@ -155,10 +158,9 @@ def find_needs(sources: Sequence[SourceFile]) -> dict[str, _Need]:
 
 def _blocks(source: SourceFile) -> Iterator[Block]:
     """All lines of a source."""
-    if source.path.name.endswith(".parquet"):
-        from nemotron.data.prep.parquet import read_parquet
-
-        yield from read_parquet(source.path, _READ)
+    layout = layout_of(source.path)
+    if layout != "lines":
+        yield from whole_blocks(source.path, layout, _READ, _LONGEST)
         return
     yield from read_stream(source.path, _READ, _LONGEST)
 

@@ -20,7 +20,15 @@ from nemotron.data.manifest import VERSION, file_sha256
 from nemotron.data.prep.blend import SourceFile, expand, read_blend
 from nemotron.data.prep.pieces import Grid, Piece
 from nemotron.data.prep.reading import Pass, check_unchanged, finished_pieces, piece_copy, source_stamp, wanted_sources
-from nemotron.data.prep.record import config_hash, dataset_numbers, datasets, kinds_of, settings, source_entry
+from nemotron.data.prep.record import (
+    config_hash,
+    dataset_numbers,
+    datasets,
+    kinds_of,
+    settings,
+    source_entry,
+    taken_for,
+)
 from nemotron.data.prep.rejects import HARMLESS, SourceCounts, check_rejects, count_sources, reject_rows, write_rejects
 from nemotron.data.prep.scan import look_up_first
 from nemotron.data.prep.selection import Selection, find_duplicates, likeness
@@ -30,6 +38,7 @@ from nemotron.data.prep.weights import weigh
 from nemotron.data.prep.workers import cores, keep_memory, run_tasks
 from nemotron.data.prep.workspace import Workspace, allow_files, locked
 from nemotron.errors import ConfigError, DataError, OutputError
+from nemotron.suggest import listed
 
 # Memory is a multiple of the block, of the cell and of the table of cells in each piece, so all three have a bound.
 # Between the bounds blocks grow with the input, so that the merge has few pieces to open; above, there are more pieces.
@@ -161,6 +170,7 @@ class _Job:
             shares=self.shares,
             block_bytes=self.block_bytes,
             max_row_bytes=config.max_row_bytes,
+            cut_answers=config.on_answer == "cut",
             resolve=look_up_first if config.resolve_hf_placeholders else None,
             encoder=encoder,
             done=finished_pieces(pieces),
@@ -195,10 +205,15 @@ class _Job:
             selection.count()
         counts = count_sources(self.sources, base, selection.removed)
         rejects = self._write_rejects(counts, base, selection)
+        if not sum(mine.read for mine in counts):
+            names = listed(source.label for source in self.sources[:4])
+            hint = "look whether the export or download went well"
+            raise DataError(f"nothing is in {names}: no line and no row", hint=hint)
         if not sum(mine.kept for mine in counts):
             raise DataError("no row of the blend can be used", hint=f"`{self.output / 'rejects.jsonl'}` says why")
         revisions = _placeholder_revisions(space.folder)
         warnings = self._warnings(alike, counts, revisions)
+        taken = taken_for(base)
         weigh(config, selection, datasets(self.sources), folder=space.pieces, processes=processes_of(config))
         written = self._write(selection, space)
         extra = self._extras(written)
@@ -208,7 +223,12 @@ class _Job:
             "seed": config.seed,
             "config_hash": config_hash(config, self.sources),
             "splits": {
-                split: {"rows": sum(shard.rows for shard in shards), "shards": shards, **extra[split]}
+                split: {
+                    "rows": sum(shard.rows for shard in shards),
+                    "shards": shards,
+                    "taken_for": taken.get(split, []),
+                    **extra[split],
+                }
                 for split, shards in written.items()
             },
             "sources": [source_entry(source, mine) for source, mine in zip(self.sources, counts, strict=True)],
@@ -271,6 +291,11 @@ class _Job:
             f"rows later; set `placeholder_sources.{key}.revision={revision}`"
             for key, revision in revisions.items()
             if self.config.placeholder_sources[key].is_unpinned
+        ]
+        found += [
+            f"`{source.label}`: {mine.not_finite:,} numbers are NaN or infinite; JSON has none, so they are null"
+            for source, mine in zip(self.sources, counts, strict=True)
+            if mine.not_finite
         ]
         shared = alike["prompts_in_several_splits"]
         if shared and self.shares is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemotron.data.lines import Block, read_range, read_stream, unreadable
+from nemotron.data.content import Layout, layout_of, packing, unreadable
+from nemotron.data.lines import Block, read_range, read_stream
 from nemotron.data.prep.blend import SourceFile
 from nemotron.data.prep.normal import hashes, mixed
 from nemotron.data.prep.pieces import KEY_BITS, Grid, Piece, PieceInfo, PieceRows, write_piece
 from nemotron.data.prep.scan import SHOWN_BYTES, PlaceholdersFound, Reject, Resolve, Scanned, Scanner
 from nemotron.data.prep.workers import Step
+from nemotron.data.values import read_values
 from nemotron.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,6 +55,8 @@ class Pass:
     """Shares of the splits beside train when they are made by hash; None takes them as given."""
     block_bytes: int
     max_row_bytes: int
+    cut_answers: bool = False
+    """Leave out the answer at the end of a prompt."""
     resolve: Resolve | None = None
     """Fills placeholder rows; None leaves them to be rejected."""
     encoder: Encoder | None = None
@@ -100,10 +105,9 @@ class Pass:
                 seen += block.size
 
     def _blocks(self, source: SourceFile) -> Iterator[Block]:
-        if source.path.name.endswith(".parquet"):
-            from nemotron.data.prep.parquet import read_parquet
-
-            yield from read_parquet(source.path, self.block_bytes)
+        layout = layout_of(source.path)
+        if layout != "lines":
+            yield from whole_blocks(source.path, layout, self.block_bytes, self.max_row_bytes)
             return
         held: Block | None = None
         for block in read_stream(source.path, self.block_bytes, self.max_row_bytes, fingerprint=True):
@@ -131,6 +135,7 @@ class Pass:
                 aligner_pairs=pairs,
                 resolve=self.resolve,
                 keep_rows=self.encoder is not None,
+                cut_answers=self.cut_answers,
             )
         return self.scanners[index]
 
@@ -168,7 +173,12 @@ class Pass:
             lines=len(lines),
             first_line=block.first_line,
             content=block.fingerprint,
-            kinds=found.kinds,
+            kinds=dict(Counter(form.kind for form in found.forms)),
+            forms=[
+                (self.splits[number], form.kind, form.name, count)
+                for (number, form), count in Counter(zip(numbers.tolist(), found.forms, strict=True)).items()
+            ],
+            not_finite=block.not_finite,
             reasons=_reasons(found.rejects),
             split_rows=np.bincount(numbers.astype(np.int64), minlength=len(self.splits)).tolist(),
         )
@@ -245,9 +255,23 @@ def split_last(block: Block) -> tuple[Block, Block]:
     return head, tail
 
 
+def whole_blocks(path: Path, layout: Layout, block_bytes: int, max_row_bytes: int) -> Iterator[Block]:
+    """The rows of a file that are not lines, as lines."""
+    if layout == "parquet":
+        from nemotron.data.prep.parquet import read_parquet
+
+        return read_parquet(path, block_bytes, max_row_bytes)
+    return read_values(path, block_bytes, max_row_bytes)
+
+
 def splittable(source: SourceFile) -> bool:
-    """Whether parts of a file can be read alone."""
-    return not source.path.name.endswith((".gz", ".zst", ".parquet")) and source.dataset.kind != "aligner_pairs"
+    """Whether parts of a file can be read alone.
+
+    Raises:
+        DataError: it holds no rows at all.
+    """
+    plain = layout_of(source.path) == "lines" and packing(source.path) is None
+    return plain and source.dataset.kind != "aligner_pairs"
 
 
 def size_of(source: SourceFile) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import xxhash
 
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.data.prep.blend import Dataset, SourceFile
+from nemotron.data.prep.pieces import Piece
 from nemotron.data.prep.reading import size_of
 from nemotron.data.prep.rejects import SourceCounts
 
@@ -48,6 +50,7 @@ def source_entry(source: SourceFile, counts: SourceCounts) -> dict[str, Any]:
         "rows_kept": counts.kept,
         "rows_rejected": counts.rejected,
         "rejected": dict(sorted(counts.reasons.items())),
+        "not_finite": counts.not_finite,
         "kinds": dict(sorted(counts.kinds.items())),
     }
 
@@ -56,3 +59,15 @@ def kinds_of(counts: Sequence[SourceCounts]) -> str:
     """The kind of all rows, or `mixed`."""
     kinds = sorted({kind for mine in counts for kind in mine.kinds})
     return kinds[0] if len(kinds) == 1 else "mixed"
+
+
+def taken_for(pieces: Sequence[Piece]) -> dict[str, list[dict[str, Any]]]:
+    """What the rows of each split were taken for, the commonest first: kind, the fields that say so, and how many."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for piece in pieces:
+        for split, kind, fields, count in piece.info.forms:
+            counts[split, kind, fields] += count
+    found: dict[str, list[dict[str, Any]]] = {}
+    for (split, kind, fields), count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
+        found.setdefault(split, []).append({"kind": kind, "fields": fields, "rows": count})
+    return found

@@ -29,6 +29,8 @@ class SourceCounts:
     kept: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
+    not_finite: int = 0
+    """Numbers that became null."""
     blocks: list[str] = field(default_factory=list)
     """Hash of each block, in order."""
 
@@ -52,6 +54,7 @@ def count_sources(
         mine.read += info.read
         mine.kept += info.rows - gone
         mine.blocks.append(info.content)
+        mine.not_finite += info.not_finite
         for reason, count in info.reasons.items():
             mine.reasons[reason] = mine.reasons.get(reason, 0) + count
         if gone:

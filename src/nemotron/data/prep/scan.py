@@ -9,11 +9,12 @@ from typing import Any
 
 import orjson
 
-from nemotron.data.prep.blend import Kind
-from nemotron.data.prep.forms import find_form, join_aligner_pair
-from nemotron.data.prep.kinds import PLACEHOLDER, Form, RejectedRow, Row, type_name
+from nemotron.data.forms import Form, Kind, Reading, ends_before_answer, filled
+from nemotron.data.prep.kinds import PLACEHOLDER, as_written, form_of, join_aligner_pair, many_of, texts_of
 from nemotron.data.prep.normal import NO_TEXT, line_digests, prompt_digests, text_digests
-from nemotron.data.prep.rawjson import renamed
+from nemotron.data.prep.rawjson import renamed, rewritten
+from nemotron.data.turns import Row, UnusableRow, type_name
+from nemotron.disk.documents import DEEPEST, depth
 
 SHOWN_BYTES = 1 << 16
 """Rejected rows are copied into ``rejects.jsonl`` up to this length."""
@@ -76,7 +77,8 @@ class Scanned:
     """Hashes of the answers that belong to a row; of no text where it has none."""
     rows: list[Row] = field(default_factory=list)
     """The parsed rows; only where they are asked for."""
-    kinds: dict[str, int] = field(default_factory=dict)
+    forms: list[Form] = field(default_factory=list)
+    """What each row was taken for."""
     rejects: list[Reject] = field(default_factory=list)
     read: int = 0
     """Rows looked at: kept and rejected."""
@@ -88,7 +90,7 @@ class Scanned:
 
     def pick(self, places: Sequence[int]) -> None:
         """Keep the kept rows at these places, in this order."""
-        for name in ("lines", "index", "checks", "prompts", "chosen", "rejected", "rows"):
+        for name in ("lines", "index", "checks", "prompts", "chosen", "rejected", "rows", "forms"):
             values = getattr(self, name)
             if values:
                 setattr(self, name, [values[place] for place in places])
@@ -107,7 +109,12 @@ class Scanner:
     resolve: Resolve | None = None
     """Turns a placeholder row into a full one."""
     keep_rows: bool = False
+    cut_answers: bool = False
+    """Leave out the answer at the end of a prompt."""
     _shapes: dict[tuple[str, ...], Form] = field(default_factory=dict)
+    """The form of all rows with these fields, where none of them holds null."""
+    _together: dict[tuple[str, ...], Form] = field(default_factory=dict)
+    """Those of them that can be checked together."""
 
     def scan(self, lines: Sequence[bytes], too_long: dict[int, int]) -> Scanned:
         """Check every line of a block; ``too_long`` maps the index of a line that was cut to its real length."""
@@ -126,8 +133,8 @@ class Scanner:
         for start in range(0, len(lines), _AT_ONCE):
             some = lines[start : start + _AT_ONCE]
             rows = _parsed(some)
-            forms = list(map(self._shapes.get, map(tuple, rows)))
-            common = next((form for form in forms if form is not None and form.many is not None), None)
+            forms = list(map(self._together.get, map(tuple, rows)))
+            common = next((form for form in forms if form is not None), None)
             if common is None or not self._scan_many(common, start, some, rows, forms, found):
                 self._scan_rows(range(len(some)), start, some, rows, found)
 
@@ -141,7 +148,8 @@ class Scanner:
         found: Scanned,
     ) -> bool:
         """Check the rows of the form ``common`` together, then the others one by one; False when that cannot be."""
-        assert common.many is not None
+        check = many_of(common, ())
+        assert check is not None
         others: list[int] = []
         mine, picked = rows, lines
         places = list(range(start, start + len(rows)))
@@ -150,7 +158,7 @@ class Scanner:
             mine = [row for row, form in zip(rows, forms, strict=True) if form is common]
             picked = [line for line, form in zip(lines, forms, strict=True) if form is common]
             places = [start + index for index, form in enumerate(forms) if form is common]
-        columns = common.many(mine)
+        columns = check(mine)
         if columns is None:
             return False
         kept = len(found.index)
@@ -162,7 +170,7 @@ class Scanner:
         found.prompts += prompt_digests(prompts)
         found.chosen += text_digests(chosen) if chosen else none
         found.rejected += text_digests(rejected) if rejected else none
-        found.kinds[common.kind] = found.kinds.get(common.kind, 0) + len(prompts)
+        found.forms += [common] * len(prompts)
         if self.keep_rows:
             found.rows += mine
         self._scan_rows(others, start, lines, rows, found)
@@ -174,25 +182,19 @@ class Scanner:
         self, places: Sequence[int], start: int, lines: Sequence[bytes], rows: Sequence[Row], found: Scanned
     ) -> None:
         """Check the rows at ``places`` one by one; the first line of ``lines`` is the line ``start`` of the block."""
-        counts: dict[Form, int] = {}
         for index in places:
             line, row = lines[index], rows[index]
             try:
                 if row is _UNREAD:
+                    row = _object(line)
+                if PLACEHOLDER in row and self.resolve is not None and row[PLACEHOLDER] is not None:
+                    line = self.resolve(row, line)
                     row = orjson.loads(line)
-                    if row.__class__ is not dict:
-                        raise RejectedRow("not-an-object", f"the line holds {type_name(row)}, not an object")
-                form = self._shapes.get(tuple(row))
-                if form is None:
-                    line, row, form = self._first_of_its_shape(line, row)
-                prompt, answers = form.check(row)
-                if form.rewrite is not None:
-                    line = form.rewrite(row, line)
-            except RejectedRow as error:
+                form, reading = self._read(row)
+                line = as_written(form, row, line, reading)
+                prompt, answers = texts_of(reading)
+            except UnusableRow as error:
                 found.rejects.append(_rejected(start + index, error, line))
-                continue
-            except orjson.JSONDecodeError as error:
-                found.rejects.append(_rejected(start + index, _broken(line, error), line))
                 continue
             found.lines.append(line)
             found.index.append(start + index)
@@ -200,20 +202,36 @@ class Scanner:
             found.prompts += prompt_digests([prompt])
             found.chosen += text_digests([answers[0] if answers else ""])
             found.rejected += text_digests([answers[1] if answers else ""])
-            counts[form] = counts.get(form, 0) + 1
+            found.forms.append(form)
             if self.keep_rows:
-                found.rows.append(orjson.loads(line) if form.rewrite is not None else row)
-        for form, count in counts.items():
-            found.kinds[form.kind] = found.kinds.get(form.kind, 0) + count
+                found.rows.append(orjson.loads(line))
+
+    def _read(self, row: Row) -> tuple[Form, Reading]:
+        """The form of a row and what a model is shown of it.
+
+        Raises:
+            UnusableRow: it has none, or cannot be used.
+        """
+        names = tuple(row)
+        form = self._shapes.get(names)
+        if form is None or None in row.values():
+            form = form_of(row, filled(row), self.kind)
+            if None not in row.values() and len(self._shapes) < _MOST_SHAPES and PLACEHOLDER not in row:
+                self._shapes[names] = form
+                if many_of(form, names) is not None:
+                    self._together[names] = form
+        reading = form.read(row)
+        ends_before_answer(reading, cut=self.cut_answers)
+        return form, reading
 
     def _scan(self, lines: Sequence[bytes], too_long: dict[int, int], found: Scanned) -> None:
         for index, line in enumerate(lines):
             try:
                 if index in too_long:
-                    raise RejectedRow("too-long", f"the line has {too_long[index]} bytes, more than `max_row_bytes`")
+                    raise UnusableRow("too-long", f"the line has {too_long[index]} bytes, more than `max_row_bytes`")
                 if self.fields and line.strip():
                     line = self._renamed(line)
-            except RejectedRow as error:
+            except UnusableRow as error:
                 found.rejects.append(_rejected(index, error, line, too_long.get(index)))
                 continue
             part = Scanned()
@@ -225,16 +243,13 @@ class Scanner:
             pair = lines[index : index + 2]
             try:
                 if len(pair) < 2:
-                    raise RejectedRow("odd-line", "the last pair has no second line")
+                    raise UnusableRow("odd-line", "the last pair has no second line")
                 for line, place in zip(pair, (index, index + 1), strict=True):
                     if place in too_long:
-                        raise RejectedRow("too-long", f"a line of the pair has {too_long[place]} bytes")
-                    try:
-                        orjson.loads(line)
-                    except orjson.JSONDecodeError as error:
-                        raise _broken(line, error) from error
+                        raise UnusableRow("too-long", f"a line of the pair has {too_long[place]} bytes")
+                    _object(line)
                 joined = join_aligner_pair(*pair)
-            except RejectedRow as error:
+            except UnusableRow as error:
                 found.rejects.append(_rejected(index, error, b"\n".join(pair)))
                 continue
             part = Scanned()
@@ -249,33 +264,39 @@ class Scanner:
         found.rejected += part.rejected
         found.rows += part.rows
         found.index += [index] * len(part.lines)
-        for kind, count in part.kinds.items():
-            found.kinds[kind] = found.kinds.get(kind, 0) + count
+        found.forms += part.forms
         found.rejects += [Reject(index, r.reason, r.detail, r.shown, r.bytes) for r in part.rejects]
 
     def _renamed(self, line: bytes) -> bytes:
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise _broken(line, error) from error
-        if not isinstance(row, dict):
-            raise RejectedRow("not-an-object", f"the line holds {type_name(row)}, not an object")
-        names = {theirs: ours for theirs, ours in self.fields.items() if theirs in row}
-        for theirs, ours in names.items():
-            if ours in row and ours not in names:
-                raise RejectedRow("field-clash", f"`{theirs}` cannot become `{ours}`: the row has that field already")
-        return renamed(line, names) if names else line
+        """The line with the fields that the blend maps under our names; theirs may be inside others: `data.question`.
 
-    def _first_of_its_shape(self, line: bytes, row: Row) -> tuple[bytes, Row, Form]:
-        if PLACEHOLDER in row and self.resolve is not None and row[PLACEHOLDER] is not None:
-            # Not kept as a shape: every such row has to be resolved.
-            line = self.resolve(row, line)
-            row = orjson.loads(line)
-            return line, row, find_form(row, self.kind)
-        form = find_form(row, self.kind)
-        if len(self._shapes) < _MOST_SHAPES and PLACEHOLDER not in row:
-            self._shapes[tuple(row)] = form
-        return line, row, form
+        Raises:
+            UnusableRow: it is no object, or has a field of our name already.
+        """
+        row = _object(line)
+        names = {theirs: ours for theirs, ours in self.fields.items() if theirs in row}
+        inner: Row = {}
+        for theirs, ours in self.fields.items():
+            if theirs not in names and "." in theirs and (value := _inside(row, theirs.split("."))) is not None:
+                inner[ours] = value
+            if (theirs in names or ours in inner) and row.get(ours) is not None and ours not in names:
+                raise UnusableRow("field-clash", f"`{theirs}` cannot become `{ours}`: the row has that field already")
+        if names:
+            gone = [ours for ours in names.values() if ours in row and ours not in names]
+            line = renamed(rewritten(line, {}, without=gone) if gone else line, names)
+        return rewritten(line, inner) if inner else line
+
+
+def _inside(value: Any, path: Sequence[str]) -> Any:
+    """The value at a path of names and positions inside objects and lists; None when there is none."""
+    for name in path:
+        if value.__class__ is dict:
+            value = value.get(name)
+        elif value.__class__ is list and name.isdecimal() and len(name) < 10 and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return None
+    return value
 
 
 _UNREAD: Row = {}
@@ -283,7 +304,7 @@ _UNREAD: Row = {}
 
 
 def _parsed(lines: Sequence[bytes]) -> list[Row]:
-    """Every line parsed; ``_UNREAD`` where that is impossible or gives no object."""
+    """Every line parsed; ``_UNREAD`` where that is impossible, gives no object, or one that is too deep."""
     rows: list[Row] = []
     parse = map(orjson.loads, lines)
     while len(rows) < len(lines):
@@ -294,18 +315,40 @@ def _parsed(lines: Sequence[bytes]) -> list[Row]:
             rows.append(_UNREAD)
     if set(map(type, rows)) - {dict}:
         rows = [row if row.__class__ is dict else _UNREAD for row in rows]
+    for index, line in enumerate(lines):
+        if line.count(b"[") + line.count(b"{") > DEEPEST and depth(line) > DEEPEST:
+            rows[index] = _UNREAD
     return rows
 
 
-def _rejected(index: int, error: RejectedRow, line: bytes, length: int | None = None) -> Reject:
-    return Reject(index, error.reason, error.detail, line[:SHOWN_BYTES], len(line) if length is None else length)
+def _object(line: bytes) -> Row:
+    """The object of a line.
+
+    Raises:
+        UnusableRow: there is none, or one that no step reads.
+    """
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _broken(line, error) from error
+    if row.__class__ is not dict:
+        raise UnusableRow("not-an-object", f"the line holds {type_name(row)}, not an object")
+    if line.count(b"[") + line.count(b"{") > DEEPEST and depth(line) > DEEPEST:
+        raise UnusableRow("too-deep", f"more than {DEEPEST} lists and objects are inside each other")
+    found: Row = row
+    return found
 
 
-def _broken(line: bytes, error: orjson.JSONDecodeError) -> RejectedRow:
+def _rejected(index: int, error: UnusableRow, line: bytes, length: int | None = None) -> Reject:
+    detail = f"{error.detail} ({error.hint})" if error.hint else error.detail
+    return Reject(index, error.reason, detail, line[:SHOWN_BYTES], len(line) if length is None else length)
+
+
+def _broken(line: bytes, error: orjson.JSONDecodeError) -> UnusableRow:
     if not line.strip():
-        return RejectedRow("blank", "the line is blank")
+        return UnusableRow("blank", "the line is blank")
     try:
         line.decode()
     except UnicodeDecodeError as problem:
-        return RejectedRow("not-utf-8", f"not UTF-8: {problem.reason} at byte {problem.start}")
-    return RejectedRow("not-json", f"not JSON: {error.msg} (column {error.colno})")
+        return UnusableRow("not-utf-8", f"not UTF-8: {problem.reason} at byte {problem.start}")
+    return UnusableRow("not-json", f"not JSON: {error.msg} (column {error.colno})")

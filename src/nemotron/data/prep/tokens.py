@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nemotron.config.schema.data_prep import TokenizeConfig
+from nemotron.data.forms import read_prompt
 from nemotron.data.manifest import PASS_THROUGH, file_sha256, text_sha256, vocabulary_sha256
-from nemotron.data.prep.kinds import RejectedRow, Row
 from nemotron.data.prep.nemo_aligner import rows_of
-from nemotron.data.prep.pairs import Message, as_messages, content_text, example
 from nemotron.data.prep.shards import Shard
+from nemotron.data.turns import ASSISTANT, Message, Row, UnusableRow
 from nemotron.disk.atomic import write_atomic
 from nemotron.errors import ArtifactError, ConfigError
 
@@ -89,50 +89,55 @@ class Encoder:
         table = json.loads(inner.to_str())["model"].get("vocab") if inner is not None else None
         return vocabulary_sha256(table) if isinstance(table, dict) else None
 
-    def check(self, rows: Sequence[Row]) -> list[RejectedRow | None]:
+    def check(self, rows: Sequence[Row]) -> list[UnusableRow | None]:
         """For every row why it cannot be used, or None."""
-        return [result if isinstance(result, RejectedRow) else None for result in self.encode(rows)]
+        return [result if isinstance(result, UnusableRow) else None for result in self.encode(rows)]
 
-    def encode(self, rows: Sequence[Row]) -> list[Encoded | RejectedRow]:
+    def encode(self, rows: Sequence[Row]) -> list[Encoded | UnusableRow]:
         """Ids of every row, or why it has none."""
-        found: list[Encoded | RejectedRow] = []
+        found: list[Encoded | UnusableRow] = []
         for start in range(0, len(rows), _BATCH):
             found += self._encode_batch(rows[start : start + _BATCH])
         return found
 
-    def _encode_batch(self, rows: Sequence[Row]) -> list[Encoded | RejectedRow]:
-        rendered: list[tuple[str, ...] | RejectedRow] = [self._render(row) for row in rows]
+    def _encode_batch(self, rows: Sequence[Row]) -> list[Encoded | UnusableRow]:
+        rendered: list[tuple[str, ...] | UnusableRow] = [self._render(row) for row in rows]
         texts = [text for texts in rendered if isinstance(texts, tuple) for text in texts]
         ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
         return [
-            texts if isinstance(texts, RejectedRow) else self._limited([next(ids) for _ in texts]) for texts in rendered
+            texts if isinstance(texts, UnusableRow) else self._limited([next(ids) for _ in texts]) for texts in rendered
         ]
 
-    def _render(self, row: Row) -> tuple[str, ...] | RejectedRow:
+    def _render(self, row: Row) -> tuple[str, ...] | UnusableRow:
         """The prompt's text; of a pair also both conversations."""
+        from jinja2 import TemplateError
+
         try:
-            found = example(row)
-            prompt = as_messages(found.prompt)
-            head = self._apply(prompt, answer_follows=True)
-            if found.chosen is None or found.rejected is None:
-                return (head,)
-            return (head, self._apply([*prompt, *found.chosen]), self._apply([*prompt, *found.rejected]))
-        except RejectedRow as error:
+            found = read_prompt(row)
+            head = self._apply(found.messages, answer_follows=True)
+            sides = [text for text in (found.chosen, found.rejected) if text is not None]
+            whole = [self._apply([*found.messages, {"role": ASSISTANT, "content": text}]) for text in sides]
+            return (head, *whole)
+        except UnusableRow as error:
             return error
+        except (TemplateError, TypeError, ValueError) as error:
+            # What a template says to turns that it was not written for, such as two of the user.
+            return UnusableRow(
+                "template", f"the chat template refuses the row: {str(error).strip() or type(error)}"[:500]
+            )
 
     def _apply(self, messages: Sequence[Message], *, answer_follows: bool = False) -> str:
-        plain = [{**message, "content": content_text(message)} for message in messages]
         text: str = self.tokenizer.apply_chat_template(
-            plain, tokenize=False, add_generation_prompt=answer_follows, chat_template=self.template
+            list(messages), tokenize=False, add_generation_prompt=answer_follows, chat_template=self.template
         )
         return text
 
-    def _limited(self, ids: list[list[int]]) -> Encoded | RejectedRow:
+    def _limited(self, ids: list[list[int]]) -> Encoded | UnusableRow:
         head, sides = ids[0], ids[1:]
         most = self.config.max_length
         longest = max(map(len, sides or [head]))
         if longest > most and self.config.on_too_long == "reject":
-            return RejectedRow("too-many-tokens", f"{longest} tokens, more than `tokenize.max_length` of {most}")
+            return UnusableRow("too-many-tokens", f"{longest} tokens, more than `tokenize.max_length` of {most}")
         multiplier = 0.0 if longest > most else 1.0
         if not sides:
             return Encoded(head[:most], None, min(len(head), most), multiplier)
@@ -186,13 +191,13 @@ def write_token_shards(
     return found
 
 
-def _must_fit(result: Encoded | RejectedRow) -> Encoded:
+def _must_fit(result: Encoded | UnusableRow) -> Encoded:
     """The rows of shards were all checked once.
 
     Raises:
         ArtifactError: a row cannot be encoded now, so the tokenizer was changed meanwhile.
     """
-    if isinstance(result, RejectedRow):
+    if isinstance(result, UnusableRow):
         raise ArtifactError(
             f"a row that fitted before does not now: {result.detail}", hint="run again with `force=true`"
         )

@@ -6,13 +6,16 @@ from functools import cached_property
 from typing import TypeVar
 
 from nemotron.config.schema.extras import HeldoutConfig
+from nemotron.config.schema.rewards import RewardConfig
 from nemotron.config.schema.training import TrainingConfig
+from nemotron.config.schema.verified import VerifiedGrpoConfig
 from nemotron.data.inputs import training_prompts
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
 from nemotron.engines.embedded.heldout import HeldoutMetric
 from nemotron.engines.embedded.parts import TrainingParts
 from nemotron.errors import DataError
+from nemotron.rewards import scorable
 
 C = TypeVar("C", bound=TrainingConfig, covariant=True)
 
@@ -22,8 +25,13 @@ class PromptParts(TrainingParts[C]):
 
     @cached_property
     def prompts(self) -> list[PromptRow]:
-        """The training prompts as they lie on disk. Raises DataError when rows are missing or broken."""
-        return training_prompts(self.config.data, "train")
+        """The training prompts as they lie on disk; those that cannot be scored may be left out. Raises DataError when
+        rows are missing or broken."""
+        return scorable(_rewards(self.config), training_prompts(self.config.data, "train"))
+
+
+def _rewards(config: TrainingConfig) -> RewardConfig | None:
+    return config.rewards if isinstance(config, VerifiedGrpoConfig) else None
 
 
 def prompt_stream(parts: TrainingParts[TrainingConfig], prompts: list[PromptRow], *, batch_key: str) -> PromptStream:
@@ -55,7 +63,7 @@ def validation_prompts(config: TrainingConfig, most: int | None) -> list[PromptR
     Raises:
         DataError: rows are missing or broken.
     """
-    return training_prompts(config.data, "validation")[:most] if config.validates else []
+    return scorable(_rewards(config), training_prompts(config.data, "validation"))[:most] if config.validates else []
 
 
 def heldout_metric(

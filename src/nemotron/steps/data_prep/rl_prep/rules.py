@@ -11,6 +11,7 @@ from nemotron.compile.rules.base import Rules, Stages
 from nemotron.errors import DataError, Finding, NemotronError, NotAvailableError, OutputError
 from nemotron.install import install_extra
 from nemotron.steps.data_prep.rl_prep.job import PACKAGES, PrepJob
+from nemotron.suggest import listed
 
 rules: Rules[PrepJob] = Rules("data-prep")
 _SHIPPED = Path(__file__).resolve().parent / "config" / "default.yaml"
@@ -31,7 +32,7 @@ def packages_are_there(job: PrepJob) -> Iterator[Finding]:
 
 
 def _packages(job: PrepJob) -> Iterator[tuple[str, str]]:
-    names = [source.path.name for source in job.sources[0]]
+    names = [source.path.name.lower() for source in job.sources[0]]
     if any(name.endswith(".zst") for name in names) or job.config.compression == "zstd":
         yield "zstandard", "zstd files"
     if any(name.endswith(".parquet") for name in names):
@@ -68,6 +69,20 @@ def sources_are_there(job: PrepJob) -> Iterator[Finding]:
     """Every source has files."""
     for problem in job.sources[1]:
         yield job.refused(job.key, problem)
+
+
+@rules.rule("left-out", needs=("blend", "blend_path"))
+def folders_are_read_whole(job: PrepJob) -> Iterator[Finding]:
+    """Files of a folder that hold no rows which can be read."""
+    if not job.read[0]:
+        return
+    from nemotron.data.prep.blend import left_out
+
+    for dataset in job.read[0]:
+        names = left_out(dataset)
+        if names and not any(problem for problem in job.sources[1]):
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            yield job.note(job.key, f"left out of `{dataset.path}`: {listed(names[:5])}{more}")
 
 
 @rules.rule("unpinned-source")

@@ -42,6 +42,7 @@ def summary(result: Result) -> list[str]:
         found.append("nothing to do: this data set is there already, whole and from the same input and config")
     for name, split in manifest["splits"].items():
         found.append(f"{name}: {split['rows']:,} rows in {len(split['shards'])} shards")
+        found += [f"  {mine['rows']:,} read as {mine['kind']}: {mine['fields']}" for mine in split.get("taken_for", ())]
     rejects, duplicates = manifest["rejects"], manifest["duplicates"]
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in rejects["by_reason"].items())
     found.append(f"rejected: {rejects['total']:,}" + (f" ({reasons})" if reasons else ""))

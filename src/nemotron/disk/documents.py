@@ -1,0 +1,125 @@
+"""How files that somebody else may have written are read: regular files, of a bounded size, of a bounded depth.
+
+A pipe never ends, a device neither, and a text nested a thousand deep ends in the interpreter's own limit, far from
+the place that is to blame. All JSON and YAML of the product comes in through here, so all of it has the same bounds.
+Failures are ``OSError`` (the file) or :class:`MalformedError` (what is in it): callers name the place and the fix.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+DEEPEST = 200
+"""Lists and objects inside each other. Nobody writes more; ten times as many break recursive readers."""
+MOST_BYTES = 256 << 20
+"""Size of a document that is read as a whole. Manifests, indexes of weights and tokenizers stay far below."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class MalformedError(ValueError):
+    """A text is no JSON that can be used; ``line`` and ``column`` count from 1 where a place is known."""
+
+    def __init__(self, message: str, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+        self.column = column
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """A file to read that is surely a file: opening a pipe would wait for ever, a device would never end.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            what = os.strerror(number) if stat.S_ISDIR(mode) else "it is not a regular file"
+            raise OSError(number, what, os.fspath(path))
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file of at most ``most`` bytes.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
+    return content
+
+
+def read_json(path: Path | str, most: int = MOST_BYTES) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: as :func:`read_bytes`. MalformedError: as :func:`parse_json`.
+    """
+    return parse_json(read_bytes(path, most))
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        MalformedError: it is not UTF-8 or not JSON, is too deep, or has half a surrogate pair.
+    """
+    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST and depth(raw) > DEEPEST:
+        raise MalformedError(f"more than {DEEPEST} lists and objects are inside each other")
+    try:
+        value = json.loads(content)
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise MalformedError(f"it is not JSON: {error.msg}", error.lineno, error.colno) from error
+    except (ValueError, RecursionError) as error:
+        # A whole number of more than 4,300 digits.
+        raise MalformedError(f"it is not JSON that can be read: {error}") from error
+    if _SURROGATE.search(raw):
+        refuse_surrogates(value)
+    return value
+
+
+def refuse_surrogates(value: Any) -> None:
+    """Refuse half a surrogate pair: legal in JSON's escapes, but no text, so no tokenizer and no encoder takes it.
+
+    Raises:
+        MalformedError: there is one in the value.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise MalformedError(f"it has half a surrogate pair, `\\u{ord(half):04x}`, which is no text") from error
+
+
+def depth(raw: bytes) -> int:
+    """How many lists and objects are inside each other at most, strings left out."""
+    deepest = level = 0
+    for token in _BRACKETS.finditer(raw):
+        mark = token[0]
+        if mark in b"[{":
+            level += 1
+            deepest = max(deepest, level)
+        elif mark in b"]}":
+            level -= 1
+    return deepest
+
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
