@@ -10,8 +10,9 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from nemotron.checkpoints import owner
+from nemotron.checkpoints import hf, owner
 from nemotron.checkpoints.store import CheckpointStore
+from nemotron.checkpoints.turn_end import start_of
 from nemotron.config.dump import dump_yaml
 from nemotron.config.schema.training import TrainingConfig
 from nemotron.contracts.samples import SamplingParams
@@ -72,10 +73,21 @@ class TrainingParts(Generic[C]):
 
     @cached_property
     def chat(self) -> Chat:
-        """Tokenizer and chat template of the policy."""
-        settings = self.config.policy.tokenizer
-        template = settings.chat_template if "chat_template" in settings.model_fields_set else "default"
-        return Chat.load(settings.name, template, settings.chat_template_kwargs)
+        """Tokenizer and chat template of the policy, and where its turns end."""
+        settings, generation = self.config.policy.tokenizer, self.config.policy.generation
+        return Chat.load(
+            settings.name,
+            settings.chat_template if "chat_template" in settings.model_fields_set else "default",
+            settings.chat_template_kwargs,
+            stop_token_ids=generation.stop_token_ids if generation else None,
+            model=self._beside_start,
+        )
+
+    @cached_property
+    def _beside_start(self) -> Path | None:
+        """The folder with what the policy had beside its weights before training; ``None`` when that is not known."""
+        policy, pretrained = self.config.policy, self.config.policy.pretrained_checkpoint
+        return start_of(hf.small_files(policy.model_name), pretrained.path if pretrained else None)
 
     @cached_property
     def sampling(self) -> SamplingParams:
@@ -85,7 +97,7 @@ class TrainingParts(Generic[C]):
             raise ConfigError("`policy.generation` is missing", hint="it says how responses are sampled")
         return SamplingParams(
             max_new_tokens=generation.max_new_tokens,
-            stop_token_ids=self.chat.stop_token_ids(generation.stop_token_ids),
+            stop_token_ids=self.chat.ends,
             temperature=generation.temperature,
             top_p=generation.top_p,
             top_k=generation.top_k,
@@ -155,6 +167,8 @@ class TrainingParts(Generic[C]):
             stream=stream,
             provenance=lambda: self.provenance,
             save_hf=bool(self.config.checkpointing.save_consolidated),
+            # Read once: the model's folder may change while the run goes on.
+            side_files=hf.side_files(self._beside_start),
             more=before_it_appears,
         )
 
