@@ -72,12 +72,26 @@ def syntax_problem(template: str) -> str | None:
 _ANSWER = "7f3answer"
 
 
-def rendered_turn(template: str, tokens: Mapping[str, str]) -> str | None:
+def rendered_turn(template: str, more: Mapping[str, Any]) -> str | None:
     """What a template writes behind the text of an assistant's last turn; None when it does not take a plain one.
 
-    ``tokens``: ``eos_token`` and the others, by the names that templates have for them.
+    ``more``: as for :func:`rendered`.
     """
-    conversation = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": _ANSWER}]
+    text = rendered(template, conversation("hello", _ANSWER), more)
+    _, found, rest = (text or "").rpartition(_ANSWER)
+    return rest if found else None
+
+
+def conversation(*turns: str) -> list[dict[str, str]]:
+    """Messages of user and assistant by turns."""
+    return [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
+
+
+def rendered(template: str, messages: list[dict[str, str]], more: Mapping[str, Any]) -> str | None:
+    """A conversation without the beginning of an answer; None when the template does not take it, or without jinja2.
+
+    ``more``: special tokens and keyword arguments, by the names that the template has for them.
+    """
     try:
         from jinja2 import TemplateError
     except ModuleNotFoundError:
@@ -90,11 +104,11 @@ def rendered_turn(template: str, tokens: Mapping[str, str]) -> str | None:
         environment = _environment()
         environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
         environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-        text = environment.from_string(template).render(messages=conversation, add_generation_prompt=False, **tokens)
+        values = {**more, "messages": messages, "add_generation_prompt": False}
+        text: str = environment.from_string(template).render(values)
     except Exception:  # noqa: BLE001  a template is a program, and may fail in any way; the run says how
         return None
-    _, found, rest = text.rpartition(_ANSWER)
-    return rest if found else None
+    return text
 
 
 def _environment() -> Any:

@@ -79,16 +79,17 @@ class Token:
 
 def tokenizer_end(folder: Path) -> Token | None:
     """The end of sequence that the tokenizer in ``folder`` names; ``None`` when its files do not say."""
-    text = _named_tokens(folder).get("eos_token")
+    text = named_tokens(folder).get("eos_token")
     return None if text is None else Token(text, _added_tokens(folder).get(text))
 
 
-def written_end(folder: Path, template: str) -> Token | None:
+def written_end(folder: Path, template: str, more: Mapping[str, Any]) -> Token | None:
     """The token that ``template`` writes behind what the assistant says, with the tokenizer in ``folder``.
 
+    ``more``: keyword arguments of the template.
     ``None`` where it writes none, where only running it could tell, or where the template takes no plain conversation.
     """
-    rest = rendered_turn(template, _named_tokens(folder))
+    rest = rendered_turn(template, {**named_tokens(folder), **more})
     if rest is None:
         return None
     found = [(place, -len(text), text) for text in _added_tokens(folder) if text and (place := rest.find(text)) >= 0]
@@ -98,7 +99,7 @@ def written_end(folder: Path, template: str) -> Token | None:
     return Token(text, _added_tokens(folder)[text])
 
 
-def _named_tokens(folder: Path) -> Mapping[str, str]:
+def named_tokens(folder: Path) -> Mapping[str, str]:
     """``bos_token``, ``eos_token`` and the others -> their text, as chat templates use them."""
     found = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):

@@ -10,9 +10,8 @@ from typing import Any
 from nemotron.checkpoints.chat_template import syntax_problem
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.contracts.answers import THINK, THINK_END, complete_reply
+from nemotron.data.manifest import PASS_THROUGH
 from nemotron.errors import ArtifactError, ConfigError
-
-PASS_THROUGH_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Chat:
                 hint="set `policy.tokenizer.name` to a folder with tokenizer files or a hub name you can reach",
             ) from error
         if chat_template is None:
-            tokenizer.chat_template = PASS_THROUGH_TEMPLATE
+            tokenizer.chat_template = PASS_THROUGH
         elif chat_template.endswith(".jinja"):
             tokenizer.chat_template = _read_template(Path(chat_template))
         elif chat_template != "default":

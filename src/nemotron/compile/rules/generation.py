@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-from nemotron.checkpoints import hf, turn_end
-from nemotron.checkpoints.chat_template import DEFAULT, templates_of
-from nemotron.checkpoints.turn_end import end_tokens, model_ends, start_of, tokenizer_end, written_end
 from nemotron.compile.jobs.base import AnyJob
-from nemotron.compile.jobs.step import AnyStepJob
-from nemotron.compile.probes.model_files import folder_of
 from nemotron.compile.rules.base import NEMO_RL, Rules
-from nemotron.errors import ArtifactError, Finding
+from nemotron.errors import Finding
 
 rules: Rules[AnyJob] = Rules("generation")
 """Of every job that samples, if only to measure."""
@@ -45,74 +39,6 @@ def top_k_is_possible(job: AnyJob) -> Iterator[Finding]:
             "policy.generation.top_k",
             f"`policy.generation.top_k` {top_k} keeps no token",
             hint="use null to sample from all tokens",
-        )
-
-
-@rules.rule("turn-end", needs=("policy.model_name", "policy.tokenizer", "policy.generation.stop_token_ids"))
-def turns_end_where_sampling_stops(job: AnyJob) -> Iterator[Finding]:
-    """A model that was taught to end its turns with a token at which nobody stops never ends one: all is truncated."""
-    if job.generation is None:
-        return
-    policy, settings = job.config.policy, job.config.policy.tokenizer
-    given = settings.chat_template if "chat_template" in settings.model_fields_set else DEFAULT
-    if given is None:
-        return
-    if given.endswith(".jinja"):
-        path = Path(given).expanduser()
-        given = path.read_text(errors="replace") if path.is_file() else DEFAULT
-    start = policy.pretrained_checkpoint
-    yield from unheard_end(
-        job,
-        "policy.generation.stop_token_ids",
-        policy.model_name,
-        pretrained=start.path if start is not None and job.sees(start.path) else None,
-        tokenizer=settings.name,
-        template=None if given == DEFAULT else given,
-        configured=job.generation.stop_token_ids,
-    )
-
-
-def unheard_end(
-    job: AnyStepJob,
-    key: str,
-    name: str,
-    *,
-    pretrained: str | None = None,
-    tokenizer: str | None = None,
-    template: str | None = None,
-    configured: Sequence[int] | None = None,
-) -> Iterator[Finding]:
-    """A warning when the template of the model ``name`` ends a turn with a token that does not stop it.
-
-    Args:
-        key: where the warning stands.
-        pretrained: the checkpoint that its weights come from.
-        tokenizer, template: where they are not the model's own.
-        configured: the stop tokens that the config gives.
-    """
-    model, words = folder_of(name, job.place), folder_of(tokenizer or name, job.place)
-    if model is None or words is None:
-        return
-    template = template or templates_of(words).get(DEFAULT)
-    written = written_end(words, template) if template else None
-    if written is None or written.id is None:
-        return
-    end = tokenizer_end(words)
-    if not configured and end is not None and end.text == written.text:
-        return
-    try:
-        stops = end_tokens(configured, end.id if end else None, model_ends(start_of(model, pretrained)))
-    except ArtifactError as error:
-        yield job.error(key, error.message, kind=ArtifactError, hint=error.hint)
-        return
-    if written.id not in stops:
-        at = f"only at {', '.join(map(str, stops))}" if stops else "at no token that is known"
-        yield job.warning(
-            key,
-            f"the chat template of `{tokenizer or name}` ends an answer with `{written.text}` (token {written.id}), "
-            f"and sampling does not stop there, {at}: answers run on to the token limit",
-            hint=f"name it as `{turn_end.KEY}` in the `{hf.GENERATION_CONFIG}` of `{name}`"
-            + (f", or set `{key}={[*stops, written.id]}`" if key.endswith("stop_token_ids") else ""),
         )
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.model_files import folder_of, tokenizer_facts
 from nemotron.compile.rules.base import Rules
-from nemotron.compile.rules.generation import unheard_end
+from nemotron.compile.rules.conversations import unheard_end, writing
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
@@ -72,7 +72,7 @@ def judge_ends_its_verdicts(job: AnyStepJob) -> Iterator[Finding]:
     """Of a judge that is served here; whoever serves another says where it stops."""
     model = job.judge_model
     if model is not None and model.base_url is None:
-        yield from unheard_end(job, f"{JUDGE_MODEL}.model", model.model)
+        yield from unheard_end(job, f"{JUDGE_MODEL}.model", model.model, writing(model.model, job))
 
 
 @rules.rule("principle-role")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nemotron.config.schema.data_prep import TokenizeConfig
 from nemotron.data.manifest import PASS_THROUGH, file_sha256, text_sha256, vocabulary_sha256
-from nemotron.data.prep.kinds import RejectedRow, Row
+from nemotron.data.prep.kinds import RejectedRow, Row, reject
 from nemotron.data.prep.nemo_aligner import rows_of
 from nemotron.data.prep.pairs import Message, as_messages, content_text, example
 from nemotron.data.prep.shards import Shard
@@ -116,7 +116,13 @@ class Encoder:
             head = self._apply(prompt, answer_follows=True)
             if found.chosen is None or found.rejected is None:
                 return (head,)
-            return (head, self._apply([*prompt, *found.chosen]), self._apply([*prompt, *found.rejected]))
+            sides = [self._apply([*prompt, *answer]) for answer in (found.chosen, found.rejected)]
+            before = self._apply(prompt)
+            if not all(side.startswith(before) for side in sides):
+                reject(
+                    "template-rewrites-prompt", "the chat template writes the prompt otherwise once an answer follows"
+                )
+            return (head, *sides)
         except RejectedRow as error:
             return error
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import nn
 
@@ -31,6 +31,8 @@ C = TypeVar("C", bound=TrainingConfig, covariant=True)
 class TrainingParts(Generic[C]):
     """The parts that do not depend on the algorithm."""
 
+    samples: ClassVar[bool] = True
+    """Whether the policy writes answers, if only to be measured."""
     attempt: Attempt
     config: C
 
@@ -74,7 +76,8 @@ class TrainingParts(Generic[C]):
     @cached_property
     def chat(self) -> Chat:
         """Tokenizer and chat template of the policy, and where its turns end."""
-        settings, generation = self.config.policy.tokenizer, self.config.policy.generation
+        settings = self.config.policy.tokenizer
+        generation = self.config.policy.generation if self.samples else None
         return Chat.load(
             settings.name,
             settings.chat_template if "chat_template" in settings.model_fields_set else "default",

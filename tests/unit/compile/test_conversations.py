@@ -155,6 +155,35 @@ def test_a_template_that_ends_an_answer_where_nobody_stops(
             assert str(number) in str(finding.hint)
 
 
+ORDINARY = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+DROPS_THOUGHTS = ORDINARY.replace(
+    "m.content", "(m.content if loop.last or m.role == 'user' else m.content.split('</think>') | last)"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "severity"),
+    [
+        (ORDINARY, None),
+        (DROPS_THOUGHTS, "note"),
+        ("{% if messages | length > 3 %}x{% endif %}" + ORDINARY, "warning"),
+        ("{% if messages[-1].role == 'user' %}x{% endif %}" + ORDINARY, "error"),
+        ("{{ raise_exception('only one turn') }}", None),
+    ],
+)
+def test_a_template_that_rewrites_what_stands_before_an_answer(
+    tmp_path: Path, compiled_step: CompileStep, template: str, severity: str | None
+) -> None:
+    folder = model(tmp_path / "model", 1)
+    (folder / "chat_template.jinja").write_text(template)
+    for step in ("dpo", "rm"):
+        found = named(compiled_step(step, f"policy.model_name={folder}"), "template-rewrites-prompt")
+        assert [finding.severity for finding in found] == ([severity] if severity else []), step
+        given = compiled_step(step, f"policy.tokenizer.chat_template={tmp_path / 'model' / 'chat_template.jinja'}")
+        assert len(named(given, "template-rewrites-prompt")) == len(found)
+    assert not named(compiled_step("rlvr", f"policy.model_name={folder}"), "template-rewrites-prompt")
+
+
 def test_the_checkpoint_that_the_weights_come_from_says_it(tmp_path: Path) -> None:
     """An architecture and the weights of a run of it: the run's checkpoint kept the ends, and they count."""
     folder = model(tmp_path / "model", [1, 7])
@@ -210,7 +239,7 @@ def test_checkpoints_and_what_is_made_of_them_keep_the_side_files(tmp_path: Path
 
 
 def test_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its name alone, where only the cache of the hub has it; a name that nobody knows is for the loader to refuse."""
+    """By its name alone, where only the cache of the hub has it; a name that nobody knows is the loader's to refuse."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
