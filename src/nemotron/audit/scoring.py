@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemotron.audit.records import Audited, Pair, digest
 from nemotron.config.schema.reward_audit import AuditedRewardModel
 from nemotron.data.rows import PairRow
+
+if TYPE_CHECKING:
+    from nemotron.contracts.samples import Group
+    from nemotron.rl.chat import Chat
 
 DoneBatch = Callable[[list[Audited]], None]
 
@@ -24,7 +29,10 @@ def batches(pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
 
 
 def score_pairs(model: AuditedRewardModel, todo: Sequence[Sequence[Pair]], done: DoneBatch) -> None:
-    """Reward of both answers of every pair; ``done`` gets each batch. A pair beyond the model's positions has none.
+    """Reward of both answers of every pair; ``done`` gets each batch.
+
+    A pair beyond the model's positions has none, nor has one whose prompt the template writes otherwise once an answer
+    follows.
 
     Raises:
         ArtifactError: the model or its tokenizer cannot be loaded. DataError: the chat template refuses a row.
@@ -32,21 +40,19 @@ def score_pairs(model: AuditedRewardModel, todo: Sequence[Sequence[Pair]], done:
     import torch
 
     from nemotron.rl.chat import Chat
-    from nemotron.rl.pairs import pair_group
     from nemotron.rl.scalar_model import ScalarModel
 
     name = str(Path(str(model.path)).expanduser())
     scorer, chat = ScalarModel.load(name, precision=model.precision), Chat.load(name, "default", None)
     for batch in todo:
-        groups = [
-            pair_group(PairRow(pair.row_id, pair.messages, pair.chosen, pair.rejected, {}), chat) for pair in batch
-        ]
+        groups = [_group(pair, chat) for pair in batch]
         longest = scorer.max_length or math.inf
         fits = [
-            len(group.prompt_ids) + max(len(answer.token_ids) for answer in group.completions) <= longest
+            group is not None
+            and len(group.prompt_ids) + max(len(answer.token_ids) for answer in group.completions) <= longest
             for group in groups
         ]
-        kept = [group for group, fitting in zip(groups, fits, strict=True) if fitting]
+        kept = [group for group, fitting in zip(groups, fits, strict=True) if fitting and group is not None]
         with torch.no_grad():
             scores = iter(scorer.sequence_scores(kept).tolist() if kept else [])
         done(
@@ -55,6 +61,15 @@ def score_pairs(model: AuditedRewardModel, todo: Sequence[Sequence[Pair]], done:
                 for pair, fit in zip(batch, fits, strict=True)
             ]
         )
+
+
+def _group(pair: Pair, chat: Chat) -> Group | None:
+    from nemotron.rl.pairs import PromptRewrittenError, pair_group
+
+    try:
+        return pair_group(PairRow(pair.row_id, pair.messages, pair.chosen, pair.rejected, {}), chat)
+    except PromptRewrittenError:
+        return None
 
 
 def _audited(pair: Pair, chosen: float, rejected: float) -> Audited:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,15 +58,68 @@ def folder_problem(folder: Path) -> str | None:
 def syntax_problem(template: str) -> str | None:
     """What a template's text breaks of Jinja's rules, with its line; None when it parses, or without jinja2."""
     try:
-        from jinja2 import TemplateSyntaxError, nodes
-        from jinja2.ext import Extension, loopcontrols
-        from jinja2.parser import Parser
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from jinja2 import TemplateSyntaxError
+    except ModuleNotFoundError:
+        return None
+    try:
+        _environment().compile(template)
+    except TemplateSyntaxError as error:
+        reason = (error.message or "syntax error").partition("\n")[0].rstrip(".").replace("'", "`")
+        return f"line {error.lineno}: {reason[0].lower()}{reason[1:]}"
+    return None
+
+
+_ANSWER = "7f3answer"
+
+
+def rendered_turn(template: str, more: Mapping[str, Any]) -> str | None:
+    """What a template writes behind the text of an assistant's last turn; None when it does not take a plain one.
+
+    ``more``: as for :func:`rendered`.
+    """
+    text = rendered(template, conversation("hello", _ANSWER), more)
+    _, found, rest = (text or "").rpartition(_ANSWER)
+    return rest if found else None
+
+
+def conversation(*turns: str) -> list[dict[str, str]]:
+    """Messages of user and assistant by turns."""
+    return [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
+
+
+def rendered(template: str, messages: list[dict[str, str]], more: Mapping[str, Any]) -> str | None:
+    """A conversation without the beginning of an answer; None when the template does not take it, or without jinja2.
+
+    ``more``: special tokens and keyword arguments, by the names that the template has for them.
+    """
+    try:
+        from jinja2 import TemplateError
     except ModuleNotFoundError:
         return None
 
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    try:
+        environment = _environment()
+        environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
+        environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+        values = {**more, "messages": messages, "add_generation_prompt": False}
+        text: str = environment.from_string(template).render(values)
+    except Exception:  # noqa: BLE001  a template is a program, and may fail in any way; the run says how
+        return None
+    return text
+
+
+def _environment() -> Any:
+    """Jinja as transformers sets it up. Raises ModuleNotFoundError without jinja2."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
     class Generation(Extension):
-        """``{% generation %}``, which marks what the assistant says; here it only has to parse."""
+        """``{% generation %}``, which marks what the assistant says; here it marks nothing."""
 
         tags = {"generation"}  # noqa: RUF012  jinja2 declares it as a plain set
 
@@ -72,12 +127,4 @@ def syntax_problem(template: str) -> str | None:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    try:
-        environment.compile(template)
-    except TemplateSyntaxError as error:
-        reason = (error.message or "syntax error").partition("\n")[0].rstrip(".").replace("'", "`")
-        return f"line {error.lineno}: {reason[0].lower()}{reason[1:]}"
-    return None
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])

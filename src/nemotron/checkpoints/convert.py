@@ -14,7 +14,6 @@ from torch import Tensor
 
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families, layout
-from nemotron.checkpoints.megatron.describe import HF_CONFIG
 from nemotron.checkpoints.megatron.families import ModelShape
 from nemotron.checkpoints.megatron.names import hf_parts
 from nemotron.checkpoints.megatron.reader import MegatronWeights, open_weights
@@ -28,7 +27,6 @@ Verify = Literal["weights", "logits", "none"]
 MAX_FILE_BYTES = 50_000_000_000
 """The hub takes files up to 50 GB; transformers splits there too."""
 _LOGIT_TOLERANCE = 1e-5
-_BESIDE_CONFIG = "generation_config.json"
 
 
 class Progress(Protocol):
@@ -78,9 +76,7 @@ def hf_to_megatron(
     weights = hf.HfWeights(source)
     check_state(weights, shape)
     total = _nbytes({name: weights.headers[name] for name in hf_parts(shape)}, dtype)
-    beside = {
-        name: (source / name).read_bytes() for name in ("config.json", _BESIDE_CONFIG) if (source / name).is_file()
-    }
+    beside = {hf.CONFIG: (source / hf.CONFIG).read_bytes(), **hf.side_files(source)}
     with published(target, overwrite=overwrite) as root:
         write_root(root, weights, config, source, dtype, hf_model_id, beside, _counter("writing", total, progress))
         with open_weights(root) as written:
@@ -124,8 +120,8 @@ def megatron_to_hf(
             write_model(folder, planned, weights, max_file_bytes=max_file_bytes, progress=count)
             stored = str(planned[0].dtype).removeprefix("torch.")
             _write_config(folder, checkpoint.folder, checkpoint.hf_config, hf_model, stored)
-            for file in hf.tokenizer_files(tokenizer) if tokenizer else []:
-                shutil.copyfile(file, folder / file.name)
+            if tokenizer:
+                hf.copy_tokenizer(tokenizer, folder)
             written = hf.HfWeights(folder)
             difference = _verify(written, weights, checkpoint.hf_config, shape, dtype, verify, total, progress)
             if finish:
@@ -142,15 +138,15 @@ def _planned(weights: MegatronWeights, dtype: str | None) -> list[Planned]:
 
 
 def _write_config(folder: Path, iteration: Path, config: Mapping[str, Any], hf_model: Path | None, dtype: str) -> None:
-    """The config, byte for byte where the weights keep its dtype, and the generation config beside it."""
-    origin = hf_model or (iteration / HF_CONFIG).parent
+    """The config, byte for byte where the weights keep its dtype, and what stands beside it: first the checkpoint's."""
+    origin = hf_model or iteration / layout.SIDECAR
     key = "torch_dtype" if "torch_dtype" in config else "dtype"
     if config.get(key, "float32") == dtype and (origin / hf.CONFIG).is_file():
         shutil.copyfile(origin / hf.CONFIG, folder / hf.CONFIG)
     else:
         (folder / hf.CONFIG).write_text(json.dumps({**config, key: dtype}, indent=2) + "\n")
-    if (origin / _BESIDE_CONFIG).is_file():
-        shutil.copyfile(origin / _BESIDE_CONFIG, folder / _BESIDE_CONFIG)
+    for name, content in (hf.side_files(hf_model) | hf.side_files(iteration / layout.SIDECAR)).items():
+        (folder / name).write_bytes(content)
 
 
 def _nbytes(headers: Mapping[str, hf.Header], dtype: str | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+GENERATION_CONFIG = "generation_config.json"
+SIDE_FILES = (GENERATION_CONFIG, "preprocessor_config.json", "processor_config.json")
+"""What a model has beside weights, config and tokenizer, and would be another model without."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -28,8 +32,14 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
 )
 """Everything that may make up a tokenizer, in any model family."""
+MORE_TEMPLATES = "additional_chat_templates"
+"""Folder of further chat templates of a tokenizer."""
 
 _DTYPES = {
     "BF16": "bfloat16",
@@ -166,7 +176,49 @@ class HfWeights(Mapping[str, "Tensor"]):
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """Tokenizer files of a folder that are there."""
-    return [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+    found = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+    return found + sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer files of ``source`` into the folder ``target``."""
+    for file in tokenizer_files(source):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
+def side_files(folder: Path | None) -> dict[str, bytes]:
+    """Name -> content of what the model in ``folder`` has beside weights, config and tokenizer; none without a folder.
+
+    Raises:
+        ArtifactError: one cannot be read.
+    """
+    found = {}
+    for path in [folder / name for name in SIDE_FILES] if folder is not None else []:
+        try:
+            if path.is_file():
+                found[path.name] = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"`{path}` cannot be read: {error.strerror}") from error
+    return found
+
+
+def small_files(name: str) -> Path | None:
+    """A folder with config and side files of a model: its own, or of the hub, which is asked for them.
+
+    ``None`` when neither has them; whoever loads the weights says so.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, *SIDE_FILES]))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        return None
 
 
 def largest_token(path: Path) -> int:

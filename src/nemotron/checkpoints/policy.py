@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,8 +110,7 @@ def write_root(
         (kept.parent / name).write_bytes(content)
     if tokenizer_dir is not None:
         (iteration / "tokenizer").mkdir()
-        for file in hf.tokenizer_files(tokenizer_dir):
-            shutil.copyfile(file, iteration / "tokenizer" / file.name)
+        hf.copy_tokenizer(tokenizer_dir, iteration / "tokenizer")
     torch.save(train_state(), root / "latest_train_state.pt")
     (root / layout.TRACKER).write_text("0")
 

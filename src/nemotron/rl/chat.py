@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.chat_template import syntax_problem
+from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.contracts.answers import THINK, THINK_END, complete_reply
+from nemotron.data.manifest import PASS_THROUGH
 from nemotron.errors import ArtifactError, ConfigError
-
-PASS_THROUGH_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,28 @@ class Chat:
 
     tokenizer: Any
     template_kwargs: Mapping[str, Any]
+    ends: tuple[int, ...] = ()
+    """Ids of the tokens that end a turn; only what samples needs them."""
 
     @classmethod
-    def load(cls, name: str, chat_template: str | None, template_kwargs: Mapping[str, Any] | None) -> Chat:
+    def load(
+        cls,
+        name: str,
+        chat_template: str | None,
+        template_kwargs: Mapping[str, Any] | None,
+        *,
+        stop_token_ids: Sequence[int] | None = None,
+        model: Path | None = None,
+    ) -> Chat:
         """Load a tokenizer folder or hub name.
 
         ``chat_template`` as in NeMo-RL: ``default`` keeps the tokenizer's own, ``None`` concatenates contents, a path
-        ending in .jinja is read, anything else is the template itself.
+        ending in .jinja is read, anything else is the template itself. ``stop_token_ids`` are those of the config,
+        ``model`` is the folder of the model that samples (`checkpoints.turn_end` makes the ends of a turn of both).
 
         Raises:
-            ArtifactError: no tokenizer there. ConfigError: the template file is missing, or there is no template.
+            ArtifactError: no tokenizer there, or a damaged generation config of the model.
+            ConfigError: the template file is missing, or there is no template.
         """
         from transformers import AutoTokenizer
 
@@ -41,7 +53,7 @@ class Chat:
                 hint="set `policy.tokenizer.name` to a folder with tokenizer files or a hub name you can reach",
             ) from error
         if chat_template is None:
-            tokenizer.chat_template = PASS_THROUGH_TEMPLATE
+            tokenizer.chat_template = PASS_THROUGH
         elif chat_template.endswith(".jinja"):
             tokenizer.chat_template = _read_template(Path(chat_template))
         elif chat_template != "default":
@@ -55,7 +67,8 @@ class Chat:
             )
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"tokenizer `{name}` has no end-of-sequence token", hint="add `eos_token` to it")
-        return cls(tokenizer, dict(template_kwargs or {}))
+        ends = end_tokens(stop_token_ids, int(tokenizer.eos_token_id), model_ends(model))
+        return cls(tokenizer, dict(template_kwargs or {}), ends)
 
     def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Prompt tokens, the generation prompt included."""
@@ -71,19 +84,20 @@ class Chat:
 
     def reply(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
         """What a model wrote after a prompt, as rewards and judges read it (`contracts.answers.complete_reply`)."""
-        return written_reply(self.tokenizer, prompt_ids, token_ids).strip()
-
-    def stop_token_ids(self, configured: Sequence[int] | None) -> tuple[int, ...]:
-        """Configured stop tokens, or the end-of-sequence token where none is configured (as NeMo-RL)."""
-        return tuple(configured) if configured else (int(self.tokenizer.eos_token_id),)
+        return written_reply(self.tokenizer, prompt_ids, token_ids, self.ends).strip()
 
 
 _PROMPT_END = 8
 """Tokens at the end of a prompt that show whether its template opens a thought."""
 
 
-def written_reply(tokenizer: Any, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
-    """Text of a reply without special tokens, but with the tags of thinking, also where these are special tokens."""
+def written_reply(tokenizer: Any, prompt_ids: Sequence[int], token_ids: Sequence[int], ends: Sequence[int] = ()) -> str:
+    """Text of a reply without special tokens, but with the tags of thinking, also where these are special tokens.
+
+    A last token that is one of ``ends`` is no text, whether its tokenizer calls it special or not.
+    """
+    if token_ids and token_ids[-1] in ends:
+        token_ids = token_ids[:-1]
     special = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     tags = {number for number, token in special.items() if token in (THINK, THINK_END)}
     kept = [token for token in token_ids if token in tags or token not in special] if tags else list(token_ids)

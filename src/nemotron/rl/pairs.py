@@ -2,14 +2,17 @@
 
 Every message is the text by which it makes the rendered conversation longer, tokenised by itself. So the header of the
 assistant belongs to the answer (no generation prompt is added), and the answer ends with the end-of-sequence token.
-Only the last answer is trained on; earlier turns of the assistant are prompt.
+Only the last answer is trained on; earlier turns of the assistant are prompt, written as the template writes them
+once others follow (Qwen3's, for one, drops their thoughts). So prompt and answer together are always the whole
+conversation as the template renders it. A pair whose prompt the template writes otherwise before an answer than with it
+is left out: what is sampled from there and what would be trained on are two conversations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,19 +46,40 @@ class TooLong:
     id: str
     tokens: int
     limit: int
+    reason: Literal["too-long"] = "too-long"
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A pair that was left out because the chat template writes its prompt otherwise once an answer follows."""
+
+    id: str
+    reason: Literal["template-rewrites-prompt"] = "template-rewrites-prompt"
+
+
+LeftOut = TooLong | Rewritten
+
+
+class PromptRewrittenError(DataError):
+    """A pair that is left out as :class:`Rewritten`."""
 
 
 def tokenise(
     rows: Iterable[PairRow], chat: Chat, *, limit: int, add_bos: bool = True, add_eos: bool = True
-) -> tuple[list[TokenPair], list[TooLong]]:
-    """The pairs that fit into ``limit`` tokens, and those that do not: never cut, always counted.
+) -> tuple[list[TokenPair], list[LeftOut]]:
+    """The pairs that can be used within ``limit`` tokens, and those that cannot: never cut or spliced, always counted.
 
     Raises:
         DataError: the chat template refuses a row.
     """
-    pairs, refused = [], []
+    pairs: list[TokenPair] = []
+    refused: list[LeftOut] = []
     for row in rows:
-        pair = TokenPair(row, pair_group(row, chat, add_bos=add_bos, add_eos=add_eos))
+        try:
+            pair = TokenPair(row, pair_group(row, chat, add_bos=add_bos, add_eos=add_eos))
+        except PromptRewrittenError:
+            refused.append(Rewritten(row.id))
+            continue
         if pair.length > limit:
             refused.append(TooLong(row.id, pair.length, limit))
         else:
@@ -67,35 +91,41 @@ def pair_group(row: PairRow, chat: Chat, *, add_bos: bool = True, add_eos: bool 
     """Prompt and answers of ``row`` as tokens. Source: NeMo-RL v0.7.0, ``get_formatted_message_log``.
 
     Raises:
+        PromptRewrittenError: the chat template writes the prompt otherwise once an answer follows.
         DataError: the chat template refuses the row.
     """
     tokenizer = chat.tokenizer
+    prompt = _render(chat, row, row.messages)
     prompt_ids: list[int] = []
-    before = ""
-    for end in range(1, len(row.messages) + 1):
-        text = _render(chat, row, row.messages[:end])
-        piece = _added(before, text)
-        if end == 1 and add_bos and tokenizer.bos_token and not piece.startswith(tokenizer.bos_token):
+    for number, piece in enumerate(_turns(chat, row, prompt)):
+        if number == 0 and add_bos and tokenizer.bos_token and not piece.startswith(tokenizer.bos_token):
             piece = tokenizer.bos_token + piece
         prompt_ids += tokenizer.encode(piece, add_special_tokens=False)
-        before = text
     answers = []
     for answer in (row.chosen, row.rejected):
         text = _render(chat, row, [*row.messages, {"role": "assistant", "content": answer}])
+        if not text.startswith(prompt):
+            raise PromptRewrittenError(
+                f"the chat template writes the prompt of pair {row.id} otherwise once an answer follows",
+                hint="drop the row, or set `policy.tokenizer.chat_template`",
+            )
         # Some templates end a turn with a line break behind the end-of-sequence token.
-        piece = _added(before, text).rstrip("\n")
+        piece = text[len(prompt) :].rstrip("\n")
         if add_eos and tokenizer.eos_token and not piece.endswith(tokenizer.eos_token):
             piece += tokenizer.eos_token
         answers.append(Completion(tokenizer.encode(piece, add_special_tokens=False), [], truncated=False))
     return Group(prompt_ids, answers)
 
 
-def _added(before: str, text: str) -> str:
-    """What ``text`` has after the part in which it agrees with ``before``."""
-    if text.startswith(before):
-        return text[len(before) :]
-    # Some templates write an earlier turn differently once another one follows.
-    return text[next(i for i, letter in enumerate(before) if text[i : i + 1] != letter) :]
+def _turns(chat: Chat, row: PairRow, prompt: str) -> list[str]:
+    """``prompt`` in the pieces that its messages are; those that the template writes otherwise there stay together."""
+    pieces, start = [], 0
+    for end in range(1, len(row.messages)):
+        text = _render(chat, row, row.messages[:end])
+        if len(text) >= start and prompt.startswith(text):
+            pieces.append(prompt[start : len(text)])
+            start = len(text)
+    return [*pieces, prompt[start:]]
 
 
 def _render(chat: Chat, row: PairRow, messages: Sequence[Message]) -> str:

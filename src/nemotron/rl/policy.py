@@ -181,6 +181,11 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
             hint="check the name, or download the model first when there is no network",
         ) from error
     model, report = loaded
+    if model.can_generate():
+        # We sample ourselves, and the model's own file is kept as it is (`hf.SIDE_FILES`). One with settings that
+        # transformers calls contradictory would end the run at its first checkpoint.
+        empty: Any = transformers.GenerationConfig
+        model.generation_config = empty()
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if missing:
         raise ArtifactError(

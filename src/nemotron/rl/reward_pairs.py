@@ -16,7 +16,7 @@ from nemotron.contracts.samples import Completion, Group
 from nemotron.data.rows import PairRow
 from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
-from nemotron.rl.pairs import pair_group
+from nemotron.rl.pairs import PromptRewrittenError, pair_group
 from nemotron.rl.tokenized import TokenizedDataset
 
 
@@ -54,18 +54,21 @@ class Kept:
     pairs: list[RewardPair] = field(default_factory=list)
     too_long: list[str] = field(default_factory=list)
     """Ids of pairs with more tokens than the limit, and of rows that were cut when the data were prepared."""
+    rewritten: list[str] = field(default_factory=list)
+    """Ids of pairs whose prompt the chat template writes otherwise once an answer follows."""
     same: list[str] = field(default_factory=list)
     """Ids of pairs whose two answers are the same tokens: they have no gradient."""
 
     @property
     def rejected(self) -> int:
         """Pairs that were left out."""
-        return len(self.too_long) + len(self.same)
+        return len(self.too_long) + len(self.rewritten) + len(self.same)
 
     def extend(self, other: Kept) -> Kept:
         """Add those of another data set; returns itself."""
         self.pairs += other.pairs
         self.too_long += other.too_long
+        self.rewritten += other.rewritten
         self.same += other.same
         return self
 
@@ -100,7 +103,11 @@ def from_rows(
     """
     kept = Kept()
     for row in rows:
-        group = pair_group(row, chat, add_bos=add_bos, add_eos=add_eos)
+        try:
+            group = pair_group(row, chat, add_bos=add_bos, add_eos=add_eos)
+        except PromptRewrittenError:
+            kept.rewritten.append(row.id)
+            continue
         sides = [group.prompt_ids + answer.token_ids for answer in group.completions]
         kept.add(RewardPair(row.id, _shared(sides, row.id), _margin(row, margin_key), row), limit)
     return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.kinds import Kind
 from nemotron.artifacts.record import write_record
+from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.policy import write_root
 from nemotron.checkpoints.store import CheckpointStore, read_info
@@ -113,6 +114,8 @@ class Saver:
     """Asked at the first save: the hashes of large inputs take a while."""
     save_hf: bool
     """Write Hugging Face weights beside Megatron's."""
+    side_files: Mapping[str, bytes] = field(default_factory=dict)
+    """What the model had beside its weights (`hf.side_files`); every checkpoint keeps it."""
     more: Callable[[Path], None] | None = None
     """Writes further files into a checkpoint before it appears."""
 
@@ -182,11 +185,15 @@ class Saver:
 
         megatron = trained.layout == "megatron" and megatron_family(hf_config)
         if megatron:
-            write_root(root, model.state_dict(), hf_config, tokenizer, None, None, None, None)
+            write_root(root, model.state_dict(), hf_config, tokenizer, None, None, self.side_files, None)
             finished(root, "checkpoint_megatron")
         if self.save_hf or not megatron:
             model.save_pretrained(root / HF)
             self.tokenizer.save_pretrained(root / HF)
+            # transformers writes one of its own making; what the model brought along counts.
+            (root / HF / hf.GENERATION_CONFIG).unlink(missing_ok=True)
+            for name, content in self.side_files.items():
+                (root / HF / name).write_bytes(content)
             finished(root / HF, "checkpoint_hf")
         optimizer.parent.mkdir(parents=True)
         torch.save(trained.optimization.state_dict(), optimizer)

@@ -98,6 +98,40 @@ def test_pairs_are_padded_to_one_length(tmp_path: Path, tokenizer: str) -> None:
         assert torch.equal(batch["chosen_attention_mask"].sum(1), batch["chosen_length"])
 
 
+LONGER_WITH_ANSWER = "{% if messages | length > 2 %}a {% endif %}" + CHAT
+NO_THOUGHTS = (
+    "{% for m in messages %}{{ m.role }} : {% if m.role == 'assistant' and not loop.last %}b{% else %}{{ m.content }}"
+    "{% endif %} {% endfor %}"
+)
+
+
+def test_a_prompt_that_the_template_writes_otherwise_with_an_answer_is_a_counted_reject(
+    tmp_path: Path, tokenizer: str
+) -> None:
+    """Earlier answers that it writes otherwise are as it writes them; a prompt that is no beginning teaches nothing."""
+    talk = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "c d"), ("user", "e"))]
+    source = write_rows(tmp_path / "in.jsonl", [*PAIRS[:2], {"prompt": talk, "chosen": "f", "rejected": "g"}])
+    changes: dict[str, Any] = {"split": {"shares": {}}}
+    result = run(
+        tmp_path / "out",
+        source,
+        tokenize=settings(tokenizer, max_length=20, chat_template=LONGER_WITH_ANSWER),
+        **changes,
+    )
+    assert not rejects_of(result)
+    other = "{% if messages | length > 3 %}a {% endif %}" + CHAT
+    result = run(
+        tmp_path / "other", source, tokenize=settings(tokenizer, max_length=20, chat_template=other), **changes
+    )
+    assert [(row["line"], row["reason"]) for row in rejects_of(result)] == [(3, "template-rewrites-prompt")]
+    result = run(
+        tmp_path / "earlier", source, tokenize=settings(tokenizer, max_length=20, chat_template=NO_THOUGHTS), **changes
+    )
+    data = TokenizedDataset(result.path, "train")
+    sides = {tuple(data[i]["chosen_input_ids"][: int(data[i]["chosen_length"])].tolist()) for i in range(3)}
+    assert tuple(ids("user : a assistant : b user : e assistant : f")) in sides
+
+
 def test_truncation_when_asked(tmp_path: Path, tokenizer: str) -> None:
     changes: dict[str, Any] = {
         "tokenize": settings(tokenizer, max_length=4, on_too_long="truncate"),

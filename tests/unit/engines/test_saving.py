@@ -53,13 +53,13 @@ class Data:
         assert state == {}
 
 
-def make_run(runs: Path, *words: str) -> RunFolder:
-    step = find_step("rl/nemo_rl/dpo")
-    code = declaration(step)
+def make_run(runs: Path, *words: str, step: str = "rl/nemo_rl/dpo") -> RunFolder:
+    found = find_step(step)
+    code = declaration(found)
     overrides = parse_overrides(list(enumerate(words, start=5)))
     run_dir = str(runs / "RUN_ID")
-    resolved = load(step.config_dir, "tiny", overrides, run_dir=run_dir, model=code.config)
-    return RunFolder.create(runs, compile_job(step, resolved, code, runs_dir=runs).job())
+    resolved = load(found.config_dir, "tiny", overrides, run_dir=run_dir, model=code.config)
+    return RunFolder.create(runs, compile_job(found, resolved, code, runs_dir=runs).job())
 
 
 @contextmanager

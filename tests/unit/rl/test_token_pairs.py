@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nemotron.data.rows import PairRow
 from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
-from nemotron.rl.pairs import TokenPair, answer_mask, pair_group, reference_rows, tokenise
+from nemotron.rl.pairs import (
+    PromptRewrittenError,
+    Rewritten,
+    TokenPair,
+    TooLong,
+    answer_mask,
+    pair_group,
+    reference_rows,
+    tokenise,
+)
+from nemotron.rl.reward_pairs import from_rows
 from tests.unit.rl.tiny_policy import tiny_chat
 
 HEADERS = (
@@ -50,10 +64,77 @@ def test_an_answer_ends_once() -> None:
     assert [t.replace(" ", "") for t in texts(row("hi"), plain, add_eos=False)] == ["hi", "yes", "no"]
 
 
-def test_a_template_that_rewrites_an_earlier_turn_adds_what_differs() -> None:
-    # The user's turn gets a mark once an answer follows.
-    template = "{% for m in messages %}{{ m['content'] }}{% if not loop.last %}z{% else %}w{% endif %}{% endfor %}"
-    assert [t.replace(" ", "") for t in texts(row("hi"), template)] == ["hiw", "zyesw<eos>", "znow<eos>"]
+DROPS_THOUGHTS = (
+    "{% set last = namespace(user=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set last.user = loop.index %}"
+    "{% endif %}{% endfor %}{% for m in messages %}{% if m.role == 'assistant' and loop.index < last.user %}"
+    "{% set said = m.content.split('</think>') | last %}{% else %}{% set said = m.content %}{% endif %}"
+    "{{ m.role[0] }}{{ said }}<eos>\n{% endfor %}{% if add_generation_prompt %}a{% endif %}"
+)
+"""Earlier answers lose their thoughts once a user goes on, as in the family of Qwen3."""
+MARKS_THE_LAST = "{% for m in messages %}{{ m['content'] }}{% if loop.last %}w{% else %}z{% endif %}<eos>\n{% endfor %}"
+"""A prompt reads otherwise once an answer follows."""
+COUNTS = "{{ messages | length }}" + HEADERS
+
+
+def test_earlier_turns_are_written_once_as_the_whole_conversation_has_them() -> None:
+    """It was the prompt that held the earlier answer twice: with its thought, and again without."""
+    prompt, chosen, _ = texts(row("hi", "<think>hm</think>what", "more"), DROPS_THOUGHTS)
+    assert prompt.replace(" ", "") == "uhi<eos><unk>awhat<eos><unk>umore<eos><unk>"
+    assert chosen.replace(" ", "") == "ayes<eos>"
+
+
+def test_a_prompt_that_changes_when_an_answer_follows_is_left_out_and_counted() -> None:
+    rows = [row("hi"), row("hi", "a", "b")]
+    for template in (MARKS_THE_LAST, COUNTS):
+        pairs, refused = tokenise(rows, chat(template), limit=99)
+        assert (pairs, refused) == ([], [Rewritten("f:1"), Rewritten("f:1")])
+        kept = from_rows(rows, chat(template), limit=99)
+        assert (kept.pairs, kept.rewritten, kept.rejected) == ([], ["f:1", "f:1"], 2)
+        with pytest.raises(PromptRewrittenError, match="pair f:1 otherwise once an answer follows"):
+            pair_group(rows[0], chat(template))
+
+
+TEXTS = st.text("abc <>/", min_size=1, max_size=6).map(lambda text: text.strip() or "a")
+SAID = st.one_of(TEXTS, TEXTS.map(lambda text: f"<think>{text}</think>{text}"))
+PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+TRIMS = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    turns=st.lists(SAID, min_size=1, max_size=5),
+    answers=st.lists(SAID, min_size=2, max_size=2, unique=True),
+    template=st.sampled_from([HEADERS, PLAIN, TRIMS, DROPS_THOUGHTS, MARKS_THE_LAST, COUNTS]),
+)
+def test_prompt_and_answer_are_the_conversation_as_the_template_renders_it(
+    turns: list[str], answers: list[str], template: str
+) -> None:
+    """The kind: whatever a template does to earlier turns, nothing is trained on that no rendering holds."""
+    made, spoken = chat(template), []
+
+    class Tokenizer:
+        """The tokenizer, that also says which texts became tokens."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(made.tokenizer, name)
+
+        def encode(self, text: str, **options: Any) -> Any:
+            spoken.append(text)
+            return made.tokenizer.encode(text, **options)
+
+    pair = row(*turns, chosen=answers[0], rejected=answers[1])
+    try:
+        pair_group(pair, Chat(Tokenizer(), {}), add_eos=False)
+    except PromptRewrittenError:
+        assert template in (MARKS_THE_LAST, COUNTS, DROPS_THOUGHTS)
+        # The family that drops thoughts only changes a prompt that an answer ends.
+        assert template != DROPS_THOUGHTS or len(turns) % 2 == 0
+        return
+    *prompt, chosen, rejected = spoken
+    for answer, text in zip(answers, (chosen, rejected), strict=True):
+        messages = [*pair.messages, {"role": "assistant", "content": answer}]
+        whole = made.tokenizer.apply_chat_template(messages, tokenize=False)
+        assert "".join(prompt) + text == whole.rstrip("\n") or "".join(prompt) + text == whole
 
 
 def test_the_beginning_is_marked_once() -> None:
@@ -69,7 +150,10 @@ def test_too_long_is_left_out_and_named_never_cut() -> None:
     rows = [row("hi"), row("hi", rejected="a very long answer"), row("hi", chosen="yeah")]
     pairs, refused = tokenise(rows, chat(), limit=10)
     assert [pair.source.chosen for pair in pairs] == ["yes"]
-    assert [(r.tokens, r.limit) for r in refused] == [(5 + len("aa very long answer") + 1, 10), (11, 10)]
+    assert [(r.tokens, r.limit) for r in refused if isinstance(r, TooLong)] == [
+        (5 + len("aa very long answer") + 1, 10),
+        (11, 10),
+    ]
 
 
 def test_a_template_that_refuses_a_role_names_the_row() -> None:

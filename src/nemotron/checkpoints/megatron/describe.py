@@ -16,8 +16,8 @@ from nemotron.checkpoints.megatron.names import EMBEDDING, LAYERS, OUTPUT, Part,
 from nemotron.checkpoints.megatron.records import read_object
 from nemotron.errors import ArtifactError
 
-HF_CONFIG = Path("hf_config") / "config.json"
-"""Our own sidecar: the Hugging Face config that the checkpoint came from, so that it goes back unchanged."""
+HF_CONFIG = Path(layout.SIDECAR) / "config.json"
+"""The Hugging Face config that the checkpoint came from."""
 _PREFIXES = ("", "module.", "model.", "model.module.")
 _NOT_WEIGHTS = ("optimizer.", "rng_state", "rerun_state", "common_state", "chained_", "opt_param_scheduler")
 _FOREIGN = {

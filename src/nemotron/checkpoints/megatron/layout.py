@@ -20,6 +20,8 @@ from nemotron.errors import ArtifactError
 
 TRACKER = "latest_checkpointed_iteration.txt"
 METADATA_JSON = "metadata.json"
+SIDECAR = "hf_config"
+"""Our own folder in an iteration: what the model had beside its weights in the form of Hugging Face."""
 _ITERATION = re.compile(r"iter_(\d+)")
 
 
@@ -91,3 +93,11 @@ def tokenizer_of(iteration: Path) -> Path | None:
         if (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file():
             return folder
     return None
+
+
+def beside(path: Path) -> Path | None:
+    """The folder with what a model has beside its weights: of any checkpoint that we read, where it keeps one."""
+    folder = path if hf.is_hf(path) else hf.in_step(path)
+    if folder is None and (iteration := find_iteration(path)) is not None:
+        folder = iteration / SIDECAR
+    return folder if folder is not None and folder.is_dir() else None

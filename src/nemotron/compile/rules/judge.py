@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.model_files import folder_of, tokenizer_facts
 from nemotron.compile.rules.base import Rules
+from nemotron.compile.rules.conversations import unheard_end, writing
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
@@ -64,6 +65,14 @@ def judge_knows_its_roles(job: AnyStepJob) -> Iterator[Finding]:
             hint="give a judge that was trained to compare answers (a GenRM), or set "
             f"`{JUDGE_MODEL}.supports_principle_role=false` when only `principle` is missing",
         )
+
+
+@rules.rule("judge-turn-end", needs=(f"{JUDGE_MODEL}.model",))
+def judge_ends_its_verdicts(job: AnyStepJob) -> Iterator[Finding]:
+    """Of a judge that is served here; whoever serves another says where it stops."""
+    model = job.judge_model
+    if model is not None and model.base_url is None:
+        yield from unheard_end(job, f"{JUDGE_MODEL}.model", model.model, writing(model.model, job))
 
 
 @rules.rule("principle-role")

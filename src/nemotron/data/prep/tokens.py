@@ -115,9 +115,16 @@ class Encoder:
         try:
             found = read_prompt(row)
             head = self._apply(found.messages, answer_follows=True)
-            sides = [text for text in (found.chosen, found.rejected) if text is not None]
-            whole = [self._apply([*found.messages, {"role": ASSISTANT, "content": text}]) for text in sides]
-            return (head, *whole)
+            answers = [text for text in (found.chosen, found.rejected) if text is not None]
+            if not answers:
+                return (head,)
+            sides = [self._apply([*found.messages, {"role": ASSISTANT, "content": text}]) for text in answers]
+            before = self._apply(found.messages)
+            if not all(side.startswith(before) for side in sides):
+                raise UnusableRow(
+                    "template-rewrites-prompt", "the chat template writes the prompt otherwise once an answer follows"
+                )
+            return (head, *sides)
         except UnusableRow as error:
             return error
         except (TemplateError, TypeError, ValueError) as error:

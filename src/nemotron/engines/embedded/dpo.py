@@ -21,7 +21,7 @@ from nemotron.engines.embedded.session import session
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import DataError
 from nemotron.rl.loops.dpo import Dpo, train
-from nemotron.rl.pairs import TokenPair, TooLong, tokenise
+from nemotron.rl.pairs import LeftOut, TokenPair, TooLong, tokenise
 from nemotron.rl.policy import Policy
 from nemotron.rl.reference_cache import ReferenceCache
 from nemotron.rl.saving import POLICY, Progress, Trained
@@ -56,8 +56,8 @@ class DpoParts(TrainingParts[DpoRunConfig]):
     """The parts of DPO."""
 
     @cached_property
-    def training(self) -> tuple[list[TokenPair], list[TooLong]]:
-        """Training pairs, and those that are too long.
+    def training(self) -> tuple[list[TokenPair], list[LeftOut]]:
+        """Training pairs, and those that are left out.
 
         Raises:
             DataError: rows are missing or broken, fewer than a batch are left, or too many are left out.
@@ -66,17 +66,15 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         share = len(refused) / max(len(pairs) + len(refused), 1)
         allowed = self.config.limits.max_rejected_share
         if share > allowed:
-            worst = max(refused, key=lambda pair: pair.tokens)
             raise DataError(
-                f"{len(refused)} of {len(pairs) + len(refused)} training pairs are longer than "
-                f"{self.config.longest_row} tokens ({worst.id} has {worst.tokens}); "
+                f"{len(refused)} of {len(pairs) + len(refused)} training pairs {self._why(refused)}; "
                 f"`limits.max_rejected_share` allows {allowed:.0%}",
                 hint="raise `policy.max_total_sequence_length` and `data.max_input_seq_length`, or drop those rows",
             )
         return pairs, refused
 
     @cached_property
-    def validation(self) -> dict[str, tuple[list[TokenPair], list[TooLong]]]:
+    def validation(self) -> dict[str, tuple[list[TokenPair], list[LeftOut]]]:
         """The same of every validation set, as many pairs as one validation uses, by the name of the set."""
         if not self.config.validates:
             return {}
@@ -96,13 +94,30 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         sets = {"train": self.training, **self.validation}
         refused = [(name, pair) for name, (_, some) in sets.items() for pair in some]
         if refused:
-            rows = [json.dumps({"set": name, "reason": "too-long", **asdict(pair)}) + "\n" for name, pair in refused]
+            rows = [json.dumps({"set": name, **asdict(pair)}) + "\n" for name, pair in refused]
             write_atomic(self.attempt.run.path / REJECTS, "".join(rows).encode())
         if recorder is not None:
             kept, left_out = len(self.training[0]), len(self.training[1])
             recorder.write(0, {"data/pairs": float(kept), "data/rejected_pairs": float(left_out)})
             if refused:
-                recorder.phase(f"{len(refused)} pairs are too long and left out: see {REJECTS}")
+                some = [pair for _, pair in refused]
+                recorder.phase(f"{len(some)} pairs {self._why(some)} and are left out: see {REJECTS}")
+
+    def _why(self, refused: Sequence[LeftOut]) -> str:
+        long = [pair for pair in refused if isinstance(pair, TooLong)]
+        worst = max(long, key=lambda pair: pair.tokens, default=None)
+        others = len(refused) - len(long)
+        told = []
+        if worst is not None:
+            count = f"{len(long)} of them " if others else ""
+            told.append(f"{count}are longer than {self.config.longest_row} tokens ({worst.id} has {worst.tokens})")
+        if others:
+            first = next(pair.id for pair in refused if not isinstance(pair, TooLong))
+            count = f"{others} of them " if long else ""
+            told.append(
+                f"{count}have a prompt that the chat template writes otherwise once an answer follows ({first})"
+            )
+        return ", ".join(told)
 
     def dpo(self, policy: Policy, recorder: RunRecorder) -> Dpo:
         """Everything the loop needs; computes the reference log-probs that are not on disk yet."""
@@ -173,7 +188,7 @@ class DpoParts(TrainingParts[DpoRunConfig]):
             if entry.data_path
         }
 
-    def _tokenise(self, rows: Iterable[PairRow]) -> tuple[list[TokenPair], list[TooLong]]:
+    def _tokenise(self, rows: Iterable[PairRow]) -> tuple[list[TokenPair], list[LeftOut]]:
         data = self.config.data
         bos, eos = data.add_bos is not False, data.add_eos is not False
         return tokenise(rows, self.chat, limit=self.config.longest_row, add_bos=bos, add_eos=eos)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import nn
 
-from nemotron.checkpoints import owner
+from nemotron.checkpoints import hf, owner
 from nemotron.checkpoints.store import CheckpointStore
+from nemotron.checkpoints.turn_end import start_of
 from nemotron.config.dump import dump_yaml
 from nemotron.config.schema.training import TrainingConfig
 from nemotron.contracts.samples import SamplingParams
@@ -30,6 +31,8 @@ C = TypeVar("C", bound=TrainingConfig, covariant=True)
 class TrainingParts(Generic[C]):
     """The parts that do not depend on the algorithm."""
 
+    samples: ClassVar[bool] = True
+    """Whether the policy writes answers, if only to be measured."""
     attempt: Attempt
     config: C
 
@@ -72,10 +75,22 @@ class TrainingParts(Generic[C]):
 
     @cached_property
     def chat(self) -> Chat:
-        """Tokenizer and chat template of the policy."""
+        """Tokenizer and chat template of the policy, and where its turns end."""
         settings = self.config.policy.tokenizer
-        template = settings.chat_template if "chat_template" in settings.model_fields_set else "default"
-        return Chat.load(settings.name, template, settings.chat_template_kwargs)
+        generation = self.config.policy.generation if self.samples else None
+        return Chat.load(
+            settings.name,
+            settings.chat_template if "chat_template" in settings.model_fields_set else "default",
+            settings.chat_template_kwargs,
+            stop_token_ids=generation.stop_token_ids if generation else None,
+            model=self._beside_start,
+        )
+
+    @cached_property
+    def _beside_start(self) -> Path | None:
+        """The folder with what the policy had beside its weights before training; ``None`` when that is not known."""
+        policy, pretrained = self.config.policy, self.config.policy.pretrained_checkpoint
+        return start_of(hf.small_files(policy.model_name), pretrained.path if pretrained else None)
 
     @cached_property
     def sampling(self) -> SamplingParams:
@@ -85,7 +100,7 @@ class TrainingParts(Generic[C]):
             raise ConfigError("`policy.generation` is missing", hint="it says how responses are sampled")
         return SamplingParams(
             max_new_tokens=generation.max_new_tokens,
-            stop_token_ids=self.chat.stop_token_ids(generation.stop_token_ids),
+            stop_token_ids=self.chat.ends,
             temperature=generation.temperature,
             top_p=generation.top_p,
             top_k=generation.top_k,
@@ -155,6 +170,8 @@ class TrainingParts(Generic[C]):
             stream=stream,
             provenance=lambda: self.provenance,
             save_hf=bool(self.config.checkpointing.save_consolidated),
+            # Read once: the model's folder may change while the run goes on.
+            side_files=hf.side_files(self._beside_start),
             more=before_it_appears,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from typing import ClassVar
 
 from nemotron.config.schema.data import DataConfig
 from nemotron.config.schema.rm import RmRunConfig
@@ -57,6 +58,7 @@ def run_reward_model(attempt: Attempt, config: RmRunConfig, threads: ThreadPlan)
 
 
 _TOO_LONG_HINT = "raise `policy.max_total_sequence_length` and `data.max_input_seq_length`, or drop those rows"
+_REWRITTEN = "have a prompt that the chat template writes otherwise once an answer follows"
 REJECTS = "rejected_pairs.jsonl"
 HELDOUT_BATCH = 64
 """Held-out pairs scored at a time."""
@@ -85,6 +87,8 @@ def compare(model: ScalarModel, pairs: list[RewardPair], chat: Chat) -> HeldOut:
 @dataclass(frozen=True)
 class Parts(TrainingParts[RmRunConfig]):
     """The parts of reward model training."""
+
+    samples: ClassVar[bool] = False
 
     @cached_property
     def chat(self) -> Chat:
@@ -116,7 +120,8 @@ class Parts(TrainingParts[RmRunConfig]):
         if kept.rejected > self.config.limits.max_rejected_share * everything or len(kept.pairs) < size <= everything:
             raise DataError(
                 f"{kept.rejected} of {everything} training pairs cannot be used: {len(kept.too_long)} have more than "
-                f"{self.config.longest_row} tokens, {len(kept.same)} have two equal answers",
+                f"{self.config.longest_row} tokens, {len(kept.same)} have two equal answers"
+                + (f", {len(kept.rewritten)} {_REWRITTEN}" if kept.rewritten else ""),
                 hint=f"{_TOO_LONG_HINT}, or raise `limits.max_rejected_share`",
             )
         return RowStream(
@@ -131,7 +136,7 @@ class Parts(TrainingParts[RmRunConfig]):
     def report_rejects(self) -> None:
         """Name every training pair that is left out in the run folder."""
         kept = self.train_pairs
-        reasons = {"too-long": kept.too_long, "same-answers": kept.same}
+        reasons = {"too-long": kept.too_long, "template-rewrites-prompt": kept.rewritten, "same-answers": kept.same}
         rows = [json.dumps({"id": name, "reason": reason}) + "\n" for reason, ids in reasons.items() for name in ids]
         if rows:
             write_atomic(self.attempt.run.path / REJECTS, "".join(rows).encode())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nemotron.checkpoints.chat_template import syntax_problem
+from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.errors import ArtifactError
 from nemotron.judge.server.batching import Deliver, Job
 from nemotron.judge.server.protocol import ApiError
@@ -71,7 +72,7 @@ class JudgeModel:
                 f"{policy.model.config.vocab_size}",
                 hint="tokenizer and weights are not of the same model",
             )
-        stops = _stop_ids(policy.model, tokenizer)
+        stops = end_tokens(None, tokenizer.eos_token_id, model_ends(folder))
         if not stops:
             raise ArtifactError(f"judge model `{folder}` has no end-of-sequence token", hint="set `eos_token`")
         return cls(policy, tokenizer, stops)
@@ -97,7 +98,7 @@ class JudgeModel:
         """Text of an answer without special tokens; a thought that the prompt opens and nothing closes has its tag."""
         from nemotron.rl.chat import written_reply
 
-        return written_reply(self._tokenizer, prompt_ids, token_ids)
+        return written_reply(self._tokenizer, prompt_ids, token_ids, self._stop_ids)
 
     def token(self, token_id: int) -> str:
         """The text of a single token."""
@@ -128,12 +129,3 @@ def find_model(name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"judge model `{folder}` has no `config.json`", hint="give a Hugging Face checkpoint")
     return folder
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
-    """End tokens of the generation config and of the tokenizer."""
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    stops = [configured] if isinstance(configured, int) else list(configured or [])
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
-        stops.append(tokenizer.eos_token_id)
-    return stops

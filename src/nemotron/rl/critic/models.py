@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nemotron.checkpoints import hf
 from nemotron.config.schema.ppo import CriticConfig, RewardSourceConfig, ValueConfig, ValueLossConfig
 from nemotron.contracts.samples import Group, split_rows
 from nemotron.errors import ArtifactError, ConfigError, EngineError, OutputError
@@ -175,6 +176,8 @@ class CriticModels:
             for name in (WEIGHTS, TOKENIZER):
                 (unfinished / name.relative_to(PART)).mkdir(exist_ok=True)
             self._critic.save(unfinished / WEIGHTS.relative_to(PART), tokenizer)
+            for file, content in hf.side_files(hf.small_files(self._value.model_name)).items():
+                (unfinished / WEIGHTS.relative_to(PART) / file).write_bytes(content)
             tokenizer.save_pretrained(unfinished / TOKENIZER.relative_to(PART))
             optimizer = unfinished / OPTIMIZER.relative_to(PART)
             optimizer.parent.mkdir(exist_ok=True)
