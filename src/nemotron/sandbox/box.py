@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -26,6 +27,7 @@ Level = Literal["namespaces", "landlock", "weak"]
 LEVELS: tuple[Level, ...] = ("namespaces", "landlock", "weak")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
 _NEWEST_LANDLOCK = 99
+_NO_PROCESS = (1 << 22) - 1
 _START_S = 30.0
 """Seconds for the walls to be built, and beyond a program's own time for its result to come."""
 
@@ -86,7 +88,7 @@ class Sandbox:
         with theirs:
             self._process = subprocess.Popen(
                 [python, "-I", "-S", "-B", "-c", start],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={"LANG": "C.UTF-8"},
@@ -198,46 +200,58 @@ class Sandbox:
 
 
 _PROBE = """
-import os, socket
+import ctypes, os, socket
 found = []
-try:
-    socket.socket(socket.AF_INET, socket.SOCK_STREAM).connect(("127.0.0.1", {port}))
-    found.append("network")
-except OSError:
-    found.append("")
-try:
-    open({outside!r}, "w").write("x")
-    found.append("files")
-except OSError:
-    found.append("")
-try:
-    os.kill({parent}, 0)
-    found.append("signals")
-except OSError:
-    found.append("")
-os.write(3, ",".join(found).encode())
+def attempt(name, do):
+    try:
+        if do() != -1:
+            found.append(name)
+    except OSError:
+        found.append("")
+def signal_by_pipe():
+    fcntl = libc.fcntl
+    ends = os.pipe()
+    return fcntl(ends[0], 8, {parent})
+libc = ctypes.CDLL(None)
+attempt("network", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).connect(("127.0.0.1", {port})))
+attempt("files", lambda: open({outside!r}, "w").write("x"))
+attempt("files", lambda: os.truncate({outside!r}, 0))
+attempt("signals", lambda: os.kill({parent}, 0))
+attempt("signals", signal_by_pipe)
+attempt("System V memory", lambda: libc.shmctl({memory}, 2, bytes(256)))
+os.write(3, (",".join(filter(None, found)) or "nothing").encode())
 """
 
 
 @cache
 def containment() -> tuple[Level, dict[Level, str]]:
     """The strongest level that holds on this machine, tried out, and why each stronger one does not."""
-    import socket
-
     why: dict[Level, str] = {}
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        outside = Path(folder) / "written"
-        code = _PROBE.format(port=server.getsockname()[1], outside=str(outside), parent=os.getpid())
-        for level in LEVELS[:-1]:
-            try:
-                with Sandbox(level, replace(Limits(), wall_s=20.0)) as box:
-                    outcome = box.run(["probe.py"], {"probe.py": code})
-            except SandboxError as error:
-                why[level] = str(error)
-                continue
-            reached = [name for name in outcome.result.split(",") if name]
-            if outcome.code == 0 and outcome.result and not reached and not outside.exists():
-                return level, why
-            why[level] = f"code in it reaches {' and '.join(reached)}" if reached else "the trial program failed in it"
-            outside.unlink(missing_ok=True)
+    libc = ctypes.CDLL(None)
+    memory = libc.shmget(0, 4096, 0o1600)
+    try:
+        with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+            outside = Path(folder) / "written"
+            outside.write_text("x")
+            places = {"port": server.getsockname()[1], "outside": str(outside), "memory": memory}
+            for level in LEVELS[:-1]:
+                # Where processes have numbers of their own, ours may be another one's.
+                places["parent"] = _NO_PROCESS if level == "namespaces" else os.getpid()
+                if (reason := _reached(level, _PROBE.format(**places))) is None:
+                    return level, why
+                why[level] = reason
+    finally:
+        libc.shmctl(memory, 0, None)
     return "weak", why
+
+
+def _reached(level: Level, code: str) -> str | None:
+    """Why a level does not hold, None when it does."""
+    try:
+        with Sandbox(level, replace(Limits(), wall_s=20.0)) as box:
+            outcome = box.run(["probe.py"], {"probe.py": code})
+    except SandboxError as error:
+        return str(error)
+    if outcome.code != 0 or not outcome.result:
+        return "the trial program failed in it"
+    return None if outcome.result == "nothing" else f"code in it reaches {outcome.result.replace(',', ' and ')}"

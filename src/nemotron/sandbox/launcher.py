@@ -238,12 +238,15 @@ def _start(
         _end_all(setting, child)
         os.close(out)
         os.close(result)
-        return {"status": "sandbox", "reason": said.removeprefix(b"+").decode() or "a program was ended before it began"}
+        return {
+            "status": "sandbox",
+            "reason": said.removeprefix(b"+").decode() or "a program was ended before it began",
+        }
     return _watch(setting, child, (out, result, place[1]), owner)
 
 
 def _new_folder(setting: dict[str, Any], number: int, files: dict[str, str]) -> str:
-    """A folder that no program has seen; with namespaces a file system of its own, so that its end is the end of all in it."""
+    """A folder that no program has seen; with namespaces a file system, which ends with all that is in it."""
     box: str = setting["box"]
     nobody = setting["level"] == "namespaces" and os.geteuid() == 0
     if setting["level"] == "namespaces":
@@ -383,7 +386,13 @@ def _watch(
         broken = broken or "output"
     code = os.waitstatus_to_exitcode(status)
     stdout, told = (b"".join(taken[fd]).decode("utf-8", "replace") for fd in (out, result))
-    return {"status": broken or "exited", "code": code, "stdout": "" if broken else stdout, "result": told, "clean": True}
+    return {
+        "status": broken or "exited",
+        "code": code,
+        "stdout": "" if broken else stdout,
+        "result": told,
+        "clean": True,
+    }
 
 
 def _take(fd: int, blocks: list[bytes], most: dict[int, int]) -> bool:
