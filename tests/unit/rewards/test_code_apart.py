@@ -146,10 +146,21 @@ def _none(*_: Any) -> Any:
     raise AssertionError("plain data needs no reference")
 
 
+def shape(value: Any) -> Any:
+    """Equal for equal values of equal types, whatever the order of a set; NaN is equal too."""
+    if isinstance(value, dict):
+        return frozenset((shape(key), shape(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(shape, value))
+    if isinstance(value, set | frozenset):
+        return type(value), frozenset(map(shape, value))
+    return type(value), repr(value)
+
+
 @given(VALUES, VALUES)
 def test_values_are_compared_as_python_compares(left: Any, right: Any) -> None:
     """Across the wire, and also where the comparison builds nothing."""
     wire = json.loads(json.dumps(exchange.encode(left, _none)))
-    assert repr(exchange.decode(wire, _none)) == repr(left)
+    assert shape(exchange.decode(wire, _none)) == shape(left)
     assert same_in_python(wire, right) == (exchange.decode(wire, _none) == right)
     assert same_in_python(wire, left) == (exchange.decode(wire, _none) == left)
