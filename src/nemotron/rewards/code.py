@@ -1,11 +1,15 @@
-"""Code that has to pass unit tests, in the sandbox. Right outputs never enter the sandbox, except in assert lines."""
+"""Code that has to pass unit tests, in the sandbox. What is right never enters the process that the answer is in.
+
+Outputs and values are compared here. Lines that are more than a call and a literal run in a sandbox of their own, which
+calls the answer in its.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import queue
-import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +17,17 @@ from typing import Any
 
 from nemotron.config.schema.rewards import CodeRewardConfig
 from nemotron.errors import NotAvailableError
-from nemotron.rewards.code_tests import UnitTest, right_value, same_output, unit_tests
+from nemotron.rewards.code_tests import UnitTest, right_value, same_in_python, same_output, unit_tests
 from nemotron.rewards.text import answer_part, last_fenced
 from nemotron.rewards.types import VerifierError
-from nemotron.sandbox import harness
+from nemotron.sandbox import examiner, exchange, harness
 from nemotron.sandbox.box import Level, Limits, Outcome, Sandbox, SandboxError, containment
 
-_HARNESS = Path(harness.__file__).read_text(encoding="utf-8")
+_MODULES = {
+    f"nemotron/sandbox/{module.__name__.rpartition('.')[2]}.py": Path(str(module.__file__)).read_text(encoding="utf-8")
+    for module in (exchange, harness, examiner)
+}
+_START = "import os, sys; sys.path.append(os.getcwd()); from nemotron.sandbox.{} import main; main()"
 
 
 class Code:
@@ -99,43 +107,102 @@ class Code:
         return float(passed == len(tests)) if self._config.score == "all" else passed / len(tests)
 
     def _passes(self, source: str, test: UnitTest) -> bool:
-        token = secrets.token_hex(16)
-        outcome = self._run(source, test, token)
-        if outcome.status != "exited" or outcome.code != 0:
-            return False
         if test.kind == "main":
-            return same_output(outcome.stdout, test.expected)
+            outcome = self._run(source, {"mode": "main"}, test.stdin)
+            return _went_well(outcome) and same_output(outcome.stdout, test.expected)
         try:
-            told = json.loads(outcome.result)
-        except (ValueError, RecursionError):
-            return False
-        if not isinstance(told, dict) or told.get("token") != token:
-            return False
-        return test.kind == "assert" or right_value(test, told.get("value"))
+            if test.kind == "call":
+                task = {"mode": "call", "function": test.function, "arguments": test.arguments}
+                return right_value(test, _told(self._run(source, task))["value"])
+            if test.kind == "equal":
+                arguments = exchange.encode(list(test.arguments), str)
+                told = _told(self._run(source, {"mode": "plain", "function": test.function, "arguments": arguments}))
+                if "not_plain" not in told:
+                    return same_in_python(told["value"], test.expected)
+        except exchange.NotPlainError:
+            # Compared where such values may be built.
+            return self._examined(source, test)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return False  # what was told has not the form in which the harness tells
+        return self._examined(source, test)
 
-    def _run(self, source: str, test: UnitTest, token: str) -> Outcome:
-        box = self._take()
-        self._busy.add(box)
-        files = {"solution.py": source}
-        argv = ["solution.py"]
-        weak = box.level == "weak"
-        if weak or test.kind != "main":
-            task = {"mode": test.kind, "token": token, "weak": weak, "test": test.test}
-            task |= {"function": test.function, "arguments": test.arguments}
-            files |= {"task.json": json.dumps(task), "harness.py": _HARNESS}
-            argv = ["harness.py"]
+    def _examined(self, source: str, test: UnitTest) -> bool:
+        """The lines of a test in one sandbox, the answer in another; what passes between them is plain data."""
+        answer, examiner = self._take(), self._take()
+        to_answer, to_examiner = os.pipe(), os.pipe()
         try:
-            outcome = box.run(argv, files, test.stdin)
+            try:
+                task = {"test": test.test, "function": test.function}
+                self._start(answer, source, {"mode": "serve"}, channel=(to_answer[0], to_examiner[1]))
+                self._start(examiner, None, task, channel=(to_examiner[0], to_answer[1]))
+            finally:
+                for fd in (*to_answer, *to_examiner):
+                    os.close(fd)
+            verdict = examiner.finish()
+            answer.finish()
         except SandboxError:
+            for box in (answer, examiner):
+                self._busy.discard(box)
+                box.close()
+            raise
+        self._give_back(answer)
+        self._give_back(examiner)
+        if not _went_well(verdict):
+            return False
+        try:
+            told = json.loads(verdict.result)
+        except ValueError:
+            return False
+        if "cannot" in told:
+            raise VerifierError(told["cannot"])
+        return bool(told == {"passed": True})
+
+    def _run(self, source: str, task: dict[str, Any], stdin: str = "") -> Outcome:
+        box = self._take()
+        try:
+            self._start(box, source, task, stdin)
+            outcome = box.finish()
+        except SandboxError:
+            self._busy.discard(box)
             box.close()
             raise
-        finally:
-            self._busy.discard(box)
-        self._idle.put(box)
+        self._give_back(box)
         return outcome
+
+    def _start(
+        self, box: Sandbox, source: str | None, task: dict[str, Any], stdin: str = "", channel: tuple[int, ...] = ()
+    ) -> None:
+        files = {} if source is None else {"solution.py": source}
+        argv = ["solution.py"]
+        weak = box.level == "weak"
+        if weak or task.get("mode") != "main":
+            task = {**task, "weak": weak, "most_bytes": self._limits.output_mb << 20}
+            files |= {"task.json": json.dumps(task), **_MODULES}
+            argv = ["-c", _START.format("examiner" if source is None else "harness")]
+        box.start(argv, files, stdin, channel)
+
+    def _give_back(self, box: Sandbox) -> None:
+        self._busy.discard(box)
+        if box.clean:
+            self._idle.put(box)
+        else:
+            box.close()
 
     def _take(self) -> Sandbox:
         try:
-            return self._idle.get_nowait()
+            box = self._idle.get_nowait()
         except queue.Empty:
-            return Sandbox(self.level(), self._limits)
+            box = Sandbox(self.level(), self._limits)
+        self._busy.add(box)
+        return box
+
+
+def _went_well(outcome: Outcome) -> bool:
+    return outcome.status == "exited" and outcome.code == 0
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    told = json.loads(outcome.result) if _went_well(outcome) else None
+    if not isinstance(told, dict):
+        raise ValueError("nothing was told")
+    return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
 from nemotron.rewards.text import MISSING, field, first_field, listed_fields
+from nemotron.sandbox.exchange import NotPlainError
 
 TEST_FIELDS = ("verifier_metadata.unit_tests", "unit_tests", "tests", "test_list", "test")
 """Where a row has its tests when the config names no field."""
@@ -19,10 +21,13 @@ TEST_FIELDS = ("verifier_metadata.unit_tests", "unit_tests", "tests", "test_list
 class UnitTest:
     """One test."""
 
-    kind: Literal["main", "call", "assert"]
-    """``main``: run as a program and compare its output. ``call``: call a function. ``assert``: run lines after it."""
+    kind: Literal["main", "call", "equal", "assert"]
+    """``main``: run as a program and compare its output. ``call``: call a function and compare as JSON. ``equal``: an
+    assert line that is a call and a literal; compared as Python compares. ``assert``: other lines, which are run in a
+    process of their own."""
     stdin: str = ""
     function: str = ""
+    """What is called; for ``assert`` the name that is the answer's even where Python has one of its own."""
     arguments: tuple[Any, ...] = ()
     expected: Any = None
     """Standard output (``main``) or value (``call``)."""
@@ -53,8 +58,10 @@ def _read(value: Any, entry_point: Any) -> list[UnitTest]:
         if isinstance(decoded, list | dict):
             return _read(decoded, entry_point)
         # HumanEval: ``check`` is defined by the test and takes the function.
-        call = f"\ncheck({entry_point})\n" if isinstance(entry_point, str) and "def check(" in value else ""
-        return [UnitTest("assert", test=_python(value + call))]
+        if isinstance(entry_point, str) and "def check(" in value:
+            tested = entry_point.partition(".")[0].partition("(")[0]
+            return [UnitTest("assert", function=tested, test=_python(f"{value}\ncheck({entry_point})\n"))]
+        return [_assertion(_python(value))]
     if isinstance(value, Mapping):
         return _columns(value)
     if not isinstance(value, list):
@@ -115,6 +122,60 @@ def _python(test: str) -> str:
     return test
 
 
+def _assertion(test: str) -> UnitTest:
+    """The one line ``assert name(literals) == literal`` as a call whose value is compared here; others as they are."""
+    match ast.parse(test).body:
+        case [ast.Assert(ast.Compare(ast.Call(ast.Name(name), arguments, []), [ast.Eq()], [right]))]:
+            try:
+                values = tuple(ast.literal_eval(argument) for argument in arguments)
+                expected = ast.literal_eval(right)
+            except (ValueError, TypeError, MemoryError, RecursionError):
+                return UnitTest("assert", test=test)
+            return UnitTest("equal", function=name, arguments=values, expected=expected, test=test)
+    return UnitTest("assert", test=test)
+
+
+def same_in_python(found: Any, expected: Any) -> bool:
+    """Whether what `exchange.encode` made of a value equals a literal, as ``==`` says.
+
+    Nothing larger than the literal is built: an answer may have made up a set whose elements all hash alike.
+
+    Raises:
+        NotPlainError: it is of a type that has to be rebuilt first.
+    """
+    if isinstance(found, list):
+        return isinstance(expected, list) and len(found) == len(expected) and all(map(same_in_python, found, expected))
+    if not isinstance(found, dict):
+        return bool(found == expected)
+    [(tag, content)] = found.items()
+    if tag == "t":
+        return isinstance(expected, tuple) and same_in_python(content, list(expected))
+    if tag in ("s", "f"):
+        same_size = isinstance(expected, set | frozenset) and len(content) == len(expected)
+        return same_size and {_element(item) for item in content} == expected
+    if tag == "d":
+        if not isinstance(expected, dict) or len(content) != len(expected):
+            return False
+        keys = [_element(key) for key, _ in content]
+        return set(keys) == set(expected) and all(
+            same_in_python(item, expected[key]) for key, (_, item) in zip(keys, content, strict=True)
+        )
+    return bool(_element(found) == expected)
+
+
+def _element(found: Any) -> Any:
+    if not isinstance(found, dict):
+        return found
+    [(tag, content)] = found.items()
+    if tag == "i":
+        return int(content, 16)
+    if tag in ("t", "f"):
+        return (tuple if tag == "t" else frozenset)(_element(item) for item in content)
+    if tag in ("b", "B"):
+        return (bytes if tag == "b" else bytearray).fromhex(content)
+    raise NotPlainError(str(tag))
+
+
 def right_value(test: UnitTest, value: Any) -> bool:
     """Whether a function gave what a test expects."""
     return same_value(value, test.expected) or (test.wrapped and same_value(value, test.expected[0]))
@@ -153,6 +214,10 @@ def same_value(found: Any, expected: Any) -> bool:
     if isinstance(found, bool) or isinstance(expected, bool):
         return found is expected
     if isinstance(found, float) or isinstance(expected, float):
-        numbers = isinstance(found, int | float) and isinstance(expected, int | float)
-        return numbers and math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-9)
+        if not isinstance(found, int | float) or not isinstance(expected, int | float):
+            return False
+        try:
+            return math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-9)
+        except OverflowError:  # an integer beyond every float
+            return False
     return bool(found == expected)

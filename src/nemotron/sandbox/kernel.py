@@ -22,6 +22,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 4096, 163
 _MNT_DETACH, _AT_FDCWD, _AT_RECURSIVE = 2, -100, 0x8000
 
 _SET_PDEATHSIG, _SET_DUMPABLE, _SET_SECCOMP, _CAPBSET_DROP, _SET_SECUREBITS, _NO_NEW_PRIVS = 1, 4, 22, 24, 28, 38
+_SET_CHILD_SUBREAPER = 36
 
 # Calls that have no place in a unit test: (x86-64, arm64), None where the architecture lacks it.
 _DENIED: dict[str, tuple[int | None, int | None]] = {
@@ -55,10 +56,22 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     # Memory that RLIMIT_AS does not see.
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    # Those of other processes need no ``get``: their numbers can be guessed.
     "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
     "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
     "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
     "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
     "setpriority": (141, 140),
     "sched_setscheduler": (144, 119),
     "sched_setparam": (142, 118),
@@ -96,8 +109,20 @@ _DENIED_IN_THE_OPEN: dict[str, tuple[int | None, int | None]] = {
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
 }
 _CLONE, _CLONE3, _KILL, _TGKILL, _PRLIMIT = (56, 220), (435, 435), (62, 129), (234, 131), (302, 261)
+_IOCTL, _FCNTL, _PRCTL = (16, 29), (72, 25), (157, 167)
+# Of what can be done to an open file in the open: nothing that stays with the file (its flags are its owner's to set,
+# on a file that is only open for reading too), and nobody named who is sent a signal or kept waiting.
+_IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+"""TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
+_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1031, 1032, 1033, 1034)
+"""F_DUPFD, F_[GS]ETFD, F_[GS]ETFL, locks, locks of open files, F_DUPFD_CLOEXEC, pipe sizes, seals."""
+LEAST_LANDLOCK = 3
+"""ABI version from which Landlock alone keeps files from being truncated (Linux 6.2)."""
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
@@ -130,6 +155,16 @@ def enter_root(path: str) -> None:
     os.chdir("/")
 
 
+def unmount(path: str) -> None:
+    """Take what is mounted at ``path`` away."""
+    _check(_LIBC.umount2(path.encode(), ctypes.c_int(_MNT_DETACH)))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends."""
+    _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
 def die_with_parent(signal: int) -> None:
     """Get ``signal`` when the parent ends."""
     _prctl(_SET_PDEATHSIG, signal)
@@ -158,12 +193,13 @@ def landlock_version() -> int:
     return max(0, int(_LIBC.syscall(444, None, ctypes.c_size_t(0), ctypes.c_uint(1))))
 
 
-def landlock(readable: Iterable[str], writable: Iterable[str]) -> None:
+def landlock(readable: Iterable[str], writable: Iterable[str], *, newest: int = 99) -> None:
     """Let this process read (and execute) below ``readable``, do anything below ``writable``, and nothing elsewhere.
 
-    Also no TCP (ABI 4), no signals and no abstract sockets to the outside (ABI 6).
+    Also no TCP (ABI 4), no signals and no abstract sockets to the outside (ABI 6). ``newest`` is the latest ABI version
+    that is asked for, so that what an older kernel gives can be tried on a newer one.
     """
-    version = landlock_version()
+    version = min(newest, landlock_version())
     if version == 0:
         raise OSError(38, "this kernel has no Landlock")
     rights = (1 << 13) - 1
@@ -201,8 +237,8 @@ def seccomp_known() -> bool:
 def seccomp(*, in_the_open: bool) -> None:
     """Refuse calls for sockets, tracing, mounting, hidden memory ...; from here on, for this process and its children.
 
-    ``in_the_open``: there are no namespaces, so refuse also new processes, signals to and limits of others, and changes
-    of owners, modes and times.
+    ``in_the_open``: there are no namespaces, so refuse also new processes, signals to and limits of others, changes
+    of owners, modes, flags and times, and outliving the process that started this one.
     """
     column, architecture = _ARCHITECTURES[os.uname().machine]
     denied = [*_DENIED.values(), *(_DENIED_IN_THE_OPEN.values() if in_the_open else ())]
@@ -224,6 +260,10 @@ def seccomp(*, in_the_open: bool) -> None:
     if in_the_open:
         for numbers in (_KILL, _TGKILL):
             program += _when(numbers[column], [(0x15, 0, 1, own), _ALLOW, _EPERM])
+        program += _when(_PRCTL[column], [(0x15, 0, 1, _SET_PDEATHSIG), _EPERM, _ALLOW])
+        for numbers, allowed in ((_IOCTL, _IOCTLS), (_FCNTL, _FCNTLS)):
+            body = [line for value in allowed for line in ((0x15, 0, 1, value), _ALLOW)]
+            program += _when(numbers[column], [*body, _EPERM], argument=1)
     _install([*program, _ALLOW])
 
 
@@ -234,9 +274,9 @@ _EPERM: Instruction = (0x06, 0, 0, 0x50000 | 1)
 _KILL_PROCESS: Instruction = (0x06, 0, 0, 0x80000000)
 
 
-def _when(number: int, body: Sequence[Instruction]) -> list[Instruction]:
-    """Run ``body``, which returns, on the first argument (its lower half) of the call ``number``."""
-    return [(0x15, 0, len(body) + 1, number), (0x20, 0, 0, 16), *body]
+def _when(number: int, body: Sequence[Instruction], *, argument: int = 0) -> list[Instruction]:
+    """Run ``body``, which returns, on an argument (its lower half) of the call ``number``."""
+    return [(0x15, 0, len(body) + 1, number), (0x20, 0, 0, 16 + 8 * argument), *body]
 
 
 def _install(program: Sequence[Instruction]) -> None:
