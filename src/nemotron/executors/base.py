@@ -126,6 +126,8 @@ class Executor(Protocol):
     """One kind of executor."""
 
     name: str
+    ships_assets: bool
+    """Whether files that are shipped with the product go along with the code."""
 
     def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
         """Where the run will lie. Pure."""
@@ -159,6 +161,9 @@ class Executor(Protocol):
         Raises:
             ExecutorError: the cluster cannot be reached.
         """
+
+    def explain(self, handle: Handle, state: JobState) -> JobState:
+        """The state of a job that ended without a word of its own process, as the end of its output tells it."""
 
     def cancel(self, handle: Handle) -> None:
         """End the job; nothing happens to one that has ended.

@@ -31,6 +31,7 @@ class Detached:
     """A background process."""
 
     name = NAME
+    ships_assets = False
 
     def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
         """The usual place."""
@@ -86,6 +87,10 @@ class Detached:
                 return log.read()
         except FileNotFoundError:
             return b""
+
+    def explain(self, handle: Handle, state: JobState) -> JobState:
+        """The kernel tells nothing more."""
+        return state
 
     def cancel(self, handle: Handle) -> None:
         """SIGTERM to the worker, which leaves a truthful status behind."""

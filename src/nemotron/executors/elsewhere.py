@@ -52,7 +52,7 @@ def launch_of(
     """
     by = executor(kind_of(profile))
     target = by.target(profile, plan.runs_dir, plan.run_id)
-    plan = placed(plan, profile, ships_assets=by.code_dir(profile, target) is not None, rehearsal=rehearsal)
+    plan = placed(plan, profile, ships_assets=by.ships_assets, rehearsal=rehearsal)
     if not plan.ok:
         return plan, None
     if not plan.has_entry:

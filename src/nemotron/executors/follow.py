@@ -109,6 +109,8 @@ def follow(run: RunFolder, *, may_cancel: bool) -> int:
             if not may_cancel or not _wants_on(run, by, handle):
                 return 130
     by.fetch(run, handle)
+    if state.state == "failed" and run.status().state not in ENDED:
+        state = by.explain(handle, state)
     return _outcome(run, state)
 
 

@@ -72,7 +72,8 @@ def prepare(plan: Plan, asked: Asked, profile: Profile, *, runs_dir: Path, how: 
     by = executor(kind_of(profile))
     target = by.target(profile, runs_dir, plan.run_id)
     job = plan.job(asked, run_dir=target.there)
-    job = _with_shipped_assets(job, by.code_dir(profile, target))
+    if by.ships_assets:
+        job = _with_shipped_assets(job, by.code_dir(profile, target))
     return Launch(profile, job, target, by.plan(profile, job, target, 1, how), plan.secrets())
 
 

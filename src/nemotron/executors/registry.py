@@ -23,6 +23,10 @@ def executor(name: str) -> Executor:
         from nemotron.executors.detached import Detached
 
         return Detached()
+    if name == "lepton":
+        from nemotron.executors.lepton.executor import Lepton
+
+        return Lepton()
     raise ArtifactError(
         f"the run was started by the executor `{name}`, which this version does not have",
         hint="look at it with the version that started it",

@@ -124,6 +124,8 @@ def given_attempt(run: Path, number: int) -> AttemptFolder:
     """
     attempt = AttemptFolder(run / ATTEMPTS / str(number))
     attempt.handle()
+    with output_errors(attempt.path):
+        attempt.logs.mkdir(exist_ok=True)
     return attempt
 
 

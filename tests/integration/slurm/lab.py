@@ -35,6 +35,11 @@ class Lab:
     pids: list[Path] = field(default_factory=list)
 
     @property
+    def limits_memory(self) -> bool:
+        """Whether the kernel can be asked to hold jobs to their memory here, as it is on a cluster."""
+        return os.getuid() == 0 and os.access("/sys/fs/cgroup/memory", os.W_OK)
+
+    @property
     def config(self) -> Path:
         return self.folder / "slurm.conf"
 
@@ -100,10 +105,14 @@ class Lab:
 
     def bring_back(self, node: str) -> None:
         """A node that was set down, idle again."""
-        self.run("scontrol", "update", f"nodename={node}", "state=resume")
         end = time.monotonic() + READY_S
-        while time.monotonic() < end and "idle" not in self.run("sinfo", "-h", "-n", node, "-o", "%T"):
-            time.sleep(0.2)
+        while "idle" not in (state := self.run("sinfo", "-h", "-p", "batch", "-n", node, "-o", "%T")):
+            if time.monotonic() > end:
+                raise RuntimeError(f"{node} stays {state}")
+            # Refused while the node is already on its way.
+            with suppress(subprocess.CalledProcessError):
+                self.run("scontrol", "update", f"nodename={node}", "state=resume")
+            time.sleep(0.5)
 
     def _spawn(self, *words: str) -> None:
         """Start a daemon, which goes into the background by itself."""
@@ -128,10 +137,9 @@ class Lab:
             f"SlurmdSpoolDir={folder}/spool-%n",
             *(f"SlurmctldPidFile={folder}/run/slurmctld.pid", f"SlurmdPidFile={folder}/run/slurmd-%n.pid"),
             *(f"SlurmctldLogFile={folder}/log/slurmctld.log", f"SlurmdLogFile={folder}/log/slurmd-%n.log"),
-            *("ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "SwitchType=switch/none", "MpiDefault=none"),
-            # Memory is watched by polling: without cgroups that is the kernel's only other witness.
-            *("JobAcctGatherType=jobacct_gather/linux", "JobAcctGatherFrequency=task=1"),
-            "JobAcctGatherParams=OverMemoryKill,UsePss",
+            *("ProctrackType=proctrack/linuxproc", "SwitchType=switch/none", "MpiDefault=none"),
+            f"TaskPlugin={'task/cgroup' if self.limits_memory else 'task/none'}",
+            "JobAcctGatherType=jobacct_gather/none",
             *("SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory"),
             *("PreemptType=preempt/partition_prio", "PreemptMode=CANCEL"),
             "SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0,batch_sched_delay=0",
@@ -155,4 +163,5 @@ class Lab:
             f"PartitionName=high {nodes} State=UP PriorityTier=9 DefMemPerNode=4000",
             f"PartitionName=closed {nodes} State=DRAIN",
         ]
+        (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\nConstrainSwapSpace=yes\n")
         self.config.write_text("\n".join(lines) + "\n")

@@ -32,6 +32,7 @@ class Slurm:
     """Batch jobs."""
 
     name = NAME
+    ships_assets = True
 
     def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
         """Below ``remote_job_dir`` where that is said; over ssh, a mirror is kept here."""
@@ -129,6 +130,12 @@ class Slurm:
         quoted = shlex.quote(path)
         done = shell_of(handle).run(["sh", "-c", f"[ ! -e {quoted} ] || tail -c +{offset + 1} {quoted}"])
         return done.out
+
+    def explain(self, handle: Handle, state: JobState) -> JobState:
+        """Slurm calls a job FAILED when only its step ran out of memory, and says so in the output alone."""
+        tail = self.read_log(handle, 0)[-4096:]
+        told = b"oom-kill event" in tail or b": Out Of Memory" in tail or b"oom_kill" in tail
+        return JobState("out_of_memory", "oom-kill event", state.exit_code) if told else state
 
     def cancel(self, handle: Handle) -> None:
         """scancel; the mark in the attempt's folder keeps the script from asking for another turn."""

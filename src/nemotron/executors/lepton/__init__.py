@@ -1,0 +1,1 @@
+"""DGX Cloud Lepton by its REST API."""

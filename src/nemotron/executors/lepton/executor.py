@@ -1,0 +1,308 @@
+"""The executor itself."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemotron.disk.atomic import write_atomic
+from nemotron.errors import ExecutorError, NemotronError, NotFoundError
+from nemotron.executors.base import How, JobState, StateName, Submission, Target
+from nemotron.executors.environment import shown_environment
+from nemotron.executors.lepton import payload
+from nemotron.executors.lepton.api import Api, workspace_of
+from nemotron.executors.lepton.bootstrap import MARK
+from nemotron.job import CompiledJob
+from nemotron.profiles.load import Profile
+from nemotron.profiles.model import LeptonProfile
+from nemotron.runs.attempts import Handle
+from nemotron.runs.folder import RunFolder
+
+NAME = "lepton"
+STATES: dict[str, StateName] = {
+    "Queueing": "queued",
+    "Awaiting": "queued",
+    "PendingRetry": "queued",
+    "Starting": "queued",
+    "Running": "running",
+    "Restarting": "running",
+    "Stopping": "running",
+    "Terminating": "running",
+    "Completed": "finished",
+    "Failed": "failed",
+    "Stopped": "cancelled",
+    "Deleting": "cancelled",
+    "Deleted": "cancelled",
+    "Archived": "cancelled",
+}
+_QUIET_S = 1.5
+"""A log that brings nothing for so long is read to its present end."""
+_MARK = MARK.encode()
+
+
+class Lepton:
+    """Batch jobs."""
+
+    name = NAME
+    ships_assets = False
+
+    def __init__(self) -> None:
+        self._apis: dict[str, Api] = {}
+        self._logs: dict[str, _Log] = {}
+
+    def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
+        """Below ``remote_job_dir``, which is a mount; a mirror is kept here."""
+        settings = _settings(profile)
+        root = settings.remote_job_dir or (settings.mounts[0].mount_path if settings.mounts else "/tmp/nemotron")
+        return Target(runs_dir.resolve() / run_id, f"{root.rstrip('/')}/runs/{run_id}", mirrored=True)
+
+    def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
+        """The body of the call, without the packed files."""
+        settings = _settings(profile)
+        environment = shown_environment(profile, job, self.code_dir(profile, target))
+        body = payload.body(
+            settings,
+            name=payload.job_name(job.id, number),
+            run_dir=target.there,
+            number=number,
+            environment=environment,
+        )
+        return Submission(
+            executor=NAME,
+            profile=profile.name,
+            run_dir=target.there,
+            request={"method": "POST", "path": "/jobs", "body": body},
+            environment=environment,
+        )
+
+    def code_dir(self, profile: Profile, target: Target) -> str | None:
+        """Below ``remote_job_dir``."""
+        settings = _settings(profile)
+        return payload.code_dir(settings, target.there) if settings.code == "ship" else None
+
+    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
+        """The name of the job, and of the workspace's address and token what is no secret."""
+        settings = _settings(profile)
+        keep = ("workspace_id", "workspace_url", "token_env")
+        return {
+            "job_name": payload.job_name(run_id, number),
+            "job_id": None,
+            "workspace": {key: value for key in keep if (value := getattr(settings, key)) is not None},
+        }
+
+    def submit(self, run: RunFolder, submission: Submission, values: Mapping[str, str], handle: Handle) -> Handle:
+        """One job of that name: where it exists already, that one is taken."""
+        details = handle.model_extra or {}
+        api = self._api(handle)
+        body = json.loads(json.dumps(submission.request["body"]))
+        spec = body["spec"]
+        by_name = {env["name"]: env for env in spec["envs"] if "value" in env}
+        for name, value in values.items():
+            by_name[name] = {"name": name, "value": value}
+        secrets = [env for env in spec["envs"] if "value" not in env]
+        pieces = payload.packed(run.path, int(details["number"]), with_code=True)
+        spec["envs"] = [*by_name.values(), *secrets, *pieces]
+        _resolve_group(api, spec)
+        known = self._by_name(api, str(details["job_name"]))
+        if known is None:
+            try:
+                known = str(api.call("POST", "/jobs", body=body)["metadata"]["id"])
+            except ExecutorError:
+                # Whether a job was made before the answer was lost, its name tells.
+                if (known := self._by_name(api, str(details["job_name"]))) is None:
+                    raise
+            except (KeyError, TypeError):
+                raise ExecutorError("Lepton's answer names no job") from None
+        return handle.model_copy(update={"job_id": known})
+
+    def states(self, handles: Sequence[Handle]) -> list[JobState]:
+        """One call a job."""
+        return [self._state(handle) for handle in handles]
+
+    def read_log(self, handle: Handle, offset: int) -> bytes:
+        """What the job printed, without the rows that it repeats for the mirror."""
+        log = self._log(handle)
+        if offset == 0:
+            log.wait_until_quiet(_QUIET_S)
+        return log.text()[offset:]
+
+    def explain(self, handle: Handle, state: JobState) -> JobState:
+        """Lepton tells nothing more."""
+        return state
+
+    def cancel(self, handle: Handle) -> None:
+        """Stop it: Lepton keeps it, with its log."""
+        job = (handle.model_extra or {}).get("job_id")
+        if job:
+            self._api(handle).call("PATCH", f"/jobs/{job}", body={"spec": {"stopped": True}})
+
+    def fetch(self, run: RunFolder, handle: Handle) -> None:
+        """Rows and status out of the log, and the report from them."""
+        log = self._log(handle)
+        log.wait_until_quiet(_QUIET_S)
+        rows = log.rows()
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            if lines := rows.get(name):
+                write_atomic(run.path / name, b"".join(line + b"\n" for line in lines))
+        if statuses := rows.get("status.json"):
+            write_atomic(run.path / "status.json", statuses[-1] + b"\n")
+
+    def check(self, profile: Profile) -> list[tuple[str, str]]:
+        """The token opens the workspace, and the node group is there."""
+        settings = _settings(profile)
+        workspace = workspace_of(settings)
+        api = Api(workspace, patience_s=10)
+        found = [("workspace", str(api.call("GET", "/workspace").get("workspace_name", workspace.url)))]
+        if settings.node_group:
+            groups = _groups(api)
+            group = groups.get(settings.node_group) or (
+                settings.node_group if settings.node_group in groups.values() else None
+            )
+            if group is None:
+                raise ExecutorError(
+                    f"there is no node group `{settings.node_group}`",
+                    hint=f"there are {', '.join(sorted(groups)) or 'none'}",
+                )
+            nodes = api.call("GET", f"/dedicated-node-groups/{group}/nodes")
+            found.append((f"node group {settings.node_group}", f"{group}, {len(nodes or [])} nodes"))
+        return found
+
+    def _state(self, handle: Handle) -> JobState:
+        job = (handle.model_extra or {}).get("job_id")
+        if not job:
+            return JobState("lost", "it was never submitted")
+        try:
+            answer = self._api(handle).call("GET", f"/jobs/{job}", params={"job_query_mode": "alive_and_archive"})
+        except NotFoundError:
+            return JobState("lost", "Lepton does not know the job any more")
+        except NemotronError as error:
+            return JobState("unknown", error.message)
+        word = str(((answer or {}).get("status") or {}).get("state"))
+        state = STATES.get(word, "unknown")
+        if state != "failed":
+            return JobState(state, "" if word in ("Running", "Completed", "Queueing") else word)
+        return JobState("failed", "", self._exit_code(handle))
+
+    def _exit_code(self, handle: Handle) -> int | None:
+        """Lepton says that a job failed; with what, its worker's last status in the log says."""
+        try:
+            log = self._log(handle)
+            log.wait_until_quiet(_QUIET_S)
+        except NemotronError:
+            return None
+        statuses = log.rows().get("status.json", [])
+        code = json.loads(statuses[-1]).get("exit_code") if statuses else None
+        return code if isinstance(code, int) else 1
+
+    def _by_name(self, api: Api, name: str) -> str | None:
+        answer = api.call("GET", "/jobs", params={"q": name, "page": "1", "page_size": "100"})
+        rows = answer.get("jobs", []) if isinstance(answer, dict) else answer or []
+        for row in rows:
+            metadata = row.get("metadata", {})
+            if name in (metadata.get("name"), metadata.get("id")):
+                return str(metadata["id"])
+        return None
+
+    def _api(self, handle: Handle) -> Api:
+        where: Any = (handle.model_extra or {}).get("workspace") or {}
+        key = json.dumps(where, sort_keys=True)
+        if key not in self._apis:
+            profile = LeptonProfile.model_validate({"executor": "lepton", **where})
+            self._apis[key] = Api(workspace_of(profile))
+        return self._apis[key]
+
+    def _log(self, handle: Handle) -> _Log:
+        job = str((handle.model_extra or {}).get("job_id"))
+        if job not in self._logs:
+            self._logs[job] = _Log(self._api(handle), job)
+        return self._logs[job]
+
+
+class _Log:
+    """The log of a job's first worker, read in the background; a connection that breaks is taken up where it was."""
+
+    def __init__(self, api: Api, job: str) -> None:
+        self._api, self._job = api, job
+        self._raw = bytearray()
+        self._changed = time.monotonic()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._complete = False
+
+    def wait_until_quiet(self, quiet_s: float) -> None:
+        """Wait until the log has been read to its present end."""
+        self._start()
+        self._changed = time.monotonic()
+        while not self._complete and time.monotonic() - self._changed < quiet_s:
+            time.sleep(0.05)
+
+    def text(self) -> bytes:
+        """What the job printed."""
+        self._start()
+        return b"".join(line for line in self._lines() if not line.startswith(_MARK))
+
+    def rows(self) -> dict[str, list[bytes]]:
+        """File -> the lines that the job repeated of it."""
+        found: dict[str, list[bytes]] = {}
+        for line in self._lines():
+            if line.startswith(_MARK) and line.endswith(b"\n"):
+                name, _, content = line[len(_MARK) :].rstrip(b"\n").partition(b" ")
+                found.setdefault(name.decode(), []).append(content)
+        return found
+
+    def _lines(self) -> list[bytes]:
+        with self._lock:
+            return bytes(self._raw).splitlines(keepends=True)
+
+    def _start(self) -> None:
+        if not self._complete and (self._thread is None or not self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._read, daemon=True, name="lepton-log")
+            self._thread.start()
+
+    def _read(self) -> None:
+        """One connection, from the beginning: what was read before is skipped."""
+        try:
+            replicas = self._api.call("GET", f"/jobs/{self._job}/replicas")
+            if not replicas:
+                return
+            replica = replicas[0]["metadata"]["id"]
+            seen = 0
+            for chunk in self._api.stream(f"/jobs/{self._job}/replicas/{replica}/log"):
+                with self._lock:
+                    new = chunk[max(0, len(self._raw) - seen) :]
+                    seen += len(chunk)
+                    if new:
+                        self._raw += new
+                        self._changed = time.monotonic()
+        except (NemotronError, KeyError, IndexError, TypeError):
+            # The next question opens a new connection.
+            return
+        self._complete = self._is_over()
+
+    def _is_over(self) -> bool:
+        answer = self._api.call("GET", f"/jobs/{self._job}", params={"job_query_mode": "alive_and_archive"})
+        word = str(((answer or {}).get("status") or {}).get("state"))
+        return STATES.get(word, "unknown") not in ("queued", "running", "unknown")
+
+
+def _resolve_group(api: Api, spec: dict[str, Any]) -> None:
+    """Node groups are asked for by id; people know them by name."""
+    affinity = spec.get("affinity", {})
+    wanted = affinity.get("allowed_dedicated_node_groups", [])
+    if wanted:
+        groups = _groups(api)
+        affinity["allowed_dedicated_node_groups"] = [groups.get(name, name) for name in wanted]
+
+
+def _groups(api: Api) -> dict[str, str]:
+    rows = api.call("GET", "/dedicated-node-groups") or []
+    return {str(row["metadata"].get("name")): str(row["metadata"].get("id")) for row in rows}
+
+
+def _settings(profile: Profile) -> LeptonProfile:
+    assert isinstance(profile.settings, LeptonProfile)
+    return profile.settings
