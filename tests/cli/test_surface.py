@@ -37,11 +37,12 @@ SURFACE = {
     "nemotron artifacts verify": ["--json", "PATH"],
     "nemotron runs list": ["--json", "--runs-dir"],
     "nemotron runs report": ["--runs-dir", "RUN"],
-    "nemotron runs resume": ["--max-steps", "--runs-dir", "RUN"],
+    "nemotron runs resume": ["--accept-changed-inputs", "--max-steps", "--runs-dir", "RUN"],
     "nemotron runs show": ["--json", "--runs-dir", "RUN"],
     "nemotron steps list": ["--category", "--consumes", "--json", "--produces", "--tag"],
     "nemotron steps run": [
         *(
+            "--accept-changed-inputs",
             "--batch",
             "--config",
             "--dry-run",

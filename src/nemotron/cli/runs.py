@@ -26,6 +26,10 @@ MaxSteps = Annotated[
     int | None,
     typer.Option(metavar="N", help="End with step N instead of `max_num_steps`; a finished run goes on."),
 ]
+AcceptChanged = Annotated[
+    bool,
+    typer.Option("--accept-changed-inputs", help="Go on although data or models are not what they were; it is noted."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -71,12 +75,17 @@ def report_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
 
 @app.command("resume")
 def resume_command(
-    ctx: typer.Context, run: RunName, max_steps: MaxSteps = None, runs_dir: RunsDir = Path("runs")
+    ctx: typer.Context,
+    run: RunName,
+    max_steps: MaxSteps = None,
+    accept_changed: AcceptChanged = False,
+    runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Go on with a run from its newest checkpoint, with the config it was started with."""
     from nemotron.executors.local import resume
 
-    raise typer.Exit(resume(_find(runs_dir, run).path, max_steps=max_steps, command=ctx.obj.words))
+    path = _find(runs_dir, run).path
+    raise typer.Exit(resume(path, max_steps=max_steps, command=ctx.obj.words, accept_changed=accept_changed))
 
 
 def _find(runs_dir: Path, name: str) -> RunFolder:

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nemotron.artifacts.inputs import Hashing
+from nemotron.artifacts.inputs import Hashing, changed_inputs, refuse_changed
 from nemotron.engines.base import ENGINES, Attempt
 from nemotron.errors import LimitError, NemotronError, NotAvailableError
-from nemotron.job import CompiledJob
+from nemotron.job import Changed, CompiledJob
 from nemotron.manifest import declaration, find_step
 from nemotron.out_of_memory import out_of_memory
 from nemotron.outcome import exit_code_of
@@ -32,19 +32,30 @@ USUAL_COLLECTION = (700, 10, 10)
 """Python's own thresholds; the command raises them while it starts."""
 
 
-def work(run: RunFolder, secrets: Mapping[str, str], prepare: Callable[[], None] | None = None) -> int:
+def work(
+    run: RunFolder,
+    secrets: Mapping[str, str],
+    prepare: Callable[[tuple[Changed, ...]], None] | None = None,
+    *,
+    accept_changed: bool = False,
+) -> int:
     """Work on ``run`` from where it stands to its end, in this process; returns the exit code.
 
-    ``prepare`` is called first, when the run is held; when it raises, the run stays as it was.
+    ``prepare`` is called first, when the run is held, with the inputs that have changed since the run read them; they
+    are an error unless ``accept_changed``. When it raises, the run stays as it was.
 
     Raises:
         OutputError: another live process holds the run.
+        ArtifactError: an input has changed.
         NemotronError: of every kind; the status of the run says it, too.
     """
     gc.set_threshold(*USUAL_COLLECTION)
     with run.lock(), _terminate_like_interrupt():
+        changed = changed_inputs(run.job())
+        if changed and not accept_changed:
+            raise refuse_changed(run.id, changed)
         if prepare is not None:
-            prepare()
+            prepare(changed)
         job = run.job()
         try:
             entry = _entry(job)

@@ -18,7 +18,7 @@ from nemotron.runs.folder import LOCK, RunFolder, newest_of_job
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Plan
-    from nemotron.job import Asked
+    from nemotron.job import Asked, Changed
 
 NAME = "local"
 
@@ -29,11 +29,20 @@ def alive(run: RunFolder) -> Alive:
     return "unknown" if held is None else "yes" if held else "no"
 
 
-def launch(plan: Plan, asked: Asked, *, runs_dir: Path, resume: bool, goes_on: Callable[[RunFolder], bool]) -> int:
+def launch(
+    plan: Plan,
+    asked: Asked,
+    *,
+    runs_dir: Path,
+    resume: bool,
+    goes_on: Callable[[RunFolder], bool],
+    accept_changed: bool = False,
+) -> int:
     """Run a compiled job to its end, attached; returns the exit code.
 
     With ``resume``, the newest run of the same step and config goes on, or is left alone when it is finished; when
-    there is none a new run starts (a run can be killed before it has a folder).
+    there is none a new run starts (a run can be killed before it has a folder). With ``accept_changed`` it does so also
+    when an input is not what it was.
 
     Raises:
         NotAvailableError: the step has no entry for the engine of the plan.
@@ -55,15 +64,23 @@ def launch(plan: Plan, asked: Asked, *, runs_dir: Path, resume: bool, goes_on: C
     if run.status().state == "finished":
         return _finished_already(run)
     _announce(f"{plan.step}: going on in {run.path}")
-    return work(run, plan.secrets(), lambda: run.write_job(run.note_resumed(asked.command)))
+    return work(
+        run,
+        plan.secrets(),
+        lambda changed: run.write_job(run.note_resumed(asked.command, changed)),
+        accept_changed=accept_changed,
+    )
 
 
-def resume(run_dir: Path, *, max_steps: int | None = None, command: Sequence[str] = ()) -> int:
+def resume(
+    run_dir: Path, *, max_steps: int | None = None, command: Sequence[str] = (), accept_changed: bool = False
+) -> int:
     """Go on with an unfinished run from its last checkpoint; returns the exit code.
 
     Args:
         max_steps: the run ends with this step instead of the one that it was compiled for; a finished run goes on.
         command: the words of the command line, to be kept with the run.
+        accept_changed: go on also when an input is not what it was.
 
     Raises:
         NotFoundError: there is no run. OutputError: another process works on it.
@@ -76,15 +93,15 @@ def resume(run_dir: Path, *, max_steps: int | None = None, command: Sequence[str
     if max_steps is None and run.status().state == "finished":
         return _finished_already(run)
 
-    def prepare() -> None:
+    def prepare(changed: tuple[Changed, ...]) -> None:
         if max_steps is None:
-            run.write_job(run.note_resumed(command))
+            run.write_job(run.note_resumed(command, changed))
         else:
-            extend(run, max_steps, command)
+            extend(run, max_steps, command, changed)
 
     job = run.job()
     _announce(f"{job.step}: going on in {run.path}")
-    return work(run, secrets_of(job), prepare)
+    return work(run, secrets_of(job), prepare, accept_changed=accept_changed)
 
 
 def _finished_already(run: RunFolder) -> int:
