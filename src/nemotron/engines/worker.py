@@ -35,14 +35,15 @@ USUAL_COLLECTION = (700, 10, 10)
 def work(
     run: RunFolder,
     secrets: Mapping[str, str],
-    prepare: Callable[[tuple[Changed, ...]], None] | None = None,
+    prepare: Callable[[tuple[Changed, ...]], bool] | None = None,
     *,
     accept_changed: bool = False,
 ) -> int:
     """Work on ``run`` from where it stands to its end, in this process; returns the exit code.
 
     ``prepare`` is called first, when the run is held, with the inputs that have changed since the run read them; they
-    are an error unless ``accept_changed``. When it raises, the run stays as it was.
+    are an error unless ``accept_changed``. When it raises, the run stays as it was; when it says no, nothing is left to
+    do.
 
     Raises:
         OutputError: another live process holds the run.
@@ -54,8 +55,8 @@ def work(
         changed = changed_inputs(run.job())
         if changed and not accept_changed:
             raise refuse_changed(run.id, changed)
-        if prepare is not None:
-            prepare(changed)
+        if prepare is not None and not prepare(changed):
+            return 0
         job = run.job()
         try:
             entry = _entry(job)

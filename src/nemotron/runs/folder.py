@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -289,17 +289,15 @@ def _step_of(run: RunFolder) -> str | None:
         return None
 
 
-def newest_of_job(
-    runs_dir: Path, step: str, fingerprint: str, goes_on: Callable[[RunFolder], bool]
-) -> RunFolder | None:
-    """The newest run of this step and config of which ``goes_on`` does not say that somebody works on it; what
-    ``--resume`` looks at. Runs that this version cannot read are none of this config."""
+def newest_of_job(runs_dir: Path, step: str, fingerprint: str) -> RunFolder | None:
+    """The newest run of this step and config, whoever works on it; what ``--resume`` looks at. Runs that this version
+    cannot read are none of this config."""
     for run in reversed(list_runs(runs_dir)):
         try:
             job = run.job()
         except ArtifactError:
             continue
-        if job.step == step and job.fingerprint == fingerprint and not goes_on(run):
+        if job.step == step and job.fingerprint == fingerprint:
             return run
     return None
 
