@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RELEASE = "2.13.0"
 OLDEST = (2, 11)
-EXTRAS = "local,data,wandb,tensorboard,dev"
+EXTRAS = "local,data,cluster,wandb,tensorboard,dev"
 CHOOSE = "to choose otherwise: make setup TORCH='torch==VERSION', or PIP_FIND_LINKS=FOLDER with a wheel of your own"
 MEASURED = "about 2.7 GB (measured with torch 2.13.0, Python 3.12, x86_64)"
 PIP = ("-m", "pip", "--disable-pip-version-check")

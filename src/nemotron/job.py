@@ -66,6 +66,16 @@ class Provenance(_Part):
     git: Commit | None
 
 
+class Changed(_Part):
+    """An input that is not what the run began with."""
+
+    key: str
+    path: str
+    was: str
+    now: str
+    """SHA-256 of the content."""
+
+
 class Resumed(_Part):
     """A command that went on with the run."""
 
@@ -80,6 +90,8 @@ class Resumed(_Part):
     """The key that the command changed, with what it was and is."""
     was: int | None = None
     now: int | None = None
+    changed: tuple[Changed, ...] = ()
+    """Inputs that had changed, which the command accepted."""
 
 
 class Asked(_Part):
@@ -106,6 +118,8 @@ class CompiledJob(_Part):
     """The nemotron that wrote it."""
     id: str
     """Name of the run."""
+    folder: str | None = None
+    """Where the run lay when this was written, absolute; paths below it are the run's own, and move with it."""
     step: str
     config_name: str
     created_at: str
@@ -125,6 +139,25 @@ class CompiledJob(_Part):
     provenance: Provenance
     config: dict[str, Any]
     """The resolved config: absolute, without references, without secrets."""
+
+    def at(self, folder: Path) -> CompiledJob:
+        """The same job for a run that lies in ``folder`` now: its own paths follow it, all others stay."""
+        if self.folder is None or self.folder == str(folder):
+            return self
+        old, new = Path(self.folder), str(folder)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: moved(child) for name, child in value.items()}
+            if isinstance(value, list | tuple):
+                return type(value)(moved(child) for child in value)
+            inside = isinstance(value, str) and value.startswith(self.folder or "") and Path(value).is_relative_to(old)
+            return str(Path(new, Path(value).relative_to(old))) if inside else value
+
+        inputs = tuple(
+            one.model_copy(update={"path": moved(one.path), "files": moved(one.files)}) for one in self.inputs
+        )
+        return self.model_copy(update={"folder": new, "config": moved(self.config), "inputs": inputs})
 
     def settings(self, model: type[C]) -> C:
         """The config as the step's own type.

@@ -43,11 +43,12 @@ SURFACE = {
     "nemotron runs list": ["--json", "--runs-dir"],
     "nemotron runs logs": ["--follow", "--runs-dir", "-f", "RUN"],
     "nemotron runs report": ["--runs-dir", "RUN"],
-    "nemotron runs resume": ["--attach", "--max-steps", "--runs-dir", "RUN"],
+    "nemotron runs resume": ["--accept-changed-inputs", "--attach", "--max-steps", "--runs-dir", "RUN"],
     "nemotron runs show": ["--json", "--runs-dir", "RUN"],
     "nemotron steps list": ["--category", "--consumes", "--json", "--produces", "--tag"],
     "nemotron steps run": [
         *(
+            "--accept-changed-inputs",
             "--batch",
             "--config",
             "--dry-run",

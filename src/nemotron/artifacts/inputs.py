@@ -1,4 +1,4 @@
-"""The inputs of a run: named when the job is compiled, read and hashed beside the work."""
+"""The inputs of a run: named when the job is compiled, read and hashed beside the work, and again before it goes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Protocol, Self
 
 from nemotron.artifacts.fingerprint import fingerprint, fingerprint_files
 from nemotron.artifacts.kinds import recognise
-from nemotron.job import CompiledJob, Input
+from nemotron.errors import ArtifactError
+from nemotron.job import Changed, CompiledJob, Input
 from nemotron.runs.folder import RunFolder
 
 WORTH_SAYING = 1 << 30
@@ -30,10 +31,12 @@ class FileLike(Protocol):
     def path(self) -> str: ...
     @property
     def files(self) -> tuple[str, ...]: ...
+    @property
+    def loose(self) -> bool: ...
 
 
 def named_inputs(files: Iterable[FileLike]) -> tuple[Input, ...]:
-    """Key, path and artifact type of every input that is a file or folder of this machine; nothing is hashed.
+    """Key, absolute path and artifact type of every input that is on this machine; nothing is hashed.
 
     Prepared data are the manifest, and an entry with ``files`` for each split: the shards.
 
@@ -42,22 +45,25 @@ def named_inputs(files: Iterable[FileLike]) -> tuple[Input, ...]:
     """
     found: list[Input] = []
     for file in files:
-        path = Path(file.path).expanduser()
-        if file.files:
-            found += _prepared(file, path, found)
+        path = Path(file.path).expanduser().absolute()
+        names = tuple(str(Path(name).expanduser().absolute()) for name in file.files)
+        if file.loose:
+            found.append(Input(key=file.key or file.role, type="files", path=str(path), files=names))
+        elif names:
+            found += _prepared(file, names, path, found)
         elif path.exists():
             # A file that a config names is data, whatever its name ends in.
             kind = "training_jsonl" if path.is_file() else recognise(path)
-            found.append(Input(key=file.key or file.role, type=kind, path=file.path))
+            found.append(Input(key=file.key or file.role, type=kind, path=str(path)))
     return tuple(found)
 
 
-def _prepared(file: FileLike, manifest: Path, before: Sequence[Input]) -> Iterator[Input]:
+def _prepared(file: FileLike, files: tuple[str, ...], manifest: Path, before: Sequence[Input]) -> Iterator[Input]:
     """The manifest, unless it stands in ``before``, and the shards of one of its splits."""
     name = str(manifest / "manifest.json" if manifest.is_dir() else manifest)
     if not any(entry.path == name for entry in before):
         yield Input(key="data.manifest_path", type="training_jsonl", path=name)
-    yield Input(key=file.role, type="training_jsonl", path=file.files[0], files=file.files)
+    yield Input(key=file.role, type="training_jsonl", path=files[0], files=files)
 
 
 def hashed(one: Input, progress: Callable[[int], None] | None = None) -> Input:
@@ -73,6 +79,40 @@ def hashed(one: Input, progress: Callable[[int], None] | None = None) -> Input:
         # Of a folder the kind is asked again: it says which of its files count.
         content = fingerprint(path, "training_jsonl" if path.is_file() else None, progress=progress)
     return one.model_copy(update={"fingerprint": content})
+
+
+def changed_inputs(job: CompiledJob) -> tuple[Changed, ...]:
+    """The inputs that are not what the run began with: those whose content is known are read again.
+
+    Raises:
+        ArtifactError: one cannot be read any more.
+    """
+    known = [one for one in job.inputs if one.fingerprint]
+    _say_if_much(known, "looking again at")
+    seen: dict[tuple[str, tuple[str, ...]], str] = {}
+    found = []
+    for one in known:
+        try:
+            if (place := (one.path, one.files)) not in seen:
+                seen[place] = hashed(one).fingerprint or ""
+            now = seen[place]
+        except ArtifactError as error:
+            message = f"`{one.key}` was read when this run began, and cannot be now: {error.message}"
+            raise ArtifactError(message, hint=f"put `{one.path}` back as it was, or start a new run") from error
+        if now != one.fingerprint:
+            found.append(Changed(key=one.key, path=one.path, was=one.fingerprint or "", now=now))
+    return tuple(found)
+
+
+def refuse_changed(run: str, changed: Sequence[Changed]) -> ArtifactError:
+    """Why a run does not go on with inputs that are not its own."""
+    names = ", ".join(f"`{one.key}` ({one.path})" for one in changed)
+    be = "is" if len(changed) == 1 else "are"
+    return ArtifactError(
+        f"run `{run}` cannot go on as it began: {names} {be} not what it was then",
+        hint="put it back as it was, or start a new run; `--accept-changed-inputs` goes on with what is there now, and "
+        "the run keeps a note of it",
+    )
 
 
 class Hashing:
@@ -92,9 +132,7 @@ class Hashing:
         self._given_up = threading.Event()
 
     def __enter__(self) -> Self:
-        size = sum(_bytes(one) for one in self._job.inputs)
-        if size > WORTH_SAYING:
-            print(f"hashing {size / 2**30:.1f} GiB of inputs beside the work", file=sys.stderr)
+        _say_if_much([one for one in self._job.inputs if not one.fingerprint], "hashing beside the work")
         self._hashed = self._pool.submit(self._complete)
         return self
 
@@ -129,7 +167,13 @@ class Hashing:
             raise CancelledError
 
 
+def _say_if_much(inputs: Sequence[Input], what: str) -> None:
+    size = sum(map(_bytes, inputs))
+    if size > WORTH_SAYING:
+        print(f"{what}: {size / 2**30:.1f} GiB of inputs", file=sys.stderr)
+
+
 def _bytes(one: Input) -> int:
     paths = [Path(name) for name in one.files] or [Path(one.path).expanduser()]
-    files = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
-    return sum(file.stat().st_size for file in files if file.is_file())
+    found = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
+    return sum(file.stat().st_size for file in found if file.is_file())

@@ -18,6 +18,8 @@ from nemotron.errors import OutputError
 
 OWNER = "owner.json"
 LOCK = ".owner.lock"
+JOB = "job.json"
+"""What makes a folder that of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,11 @@ def claim(folder: Path, owner: Owner) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     before = owner_of(folder)
     mine = _belongs(folder, owner)
+    if not mine and before is not None and before.run == owner.run and _is_copy(owner, before):
+        raise OutputError(
+            f"the checkpoint folder `{folder}` is that of the run in `{before.folder}`, of which this one is a copy",
+            hint="go on with that run, or start one from its weights with a `checkpointing.checkpoint_dir` of its own",
+        )
     whose = f" of run `{before.run}`" if before and before.run != owner.run else ""
     lock.acquire(
         folder / LOCK,
@@ -95,6 +102,12 @@ def used_by_another(folder: Path, run: str | None) -> OutputError | None:
             f"the checkpoint folder `{folder}` is in use by {lock.holder(folder / LOCK)}, {who}", hint=elsewhere
         )
     return OutputError(f"the checkpoint folder `{folder}` holds checkpoints of {who}", hint=elsewhere)
+
+
+def _is_copy(owner: Owner, before: Owner) -> bool:
+    """Whether the run that claimed a folder still lies elsewhere; one that was moved does not."""
+    here, there = Path(owner.folder), Path(before.folder)
+    return here.resolve() != there.resolve() and (there / JOB).is_file()
 
 
 def _belongs(folder: Path, owner: Owner) -> bool:

@@ -30,6 +30,10 @@ MaxSteps = Annotated[
 ]
 Attach = Annotated[bool, typer.Option("--attach", help="Of a run on a cluster: stay until the job ends.")]
 Follow = Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job ends; its exit code is returned.")]
+AcceptChanged = Annotated[
+    bool,
+    typer.Option("--accept-changed-inputs", help="Go on although data or models are not what they were; it is noted."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -79,6 +83,7 @@ def resume_command(
     run: RunName,
     max_steps: MaxSteps = None,
     attach: Attach = False,
+    accept_changed: AcceptChanged = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Go on with a run from its newest checkpoint, with the config it was started with, where it was started."""
@@ -87,10 +92,11 @@ def resume_command(
 
     found = _find(runs_dir, run)
     if not is_elsewhere(found):
-        raise typer.Exit(resume(found.path, max_steps=max_steps, command=ctx.obj.words))
+        raise typer.Exit(resume(found.path, max_steps=max_steps, command=ctx.obj.words, accept_changed=accept_changed))
     from nemotron.executors.elsewhere import resumed
 
-    raise typer.Exit(resumed(found, max_steps=max_steps, command=ctx.obj.words, attached=attach))
+    words = ctx.obj.words
+    raise typer.Exit(resumed(found, max_steps=max_steps, command=words, attached=attach, accept_changed=accept_changed))
 
 
 @app.command("logs")

@@ -31,7 +31,16 @@ StepId = Annotated[str, typer.Argument(metavar="STEP", help="A step id, or a uni
 
 RUN_OPTIONS = (
     *("-c", "--config", "-r", "--run", "-b", "--batch", "-d", "--dry-run"),
-    *("--json", "--force-squash", "--only", "--resume", "--runs-dir", "--show-config", "--explain"),
+    *(
+        "--json",
+        "--force-squash",
+        "--only",
+        "--resume",
+        "--accept-changed-inputs",
+        "--runs-dir",
+        "--show-config",
+        "--explain",
+    ),
 )
 """Options of `steps run`, to recognise one that was written before the command."""
 
@@ -116,6 +125,13 @@ DryRun = Annotated[bool, typer.Option("-d", "--dry-run", help="Compile, print th
 PlanAsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")]
 ForceSquash = Annotated[bool, typer.Option("--force-squash", help="With a profile: import its container image anew.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this config.")]
+AcceptChanged = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changed-inputs",
+        help="With --resume: go on although data or models are not what they were; it is noted.",
+    ),
+]
 Only = Annotated[
     str | None, typer.Option(metavar="SIDE", help="Run one side of a step that has two: `critic` or `actor` of ppo.")
 ]
@@ -139,6 +155,7 @@ def run_command(
     only: Only = None,
     explain: Explain = None,
     resume: Resume = False,
+    accept_changed: AcceptChanged = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compile the config of a step and run it. Words after `--` go to the step's own script."""
@@ -151,6 +168,8 @@ def run_command(
     _refuse_clashes(run, batch, dry_run=dry_run, as_json=as_json, force_squash=force_squash, resume=resume)
     if show_config and not dry_run:
         raise UsageError("`--show-config` prints the config of a plan, so it needs `--dry-run`")
+    if accept_changed and not resume:
+        raise UsageError("`--accept-changed-inputs` is for a run that goes on, so it needs `--resume`")
     code = declaration(found)
     model = code.config
     parsed = _overrides(ctx.obj.words, overrides or [])
@@ -192,12 +211,15 @@ def run_command(
     if launch is not None:
         from nemotron.executors.elsewhere import start
 
-        raise typer.Exit(start(launch, plan, runs_dir, attached=run is not None, resume=resume))
+        attached = run is not None
+        raise typer.Exit(start(launch, plan, runs_dir, attached=attached, resume=resume, accept_changed=accept_changed))
     from nemotron.executors import goes_on
     from nemotron.executors.local import launch as launch_here
 
     said = asked(plan, ctx.obj.words, found.config_dir, model)
-    raise typer.Exit(launch_here(plan, said, runs_dir=runs_dir, resume=resume, goes_on=goes_on))
+    raise typer.Exit(
+        launch_here(plan, said, runs_dir=runs_dir, resume=resume, goes_on=goes_on, accept_changed=accept_changed)
+    )
 
 
 def _say(plan: Plan, launch: Launch | None, *, as_json: bool, dry_run: bool, show_config: bool) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from pydantic import BaseModel
+
+from nemotron.checkpoints import hf
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.plan import FileRef
 from nemotron.compile.probes.model_files import folder_of, read_model
+from nemotron.config.schema.policy import TokenizerConfig
+from nemotron.config.schema.rewards import JsonSchemaRewardConfig, UserRewardConfig
 
 
 def inputs(job: AnyJob) -> Iterator[FileRef]:
@@ -33,6 +39,42 @@ def inputs(job: AnyJob) -> Iterator[FileRef]:
             shards = tuple(map(str, file.paths))
             detail = f"{detail} in {len(shards)} shard{'s' if len(shards) > 1 else ''} of the manifest"
             yield FileRef(f"{file.role} data", file.key, str(job.config.data.manifest_path), detail, shards)
+    if job.place.is_here:
+        seen = {ref.name for ref in job.models()}
+        for one in _loose(job.config):
+            if one.path not in seen:
+                seen.add(one.path)
+                yield one
+
+
+def _loose(value: object, key: str = "") -> Iterator[FileRef]:
+    """Code, schemas, tokenizers and templates that a config names by files: they make a run as data do."""
+    if isinstance(value, TokenizerConfig):
+        folder, template = Path(value.name).expanduser(), Path(value.chat_template or "").expanduser()
+        if files := hf.tokenizer_files(folder):
+            yield _files("tokenizer", f"{key}.name", value.name, files)
+        if template.suffix == ".jinja" and template.is_file():
+            yield _files("chat template", f"{key}.chat_template", str(template), [template])
+    elif isinstance(value, JsonSchemaRewardConfig) and value.schema_file is not None:
+        schema = Path(value.schema_file).expanduser()
+        if schema.is_file():
+            yield _files("schema", f"{key}.schema_file", str(schema), [schema])
+    elif isinstance(value, UserRewardConfig):
+        module = Path(value.search_path, *value.function.partition(":")[0].split(".")).expanduser()
+        code = [path for path in (module.with_suffix(".py"), module / "__init__.py") if path.is_file()]
+        if code:
+            yield _files("reward function", f"{key}.function", str(code[0]), code[:1])
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _loose(getattr(value, name), f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _loose(child, f"{key}.{index}")
+
+
+def _files(role: str, key: str, path: str, files: Sequence[Path]) -> FileRef:
+    detail = f"{len(files)} file{'' if len(files) == 1 else 's'}"
+    return FileRef(role, key, path, detail, tuple(map(str, files)), loose=True)
 
 
 def outputs(job: AnyJob) -> Iterator[FileRef]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
+from nemotron.compile.paths import with_absolute_paths
 from nemotron.compile.render import render_plan as render_plan
 from nemotron.compile.secrets import redact, secret_variables
 from nemotron.config.layers import Resolved
@@ -46,6 +47,8 @@ class FileRef:
     """Size or kind, for people."""
     files: tuple[str, ...] = ()
     """The files that are read, where ``path`` only names them."""
+    loose: bool = False
+    """``files`` are no data: code, tokenizers, templates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,9 +203,12 @@ class Plan:
 
         if self.engine is None:
             raise RuntimeError("a plan with errors makes no job")
-        here = self.resolved.in_run_dir(run_dir or str(self.runs_dir.resolve() / self.run_id))
+        folder = run_dir or str(self.runs_dir.resolve() / self.run_id)
+        here = self.resolved.in_run_dir(folder)
+        values = with_absolute_paths(here.values, self.config) if self.place.is_here else here.values
         return CompiledJob(
             id=self.run_id,
+            folder=folder,
             step=self.step,
             config_name=self.config_name,
             created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -211,12 +217,12 @@ class Plan:
             place=self.place,
             view=self.view,
             fingerprint=self.fingerprint,
-            config_files=tuple(str(path) for path in self.resolved.files),
+            config_files=tuple(str(path.absolute()) for path in self.resolved.files),
             secret_variables=secret_variables(self.config, self.resolved.raw),
             inputs=named_inputs(self.inputs),
             asked=asked,
             provenance=provenance(),
-            config=redact(here.values, self._secrets),
+            config=redact(values, self._secrets),
         )
 
     def secrets(self) -> dict[str, str]:
@@ -274,7 +280,7 @@ def compile_job(
         place=where.place,
         view=step.view,
         findings=tuple(_clean(finding, secrets) for finding in (*found, *result.findings)),
-        fingerprint=_fingerprint(resolved, secrets),
+        fingerprint=_fingerprint(resolved, secrets, config if where.place.is_here else None),
         run_id=new_run_id(step.id, name),
         runs_dir=runs_dir,
         resolved=resolved,
@@ -293,9 +299,12 @@ def _clean(finding: Finding, secrets: Mapping[str, str]) -> Finding:
     return replace(finding, message=message, hint=hint)
 
 
-def _fingerprint(resolved: Resolved, secrets: Mapping[str, str]) -> str:
-    """Hash of the config with the run folder and secrets left out."""
-    values = redact(resolved.in_run_dir("RUN_DIR").values, secrets)
+def _fingerprint(resolved: Resolved, secrets: Mapping[str, str], config: BaseModel | None) -> str:
+    """Hash of the config with the run folder and secrets left out, and paths made absolute.
+
+    The same words in another folder name other files: that is another job.
+    """
+    values = redact(with_absolute_paths(resolved.in_run_dir("/RUN_DIR").values, config), secrets)
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

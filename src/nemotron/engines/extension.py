@@ -10,7 +10,7 @@ from typing import Any
 
 from nemotron.checkpoints.store import CheckpointStore
 from nemotron.errors import ArtifactError, UsageError
-from nemotron.job import Asked, CompiledJob
+from nemotron.job import Asked, Changed, CompiledJob
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.metrics import number
 
@@ -109,7 +109,7 @@ def _schedules(config: dict[str, Any], asked: Asked, section: str, before: int, 
             yield f"`{key}` ends at step {begun + kwargs['T_max']}; after that a cosine rises again"
 
 
-def extend(run: RunFolder, steps: int, command: Sequence[str]) -> None:
+def extend(run: RunFolder, steps: int, command: Sequence[str], changed: tuple[Changed, ...] = ()) -> None:
     """Give the run, which this process holds, its new end; what it was compiled with stays beside it.
 
     Raises:
@@ -117,7 +117,7 @@ def extend(run: RunFolder, steps: int, command: Sequence[str]) -> None:
         OutputError: it cannot be written; the run stays as it was.
     """
     extension = plan_extension(run, run.job(), steps)
-    job = run.note_resumed(command, key=extension.key, was=extension.before, now=extension.after)
+    job = run.note_resumed(command, changed, key=extension.key, was=extension.before, now=extension.after)
     section = {**job.config[extension.section], "max_num_steps": extension.after}
     run.write_job(job.model_copy(update={"config": {**job.config, extension.section: section}}))
     # They were measured at the old end.

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nemotron.artifacts.inputs import Hashing
+from nemotron.artifacts.inputs import Hashing, changed_inputs, refuse_changed
 from nemotron.engines.base import ENGINES, Attempt
 from nemotron.errors import LimitError, NemotronError, NotAvailableError
-from nemotron.job import CompiledJob
+from nemotron.job import Changed, CompiledJob
 from nemotron.manifest import declaration, find_step
 from nemotron.out_of_memory import out_of_memory
 from nemotron.outcome import exit_code_of
@@ -38,23 +38,29 @@ USUAL_COLLECTION = (700, 10, 10)
 def work(
     run: RunFolder,
     secrets: Mapping[str, str],
-    prepare: Callable[[], None] | None = None,
+    prepare: Callable[[tuple[Changed, ...]], bool] | None = None,
     *,
+    accept_changed: bool = False,
     attempt: int | None = None,
 ) -> int:
     """Work on ``run`` from where it stands to its end, in this process; returns the exit code.
 
-    ``prepare`` is called first, when the run is held; when it raises, the run stays as it was. ``attempt`` is the one
-    that an executor has prepared; without it a new one begins.
+    ``prepare`` is called first, when the run is held, with the inputs that have changed since the run read them; they
+    are an error unless ``accept_changed``. When it raises, the run stays as it was; when it says no, nothing is left to
+    do. ``attempt`` is the one that an executor has prepared; without it a new one begins.
 
     Raises:
         OutputError: another live process holds the run.
+        ArtifactError: an input has changed.
         NemotronError: of every kind; the status of the run says it, too.
     """
     gc.set_threshold(*USUAL_COLLECTION)
     with run.lock(), _terminate_like_interrupt(), notice.listening():
-        if prepare is not None:
-            prepare()
+        changed = changed_inputs(run.job())
+        if changed and not accept_changed:
+            raise refuse_changed(run.id, changed)
+        if prepare is not None and not prepare(changed):
+            return 0
         job = run.job()
         try:
             entry = _entry(job)
@@ -119,12 +125,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nemotron.engines.worker", description=__doc__)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="the run folder")
     parser.add_argument("--attempt", metavar="N", type=int, help="the attempt that the executor has prepared")
+    parser.add_argument("--accept-changed-inputs", action="store_true", help="go on although inputs have changed")
     options = parser.parse_args(argv)
 
     def start() -> int:
         check_this_is(os.environ.get(CODE_VARIABLE))
         run = RunFolder.open(options.run_dir)
-        return work(run, secrets_of(run.job()), attempt=options.attempt)
+        accept = options.accept_changed_inputs
+        return work(run, secrets_of(run.job()), attempt=options.attempt, accept_changed=accept)
 
     return exit_code_of(start, ("worker", str(options.run_dir)))
 

@@ -120,6 +120,13 @@ class How:
     """`-r` instead of `-b`."""
     force_squash: bool = False
     """Import the container image anew."""
+    accept_changed: bool = False
+    """Go on although an input is not what it was."""
+
+    def worker(self, python: str, run_dir: str, number: int) -> list[str]:
+        """The command line that every executor ends in."""
+        words = [python, "-m", "nemotron.engines.worker", run_dir, "--attempt", str(number)]
+        return [*words, "--accept-changed-inputs"] if self.accept_changed else words
 
 
 class Executor(Protocol):

@@ -41,7 +41,7 @@ class Detached:
     def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
         """The worker's command line."""
         python = profile.settings.python or sys.executable
-        argv = [python, "-m", "nemotron.engines.worker", target.there, "--attempt", str(number)]
+        argv = how.worker(python, target.there, number)
         return Submission(
             executor=NAME,
             profile=profile.name,

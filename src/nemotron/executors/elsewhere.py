@@ -64,18 +64,20 @@ def launch_of(
     return plan, prepare(plan, asked(plan), profile, runs_dir=plan.runs_dir, how=how)
 
 
-def start(launch: Launch, plan: Plan, runs_dir: Path, *, attached: bool, resume: bool) -> int:
+def start(
+    launch: Launch, plan: Plan, runs_dir: Path, *, attached: bool, resume: bool, accept_changed: bool = False
+) -> int:
     """Submit, or go on with the newest run of this config; then follow the job (attached), or print the run's id.
 
     Raises:
         NemotronError: of every kind; the run says what became of it.
     """
-    run = newest_of_job(runs_dir, plan.step, plan.fingerprint, goes_on) if resume else None
+    run = newest_of_job(runs_dir, plan.step, plan.fingerprint) if resume else None
     if run is not None:
-        if run.status().state == "finished":
+        words = launch.job.asked.command
+        if resume_run(run, max_steps=None, command=words, accept_changed=accept_changed) is None:
             print(f"run {run.id} is finished already; without `--resume` a new one starts", file=sys.stderr)
             return 0
-        resume_run(run, max_steps=None, command=launch.job.asked.command)
     else:
         if resume:
             print("nothing to resume, starting a new run", file=sys.stderr)
@@ -95,13 +97,15 @@ def submitted(run: RunFolder, *, attached: bool) -> int:
     return 0
 
 
-def resumed(run: RunFolder, *, max_steps: int | None, command: Sequence[str], attached: bool) -> int:
+def resumed(
+    run: RunFolder, *, max_steps: int | None, command: Sequence[str], attached: bool, accept_changed: bool
+) -> int:
     """`runs resume` of a run that a cluster has; returns the exit code.
 
     Raises:
         NemotronError: of every kind; the run stays as it was when it cannot go on.
     """
-    again = resume_run(run, max_steps=max_steps, command=command)
+    again = resume_run(run, max_steps=max_steps, command=command, accept_changed=accept_changed)
     if again is None:
         print(f"run {run.id} is finished already; `--max-steps N` extends it", file=sys.stderr)
         return 0

@@ -77,7 +77,9 @@ def prepare(plan: Plan, asked: Asked, profile: Profile, *, runs_dir: Path, how: 
     return Launch(profile, job, target, by.plan(profile, job, target, 1, how), plan.secrets())
 
 
-def resume(run: RunFolder, *, max_steps: int | None, command: Sequence[str]) -> RunFolder | None:
+def resume(
+    run: RunFolder, *, max_steps: int | None, command: Sequence[str], accept_changed: bool = False
+) -> RunFolder | None:
     """Another attempt at a run that is not worked on, by the executor of its last one; None where it is finished.
 
     Raises:
@@ -108,7 +110,7 @@ def resume(run: RunFolder, *, max_steps: int | None, command: Sequence[str]) -> 
             run.write_status(state="starting", error=None, exit_code=None)
     job = run.job()
     number = attempts_of(run.path)[-1].number + 1
-    submission = by.plan(profile, job, target, number, How())
+    submission = by.plan(profile, job, target, number, How(accept_changed=accept_changed))
     _hand_over(run, profile, job, target, submission, _secrets(job))
     return run
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemotron.disk import lock
-from nemotron.errors import NotAvailableError
+from nemotron.disk.faults import output_errors
+from nemotron.errors import NotAvailableError, OutputError
 from nemotron.runs.attempts import Alive
 from nemotron.runs.folder import LOCK, RunFolder, newest_of_job
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Plan
-    from nemotron.job import Asked
+    from nemotron.job import Asked, Changed
 
 NAME = "local"
 
@@ -29,15 +30,25 @@ def alive(run: RunFolder) -> Alive:
     return "unknown" if held is None else "yes" if held else "no"
 
 
-def launch(plan: Plan, asked: Asked, *, runs_dir: Path, resume: bool, goes_on: Callable[[RunFolder], bool]) -> int:
+def launch(
+    plan: Plan,
+    asked: Asked,
+    *,
+    runs_dir: Path,
+    resume: bool,
+    goes_on: Callable[[RunFolder], bool],
+    accept_changed: bool = False,
+) -> int:
     """Run a compiled job to its end, attached; returns the exit code.
 
     With ``resume``, the newest run of the same step and config goes on, or is left alone when it is finished; when
-    there is none a new run starts (a run can be killed before it has a folder).
+    there is none a new run starts (a run can be killed before it has a folder). With ``accept_changed`` it does so also
+    when an input is not what it was.
 
     Raises:
         NotAvailableError: the step has no entry for the engine of the plan.
-        OutputError: the run folder cannot be written.
+        OutputError: the run folder cannot be written, or another process works on the run.
+        ArtifactError: an input of a run that goes on has changed.
     """
     from nemotron.engines.worker import work
 
@@ -46,24 +57,60 @@ def launch(plan: Plan, asked: Asked, *, runs_dir: Path, resume: bool, goes_on: C
             f"the engine `{plan.engine}` is not available yet",
             hint="set `engine=embedded`, or wait for a later version",
         )
-    run = newest_of_job(runs_dir, plan.step, plan.fingerprint, goes_on) if resume else None
+    run = None
+    if resume:
+        # Held while it is looked for, until the one that is made holds itself: of two commands that find none, the
+        # second finds the run of the first.
+        with output_errors(runs_dir):
+            runs_dir.mkdir(parents=True, exist_ok=True)
+        with lock.alone(runs_dir, busy=_STARTING.format(runs_dir), hint=_WAIT, patience_s=_START_S):
+            run = newest_of_job(runs_dir, plan.step, plan.fingerprint)
+            if run is None:
+                print("nothing to resume, starting a new run", file=sys.stderr)
+                made = RunFolder.create(runs_dir, plan.job(asked))
+    else:
+        made = RunFolder.create(runs_dir, plan.job(asked))
     if run is None:
-        if resume:
-            print("nothing to resume, starting a new run", file=sys.stderr)
         _announce(f"{plan.step}: starting in {runs_dir / plan.run_id}")
-        return work(RunFolder.create(runs_dir, plan.job(asked)), plan.secrets())
+        return work(made, plan.secrets())
     if run.status().state == "finished":
         return _finished_already(run)
+    if goes_on(run):
+        raise OutputError(
+            f"{lock.holder(run.path / LOCK)} works on run `{run.id}` of this config",
+            hint=f"{_WAIT}; without `--resume` a second run starts beside it",
+        )
     _announce(f"{plan.step}: going on in {run.path}")
-    return work(run, plan.secrets(), lambda: run.write_job(run.note_resumed(asked.command)))
+    return work(run, plan.secrets(), _preparing(run, asked.command), accept_changed=accept_changed)
 
 
-def resume(run_dir: Path, *, max_steps: int | None = None, command: Sequence[str] = ()) -> int:
+_STARTING = "{} is in use: another command is starting a run in it with `--resume`"
+_WAIT = "wait until it ends, or stop that process"
+_START_S = 30.0
+"""Seconds in which a command that starts a run has made its folder."""
+
+
+def _preparing(run: RunFolder, command: Sequence[str]) -> Callable[[tuple[Changed, ...]], bool]:
+    def prepare(changed: tuple[Changed, ...]) -> bool:
+        # Whoever held it until now may have done what was left.
+        if run.status().state == "finished":
+            _finished_already(run)
+            return False
+        run.write_job(run.note_resumed(command, changed))
+        return True
+
+    return prepare
+
+
+def resume(
+    run_dir: Path, *, max_steps: int | None = None, command: Sequence[str] = (), accept_changed: bool = False
+) -> int:
     """Go on with an unfinished run from its last checkpoint; returns the exit code.
 
     Args:
         max_steps: the run ends with this step instead of the one that it was compiled for; a finished run goes on.
         command: the words of the command line, to be kept with the run.
+        accept_changed: go on also when an input is not what it was.
 
     Raises:
         NotFoundError: there is no run. OutputError: another process works on it.
@@ -76,15 +123,15 @@ def resume(run_dir: Path, *, max_steps: int | None = None, command: Sequence[str
     if max_steps is None and run.status().state == "finished":
         return _finished_already(run)
 
-    def prepare() -> None:
-        if max_steps is None:
-            run.write_job(run.note_resumed(command))
-        else:
-            extend(run, max_steps, command)
+    def longer(changed: tuple[Changed, ...]) -> bool:
+        if max_steps is not None:
+            extend(run, max_steps, command, changed)
+        return True
 
+    prepare = _preparing(run, command) if max_steps is None else longer
     job = run.job()
     _announce(f"{job.step}: going on in {run.path}")
-    return work(run, secrets_of(job), prepare)
+    return work(run, secrets_of(job), prepare, accept_changed=accept_changed)
 
 
 def _finished_already(run: RunFolder) -> int:

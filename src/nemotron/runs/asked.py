@@ -93,6 +93,7 @@ def _attempt(entry: Resumed) -> Attempt:
     parts = [begun, f"was {entry.state}", f"from {entry.checkpoint}" if entry.checkpoint else "from the start"]
     if entry.key:
         parts.append(f"{entry.key} {entry.was} → {entry.now}")
+    parts += [f"with another {one.key} than before" for one in entry.changed]
     return Attempt(_shell(entry.command), ", ".join(parts))
 
 

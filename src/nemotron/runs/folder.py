@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from nemotron.disk.atomic import remove_drafts, sync, write_atomic
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.job import FILE as _JOB
-from nemotron.job import CompiledJob, Resumed, read_job
+from nemotron.job import Changed, CompiledJob, Resumed, read_job
 from nemotron.runs.jsonl import JsonLines, Row, to_json
 from nemotron.runs.status import ENDED, Status, StatusFields
 from nemotron.suggest import closest, listed
@@ -120,19 +120,21 @@ class RunFolder:
             lock.release(self.path / LOCK)
 
     def job(self) -> CompiledJob:
-        """The compiled job.
+        """The compiled job, with the run's own paths where the run lies now.
 
         Raises:
             ArtifactError: ``job.json`` is missing, damaged, or of a version that this one does not read.
         """
-        return read_job(self.path / _JOB)
+        return read_job(self.path / _JOB).at(self.path)
 
     def write_job(self, job: CompiledJob) -> None:
         """Replace the compiled job by itself with more known about it: the hashes of its inputs. Raises OutputError."""
         write_atomic(self.path / _JOB, job.to_bytes())
 
-    def note_resumed(self, command: Sequence[str], **change: Any) -> CompiledJob:
+    def note_resumed(self, command: Sequence[str], changed: tuple[Changed, ...] = (), **change: Any) -> CompiledJob:
         """Note that ``command`` goes on with the run, and the key that it changes (``key``, ``was``, ``now``).
+
+        ``changed`` are inputs that it goes on with although they are not what they were.
 
         Returns:
             The job as it is to be written, with the new entry; for the one process that holds the run.
@@ -140,9 +142,13 @@ class RunFolder:
         job, status = self.job(), self.status()
         # This process holds the run, so one that says it is running has none.
         state = status.state if status.state in ENDED else "killed"
-        entry = Resumed(at=_now(), state=state, checkpoint=status.checkpoint, command=tuple(command), **change)
+        entry = Resumed(
+            at=_now(), state=state, checkpoint=status.checkpoint, command=tuple(command), changed=changed, **change
+        )
         asked = job.asked.model_copy(update={"resumed": (*job.asked.resumed, entry)})
-        return job.model_copy(update={"asked": asked})
+        now = {one.key: one.now for one in changed}
+        inputs = tuple(one.model_copy(update={"fingerprint": now.get(one.key, one.fingerprint)}) for one in job.inputs)
+        return job.model_copy(update={"asked": asked, "inputs": inputs})
 
     def status(self) -> Status:
         """The status as the worker wrote it; ``nemotron.executors.state_of`` says what to tell a user.
@@ -283,17 +289,15 @@ def _step_of(run: RunFolder) -> str | None:
         return None
 
 
-def newest_of_job(
-    runs_dir: Path, step: str, fingerprint: str, goes_on: Callable[[RunFolder], bool]
-) -> RunFolder | None:
-    """The newest run of this step and config of which ``goes_on`` does not say that somebody works on it; what
-    ``--resume`` looks at. Runs that this version cannot read are none of this config."""
+def newest_of_job(runs_dir: Path, step: str, fingerprint: str) -> RunFolder | None:
+    """The newest run of this step and config, whoever works on it; what ``--resume`` looks at. Runs that this version
+    cannot read are none of this config."""
     for run in reversed(list_runs(runs_dir)):
         try:
             job = run.job()
         except ArtifactError:
             continue
-        if job.step == step and job.fingerprint == fingerprint and not goes_on(run):
+        if job.step == step and job.fingerprint == fingerprint:
             return run
     return None
 

@@ -49,7 +49,7 @@ def test_a_report_that_cannot_be_drawn_is_a_warning(
 ) -> None:
     run = RunFolder.create(tmp_path / "runs", compiled(view="judged_grpo"))
     try:
-        with attempt_at(run) as attempt, session(attempt, ThreadPlan(1, 1, 0), total=1, done=0) as work:
+        with attempt_at(run) as attempt, session(attempt, ThreadPlan(1, 1, 0), seed=0, total=1, done=0) as work:
             work.recorder.step(1, {"train/reward": 0.5})
             spoil(run, monkeypatch)
             work.step = 1

@@ -150,7 +150,9 @@ def test_a_run_belongs_to_one_live_process(other_process: tuple[subprocess.Popen
     run = RunFolder.open(path)
     assert goes_on(run)
     assert state_of(run) == "running"
-    assert newest_of_job(path.parent, STEP, "abc", goes_on) is None
+    found = newest_of_job(path.parent, STEP, "abc")
+    assert found is not None
+    assert found.path == path
     with pytest.raises(OutputError, match=rf"is in use by process {process.pid} on "), run.lock():
         pass
 
@@ -164,7 +166,7 @@ def test_a_killed_run_is_reported_and_can_be_taken_over(other_process: tuple[sub
     assert run.status().state == "running"
     assert state_of(run) == "killed"
     (path / ".status.json.0123abcd.tmp").write_text('{"state": "ru')
-    found = newest_of_job(path.parent, STEP, "abc", goes_on)
+    found = newest_of_job(path.parent, STEP, "abc")
     assert found is not None
     assert found.path == path
     with found.lock():
@@ -191,11 +193,11 @@ def test_newest_of_job_takes_the_newest_of_the_same_step_and_config(make_run: Ma
         run.write_status(state=state)
         lock.release(run.path / LOCK)
         made[name] = run
-    found = newest_of_job(tmp_path / "runs", STEP, "a", goes_on)
+    found = newest_of_job(tmp_path / "runs", STEP, "a")
     assert found is not None
     assert found.id == made["new"].id
-    assert newest_of_job(tmp_path / "runs", "rl/other", "a", goes_on) is None
-    assert newest_of_job(tmp_path / "nowhere", STEP, "a", goes_on) is None
+    assert newest_of_job(tmp_path / "runs", "rl/other", "a") is None
+    assert newest_of_job(tmp_path / "nowhere", STEP, "a") is None
 
 
 def test_list_is_by_age_and_skips_what_is_not_a_run(make_run: MakeRun, tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Name, Omittable
+from nemotron.config.schema.fields import DiskPath, Omittable
 from nemotron.config.schema.reads import Read
 
 
 class PretrainedCheckpointConfig(Strict):
     """Megatron weights to start from instead of converting the Hugging Face model."""
 
-    path: Read[Name]
+    path: Read[DiskPath]
     """Folder of the checkpoint."""
     format: Literal["megatron_bridge", "megatron_lm"]
     """Which program wrote it."""
@@ -25,7 +25,7 @@ class CheckpointingConfig(Strict):
 
     enabled: Read[bool]
     """Write checkpoints at all."""
-    checkpoint_dir: Read[Name]
+    checkpoint_dir: Read[DiskPath]
     """Folder that receives ``step_N``; a run resumes from the highest N found here."""
     save_period: Read[int]
     """Steps between checkpoints; the last step is always saved."""

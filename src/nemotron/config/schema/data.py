@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Count, Name, NonNegativeInt, Omittable, one_or_many
+from nemotron.config.schema.fields import Count, DiskPath, Name, NonNegativeInt, Omittable, one_or_many
 from nemotron.config.schema.reads import Embedded, Read
 
 
@@ -17,7 +17,7 @@ class DatasetConfig(Strict):
 
     dataset_name: Omittable[Name] = None
     """Kind of data set: ``NemoGymDataset``, ``ResponseDataset``, a built-in name, or a dotted path to a class."""
-    data_path: Read[Omittable[Name]] = None
+    data_path: Read[Omittable[DiskPath]] = None
     """JSONL file (or what the kind of data set reads)."""
     repeat: Omittable[Count] = None
     """NemoGymDataset: how many times every row is used."""
@@ -60,7 +60,7 @@ class DataConfig(Strict):
     """Rows to validate on; null validates on nothing."""
     default: Read[DatasetConfig | None] = None
     """Keys that data sets share."""
-    manifest_path: Read[Name | None] = None
+    manifest_path: Read[DiskPath | None] = None
     """Ours: ``manifest.json`` of `data_prep/rl_prep`, or its folder. Its splits ``train`` and ``validation`` are then
     the rows, whatever ``data_path`` the configs name; null reads the files of the data sets."""
     use_tokens: Annotated[Omittable[bool], Embedded("rm")] = None

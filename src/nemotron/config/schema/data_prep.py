@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from nemotron.config.schema.base import Open, Strict
-from nemotron.config.schema.fields import Count, Name, NonNegativeInt, Probability
+from nemotron.config.schema.fields import Count, DiskPath, ModelName, Name, NonNegativeInt, Probability, TemplateText
 
 
 class BlendSection(Open):
@@ -28,11 +28,11 @@ class SplitConfig(Strict):
 class TokenizeConfig(Strict):
     """Token ids beside the JSONL shards."""
 
-    tokenizer: Name
+    tokenizer: ModelName
     """Folder or Hugging Face name of the tokenizer."""
     max_length: Count
     """Longest row in tokens: the prompt, or the prompt with the longer answer."""
-    chat_template: Name | None
+    chat_template: TemplateText | None
     """`null` joins message contents, `default` takes the tokenizer's own, else a `.jinja` file or a template."""
     on_too_long: Literal["reject", "truncate"]
     """What happens to longer rows. Truncated rows get loss multiplier 0, as in NeMo-RL."""
@@ -43,7 +43,7 @@ class TokenizeConfig(Strict):
 class PlaceholderSource(Strict):
     """Where the rows are that placeholders stand for."""
 
-    path: Name
+    path: DiskPath
     """`hf://org/name`, or local files."""
     revision: Name | None
     """Commit that the row numbers belong to; `null` takes the newest and records it."""
@@ -65,11 +65,11 @@ class PlaceholderSource(Strict):
 class DataPrepConfig(Strict):
     """Raw prompts or preferences in, verified shards and a manifest out."""
 
-    blend_path: Name | None
+    blend_path: DiskPath | None
     """Blend file (JSON or YAML), or data files themselves."""
     blend: BlendSection | None
     """The blend itself, instead of `blend_path`."""
-    output_dir: Name
+    output_dir: DiskPath
     """Folder for the shards, `manifest.json` and `rejects.jsonl`."""
     num_shards_per_split: Count
     """Shards of every split; never more than the split has rows."""

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.env import EnvConfig
-from nemotron.config.schema.fields import Count, Name, Omittable, PositiveFloat, Probability
+from nemotron.config.schema.fields import Count, DiskPath, Name, Omittable, PositiveFloat, Probability
 from nemotron.config.schema.judge import JudgeConfig
 from nemotron.config.schema.master import GrpoMasterConfig
 from nemotron.config.schema.reads import Read
@@ -20,7 +20,7 @@ EngineChoice = Literal["auto", "embedded", "nemo_rl"]
 class HeldoutConfig(Strict):
     """Prompts with a programmatic answer check, which neither judge nor loss ever sees."""
 
-    data_path: Omittable[Name] = None
+    data_path: Omittable[DiskPath] = None
     """JSONL file of the held-out prompts; needed unless ``split`` is given."""
     split: Omittable[Name] = None
     """Split of ``data.manifest_path`` that holds them instead, such as ``heldout`` or ``test``."""

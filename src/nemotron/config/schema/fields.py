@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import (
@@ -31,6 +32,26 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, Field(min_length=1)]
 """A non-empty text."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """A text that is the path of something on disk; a job keeps it absolute, wherever its command was given."""
+
+    or_name: bool = False
+    """It may also be a name of the hub: a path only where there is such a folder."""
+    or_text: bool = False
+    """It may also be what such a file holds: a path only where it ends in ``.jinja``."""
+    unless: str = ""
+    """A key beside it that, where it is set, makes it no path."""
+
+
+DiskPath = Annotated[str, Field(min_length=1), OnDisk()]
+"""A file or folder."""
+ModelName = Annotated[str, Field(min_length=1), OnDisk(or_name=True)]
+"""The folder of a model or tokenizer, or its name on the hub."""
+TemplateText = Annotated[str, OnDisk(or_text=True)]
+"""A chat template, or the ``.jinja`` file that holds it."""
 
 
 NULL_NOT_ALLOWED: Final = "null_not_allowed"

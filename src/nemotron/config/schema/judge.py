@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
 from nemotron.config.schema.base import Open, Strict
+from nemotron.config.schema.fields import OnDisk
 
 JUDGE_MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 """Key of the block that says which model judges."""
@@ -44,7 +45,7 @@ class JudgeConfig(Strict):
 class GenrmModelConfig(Open):
     """``env.nemo_gym.genrm_model.responses_api_models.vllm_model``: which model judges, and where it answers."""
 
-    model: str
+    model: Annotated[str, OnDisk(or_name=True, unless="base_url")]
     """Name the endpoint serves it under; without ``base_url``, the folder of a ``checkpoint_hf`` or a hub name."""
     base_url: str | None = None
     """OpenAI-compatible endpoint up to and including ``/v1``. None: we serve ``model`` ourselves on this machine."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nemotron.config.schema.base import Open, Strict
-from nemotron.config.schema.fields import Name, NonNegativeInt, Omittable, PositiveFloat
+from nemotron.config.schema.fields import DiskPath, NonNegativeInt, Omittable, PositiveFloat
 from nemotron.config.schema.reads import Read
 
 
@@ -30,7 +30,7 @@ class SwanlabConfig(Open):
 class TensorboardConfig(Open):
     """Arguments of the TensorBoard writer."""
 
-    log_dir: Omittable[str] = None
+    log_dir: Omittable[DiskPath] = None
     """Folder of the event files; left out means a folder below ``logger.log_dir``."""
 
 
@@ -61,7 +61,7 @@ class GPUMonitoringConfig(Strict):
 class LoggerConfig(Strict):
     """Loggers that a run may feed. metrics.jsonl and report.html are written in any case."""
 
-    log_dir: Read[Name]
+    log_dir: Read[DiskPath]
     """Folder of the log files; NeMo-RL adds a child ``exp_NNN``."""
     num_val_samples_to_print: NonNegativeInt
     """Validation samples shown on the terminal after each validation."""

@@ -11,12 +11,14 @@ from nemotron.config.schema.checkpointing import PretrainedCheckpointConfig
 from nemotron.config.schema.dtensor import DTensorConfig, LoraConfig
 from nemotron.config.schema.fields import (
     Count,
+    ModelName,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
     Off,
     Omittable,
     PositiveFloat,
+    TemplateText,
     needs_keys_when_enabled,
 )
 from nemotron.config.schema.generation import GenerationConfig
@@ -27,9 +29,9 @@ from nemotron.config.schema.reads import Embedded, Read
 class TokenizerConfig(Strict):
     """Tokenizer and chat template."""
 
-    name: Read[Name]
+    name: Read[ModelName]
     """Folder or Hugging Face name."""
-    chat_template: Read[str | None] = None
+    chat_template: Read[TemplateText | None] = None
     """``default``, left out: the tokenizer's own; null: contents joined as they are; a ``.jinja`` path; or text."""
     chat_template_kwargs: Read[dict[str, Any] | None] = None
     """Arguments of every call of the template, e.g. ``enable_thinking``."""
@@ -133,7 +135,7 @@ def _as_list(value: object) -> object:
 class PolicyConfig(Strict):
     """The policy model and how it is trained."""
 
-    model_name: Read[Name]
+    model_name: Read[ModelName]
     """Folder or Hugging Face name of the model that training starts from; also the reference of the KL term."""
     tokenizer: Read[TokenizerConfig]
     """Tokenizer and chat template."""

@@ -17,6 +17,7 @@ from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.extras import EngineChoice, EvalConfig, LimitsConfig
 from nemotron.config.schema.fields import (
     Count,
+    ModelName,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
@@ -131,7 +132,7 @@ def _as_list(value: object) -> object:
 class ValueConfig(Strict):
     """`value`: the critic and how it is trained. The embedded engine starts it from the reward model."""
 
-    model_name: Read[Name]
+    model_name: Read[ModelName]
     """Folder or Hugging Face name that the critic starts from; normally `${reward_model.model_name}`."""
     tokenizer: Annotated[TokenizerConfig, Embedded(only=("name",))]
     """Tokenizer of the critic; it must be that of the policy."""
@@ -179,7 +180,7 @@ class ValueConfig(Strict):
 class RewardSourceConfig(Strict):
     """`reward_model` (ours): the trained reward model that scores whole responses."""
 
-    model_name: Name
+    model_name: ModelName
     """Folder of a sequence-classification checkpoint with one label (made by `rl/nemo_rl/rm`), or a cached hub name."""
     standardize: bool
     """Score minus mean over standard deviation, both as stored with the reward model; without them it is an error."""

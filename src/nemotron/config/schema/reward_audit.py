@@ -11,6 +11,7 @@ from nemotron.config.schema.base import Strict
 from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.fields import (
     Count,
+    DiskPath,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
@@ -29,9 +30,9 @@ def _not_one(repeats: int) -> int:
 class LabelledPairs(Strict):
     """Pairs of answers of which one is known to be better."""
 
-    data_path: Name
+    data_path: DiskPath
     """JSONL file of preference pairs, in any form that `docs/guides/data.md` describes."""
-    manifest_path: Name | None = None
+    manifest_path: DiskPath | None = None
     """``manifest.json`` of `data_prep/rl_prep`, or its folder: its pairs are audited instead of ``data_path``."""
     split: Name = "validation"
     """Which split of the manifest. Pairs that a reward model was trained on say little about it."""
@@ -65,7 +66,7 @@ class AuditSettings(Strict):
 class AuditedRewardModel(Strict):
     """A trained reward model, audited instead of the judge."""
 
-    path: Name | None
+    path: DiskPath | None
     """Folder of a ``checkpoint_hf`` with a sequence-classification head, or a hub name; null audits the judge."""
     precision: Literal["float32", "bfloat16"]
     """Precision of the matrix products."""
@@ -101,5 +102,5 @@ class RewardAuditConfig(Strict):
     """A reward model, instead of the judge."""
     limits: AuditLimits
     """When the run ends with an error."""
-    output_dir: Name
+    output_dir: DiskPath
     """Folder of ``eval_results.json`` and the record beside it."""

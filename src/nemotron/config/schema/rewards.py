@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Count, Name, NonNegativeInt, PositiveFloat
+from nemotron.config.schema.fields import Count, DiskPath, Name, NonNegativeInt, PositiveFloat
 
 
 def _compiles(pattern: str) -> str:
@@ -177,7 +177,7 @@ class JsonSchemaRewardConfig(RewardFunctionConfig):
     """Selects this function."""
     schema_value: dict[str, Any] | None = None
     """The schema itself."""
-    schema_file: Name | None = None
+    schema_file: DiskPath | None = None
     """A JSON file with the schema."""
     schema_field: Name | None = None
     """Field of the row with the schema, as an object or as text (NeMo-Gym's ``schema_str``)."""
@@ -256,7 +256,7 @@ class UserRewardConfig(RewardFunctionConfig):
     """Selects this function."""
     function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
     """``module:function``; it is imported in a process of its own."""
-    search_path: Name = "."
+    search_path: DiskPath = "."
     """Folder that is added to Python's module path; relative to where the command runs."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for every call."""

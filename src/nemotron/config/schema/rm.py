@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.extras import EngineChoice
-from nemotron.config.schema.fields import Count, Name, NonNegativeFloat, NonNegativeInt, Omittable
+from nemotron.config.schema.fields import Count, DiskPath, Name, NonNegativeFloat, NonNegativeInt, Omittable
 from nemotron.config.schema.pairs import PairLimitsConfig, PairTrainingConfig
 from nemotron.config.schema.reads import Read
 
@@ -48,7 +48,7 @@ class BradleyTerryConfig(Strict):
 class HeldoutPairsConfig(Strict):
     """Pairs that are never trained on, and on which no checkpoint is chosen."""
 
-    data_path: Omittable[Name] = None
+    data_path: Omittable[DiskPath] = None
     """JSONL file of the held-out pairs; needed unless ``split`` is given."""
     split: Omittable[Name] = None
     """Split of ``data.manifest_path`` that holds them instead, such as ``heldout`` or ``test``."""

@@ -37,7 +37,13 @@ def run_dpo(attempt: Attempt, config: DpoRunConfig, threads: ThreadPlan) -> None
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
     parts = DpoParts(attempt, config)
-    with session(attempt, threads, total=config.steps(len(parts.training[0])), done=parts.progress_on_disk) as work:
+    with session(
+        attempt,
+        threads,
+        seed=config.course.seed,
+        total=config.steps(len(parts.training[0])),
+        done=parts.progress_on_disk,
+    ) as work:
         recorder = work.recorder
         recorder.phase("reading pairs")
         parts.report_rejects(recorder if work.first else None)

@@ -86,7 +86,13 @@ def _run(
     """
     parts: GrpoParts[GrpoRunConfig] = GrpoParts(attempt, config)
     with (
-        session(attempt, threads, total=config.steps(len(parts.prompts)), done=parts.progress_on_disk) as work,
+        session(
+            attempt,
+            threads,
+            seed=config.course.seed,
+            total=config.steps(len(parts.prompts)),
+            done=parts.progress_on_disk,
+        ) as work,
         ExitStack() as stack,
     ):
         recorder = work.recorder

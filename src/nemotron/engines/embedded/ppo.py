@@ -38,7 +38,7 @@ def run_ppo(attempt: Attempt, config: PpoMasterConfig, critic: RunningCritic, th
     """
     parts = PpoParts(attempt, config)
     done = parts.progress_on_disk
-    with session(attempt, threads, total=config.steps(len(parts.prompts)), done=done) as work:
+    with session(attempt, threads, seed=config.course.seed, total=config.steps(len(parts.prompts)), done=done) as work:
         recorder = work.recorder
         with ExitStack() as attached:
             elsewhere = isinstance(critic, RemoteCritic)

@@ -40,7 +40,9 @@ def run_reward_model(attempt: Attempt, config: RmRunConfig, threads: ThreadPlan)
     parts = Parts(attempt, config)
     stream = parts.stream()
     heldout = parts.heldout_pairs()
-    with session(attempt, threads, total=config.steps(len(stream.rows)), done=parts.progress_on_disk) as work:
+    with session(
+        attempt, threads, seed=config.course.seed, total=config.steps(len(stream.rows)), done=parts.progress_on_disk
+    ) as work:
         recorder = work.recorder
         recorder.phase("loading policy")
         model = parts.model()

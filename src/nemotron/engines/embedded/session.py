@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+
 from nemotron.engines.base import Attempt
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.rl.evaluate import HeldOut
@@ -44,15 +46,18 @@ class Session:
 
 
 @contextmanager
-def session(attempt: Attempt, threads: ThreadPlan, *, total: int, done: int) -> Iterator[Session]:
+def session(attempt: Attempt, threads: ThreadPlan, *, seed: int, total: int, done: int) -> Iterator[Session]:
     """Work on the run of ``attempt`` inside; when that ends well the run is finished: report written, summary printed.
 
     Args:
+        seed: of torch's own generator. Nothing of ours draws from it, but what a library draws is the same in every
+            run; checkpoints keep its state.
         total: steps when the run is finished.
         done: steps that the checkpoint has which this attempt goes on from; 0 starts over.
     """
     run = attempt.run
     apply_threads(threads.policy)
+    torch.manual_seed(seed)
     _quiet_transformers()
     measured = run.status().heldout_before is not None
     with recording(run, total=total, done=done) as recorder:

@@ -70,6 +70,7 @@ class Lepton:
             run_dir=target.there,
             number=number,
             environment=environment,
+            how=how,
         )
         return Submission(
             executor=NAME,

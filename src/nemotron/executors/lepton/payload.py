@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron import snapshot
+from nemotron.executors.base import How
 from nemotron.executors.lepton import bootstrap
 from nemotron.profiles.model import LeptonProfile
 
@@ -34,7 +35,7 @@ def job_name(run_id: str, number: int) -> str:
 
 
 def body(
-    profile: LeptonProfile, *, name: str, run_dir: str, number: int, environment: Mapping[str, str]
+    profile: LeptonProfile, *, name: str, run_dir: str, number: int, environment: Mapping[str, str], how: How
 ) -> dict[str, Any]:
     """The body of ``POST /jobs``; the packed files are added when it is sent.
 
@@ -49,7 +50,7 @@ def body(
         "resource_shape": profile.resource_shape,
         "container": {
             "image": profile.container_image,
-            "command": ["/bin/bash", "-c", _command(profile, run_dir, number)],
+            "command": ["/bin/bash", "-c", _command(profile, run_dir, number, how)],
         },
         "completions": 1,
         "parallelism": 1,
@@ -75,11 +76,10 @@ def code_dir(profile: LeptonProfile, run_dir: str) -> str:
     return f"{root.rstrip('/')}/code/{snapshot.digest()}"
 
 
-def _command(profile: LeptonProfile, run_dir: str, number: int) -> str:
+def _command(profile: LeptonProfile, run_dir: str, number: int, how: How) -> str:
     source = Path(bootstrap.__file__).read_text(encoding="utf-8")
     python = profile.python or "python3"
-    worker = [python, "-m", "nemotron.engines.worker", run_dir, "--attempt", str(number)]
-    words = [python, "-c", source, run_dir, code_dir(profile, run_dir), *worker]
+    words = [python, "-c", source, run_dir, code_dir(profile, run_dir), *how.worker(python, run_dir, number)]
     return "\n".join(["set -eu", *profile.startup_commands, f"exec {shlex.join(words)}"])
 
 

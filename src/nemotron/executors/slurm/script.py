@@ -25,7 +25,7 @@ def batch_script(profile: SlurmProfile, *, name: str, run_dir: str, number: int,
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options), ""]
     lines += ["set -euo pipefail", "umask 077"]
     attempt = f"{run_dir}/attempts/{number}"
-    worker = [profile.python or "python3", "-m", "nemotron.engines.worker", run_dir, "--attempt", str(number)]
+    worker = how.worker(profile.python or "python3", run_dir, number)
     if profile.contained:
         lines += _image_lines(profile, force_squash=how.force_squash)
         inner = "\n".join([*profile.startup_commands, f"exec {shlex.join(worker)}"])

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Name
+from nemotron.config.schema.fields import DiskPath, ModelName
 
 
 class Config(Strict):
     """One Hugging Face model to one Megatron checkpoint."""
 
-    hf_model: Name
+    hf_model: ModelName
     """The model to convert: a folder with `config.json` and safetensors, or a name on the Hugging Face hub."""
-    output_dir: Name
+    output_dir: DiskPath
     """The Megatron root to write: `iter_0000000` and the files that name it."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
     """Cast the weights to this; `auto` keeps them bit for bit."""

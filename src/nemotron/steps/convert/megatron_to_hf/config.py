@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Name
+from nemotron.config.schema.fields import DiskPath, ModelName
 
 
 class Config(Strict):
     """One Megatron checkpoint to one Hugging Face model."""
 
-    megatron_path: Name
+    megatron_path: DiskPath
     """The checkpoint: an `iter_*` folder, a root with `latest_checkpointed_iteration.txt`, or a NeMo-RL `step_N`."""
-    output_dir: Name
+    output_dir: DiskPath
     """The Hugging Face folder to write."""
-    hf_model: Name | None
+    hf_model: ModelName | None
     """The same model on Hugging Face (folder or hub name), for config and tokenizer where the checkpoint has none;
     null takes them from the checkpoint."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"]
