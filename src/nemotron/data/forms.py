@@ -110,7 +110,7 @@ def read_prompt(row: Row) -> Reading:
     pair = pair_form(tuple(filled(row)))
     source = _prompt_source(row)
     if pair is None and source is None:
-        refuse("missing-field", without_form(row, "prompt"), "`fields` of a blend of `data_prep/rl_prep` renames")
+        refuse("missing-field", "row has no prompt", without_form(row, "prompt"))
     if pair is not None:
         try:
             return pair.read(row)
@@ -155,13 +155,17 @@ def read_pair(row: Row, keys: PairKeys = PAIR_KEYS) -> Reading:
     if row.get(keys.chosen) is not None and row.get(keys.rejected) is not None:
         return _read_sides(row, Sides(row[keys.chosen], row[keys.rejected], keys.chosen, keys.rejected), keys.prompt)
     form = pair_form(tuple(filled(row)))
+    if form in (PAIR, JOINT):
+        missing = next(name for name in (keys.chosen, keys.rejected) if row.get(name) is None)
+        hint = f"it has no `{missing}`: check `chosen_key` and `rejected_key` of the data set"
+        refuse("missing-field", "row is no preference pair", hint)
     if form is not None:
         return form.read(row)
     if set(row) == {"text"}:
         hint = "`nemotron steps run data_prep/rl_prep` joins NeMo-Aligner's lines: `kind: aligner_pairs` in its blend"
         refuse("missing-field", "the row is one `text`, half of a pair in NeMo-Aligner's alternating lines", hint)
     needs = f"give `{keys.prompt}`, `{keys.chosen}` and `{keys.rejected}`, or `context` and `completions`"
-    refuse("missing-field", f"the row is no preference pair: {without_form(row, 'preference')}", needs)
+    refuse("missing-field", "row is no preference pair", f"{without_form(row, 'preference')}: {needs}")
 
 
 def filled(row: Mapping[str, Any]) -> list[str]:
