@@ -74,6 +74,18 @@ def read_json(path: Path | str, most: int = MOST_BYTES) -> Any:
     return parse_json(read_bytes(path, most))
 
 
+def read_object(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        OSError: as :func:`read_bytes`. MalformedError: as :func:`parse_json`, or something else than an object.
+    """
+    value = read_json(path, most)
+    if not isinstance(value, dict):
+        raise MalformedError(f"holds no object but {'null' if value is None else 'a ' + type(value).__name__}")
+    return value
+
+
 def parse_json(content: bytes | str) -> Any:
     """The value of a JSON text.
 

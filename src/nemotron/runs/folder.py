@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -28,6 +27,7 @@ from typing import Any, Unpack
 
 from nemotron.disk import lock
 from nemotron.disk.atomic import remove_drafts, sync, write_atomic
+from nemotron.disk.documents import read_json
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.job import FILE as _JOB
@@ -305,7 +305,7 @@ def _some(ids: list[str]) -> str:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"cannot read this run: {error}", hint="the run folder is damaged: delete it", origin=Origin(str(path))

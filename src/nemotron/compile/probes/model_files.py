@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, templates_of
+from nemotron.disk.documents import open_regular, parse_json, read_json
 from nemotron.place import Place
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -90,7 +90,7 @@ def _read(folder: Path) -> ModelFiles:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json(path)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
@@ -129,9 +129,9 @@ def _shapes(path: Path) -> list[list[int]] | None:
     None when that cannot be read, or data are missing.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length < 100_000_000 else None
+            header = parse_json(file.read(length)) if length < 100_000_000 else None
         size = path.stat().st_size - 8 - length
         if not isinstance(header, dict):
             return None
