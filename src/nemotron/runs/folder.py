@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Unpack
 
+from pydantic import ValidationError
+
 from nemotron.disk import lock
 from nemotron.disk.atomic import remove_drafts, sync, write_atomic
 from nemotron.disk.documents import read_json
@@ -150,7 +152,15 @@ class RunFolder:
         Raises:
             ArtifactError: ``status.json`` is missing or damaged.
         """
-        return Status.from_json(_read_object(self.path / _STATUS))
+        path = self.path / _STATUS
+        try:
+            return Status.from_json(_read_object(path))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            message = f"`{path.name}` is damaged: `{key}`: {first['msg'][0].lower()}{first['msg'][1:]}"
+            hint = "the run folder is damaged: delete it, or put the file back"
+            raise ArtifactError(message, hint=hint, origin=Origin(str(path))) from None
 
     def write_status(self, **fields: Unpack[StatusFields]) -> None:
         """Change the given fields of ``status.json``, atomically; pid and times are kept up by themselves.
