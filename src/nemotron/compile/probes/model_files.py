@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import struct
@@ -38,6 +39,8 @@ class ModelFiles:
     """Longest sequence, in tokens, that it was trained for."""
     tokens: int | None
     """One more than the highest token id of ``tokenizer.json``."""
+    damage: str | None = None
+    """What is wrong with `config.json` or the tokenizer's files, whoever reads them: a clause about the folder."""
 
 
 def is_path(name: str) -> bool:
@@ -70,7 +73,9 @@ def _facts(folder: Path) -> ModelFiles:
 
 @lru_cache(maxsize=8)
 def _read(folder: Path) -> ModelFiles:
-    config = _json(folder / "config.json") or {}
+    written = _json(folder / "config.json") or {}
+    # What cannot be is said once, and not computed with.
+    config = {name: value for name, value in written.items() if name not in _SIZES or _fits(value)}
     heads = _integer(config.get("num_attention_heads"))
     parameters, broken = _weights(folder)
     return ModelFiles(
@@ -85,7 +90,46 @@ def _read(folder: Path) -> ModelFiles:
         vocabulary=_integer(config.get("vocab_size")),
         positions=_integer(config.get("max_position_embeddings")),
         tokens=_tokens(folder),
+        damage=_damaged_config(written) or _damaged_tokenizer(folder),
     )
+
+
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("intermediate_size", "vocab_size", "max_position_embeddings"),
+)
+"""What a model cannot have none of; families that call them otherwise are not looked at."""
+
+
+def _damaged_config(config: dict[str, Any]) -> str | None:
+    """Sizes that no model has."""
+    for name in _SIZES:
+        value = config.get(name)
+        if not _fits(value):
+            return f"has a `config.json` that says `{name}` is {json.dumps(value)[:40]}"
+    heads, kv_heads, hidden = (
+        config.get(name) for name in ("num_attention_heads", "num_key_value_heads", "hidden_size")
+    )
+    if heads and kv_heads and heads % kv_heads:
+        return f"has a `config.json` with {heads} attention heads that {kv_heads} key-value heads do not divide"
+    even = config.get("model_type") in ("llama", "mistral", "qwen2")
+    if even and heads and hidden and not config.get("head_dim") and hidden % heads:
+        return f"has a `config.json` with a `hidden_size` of {hidden} that {heads} attention heads do not divide"
+    return None
+
+
+def _fits(size: Any) -> bool:
+    return size is None or ((_integer(size) or 0) > 0)
+
+
+def _damaged_tokenizer(folder: Path) -> str | None:
+    """Files of a tokenizer that are no objects, or a tokenizer without a single token."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).exists() and _json(folder / name) is None:
+            return f"has a `{name}` that cannot be read as a JSON object"
+    if (folder / "tokenizer.json").exists() and _tokens(folder) is None:
+        return "has a `tokenizer.json` without tokens"
+    return None
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -120,7 +164,20 @@ def _weights(folder: Path) -> tuple[int | None, str | None]:
         if shapes is None:
             return None, path.name
         total += sum(map(math.prod, shapes))
+    if not total:
+        # Of pickles only the beginning is looked at: nothing in them is carried out here.
+        for path in sorted(folder.glob("pytorch_model*.bin")):
+            if not _begins_like_a_pickle(path):
+                return None, path.name
     return total or None, None
+
+
+def _begins_like_a_pickle(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
+    except OSError:
+        return False
 
 
 def _shapes(path: Path) -> list[list[int]] | None:

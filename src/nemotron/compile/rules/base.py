@@ -127,8 +127,9 @@ def name_too_long(error: OSError, job: AnyStepJob) -> Finding | None:
     if error.errno != errno.ENAMETOOLONG:
         return None
     wanted = os.fspath(error.filename or "")
-    longest = max(wanted.split("/"), key=len)
-    key = next((key for key, text in _texts(job.resolved.values) if text and (text in wanted or longest in text)), "")
+    # The longest value that the name was made of; others may be in it by chance.
+    made = [(len(text), key) for key, text in _texts(job.resolved.values) if text and os.path.normpath(text) in wanted]
+    key = max(made, key=lambda one: one[0])[1] if made else ""
     kind = next((kind for part, kind in _KINDS.items() if part in key), ConfigError)
     message = f"the name in `{key}` is too long for a file: `{wanted[:40]}...` has {len(wanted.encode()):,} bytes"
     return job.error(key, message, hint="a name has at most 255 bytes, a path 4,096", kind=kind)
