@@ -7,13 +7,13 @@ version does not know, is one clear error and never half a job.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from nemotron import __version__
+from nemotron.disk.documents import read_json
 from nemotron.errors import ArtifactError, Origin
 from nemotron.manifest import EngineName, ViewName
 from nemotron.place import Place
@@ -189,8 +189,8 @@ def read_job(path: Path) -> CompiledJob:
     """
     origin = Origin(str(path))
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"cannot read this run: {error}", hint="the run folder is damaged: delete it", origin=origin
         ) from error

@@ -5,13 +5,14 @@ The command and the worker end here, and nowhere else is an error turned into an
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
 from nemotron import __version__
-from nemotron.errors import CompileError, Finding, NemotronError, Origin
+from nemotron.errors import CompileError, Finding, NemotronError, Origin, UsageError
 
 _COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "hint": "32", "title": "1", "dim": "2"}
 
@@ -73,12 +74,21 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
     except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
         from nemotron.out_of_memory import out_of_memory
 
-        if (known := out_of_memory(error)) is not None:
+        if (known := out_of_memory(error) or _name_too_long(error)) is not None:
             print_error(known)
             return known.exit_code
         _report_bug(error, words)
         return 1
     return code
+
+
+def _name_too_long(error: Exception) -> UsageError | None:
+    """The error for a name that no file system takes, whoever looked it up; None of other errors."""
+    if not isinstance(error, OSError) or error.errno != errno.ENAMETOOLONG:
+        return None
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    message = f"the name `{name[:40]}...` is too long for a file: it has {len(os.fsencode(name)):,} bytes"
+    return UsageError(message, hint="a name has at most 255 bytes, a path 4,096")
 
 
 def _report_bug(error: Exception, words: tuple[str, ...]) -> None:

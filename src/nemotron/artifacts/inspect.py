@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.chat_template import templates_of
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
+from nemotron.disk.documents import parse_json, read_object
 from nemotron.errors import ArtifactError, DataError
 
 
@@ -158,7 +158,7 @@ def _tokenizer(folder: Path) -> TokenizerFacts | None:
     path = folder / "tokenizer_config.json"
     if path.is_file():
         try:
-            settings = json.loads(path.read_bytes())
+            settings = read_object(path)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"`{path}` is not readable JSON", hint="copy the tokenizer again") from error
     size = hf.largest_token(folder / "tokenizer.json") + 1 if (folder / "tokenizer.json").is_file() else None
@@ -181,9 +181,9 @@ def _data(path: Path) -> DataFacts:
 
 def _fields(file: Path, number: int, line: bytes) -> tuple[str, ...]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
-        raise DataError(f"`{file}` line {number} is not JSON: {error}") from error
+        raise DataError(f"`{file}` line {number} {error}") from error
     if not isinstance(row, dict):
         raise DataError(f"`{file}` line {number} is not a JSON object")
     return tuple(row)
@@ -193,6 +193,6 @@ def _results(path: Path) -> ResultFacts:
     files = result_files(path)
     metrics: dict[str, Any] = {}
     for file in files:
-        content = json.loads(file.read_bytes())
+        content = read_object(file)
         metrics |= content["results"] if isinstance(content.get("results"), dict) else content["metrics"]
     return ResultFacts(len(files), metrics)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import layout
+from nemotron.disk.documents import read_json
 from nemotron.errors import ArtifactError
 
 Kind = Literal["checkpoint_hf", "checkpoint_megatron", "training_jsonl", "eval_results"]
@@ -69,7 +69,7 @@ def _hidden(file: Path, root: Path) -> bool:
 def _scores(path: Path) -> bool:
     """A JSON object with a mapping of results: the shape that evaluation harnesses write."""
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except (OSError, ValueError):
         return False  # not results, whatever else it is
     return isinstance(content, dict) and any(isinstance(content.get(key), dict) for key in ("results", "metrics"))

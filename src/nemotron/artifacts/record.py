@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nemotron.disk.documents import read_json
 from nemotron.runs.provenance import provenance
 
 RECORD = "nemotron_artifact.json"
@@ -44,7 +45,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     Megatron iteration lies in its root); ``None`` without one."""
     for folder in (path, path / "policy" / "weights", path.parent):
         try:
-            record = json.loads((folder / RECORD).read_bytes())
+            record = read_json(folder / RECORD)
         except (OSError, ValueError):
             continue  # a lost record makes an artifact no less usable
         if isinstance(record, dict):

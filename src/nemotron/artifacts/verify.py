@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families
 from nemotron.checkpoints.megatron.names import hf_parts
+from nemotron.disk.documents import parse_json
 from nemotron.errors import ArtifactError, DataError
 
 
@@ -99,9 +99,9 @@ def _data(path: Path) -> list[str]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                 except ValueError as error:
-                    raise DataError(f"`{file}` line {number} is not JSON: {error}") from error
+                    raise DataError(f"`{file}` line {number} {error}") from error
                 if not isinstance(row, dict):
                     raise DataError(f"`{file}` line {number} is not a JSON object")
                 rows += 1

@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from nemotron.disk.documents import read_json
+
 DEFAULT = "default"
 _CONFIG, _FILE, _MORE = "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates"
 _OWN_FORMAT = "tekken.json"
@@ -26,7 +28,7 @@ def templates_of(folder: Path) -> dict[str, str]:
 
 def _in_config(folder: Path) -> dict[str, str]:
     try:
-        settings = json.loads((folder / _CONFIG).read_bytes())
+        settings = read_json(folder / _CONFIG)
     except (OSError, ValueError):
         return {}  # another check says what is wrong with the file
     found: Any = settings.get("chat_template") if isinstance(settings, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemotron.disk.documents import read_bytes, read_json, read_object
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.install import install_extra
 
@@ -79,7 +79,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"`{folder}` is not a Hugging Face checkpoint: no readable `{CONFIG}`",
@@ -104,7 +104,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = sorted(set(read_object(index)["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ArtifactError(f"`{index}` cannot be read", hint="copy the checkpoint again") from error
     else:
@@ -198,7 +198,7 @@ def side_files(folder: Path | None) -> dict[str, bytes]:
     for path in [folder / name for name in SIDE_FILES] if folder is not None else []:
         try:
             if path.is_file():
-                found[path.name] = path.read_bytes()
+                found[path.name] = read_bytes(path)
         except OSError as error:
             raise ArtifactError(f"`{path}` cannot be read: {error.strerror}") from error
     return found
@@ -228,7 +228,7 @@ def largest_token(path: Path) -> int:
         ArtifactError: not readable.
     """
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         vocab = content["model"].get("vocab", {})
         ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
         ids += [token["id"] for token in content.get("added_tokens", [])]

@@ -13,6 +13,7 @@ from pathlib import Path
 from nemotron.checkpoints.store import PLACE, CheckpointStore
 from nemotron.disk import lock
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.documents import read_object
 from nemotron.disk.faults import output_errors
 from nemotron.errors import OutputError
 
@@ -69,7 +70,7 @@ def release(folder: Path) -> None:
 def owner_of(folder: Path) -> Owner | None:
     """The run that claimed ``folder``; ``None`` when nobody has, or nobody can say who."""
     try:
-        said = json.loads((folder / OWNER).read_bytes())
+        said = read_object(folder / OWNER)
         return Owner(str(said["run"]), str(said["folder"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

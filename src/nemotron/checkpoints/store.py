@@ -16,6 +16,7 @@ is pruned or replaced is renamed first and removed beside training, so ``step_<N
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.disk.atomic import sync, sync_tree
+from nemotron.disk.documents import read_object
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, OutputError
 
@@ -100,8 +102,8 @@ class CheckpointStore:
         temporary = self.folder / f"tmp_step_{step}"
         try:
             with output_errors(final, what="checkpoint ", place=PLACE, after=_AFTER):
-                if temporary.exists():
-                    shutil.rmtree(temporary)
+                if os.path.lexists(temporary):
+                    _take_away(temporary)
                 temporary.mkdir(parents=True)
                 write(temporary)
                 (temporary / "training_info.json").write_text(json.dumps(dict(info), indent=2) + "\n")
@@ -167,9 +169,17 @@ class CheckpointStore:
 def _remove(path: Path) -> None:
     """Remove a folder that has no meaning any more; a failure is no reason to stop."""
     try:
-        shutil.rmtree(path)
+        _take_away(path)
     except OSError as error:
         _warn(f"`{path}` cannot be removed: {error.strerror or error}")
+
+
+def _take_away(path: Path) -> None:
+    """Remove a folder, or what somebody left under its name: of a link the link, never what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _warn(text: str) -> None:
@@ -184,8 +194,8 @@ def read_info(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / "training_info.json"
     try:
-        info: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        info = read_object(path)
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"checkpoint `{checkpoint}` has no readable training_info.json",
             hint="remove that folder; the run then resumes from the checkpoint before it",

@@ -6,7 +6,6 @@ A tokenizer names one end of sequence; many chat models end their turns with ano
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.chat_template import rendered_turn
 from nemotron.checkpoints.megatron import layout
+from nemotron.disk.documents import read_json
 from nemotron.errors import ArtifactError
 
 KEY = "eos_token_id"
@@ -45,8 +45,8 @@ def model_ends(folder: Path | None) -> tuple[int, ...]:
     if not path.is_file():
         return _ids(_object(folder / hf.CONFIG).get(KEY)) or ()
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"`{path}` cannot be read: {error}", hint="copy it again, or delete it") from error
     found = _ids(content.get(KEY)) if isinstance(content, dict) else None
     if found is None:
@@ -127,7 +127,7 @@ def _added_tokens(folder: Path) -> Mapping[str, int]:
 def _object(path: Path) -> dict[str, Any]:
     """The object in a file; empty where there is none: other checks say what is wrong with the file."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        value = read_json(path)
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.step import AnyStepJob, PlainJob
 from nemotron.compile.plan import Preflight, Surroundings
-from nemotron.compile.rules.base import Stages, check
+from nemotron.compile.rules.base import Stages, check, name_too_long
 from nemotron.compile.secrets import secrets_in
 from nemotron.config.layers import Resolved
+from nemotron.errors import Finding
 from nemotron.manifest import EngineName
 
 
@@ -57,10 +58,24 @@ class PlainStep:
 
 
 def _preflight(job: AnyStepJob, rules: Stages) -> Preflight:
+    findings = check(job, rules)
+    try:
+        return _described(job, findings)
+    except OSError as error:
+        # The rules were silent about what the description looks up: what they would have said is said now.
+        if (found := name_too_long(error, job)) is None:
+            raise
+        known = any(finding.severity == "error" for finding in findings)
+        told = findings if known else (*findings, replace(found, name="name-too-long"))
+        secrets = secrets_in(job.config)
+        return Preflight(engine=job.engine, engine_reason=job.engine_reason, findings=told, secrets=secrets)
+
+
+def _described(job: AnyStepJob, findings: tuple[Finding, ...]) -> Preflight:
     return Preflight(
         engine=job.engine,
         engine_reason=job.engine_reason,
-        findings=check(job, rules),
+        findings=findings,
         processes=tuple(job.processes()),
         inputs=tuple(job.inputs()),
         outputs=tuple(job.outputs()),

@@ -48,11 +48,14 @@ def interpolate(
     assert isinstance(config, DictConfig)
     try:
         resolved = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException:
+    except OmegaConfBaseException as error:
         # It stops at the first, so each is tried for itself, which takes as long again.
         found = _failures(config, texts, raw, origins)
         if not found:
-            raise
+            # A key with a dot in its own name cannot be tried for itself.
+            key = str(error.full_key or "")
+            text = next((text for name, text, _ in texts if name == key), "")
+            found = [_explain(error, key, text, _nearest_origin(origins, key), set(origins))]
         return raw, found
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}, []

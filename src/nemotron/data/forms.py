@@ -107,10 +107,10 @@ def read_prompt(row: Row) -> Reading:
     """
     if row.get(GYM) is not None:
         return _read_gym(row)
-    pair = pair_form(tuple(filled(row)))
+    pair = pair_form(filled(row))
     source = _prompt_source(row)
     if pair is None and source is None:
-        refuse("missing-field", without_form(row, "prompt"), "`fields` of a blend of `data_prep/rl_prep` renames")
+        refuse("missing-field", "row has no prompt", without_form(row, "prompt"))
     if pair is not None:
         try:
             return pair.read(row)
@@ -154,19 +154,25 @@ def read_pair(row: Row, keys: PairKeys = PAIR_KEYS) -> Reading:
     """
     if row.get(keys.chosen) is not None and row.get(keys.rejected) is not None:
         return _read_sides(row, Sides(row[keys.chosen], row[keys.rejected], keys.chosen, keys.rejected), keys.prompt)
-    form = pair_form(tuple(filled(row)))
+    form = pair_form(filled(row))
+    if form in (PAIR, JOINT):
+        missing = next(name for name in (keys.chosen, keys.rejected) if row.get(name) is None)
+        hint = f"it has no `{missing}`: check `chosen_key` and `rejected_key` of the data set"
+        refuse("missing-field", "row is no preference pair", hint)
     if form is not None:
         return form.read(row)
     if set(row) == {"text"}:
         hint = "`nemotron steps run data_prep/rl_prep` joins NeMo-Aligner's lines: `kind: aligner_pairs` in its blend"
         refuse("missing-field", "the row is one `text`, half of a pair in NeMo-Aligner's alternating lines", hint)
     needs = f"give `{keys.prompt}`, `{keys.chosen}` and `{keys.rejected}`, or `context` and `completions`"
-    refuse("missing-field", f"the row is no preference pair: {without_form(row, 'preference')}", needs)
+    refuse("missing-field", "row is no preference pair", f"{without_form(row, 'preference')}: {needs}")
 
 
-def filled(row: Mapping[str, Any]) -> list[str]:
+def filled(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields of a row that hold something."""
-    return [name for name, value in row.items() if value is not None]
+    if None not in row.values():
+        return tuple(row)
+    return tuple([name for name, value in row.items() if value is not None])
 
 
 @lru_cache(maxsize=4096)
@@ -208,7 +214,7 @@ def refuse_undecided(names: Iterable[str]) -> None:
 
 def without_form(row: Mapping[str, Any], kind: str | None = None) -> str:
     """Which fields a row has, and what it lacks to be of the nearest form (of a kind)."""
-    return _without_form(tuple(filled(row)), kind)
+    return _without_form(filled(row), kind)
 
 
 # A file of rows without a form has a million equal ones.
@@ -238,7 +244,10 @@ def _nearness(form: Form, names: tuple[str, ...]) -> float:
 
 
 def _prompt_source(row: Mapping[str, Any]) -> str | None:
-    return next((name for name in PROMPTS if row.get(name) is not None), None)
+    for name in PROMPTS:
+        if row.get(name) is not None:
+            return name
+    return None
 
 
 def _read_source(row: Row, name: str) -> Reading:

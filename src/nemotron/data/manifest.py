@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemotron.disk.documents import read_json
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
 
@@ -75,7 +76,7 @@ class Manifest:
         """
         path = path / "manifest.json" if path.is_dir() else path
         try:
-            value = json.loads(path.read_bytes())
+            value = read_json(path)
         except FileNotFoundError as error:
             raise DataError(f"there is no manifest `{path}`", hint=_FORCE) from error
         except (OSError, ValueError) as error:

@@ -159,7 +159,7 @@ def parse_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
         value = parse_json(line.strip())
     except MalformedError as error:
         origin = Origin(str(path), line=number, column=error.column)
-        raise DataError(f"a row cannot be read: {error.message}", origin=origin) from error
+        raise DataError(f"the line {error.message}", origin=origin) from error
     if not isinstance(value, dict):
         message = f"a row must be a JSON object, this line holds {type_name(value)}"
         raise DataError(message, origin=Origin(str(path), line=number))

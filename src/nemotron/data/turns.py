@@ -22,11 +22,10 @@ _SPEAKERS = {
 }
 """How ShareGPT's `from` names the roles."""
 _CALLS = ("function_call", "tool_call", "function_response", "tool_response", "observation", "tool", "function")
-_CALL_FIELDS = ("tool_calls", "function_call")
 _CALL_ITEMS = ("_call", "_call_output", "item_reference")
 """How the types of items of the Responses API end that are no messages."""
-TOOL_FIELDS = ("tools", "functions")
-SYSTEM_FIELDS = ("system", "system_prompt")
+TOOL_FIELDS = frozenset(("tools", "functions"))
+SYSTEM_FIELDS = frozenset(("system", "system_prompt"))
 _WRITTEN_TOOLS = re.compile(r"\s*[\[{]\s*[^\s\]}]")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": ASSISTANT}
@@ -58,7 +57,9 @@ def conversation(value: Any, name: str) -> list[Message]:
         UnusableRow: neither a text nor messages, or nothing in it.
     """
     if value.__class__ is str:
-        value = [{"role": "user", "content": value}]
+        if blank(value):
+            refuse("empty-prompt", f"`{name}` is empty")
+        return [{"role": "user", "content": value}]
     if value.__class__ is not list:
         refuse("wrong-type", f"`{name}` must be a text or a list of messages, not {type_name(value)}")
     if not value:
@@ -78,7 +79,7 @@ def message(turn: Any, name: str) -> Message:
     if turn.__class__ is not dict:
         refuse("wrong-type", f"`{name}` holds {type_name(turn)} where a message belongs: it needs `role` and `content`")
     kind = turn.get("type")
-    if any(turn.get(field) for field in _CALL_FIELDS) or (kind.__class__ is str and kind.endswith(_CALL_ITEMS)):
+    if turn.get("tool_calls") or turn.get("function_call") or (kind.__class__ is str and kind.endswith(_CALL_ITEMS)):
         refuse("tools", f"a message of `{name}` calls tools, which are not shown to the model")
     role, content = turn.get("role"), turn.get("content")
     if role.__class__ is not str and "from" in turn and "value" in turn:
@@ -127,7 +128,9 @@ def transcript(text: str, name: str) -> list[Message] | None:
 
 def with_system(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:
     """The turns behind the system text that stands in a field of its own, where they have none."""
-    texts = (row.get(name) for name in SYSTEM_FIELDS)
+    if SYSTEM_FIELDS.isdisjoint(row):
+        return turns
+    texts = (row.get(name) for name in sorted(SYSTEM_FIELDS))
     text = next((text for text in texts if text.__class__ is str and not blank(text)), None)
     if text is None or turns[0]["role"] in ("system", "developer"):
         return turns
@@ -140,7 +143,9 @@ def no_tools(holder: Mapping[str, Any], name: str = "") -> None:
     Raises:
         UnusableRow: there are tools.
     """
-    for field in TOOL_FIELDS:
+    if TOOL_FIELDS.isdisjoint(holder):
+        return
+    for field in sorted(TOOL_FIELDS):
         tools = holder.get(field)
         if tools and (tools.__class__ in (list, dict) or (tools.__class__ is str and _WRITTEN_TOOLS.match(tools))):
             detail = f"`{name}{field}` offers tools, which are not shown to the model"

@@ -23,7 +23,8 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class MalformedError(ValueError):
-    """A text is no JSON that can be used; ``line`` and ``column`` count from 1 where a place is known."""
+    """A text is no JSON that can be used. ``message`` goes on from its name: ``is not JSON: ...``; ``line`` and
+    ``column`` count from 1 where a place is known."""
 
     def __init__(self, message: str, line: int | None = None, column: int | None = None) -> None:
         super().__init__(message)
@@ -73,6 +74,18 @@ def read_json(path: Path | str, most: int = MOST_BYTES) -> Any:
     return parse_json(read_bytes(path, most))
 
 
+def read_object(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        OSError: as :func:`read_bytes`. MalformedError: as :func:`parse_json`, or something else than an object.
+    """
+    value = read_json(path, most)
+    if not isinstance(value, dict):
+        raise MalformedError(f"holds no object but {'null' if value is None else 'a ' + type(value).__name__}")
+    return value
+
+
 def parse_json(content: bytes | str) -> Any:
     """The value of a JSON text.
 
@@ -81,16 +94,16 @@ def parse_json(content: bytes | str) -> Any:
     """
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     if raw.count(b"[") + raw.count(b"{") > DEEPEST and depth(raw) > DEEPEST:
-        raise MalformedError(f"more than {DEEPEST} lists and objects are inside each other")
+        raise MalformedError(f"has more than {DEEPEST} lists and objects inside each other")
     try:
         value = json.loads(content)
     except UnicodeDecodeError as error:
-        raise MalformedError(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise MalformedError(f"is not UTF-8: {error.reason} at byte {error.start}") from error
     except json.JSONDecodeError as error:
-        raise MalformedError(f"it is not JSON: {error.msg}", error.lineno, error.colno) from error
+        raise MalformedError(f"is not JSON: {error.msg}", error.lineno, error.colno) from error
     except (ValueError, RecursionError) as error:
         # A whole number of more than 4,300 digits.
-        raise MalformedError(f"it is not JSON that can be read: {error}") from error
+        raise MalformedError(f"is not JSON that can be read: {error}") from error
     if _SURROGATE.search(raw):
         refuse_surrogates(value)
     return value
@@ -106,7 +119,7 @@ def refuse_surrogates(value: Any) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        raise MalformedError(f"it has half a surrogate pair, `\\u{ord(half):04x}`, which is no text") from error
+        raise MalformedError(f"has half a surrogate pair, `\\u{ord(half):04x}`, which is no text") from error
 
 
 def depth(raw: bytes) -> int:

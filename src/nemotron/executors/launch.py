@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemotron import snapshot
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.documents import read_object
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NemotronError, Origin, UsageError
 from nemotron.executors.base import Executor, How, Submission, Target
@@ -184,7 +185,7 @@ def _link(runs_dir: Path, run: RunFolder) -> None:
 def _kept_profile(run: RunFolder) -> Profile:
     path = run.path / PROFILE
     try:
-        content = json.loads(path.read_bytes())
+        content = read_object(path)
         name, values = str(content["name"]), dict(content["values"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"cannot read the profile of this run: {error}", origin=Origin(str(path))) from error

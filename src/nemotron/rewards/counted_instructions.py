@@ -13,8 +13,8 @@ from nemotron.rewards.instructions import RELATIONS, instruction, sentence_texts
 
 _LISTED = (
     "emma liam sophia jackson olivia noah ava lucas isabella mason mia ethan charlotte alexander amelia benjamin "
-    "harper leo zoe daniel chloe samuel lily matthew grace owen abigail gabriel ella jacob scarlett nathan victoria elijah "
-    "layla nicholas audrey david hannah christopher penelope thomas nora andrew aria joseph claire ryan stella "
+    "harper leo zoe daniel chloe samuel lily matthew grace owen abigail gabriel ella jacob scarlett nathan victoria "
+    "elijah layla nicholas audrey david hannah christopher penelope thomas nora andrew aria joseph claire ryan stella "
     "jonathan"
 )
 _NAMES = frozenset(_LISTED.split())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nemotron.config.schema.rewards import JsonSchemaRewardConfig, RegexRewardConfig
+from nemotron.disk.documents import read_json
 from nemotron.errors import DataError
 from nemotron.rewards.text import MISSING, answer_part, field, last_fenced
 from nemotron.rewards.types import VerifierError
@@ -132,11 +133,11 @@ def schema_fault(schema: str) -> str | None:
 
 def _read_schema(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except OSError as error:
         raise DataError(f"cannot read the JSON schema `{path}`: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"`{path}` is not JSON: {error}") from error
+        raise DataError(f"`{path}` {error}") from error
 
 
 _MOST_STARTS = 100

@@ -22,6 +22,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.documents import read_bytes
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, Origin
 from nemotron.runs.status import ENDED, ReportedState, State
@@ -88,7 +89,7 @@ class AttemptFolder:
         """
         path = self.path / _HANDLE
         try:
-            return Handle.model_validate_json(path.read_bytes())
+            return Handle.model_validate_json(read_bytes(path))
         except (OSError, ValidationError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is damaged"
             raise ArtifactError(

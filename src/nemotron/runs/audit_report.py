@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.documents import read_json
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.install import install_extra
 from nemotron.job import CompiledJob
@@ -106,7 +106,7 @@ def read_results(path: Path) -> dict[str, Any] | None:
         ArtifactError: it is not what an audit writes.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -26,8 +25,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Unpack
 
+from pydantic import ValidationError
+
 from nemotron.disk import lock
 from nemotron.disk.atomic import remove_drafts, sync, write_atomic
+from nemotron.disk.documents import read_json
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.job import FILE as _JOB
@@ -156,7 +158,15 @@ class RunFolder:
         Raises:
             ArtifactError: ``status.json`` is missing or damaged.
         """
-        return Status.from_json(_read_object(self.path / _STATUS))
+        path = self.path / _STATUS
+        try:
+            return Status.from_json(_read_object(path))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            message = f"`{path.name}` is damaged: `{key}`: {first['msg'][0].lower()}{first['msg'][1:]}"
+            hint = "the run folder is damaged: delete it, or put the file back"
+            raise ArtifactError(message, hint=hint, origin=Origin(str(path))) from None
 
     def write_status(self, **fields: Unpack[StatusFields]) -> None:
         """Change the given fields of ``status.json``, atomically; pid and times are kept up by themselves.
@@ -309,7 +319,7 @@ def _some(ids: list[str]) -> str:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"cannot read this run: {error}", hint="the run folder is damaged: delete it", origin=Origin(str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 import pydantic_core
 
 from nemotron.disk.atomic import sync, write_lines
+from nemotron.disk.documents import MalformedError, parse_json
 from nemotron.disk.faults import output_errors
 from nemotron.disk.stream import write_all
 from nemotron.errors import DataError, Origin
@@ -146,7 +146,7 @@ def _parse(line: bytes) -> Row | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = parse_json(line)
+    except MalformedError:
         return None
     return row if isinstance(row, dict) else None

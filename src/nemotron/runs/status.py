@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypedDict
+
+from pydantic import TypeAdapter
 
 State = Literal["starting", "running", "finished", "failed", "stopped", "interrupted"]
 """``starting``: the folder exists, the loop has not begun. ``running``: in the loop or evaluating. ``finished``: all
@@ -66,6 +70,20 @@ class Status:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Status:
-        """Build from a parsed ``status.json``; fields of later versions are ignored."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        """Build from a parsed ``status.json``; fields of later versions are ignored.
+
+        Raises:
+            ValueError: a field is missing or has another type.
+        """
+        # Shares that are not numbers are written as null.
+        shares = {
+            key: {name: math.nan if share is None else share for name, share in value.items()}
+            for key in ("heldout_before", "heldout_after")
+            if isinstance(value := values.get(key), dict)
+        }
+        return _adapter().validate_python({**values, **shares})
+
+
+@cache
+def _adapter() -> TypeAdapter[Status]:
+    return TypeAdapter(Status)

@@ -42,8 +42,13 @@ def test_broken_rows_are_named_by_line_and_counted(compiled: Compile, world: Pat
     lines = ['{"prompt": ', good, "[1]", '{"words": "no prompt key"}', "\udcff", '{"prompt": 3}', *[good] * 100]
     (world / "own.jsonl").write_text("\n".join(lines), errors="surrogateescape")
     found = named(compiled("own.yaml"), "data-row")
-    assert [str(f.origin) for f in found] == ["own.jsonl:1:11", "own.jsonl:3", "own.jsonl:4", "own.jsonl:5"]
-    assert found[2].message == "train data: row has no prompt (and 1 more row)"
+    assert [str(f.origin) for f in found] == [
+        *("own.jsonl:1:11", "own.jsonl:3", "own.jsonl:4"),
+        "own.jsonl:5",
+    ]
+    assert found[2].message == "train data: row has no prompt"
+    assert "the row has `words`" in (found[2].hint or "")
+    assert "2 rows in all cannot be used for still other reasons" in found[3].message
     assert {f.exit_code for f in found} == {5}
 
 

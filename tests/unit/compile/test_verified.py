@@ -13,8 +13,12 @@ from nemotron.compile.plan import Plan, compile_job
 from nemotron.config.known import Standing, embedded_reads, look_up
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
+from nemotron.config.schema.rewards import RewardConfig
+from nemotron.data.rows import read_prompts
+from nemotron.errors import DataError
 from nemotron.manifest import find_step
 from nemotron.place import Place
+from nemotron.rewards import scorable
 from nemotron.steps.rl.nemo_rl.rlvr.step import STEP as DECLARED
 from tests.unit.compile.compile_world import LAPTOP, NODE, driven, named, write_model, write_rows
 
@@ -121,6 +125,26 @@ def test_rows_that_a_function_cannot_score_are_counted(compiled: Compile) -> Non
     assert str(finding.origin) == "own.jsonl:11"
     optional = compiled("own.yaml", "rewards.functions=[{name: math, optional: true}]")
     assert named(optional, "reward-row") == []
+
+
+def test_unknown_instructions_are_counted_and_can_be_left_out(compiled: Compile) -> None:
+    """Which ones are unknown, how many rows ask for each, and what leaves those rows out: plan and engine agree."""
+    asked = ["punctuation:no_comma"] * 50 + ["words:start_verb"] * 7 + ["language:response_language"] * 3
+    rows = [row(i, instruction_id_list=[name], kwargs=[{}]) for i, name in enumerate(asked)]
+    write_rows(Path("own.jsonl"), rows)
+    functions = "rewards.functions=[{name: instructions}]"
+    [finding] = named(compiled("own.yaml", functions), "reward-row")
+    assert finding.severity == "error"
+    assert "there is no instruction `words:start_verb` (7 rows)" in finding.message
+    assert "there is no instruction `language:response_language` (3 rows)" in finding.message
+    assert "rewards.unusable_rows=leave_out" in (finding.hint or "")
+    [told] = named(compiled("own.yaml", functions, "rewards.unusable_rows=leave_out"), "reward-row")
+    assert (told.severity, "cannot score 10 rows" in told.message) == ("warning", True)
+    config = RewardConfig.model_validate({"functions": [{"name": "instructions"}], "unusable_rows": "leave_out"})
+    kept = scorable(config, list(read_prompts(Path("own.jsonl"))))
+    assert [prompt.fields for prompt in kept] == rows[:50]
+    with pytest.raises(DataError, match="none of 10 rows"):
+        scorable(config, list(read_prompts(Path("own.jsonl")))[50:])
 
 
 def test_right_answers_that_pay_nobody_are_counted(compiled: Compile) -> None:

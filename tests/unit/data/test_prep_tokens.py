@@ -45,6 +45,23 @@ def settings(tokenizer: str, **changes: Any) -> dict[str, Any]:
     return {**values, "pad_to_multiple_of": 1, **changes}
 
 
+def test_two_settings_are_enough(tmp_path: Path, tokenizer: str) -> None:
+    """As the guide shows it; the rows are whole conversations that begin with a developer's turn."""
+    rows = Path(__file__).parents[2] / "cases" / "rows" / "pairs_developer.jsonl"
+    wanted = {"tokenizer": tokenizer, "max_length": 64}
+    result = run(tmp_path / "out", rows, tokenize=wanted, split={"shares": {}})
+    assert not rejects_of(result)
+    assert result.manifest["splits"]["train"]["token_shards"][0]["rows"] == len(rows_of(result)) > 3
+
+
+def test_what_a_template_refuses_is_a_reject(tmp_path: Path, tokenizer: str) -> None:
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + CHAT
+    rows = [{"prompt": "a b"}, {"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}]
+    changes = {"tokenize": settings(tokenizer, chat_template=template), "split": {"shares": {}}}
+    [found] = rejects_of(run(tmp_path / "out", write_rows(tmp_path / "in.jsonl", rows), **changes))
+    assert (found["line"], found["reason"], "no system turns" in found["detail"]) == (2, "template", True)
+
+
 PAIRS = [{"prompt": "a b ", "chosen": "c " * n, "rejected": "d", "id": n} for n in range(1, 8)]
 
 

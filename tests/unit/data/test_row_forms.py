@@ -15,7 +15,7 @@ from nemotron.data import pair_forms
 from nemotron.data.forms import ANSWERS, PREFERENCE, PROMPTS, usable_prompt
 from nemotron.data.prep.kinds import prompt_text
 from nemotron.data.prep.scan import Scanner
-from nemotron.data.rows import pair_row, parse_row, prompt_row
+from nemotron.data.rows import pair_row, parse_row, prompt_row, read_prompts
 from nemotron.data.turns import SYSTEM_FIELDS
 from nemotron.errors import DataError, Origin
 from tests.unit.data.prep_data import rejects_of, rows_of, run, write_rows
@@ -268,3 +268,34 @@ def problem_of(read: Callable[[], Any]) -> DataError | None:
     except DataError as problem:
         return problem
     return None
+
+
+CASES = Path(__file__).parents[2] / "cases" / "rows"
+
+
+def test_the_cases_of_rows(tmp_path: Path) -> None:
+    """What went wrong once: rows that two readers read in two ways, and rows that no tokenizer takes."""
+
+    def prepared(name: str) -> Any:
+        return run(tmp_path / name, CASES / name)
+
+    sums = prepared("verifier_question.jsonl")
+    assert sums.manifest["kind"] == "verifier"
+    assert all(prompt_row(HERE, 1, row).messages[0]["role"] == "user" for row in rows_of(sums))
+    chats = rows_of(prepared("prompt_and_messages.jsonl"))
+    assert chats
+    for row in chats:
+        assert prompt_row(HERE, 1, row).messages == [{"role": "user", "content": row["prompt"]}]
+    assert rows_of(prepared("lines.json"))
+    with pytest.raises(DataError, match="no row of the blend can be used"):
+        prepared("tools_and_instructions.jsonl")
+    with pytest.raises(DataError, match="no row of the blend can be used"):
+        prepared("lone_surrogate.jsonl")
+    for name, why in (("tools_and_instructions.jsonl", "offers tools"), ("lone_surrogate.jsonl", "surrogate pair")):
+        with pytest.raises(DataError, match=why) as caught:
+            list(read_prompts(CASES / name))
+        assert caught.value.origin == Origin(str(CASES / name), line=1)
+    for name in ("pairs_developer.jsonl", "pairs_full_context.jsonl"):
+        rows = rows_of(prepared(name))
+        assert len(rows) == len((CASES / name).read_text().splitlines())
+        assert all(pair_row(HERE, 1, row).chosen for row in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from nemotron.checkpoints.megatron.families import ModelShape, refuse
 from nemotron.checkpoints.megatron.index import Index, Stored, read_index
 from nemotron.checkpoints.megatron.names import EMBEDDING, LAYERS, OUTPUT, Part, Weight, hf_parts, weights
 from nemotron.checkpoints.megatron.records import read_object
+from nemotron.disk.documents import read_object as read_json_object
 from nemotron.errors import ArtifactError
 
 HF_CONFIG = Path(layout.SIDECAR) / "config.json"
@@ -118,7 +118,7 @@ def _check_backend(folder: Path) -> None:
             hint="use an earlier iteration",
         )
     try:
-        backend = json.loads(path.read_text()).get("sharded_backend")
+        backend = read_json_object(path).get("sharded_backend")
     except (OSError, ValueError, AttributeError) as error:
         raise ArtifactError(f"`{path}` is not readable JSON", hint="copy the checkpoint again") from error
     if backend != "torch_dist":
@@ -157,7 +157,7 @@ def _model(folder: Path, given: Mapping[str, Any] | None) -> tuple[ModelShape, d
     kept = folder / HF_CONFIG
     if given is None and kept.is_file():
         try:
-            given = json.loads(kept.read_text())
+            given = read_json_object(kept)
         except (OSError, ValueError) as error:
             raise ArtifactError(f"`{kept}` is not readable JSON", hint="copy the checkpoint again") from error
     if given is not None:

@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from nemotron.checkpoints.megatron.families import Family, ModelShape, refuse
+from nemotron.disk.documents import read_bytes
 from nemotron.errors import ArtifactError
 
+_MOST_BYTES = 16 << 20
 FILE = "run_config.yaml"
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -90,8 +92,8 @@ def load(path: Path) -> dict[str, Any]:
         ArtifactError: not YAML, or no ``model`` section.
     """
     try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        config = yaml.safe_load(read_bytes(path, _MOST_BYTES))
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ArtifactError(f"`{path}` cannot be read as YAML", hint="copy the checkpoint again") from error
     if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
         raise ArtifactError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, templates_of
+from nemotron.disk.documents import open_regular, parse_json, read_json
 from nemotron.place import Place
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -38,6 +39,8 @@ class ModelFiles:
     """Longest sequence, in tokens, that it was trained for."""
     tokens: int | None
     """One more than the highest token id of ``tokenizer.json``."""
+    damage: str | None = None
+    """What is wrong with `config.json` or the tokenizer's files, whoever reads them: a clause about the folder."""
 
 
 def is_path(name: str) -> bool:
@@ -70,7 +73,9 @@ def _facts(folder: Path) -> ModelFiles:
 
 @lru_cache(maxsize=8)
 def _read(folder: Path) -> ModelFiles:
-    config = _json(folder / "config.json") or {}
+    written = _json(folder / "config.json") or {}
+    # What cannot be is said once, and not computed with.
+    config = {name: value for name, value in written.items() if name not in _SIZES or _fits(value)}
     heads = _integer(config.get("num_attention_heads"))
     parameters, broken = _weights(folder)
     return ModelFiles(
@@ -85,12 +90,51 @@ def _read(folder: Path) -> ModelFiles:
         vocabulary=_integer(config.get("vocab_size")),
         positions=_integer(config.get("max_position_embeddings")),
         tokens=_tokens(folder),
+        damage=_damaged_config(written) or _damaged_tokenizer(folder),
     )
+
+
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("intermediate_size", "vocab_size", "max_position_embeddings"),
+)
+"""What a model cannot have none of; families that call them otherwise are not looked at."""
+
+
+def _damaged_config(config: dict[str, Any]) -> str | None:
+    """Sizes that no model has."""
+    for name in _SIZES:
+        value = config.get(name)
+        if not _fits(value):
+            return f"has a `config.json` that says `{name}` is {json.dumps(value)[:40]}"
+    heads, kv_heads, hidden = (
+        config.get(name) for name in ("num_attention_heads", "num_key_value_heads", "hidden_size")
+    )
+    if heads and kv_heads and heads % kv_heads:
+        return f"has a `config.json` with {heads} attention heads that {kv_heads} key-value heads do not divide"
+    even = config.get("model_type") in ("llama", "mistral", "qwen2")
+    if even and heads and hidden and not config.get("head_dim") and hidden % heads:
+        return f"has a `config.json` with a `hidden_size` of {hidden} that {heads} attention heads do not divide"
+    return None
+
+
+def _fits(size: Any) -> bool:
+    return size is None or ((_integer(size) or 0) > 0)
+
+
+def _damaged_tokenizer(folder: Path) -> str | None:
+    """Files of a tokenizer that are no objects, or a tokenizer without a single token."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).exists() and _json(folder / name) is None:
+            return f"has a `{name}` that cannot be read as a JSON object"
+    if (folder / "tokenizer.json").exists() and _tokens(folder) is None:
+        return "has a `tokenizer.json` without tokens"
+    return None
 
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json(path)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
@@ -120,7 +164,20 @@ def _weights(folder: Path) -> tuple[int | None, str | None]:
         if shapes is None:
             return None, path.name
         total += sum(map(math.prod, shapes))
+    if not total:
+        # Of pickles only the beginning is looked at: nothing in them is carried out here.
+        for path in sorted(folder.glob("pytorch_model*.bin")):
+            if not _begins_like_a_pickle(path):
+                return None, path.name
     return total or None, None
+
+
+def _begins_like_a_pickle(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
+    except OSError:
+        return False
 
 
 def _shapes(path: Path) -> list[list[int]] | None:
@@ -129,9 +186,9 @@ def _shapes(path: Path) -> list[list[int]] | None:
     None when that cannot be read, or data are missing.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length < 100_000_000 else None
+            header = parse_json(file.read(length)) if length < 100_000_000 else None
         size = path.stat().st_size - 8 - length
         if not isinstance(header, dict):
             return None

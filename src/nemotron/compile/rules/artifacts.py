@@ -68,6 +68,9 @@ def _incomplete(job: AnyStepJob, role: str, key: str, name: str, own_tokenizer: 
     elif model.broken:
         message = f"`{model.broken}` of the {role} `{name}` is broken: its header cannot be read, or data are missing"
         yield job.error(key, message, kind=ArtifactError, hint="copy or download it again")
+    elif model.damage:
+        message = f"the {role} `{name}` {model.damage}"
+        yield job.error(key, message, kind=ArtifactError, hint="copy or download it again")
 
 
 @files.rule("chat-template")
@@ -111,6 +114,9 @@ def tokenizer_is_there(job: AnyJob) -> Iterator[Finding]:
             yield job.error(key, f"there is no tokenizer folder `{tokenizer.name}`", kind=ArtifactError)
         elif model is not None and not model.has_tokenizer:
             yield job.error(key, f"`{tokenizer.name}` holds no tokenizer", kind=ArtifactError)
+        elif model is not None and model.damage and "tokenizer" in model.damage:
+            hint = "copy or download it again"
+            yield job.error(key, f"`{tokenizer.name}` {model.damage}", kind=ArtifactError, hint=hint)
     template = tokenizer.chat_template
     if template and template.endswith(".jinja") and job.sees(template) and not Path(template).is_file():
         yield job.error("policy.tokenizer.chat_template", f"there is no chat template file `{template}`")

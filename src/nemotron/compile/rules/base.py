@@ -16,6 +16,8 @@ one error.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -23,7 +25,7 @@ from typing import Any, Generic, TypeVar
 from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.validate import in_order
-from nemotron.errors import Finding
+from nemotron.errors import ArtifactError, ConfigError, DataError, Finding, NemotronError, OutputError
 from nemotron.manifest import EngineName
 
 NEMO_RL: tuple[EngineName, ...] = ("nemo_rl",)
@@ -99,7 +101,7 @@ def check(job: J, stages: Stages) -> tuple[Finding, ...]:
     for rule in sorted((rule for stage in ordered for rule in stage), key=lambda rule: bool(rule.needs)):
         if any(_refused(job.resolved.source(need), refused) for need in rule.needed(job.section)):
             continue
-        findings = _without_copies(list(rule.run(job)), job)
+        findings = _without_copies(_findings(rule, job, refused), job)
         found[id(rule)] = findings
         refused |= {job.resolved.source(f.key) for f in findings if f.severity == "error" and f.key}
     return tuple(
@@ -107,6 +109,46 @@ def check(job: J, stages: Stages) -> tuple[Finding, ...]:
         for stage in ordered
         for finding in in_order([one for rule in stage for one in found.get(id(rule), ())], job.resolved)
     )
+
+
+def _findings(rule: Rule[Any], job: AnyStepJob, refused: set[str]) -> list[Finding]:
+    """What a rule finds. Whatever it looks up, a name that no file system takes is the config's fault, told once."""
+    try:
+        return list(rule.run(job))
+    except OSError as error:
+        found = name_too_long(error, job)
+        if found is None:
+            raise
+        return [] if _refused(job.resolved.source(found.key or ""), refused) else [replace(found, name=rule.name)]
+
+
+def name_too_long(error: OSError, job: AnyStepJob) -> Finding | None:
+    """The finding for a name that no file system takes, at the key that it comes from; None of other errors."""
+    if error.errno != errno.ENAMETOOLONG:
+        return None
+    wanted = os.fspath(error.filename or "")
+    # The longest value that the name was made of; others may be in it by chance.
+    made = [(len(text), key) for key, text in _texts(job.resolved.values) if text and os.path.normpath(text) in wanted]
+    key = max(made, key=lambda one: one[0])[1] if made else ""
+    kind = next((kind for part, kind in _KINDS.items() if part in key), ConfigError)
+    message = f"the name in `{key}` is too long for a file: `{wanted[:40]}...` has {len(wanted.encode()):,} bytes"
+    return job.error(key, message, hint="a name has at most 255 bytes, a path 4,096", kind=kind)
+
+
+_KINDS: Mapping[str, type[NemotronError]] = {
+    **dict.fromkeys(("data_path", "manifest", "blend", "data."), DataError),
+    **dict.fromkeys(("model", "tokenizer", "pretrained"), ArtifactError),
+    **dict.fromkeys(("output", "checkpoint_dir", "log_dir"), OutputError),
+}
+"""What a key is about -> the error that a name in it is."""
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in pairs:
+        yield from _texts(inner, f"{key}.{name}" if key else str(name))
 
 
 def _refused(need: str, refused: set[str]) -> bool:

@@ -32,11 +32,11 @@ class TokenizeConfig(Strict):
     """Folder or Hugging Face name of the tokenizer."""
     max_length: Count
     """Longest row in tokens: the prompt, or the prompt with the longer answer."""
-    chat_template: TemplateText | None
+    chat_template: TemplateText | None = "default"
     """`null` joins message contents, `default` takes the tokenizer's own, else a `.jinja` file or a template."""
-    on_too_long: Literal["reject", "truncate"]
+    on_too_long: Literal["reject", "truncate"] = "reject"
     """What happens to longer rows. Truncated rows get loss multiplier 0, as in NeMo-RL."""
-    pad_to_multiple_of: Count
+    pad_to_multiple_of: Count = 1
     """Pairs are padded to the longer answer, rounded up to this."""
 
 

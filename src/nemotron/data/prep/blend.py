@@ -170,7 +170,7 @@ def _yaml(content: bytes, origin: Origin, problem: MalformedError) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(f"the blend is not UTF-8 text: {error.reason}", origin=origin) from error
     except ConfigError as error:
-        told = f"{problem.message}; {error.message}"
+        told = f"it {problem.message}; {error.message}"
         raise DataError(f"the blend is neither JSON nor YAML: {told}", origin=error.origin or origin) from error
     return None if root is None else plain(root)
 

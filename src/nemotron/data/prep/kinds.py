@@ -44,7 +44,7 @@ Columns = tuple[list[str], list[str] | None, list[str] | None]
 
 PLACEHOLDER = "_hf_placeholder"
 _BREAK = "\x1f"
-_SLOW = frozenset((*SYSTEM_FIELDS, *TOOL_FIELDS))
+_SLOW = SYSTEM_FIELDS | TOOL_FIELDS
 """Fields that change what a model is shown of a prompt."""
 # Where the last answer begins in the texts that NeMo-Aligner's own preparation scripts write.
 _ANSWER_STARTS = ("\n\nAssistant:", "<extra_id_1>Assistant\n")

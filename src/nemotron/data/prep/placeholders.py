@@ -23,6 +23,7 @@ from nemotron.data.prep.rawjson import rewritten
 from nemotron.data.prep.reading import whole_blocks
 from nemotron.data.turns import Row, refuse
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.documents import MalformedError, read_object
 from nemotron.errors import DataError, NemotronError, Origin
 from nemotron.suggest import closest, listed
 
@@ -105,9 +106,9 @@ def build_resolver(sources: Sequence[SourceFile], known: Mapping[str, Placeholde
     Raises:
         DataError: a data set is unknown, cannot be reached or has no such row; the message says what it would cost.
     """
-    path = work / "placeholders.json"
-    if path.exists():
-        saved = orjson.loads(path.read_bytes())
+    path = work / WORK_FILE
+    saved = looked_up(work)
+    if saved is not None:
         again = {key: {int(n): (q, a) for n, (q, a) in rows.items()} for key, rows in saved["found"].items()}
         return Resolver(again, saved["revisions"], known)
     needs = find_needs(sources)
@@ -127,6 +128,17 @@ def build_resolver(sources: Sequence[SourceFile], known: Mapping[str, Placeholde
     }
     write_atomic(path, orjson.dumps(text))
     return Resolver(found, revisions, known)
+
+
+WORK_FILE = "placeholders.json"
+
+
+def looked_up(work: Path) -> dict[str, Any] | None:
+    """What an earlier attempt found; None where it found nothing, or left it damaged."""
+    try:
+        return read_object(work / WORK_FILE)
+    except (OSError, MalformedError):
+        return None
 
 
 def find_needs(sources: Sequence[SourceFile]) -> dict[str, _Need]:

@@ -329,5 +329,7 @@ class _Job:
 
 def _placeholder_revisions(folder: Path) -> dict[str, str]:
     """Data set of placeholders -> the revision that they were filled from."""
-    path = folder / "placeholders.json"
-    return dict(sorted(orjson.loads(path.read_bytes())["revisions"].items())) if path.exists() else {}
+    from nemotron.data.prep.placeholders import looked_up
+
+    saved = looked_up(folder)
+    return dict(sorted(saved["revisions"].items())) if saved is not None else {}

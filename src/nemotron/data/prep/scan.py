@@ -212,11 +212,12 @@ class Scanner:
         Raises:
             UnusableRow: it has none, or cannot be used.
         """
-        names = tuple(row)
-        form = self._shapes.get(names)
-        if form is None or None in row.values():
-            form = form_of(row, filled(row), self.kind)
-            if None not in row.values() and len(self._shapes) < _MOST_SHAPES and PLACEHOLDER not in row:
+        names = filled(row)
+        # What a null field means is decided row by row.
+        form = self._shapes.get(names) if len(names) == len(row) else None
+        if form is None:
+            form = form_of(row, names, self.kind)
+            if len(names) == len(row) and len(self._shapes) < _MOST_SHAPES and PLACEHOLDER not in row:
                 self._shapes[names] = form
                 if many_of(form, names) is not None:
                     self._together[names] = form
@@ -316,7 +317,8 @@ def _parsed(lines: Sequence[bytes]) -> list[Row]:
     if set(map(type, rows)) - {dict}:
         rows = [row if row.__class__ is dict else _UNREAD for row in rows]
     for index, line in enumerate(lines):
-        if line.count(b"[") + line.count(b"{") > DEEPEST and depth(line) > DEEPEST:
+        # Every bracket is closed: shorter lines cannot be that deep.
+        if len(line) > 2 * DEEPEST and line.count(b"[") + line.count(b"{") > DEEPEST and depth(line) > DEEPEST:
             rows[index] = _UNREAD
     return rows
 

@@ -16,6 +16,7 @@ from nemotron.data.prep.normal import sort_order
 from nemotron.data.prep.selection import Counts, Selection, cell_groups
 from nemotron.data.prep.workers import Step
 from nemotron.disk.atomic import replacing, write_atomic
+from nemotron.disk.documents import read_object
 from nemotron.disk.stream import StreamedFile
 from nemotron.errors import NotAvailableError
 from nemotron.install import install_extra
@@ -96,7 +97,7 @@ class Merge:
         """The shard as it was written, if its file is there in that size."""
         path, receipt = self.folder / task.name, self.receipts / f"{task.name}.json"
         try:
-            shard = Shard(**orjson.loads(receipt.read_bytes()))
+            shard = Shard(**read_object(receipt))
             same = path.stat().st_size == shard.bytes
         except (OSError, ValueError, TypeError):
             return None

@@ -14,6 +14,7 @@ import orjson
 
 from nemotron.data.manifest import read_manifest, resolve_manifest
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.documents import read_object
 from nemotron.disk.faults import output_errors
 from nemotron.disk.lock import alone
 from nemotron.errors import DataError, OutputError
@@ -116,7 +117,7 @@ class Workspace:
     def _finished_plan(self) -> str | None:
         """The plan of the manifest that is there."""
         try:
-            return str(orjson.loads(self._state.read_bytes())["plan"])
+            return str(read_object(self._state)["plan"])
         except (OSError, ValueError, KeyError):
             return None
 

@@ -13,7 +13,7 @@ from nemotron.contracts.samples import SamplingParams
 from nemotron.data.inputs import heldout_paths
 from nemotron.data.rows import PromptRow, read_prompts
 from nemotron.errors import RewardError
-from nemotron.rewards import VERIFIERS, build_rewards
+from nemotron.rewards import VERIFIERS, build_rewards, scorable
 from nemotron.rewards.heldout import by_rewards, by_verifier
 from nemotron.rl.chat import Chat
 from nemotron.rl.evaluate import HeldOut, evaluate_heldout
@@ -39,9 +39,16 @@ class HeldoutMetric:
 
     @cached_property
     def rows(self) -> list[PromptRow]:
-        """The first ``max_samples`` prompts. Raises DataError when they cannot be read."""
-        paths = heldout_paths(self.data, self.config, verify=True)
-        return list(islice(chain.from_iterable(map(read_prompts, paths)), self.config.max_samples))
+        """The first ``max_samples`` prompts that can be checked, or that are not said to be left out when they cannot.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        rows = chain.from_iterable(map(read_prompts, heldout_paths(self.data, self.config, verify=True)))
+        rewards = self.config.rewards
+        if rewards is None or rewards.unusable_rows == "refuse":
+            return list(islice(rows, self.config.max_samples))
+        return scorable(rewards, list(rows))[: self.config.max_samples]
 
     def measure(self, policy: Policy) -> HeldOut:
         """Answer the prompts and check the answers; the same seed draws with the same numbers every time.

@@ -14,7 +14,6 @@ git remote, any of which may hold a secret.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemotron.config.schema.logger import LoggerConfig
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.documents import read_json
 from nemotron.disk.faults import output_errors
 from nemotron.engines.sinks import recorded
 from nemotron.errors import ConfigError, NotAvailableError, OutputError
@@ -149,7 +149,7 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        state = json.loads(path.read_bytes())
+        state = read_json(path)
     except (OSError, ValueError) as error:
         raise OutputError(f"`{path}` cannot be read: {error}", hint="delete it; W&B then gets a new run") from error
     return state if isinstance(state, dict) else {}

@@ -1,0 +1,138 @@
+"""All JSON and YAML comes in through bounded readers; what lies damaged in a run folder is an error that names it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemotron.checkpoints.store import CheckpointStore, read_info
+from nemotron.disk.documents import DEEPEST, MalformedError, depth, parse_json, read_bytes, read_json, read_object
+from nemotron.errors import ArtifactError
+from nemotron.runs.status import Status
+from tests.unit.test_architecture import SOURCE, modules
+
+BY_OURSELVES = {"disk/documents.py"}
+UNBOUNDED = re.compile(r"json\.loads?\((?:[\w./ ()]*\.read(?:_bytes|_text)?\(|file\b)|YAML\([^)]*\)\.load\(")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_documents_are_read_through_one_reader(path: Path) -> None:
+    relative = str(path.relative_to(SOURCE))
+    if relative in BY_OURSELVES or relative.startswith("sandbox/"):
+        # Inside the sandbox nothing of the product is there; it reads what its launcher wrote.
+        return
+    found = [line for line in path.read_text().splitlines() if UNBOUNDED.search(line) and "await" not in line]
+    allowed = [line for line in found if "__file__" in line]
+    assert found == allowed, f"{relative}: use nemotron.disk.documents"
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "{", "\xff", '"\\ud800"', ""])
+def test_what_cannot_be_used_is_malformed(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(MalformedError):
+        read_json(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large"])
+def test_only_files_of_a_bounded_size_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"1" * 100)
+    with pytest.raises(OSError, match=r"regular|directory|more than"):
+        read_bytes(path, 99)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
+scalars |= st.text(st.characters(exclude_categories=["Cs"]))
+values: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text('[]{}"\\a'), inner),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(value=values, ascii_only=st.booleans())
+def test_a_json_value_reads_as_it_was(value: Any, ascii_only: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert parse_json(text) == parse_json(text.encode()) == value
+
+    def deep(at: Any) -> int:
+        return (
+            1 + max(map(deep, at.values() if isinstance(at, dict) else at), default=0)
+            if isinstance(at, dict | list)
+            else 0
+        )
+
+    assert depth(text.encode()) == deep(value) <= DEEPEST
+
+
+damaged = st.binary(max_size=20) | values.map(lambda value: json.dumps(value).encode())
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=damaged)
+def test_a_damaged_training_info_is_an_error_of_its_checkpoint(tmp_path_factory: Any, content: bytes) -> None:
+    folder = tmp_path_factory.mktemp("step")
+    (folder / "training_info.json").write_bytes(content)
+    try:
+        assert isinstance(read_info(folder), dict)
+    except ArtifactError as error:
+        assert str(folder) in error.message  # noqa: PT017 - most contents are errors, objects are not
+
+
+STATUS = {
+    "state": "running",
+    "pid": 3,
+    "started_at": "2026-01-01T00:00:00+00:00",
+    "updated_at": "2026-01-01T00:00:00+00:00",
+}
+FIELDS = [*STATUS, "steps_done", "steps_total", "wall_s", "heldout_before", "checkpoint", "error", "exit_code"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(changes=st.dictionaries(st.sampled_from(FIELDS), values, min_size=1, max_size=3))
+def test_a_status_is_one_or_is_refused(changes: dict[str, Any]) -> None:
+    try:
+        status = Status.from_json({**STATUS, **changes})
+    except ValueError:
+        return
+    assert isinstance(status.steps_done, int)
+    assert isinstance(status.heldout_before, dict | None)
+
+
+@pytest.mark.parametrize("leads", ["nowhere", "elsewhere"])
+def test_a_link_named_like_a_draft_is_taken_away_alone(tmp_path: Path, leads: str) -> None:
+    """Neither followed nor in the way."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_text("x")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("tmp_step_1", "tmp_step_2", "old_step_3"):
+        (folder / name).symlink_to(tmp_path / leads)
+    (folder / "step_3").mkdir()
+    store = CheckpointStore(folder, None, None, True)
+    store.recover()
+    assert sorted(path.name for path in folder.iterdir()) == ["step_3"]
+    (folder / "tmp_step_4").symlink_to(tmp_path / leads)
+    saved = store.save(4, {"step": 4}, lambda inside: (inside / "x").write_text("y") and None)
+    assert not saved.is_symlink()
+    assert read_object(saved / "training_info.json") == {"step": 4}
+    assert (tmp_path / "elsewhere" / "kept").read_text() == "x"
