@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from nemotron.config import known
 from nemotron.config.merge import merge
 from nemotron.config.origins import Node, kind, walk
-from nemotron.config.overrides import Override
+from nemotron.config.overrides import Override, shown_word
 from nemotron.errors import Finding, Origin
 
 
@@ -117,7 +117,7 @@ class Applier:
         hints = [f"did you mean `{guess}`?"] if guess else []
         if adding:
             hints.append(f"to add a new key here, write `+{self._text(override)}`")
-        return _problem(override, "unknown-key", f"unknown key `{key}`", "; ".join(hints) or None)
+        return _problem(override, "unknown-key", f"unknown key `{shown_word(key)}`", "; ".join(hints) or None)
 
     def _source(self, key: str | None, names: set[str]) -> str | None:
         """The key that a guess only refers to: that one is to be set, and the guess follows it."""
