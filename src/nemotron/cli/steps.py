@@ -295,7 +295,7 @@ def _overrides(words: Sequence[str], found: Sequence[str]) -> list[Override]:
     Raises:
         UsageError: a bare word, or a malformed override.
     """
-    from nemotron.config.overrides import is_override, parse_overrides
+    from nemotron.config.overrides import is_override, parse_overrides, shown_word
 
     tokens, start = [], 0
     for word in found:
@@ -305,7 +305,7 @@ def _overrides(words: Sequence[str], found: Sequence[str]) -> list[Override]:
             guess = closest(f"--{word}", [name for name in RUN_OPTIONS if name.startswith("--")])
             hint = "write `key=value`; words for the step's own script go after `--`"
             raise UsageError(
-                f"`{word}` is not an override",
+                f"`{shown_word(word)}` is not an override",
                 hint=f"did you mean `{guess}`?" if guess else hint,
                 origin=Origin("command line", argument=start),
             )

@@ -1,4 +1,7 @@
-"""Secrets by what they are: values of ``SecretStr`` fields, wherever else in the config they may have been copied."""
+"""Secrets by what they are: values of ``SecretStr`` fields, wherever else in the config they may have been copied.
+
+In sections that take any key along, also what stands under a name that only a secret has.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +57,11 @@ def secret_variables(config: BaseModel | None, raw: Any) -> dict[str, str]:
     return found
 
 
+_NAMES = re.compile(
+    r"(^|_)(api_?keys?|(access|auth|bearer)_tokens?|secrets?|secret_keys?|passwords?|passwd|authorization)$",
+    re.IGNORECASE,
+)
+"""How keys are called that hold a secret, mistyped ones included."""
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
 
 
@@ -66,9 +74,16 @@ def _places(value: Any, key: str) -> Iterator[tuple[str, SecretStr | None]]:
                 yield place, getattr(value, name)
             else:
                 yield from _places(getattr(value, name), place)
+        yield from _places(value.model_extra or {}, key)
     elif isinstance(value, dict):
         for name, child in value.items():
-            yield from _places(child, f"{key}.{name}" if key else str(name))
+            place = f"{key}.{name}" if key else str(name)
+            texts = [child] if isinstance(child, str) else child if isinstance(child, list) else []
+            if _NAMES.search(str(name)) and texts and all(isinstance(text, str) for text in texts):
+                # No field that we know, but what a section takes along under such a name is nobody else's business.
+                yield from ((place, SecretStr(text)) for text in texts)
+            else:
+                yield from _places(child, place)
 
 
 def _findable(secrets: Mapping[str, str]) -> tuple[str, ...]:

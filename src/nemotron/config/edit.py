@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from nemotron.config import known
 from nemotron.config.merge import merge
 from nemotron.config.origins import Node, kind, walk
-from nemotron.config.overrides import Override
+from nemotron.config.overrides import Override, shown_word
 from nemotron.errors import Finding, Origin
 
 
@@ -117,7 +117,7 @@ class Applier:
         hints = [f"did you mean `{guess}`?"] if guess else []
         if adding:
             hints.append(f"to add a new key here, write `+{self._text(override)}`")
-        return _problem(override, "unknown-key", f"unknown key `{key}`", "; ".join(hints) or None)
+        return _problem(override, "unknown-key", f"unknown key `{shown_word(key)}`", "; ".join(hints) or None)
 
     def _source(self, key: str | None, names: set[str]) -> str | None:
         """The key that a guess only refers to: that one is to be set, and the guess follows it."""
@@ -126,9 +126,11 @@ class Applier:
         return target if target in names else key
 
     def _text(self, override: Override) -> str:
-        """The word as typed, unless its value is a secret."""
-        secret = known.is_secret(self._model, override.key)
-        return f"{override.text.partition('=')[0]}=..." if secret else override.text
+        """The word as typed, unless its value is a secret, or may be: an unknown key may be that of one, mistyped."""
+        declared = known.look_up(self._model, override.path) is known.Standing.KNOWN
+        plain = override.value is not None and not isinstance(override.value.value, str | list | dict)
+        shown = plain or (declared and not known.is_secret(self._model, override.key))
+        return override.text if shown or override.value is None else f"{override.text.partition('=')[0]}=..."
 
     def _at(self, path: Sequence[str]) -> object:
         at: Node | None = self.root
@@ -150,7 +152,9 @@ def _child(parent: Node, name: str) -> Node | None:
 def _put(parent: Node, name: str, value: Node, override: Override) -> Finding | None:
     old = _child(parent, name)
     if old is not None and _changes_kind(old.value, value.value):
-        message = f"`{override.key}` is {kind(old.value)} and cannot become {kind(value.value)}"
+        # A text that stands where none belongs may be a secret at the wrong key.
+        new = "a string" if isinstance(value.value, str) else kind(value.value)
+        message = f"`{override.key}` is {kind(old.value)} and cannot become {new}"
         below = f"set keys below it, as in `{override.key}.NAME=...`, or "
         hint = f"replace it whole: `~{override.key} '+{override.key}=...'`"
         return _problem(override, "wrong-type", message, below + hint if isinstance(old.value, dict) else hint)

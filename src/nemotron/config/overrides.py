@@ -52,6 +52,12 @@ def is_override(word: str) -> bool:
     return "=" in word or word.startswith("~")
 
 
+def shown_word(word: str) -> str:
+    """A word that is no override, for a message: what follows a colon may be the value of a secret."""
+    name, colon, _ = word.partition(":")
+    return f"{name}:..." if colon else word
+
+
 def parse_overrides(tokens: Sequence[tuple[int, str]]) -> list[Override]:
     """Parse words of the command line, given with their 1-based argument positions.
 
@@ -66,13 +72,17 @@ def _parse(text: str, origin: Origin) -> Override:
     assert match is not None  # the pattern takes any text
     prefix, key, value = match["prefix"], match["key"], match["value"]
     if prefix != "~" and match["equals"] is None:
-        raise UsageError(f"`{text}` is not an override", hint="write `key=value`, or `~key` to delete", origin=origin)
+        raise UsageError(
+            f"`{shown_word(text)}` is not an override", hint="write `key=value`, or `~key` to delete", origin=origin
+        )
     if prefix == "~" and match["equals"] is not None:
-        raise UsageError(f"`{text}` deletes and sets at once", hint=f"write `~{key}`", origin=origin)
+        raise UsageError(f"`~{key}=...` deletes and sets at once", hint=f"write `~{key}`", origin=origin)
     path = tuple(key.split("."))
     if not all(_SEGMENT.fullmatch(segment) for segment in path):
         hint = "write names joined by dots; list positions too, as in `policy.scheduler.0.name=x`"
-        raise UsageError(f"`{key}` in `{text}` is not a config key", hint=hint, origin=origin)
+        # Not the value: it may be a secret.
+        word = text if match["equals"] is None else f"{prefix or ''}{key}=..."
+        raise UsageError(f"`{key}` in `{word}` is not a config key", hint=hint, origin=origin)
     return Override(_OPERATIONS[prefix], path, None if value is None else _value(key, value, origin), origin, text)
 
 

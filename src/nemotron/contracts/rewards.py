@@ -15,6 +15,14 @@ from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.errors import NemotronError
 
+LARGEST_REWARD = 1e15
+"""Rewards are trained on in float32: of numbers up to this, a million squares still have a sum there."""
+
+
+def summable(number: float) -> bool:
+    """Whether a number that came from outside can be a reward, or part of one: neither NaN nor too large to add up."""
+    return -LARGEST_REWARD <= number <= LARGEST_REWARD
+
 
 @dataclass(frozen=True, slots=True)
 class GroupRewards:

@@ -82,13 +82,13 @@ class Manifest:
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read the manifest: {error}", hint=_FORCE, origin=Origin(str(path))) from error
         try:
-            splits = {name: _shards(path.parent, split["shards"]) for name, split in value["splits"].items()}
+            splits = {name: _shards(path, split["shards"]) for name, split in value["splits"].items()}
             tokens = {
-                name: _shards(path.parent, split["token_shards"])
+                name: _shards(path, split["token_shards"])
                 for name, split in value["splits"].items()
                 if split.get("token_shards")
             }
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             problem = "this file is not a manifest of `data_prep/rl_prep`"
             raise DataError(problem, hint=_FORCE, origin=Origin(str(path))) from error
         for name, shards in splits.items():
@@ -125,7 +125,13 @@ class Manifest:
                 yield error
 
 
-def _shards(folder: Path, shards: Any) -> tuple[ShardFile, ...]:
+def _shards(manifest: Path, shards: Any) -> tuple[ShardFile, ...]:
+    folder = manifest.parent
+    for named in (shard["path"] for shard in shards):
+        # As it is written: links inside are the owner's business.
+        if not (folder / named).is_relative_to(folder) or ".." in Path(named).parts:
+            message = f"the shard `{named}` lies outside of the manifest's folder"
+            raise DataError(message, hint=_FORCE, origin=Origin(str(manifest)))
     found = tuple(ShardFile(folder / s["path"], s["rows"], s["bytes"], s["sha256"]) for s in shards)
     if not all(isinstance(number, int) for shard in found for number in (shard.rows, shard.bytes)):
         raise TypeError("rows and bytes are whole numbers")

@@ -51,7 +51,6 @@ def launch_of(
         NotAvailableError: the step cannot run there in this version.
     """
     by = executor(kind_of(profile))
-    target = by.target(profile, plan.runs_dir, plan.run_id)
     plan = placed(plan, profile, ships_assets=by.ships_assets, rehearsal=rehearsal)
     if not plan.ok:
         return plan, None

@@ -5,12 +5,12 @@ Written for nemo-gym 0.4.0 to 0.7.0: fields that only one of them knows are sent
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nemotron.contracts.answers import split_reply
+from nemotron.contracts.rewards import summable
 
 Json = dict[str, Any]
 
@@ -96,7 +96,7 @@ def output_text(response: Any) -> str | None:
 
 
 def read_verified(body: Any, sent: Mapping[str, Any]) -> Verified:
-    """The reward in a ``/verify`` or ``/run`` answer; a reward that is no finite number is missing, never 0."""
+    """The reward in a ``/verify`` or ``/run`` answer; one that is no number to train on is missing, never 0."""
     if not isinstance(body, Mapping):
         return Verified(None, "the answer is not a JSON object", {})
     extras = {
@@ -107,6 +107,6 @@ def read_verified(body: Any, sent: Mapping[str, Any]) -> Verified:
     if body.get("mask_sample") is True:
         return Verified(None, str(body.get("failure_reason") or "the server masks the sample"), extras)
     reward = body.get("reward")
-    if isinstance(reward, bool) or not isinstance(reward, int | float) or not math.isfinite(reward):
-        return Verified(None, "the answer has no finite `reward`", extras)
+    if isinstance(reward, bool) or not isinstance(reward, int | float) or not summable(reward):
+        return Verified(None, "the answer has no finite `reward` that float32 can add up", extras)
     return Verified(float(reward), None, extras)

@@ -24,6 +24,8 @@ from nemotron.errors import JudgeError
 from nemotron.judge.types import Message
 
 EXCERPT_CHARS = 300
+SHORTEST_TOKEN = 8
+"""Shorter ones are not looked for in what a judge says; they would be found by chance."""
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 8.0
 _LONGEST_RETRY_AFTER_S = 60.0
@@ -106,6 +108,8 @@ class JudgeClient:
         self._config = config
         self._explain = explain
         self._base = endpoint.base_url.rstrip("/")
+        # A word such as EMPTY, which stands for no token, may stand in a verdict too.
+        self._innocent = len(endpoint.api_key or "") < SHORTEST_TOKEN
         self._slots = asyncio.Semaphore(config.max_concurrent_requests)
         self._last_answer = time.monotonic()
         self._broken: str | None = None
@@ -214,7 +218,9 @@ class JudgeClient:
         self._check_circuit()
         status, raw, headers = await self._exchange("POST", "/chat/completions", body)
         if status in _TRANSIENT_STATUS or status >= 500:
-            raise _Transient(f"status {status}: {_excerpt(raw)}", retry_after_s=_retry_after(headers))
+            raise _Transient(
+                f"status {status}: {self._without_token(_excerpt(raw))}", retry_after_s=_retry_after(headers)
+            )
         if status == 400 and any(mark in raw for mark in _TOO_LONG_MARKS):
             raise _Unanswerable("does not fit the judge's context")
         if status in _REFUSES_ONE and await self._others_are_answered():
@@ -223,9 +229,10 @@ class JudgeClient:
             raise self._refused(status, raw)
         content = _content(raw)
         if content is None:
-            raise _Transient(f"not a chat completion: {_excerpt(raw)}")
+            raise _Transient(f"not a chat completion: {self._without_token(_excerpt(raw))}")
         self._answered = True
-        return content
+        # Once more: JSON has many ways to write a text.
+        return content if self._innocent else self._without_token(content)
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -256,6 +263,8 @@ class JudgeClient:
             async with self._session.request(method, self._base + path, json=body) as response:
                 text = await response.text(errors="replace")
                 self._last_answer = time.monotonic()
+                # Some gateways echo what they were sent. What is read here may be kept, shown or trained on.
+                text = text if response.status == 200 and self._innocent else self._without_token(text)
                 return response.status, text, response.headers
         except TimeoutError as error:
             raise _Transient(f"no answer within {self._config.request_timeout_s:g} s", unreachable=True) from error

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 
 from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
+from nemotron.contracts.rewards import summable
 from nemotron.judge.client import EXCERPT_CHARS, JudgeClient, Sampling
 from nemotron.judge.compare import aggregate, comparison_pairs
 from nemotron.judge.messages import judge_messages
 from nemotron.judge.parsing import parse_verdict
 from nemotron.judge.responses import shown_answer
 from nemotron.judge.style import RewardTerms
-from nemotron.judge.types import Comparison, GroupRequest, GroupResult, derive_seed
+from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict, derive_seed
 
 REASK_TEMPERATURE = 0.6
 """A greedy judge repeats itself word for word, so asking it again only makes sense with some temperature."""
+
+SCORES, RANKINGS = (1.0, 5.0), (1.0, 6.0)
+"""The scale that the judge is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ async def judge_group(client: JudgeClient, request: GroupRequest, settings: Judg
 def summarise(results: Sequence[GroupResult]) -> dict[str, float]:
     """The run's ``judge/*`` metrics over groups.
 
-    ``comparisons``, ``retries`` and ``unparseable`` are counts, ``missing_share`` is of comparisons, ``tie_share`` of
+    ``comparisons``, ``retries``, ``unparseable`` and ``out_of_scale`` (verdicts, taken or not) are counts,
+    ``missing_share`` is of comparisons, ``tie_share`` of
     verdicts (equal scores), ``first_position_share`` of decided verdicts (they prefer ``response_1``: 0.5 for a judge
     without position bias).
     """
@@ -85,6 +90,7 @@ def summarise(results: Sequence[GroupResult]) -> dict[str, float]:
         "comparisons": float(len(comparisons)),
         "retries": float(sum(result.retries for result in results)),
         "unparseable": float(sum(comparison.unparseable for comparison in comparisons)),
+        "out_of_scale": float(sum(comparison.out_of_scale for comparison in comparisons)),
         "missing_share": (len(comparisons) - len(verdicts)) / max(len(comparisons), 1),
         "tie_share": sum(v.score_1 == v.score_2 for v in verdicts) / max(len(verdicts), 1),
         "first_position_share": sum(value > 0 for value in decided) / len(decided) if decided else 0.5,
@@ -109,7 +115,7 @@ async def _compare(
         principle=principle,
         supports_principle_role=settings.supports_principle_role,
     )
-    requests, failure = 0, None
+    requests, failure, unparseable, outside = 0, None, 0, 0
     for attempt in range(config.genrm_parse_retries + 1):
         if attempt:
             await asyncio.sleep(config.genrm_parse_retry_sleep_s)
@@ -118,12 +124,33 @@ async def _compare(
         requests += answer.requests
         if answer.text is None:
             # The client has already tried as often as it may.
-            return Comparison(first, second, judge, None, requests, unparseable=attempt, failure=answer.failure)
+            return Comparison(first, second, judge, None, requests, unparseable, answer.failure, outside)
         verdict = parse_verdict(answer.text, default_score=config.default_score, default_ranking=config.default_ranking)
-        if verdict is not None:
-            return Comparison(first, second, judge, verdict, requests, unparseable=attempt)
-        failure = f"no verdict in {answer.text[:EXCERPT_CHARS]!r}"
-    return Comparison(first, second, judge, None, requests, unparseable=config.genrm_parse_retries + 1, failure=failure)
+        if verdict is None:
+            unparseable += 1
+            failure = f"no verdict in {answer.text[:EXCERPT_CHARS]!r}"
+            continue
+        scale = settings.requests.score_range
+        outside += not _within(verdict, scale or SCORES, RANKINGS)
+        failure = _refusal(verdict, scale)
+        if failure is None:
+            return Comparison(first, second, judge, verdict, requests, unparseable, out_of_scale=outside)
+    return Comparison(first, second, judge, None, requests, unparseable, failure, outside)
+
+
+def _within(verdict: Verdict, scores: tuple[float, float], rankings: tuple[float, float]) -> bool:
+    low, high = scores
+    in_range = all(low <= score <= high for score in (verdict.score_1, verdict.score_2))
+    return in_range and rankings[0] <= verdict.ranking <= rankings[1]
+
+
+def _refusal(verdict: Verdict, scale: tuple[float, float] | None) -> str | None:
+    """Why a verdict is not taken; None when it is."""
+    if not all(map(summable, (verdict.score_1, verdict.score_2, verdict.ranking))):
+        return "a verdict with numbers that float32 cannot add up"
+    if scale is not None and not _within(verdict, scale, RANKINGS):
+        return f"scores {verdict.score_1:g} and {verdict.score_2:g}, ranking {verdict.ranking:g} outside of the scale"
+    return None
 
 
 def _sampling(config: GenrmCompareConfig, attempt: int) -> Sampling:

@@ -54,6 +54,8 @@ class Comparison:
     """Answers that held no verdict."""
     failure: str | None = None
     """Why the verdict is missing."""
+    out_of_scale: int = 0
+    """Answers whose verdict lies outside of the scale, taken or not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ JUDGE_MISSING = Chart(
             "per step",
             (
                 Line("judge/unparseable", "unparseable", "@orange"),
+                Line("judge/out_of_scale", "out of scale", "@violet"),
                 Line("judge/retries", "retries", "@blue"),
             ),
             from_zero=True,

@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -71,7 +72,8 @@ class RunFolder:
     def create(cls, runs_dir: Path, job: CompiledJob) -> RunFolder:
         """Make a new run folder that this process holds, in state ``starting``.
 
-        It is built under a temporary name and renamed, so a run folder that exists is complete.
+        It is built under a temporary name and renamed, so a run folder that exists is complete. Nobody else may look
+        into it; where ``runs_dir`` hands its group on (``chmod g+s``), that group may read.
 
         Raises:
             OutputError: the folder cannot be written, or a run of that id exists.
@@ -80,7 +82,11 @@ class RunFolder:
         draft = path.with_name(f".{job.id}.{secrets.token_hex(4)}.tmp")
         now = _now()
         with output_errors(path):
-            draft.mkdir(parents=True)
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            shared = runs_dir.stat().st_mode & stat.S_ISGID
+            draft.mkdir()
+            # Not as an argument of the line above: there the umask would take the group's rights away.
+            draft.chmod(0o2750 if shared else 0o700)
             try:
                 lock.acquire(draft / LOCK, what=f"run `{job.id}`")
                 write_atomic(draft / _JOB, job.to_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,15 @@ def test_schedules_that_follow_the_number_of_steps(compiled: Compile) -> None:
 def test_paths_below_the_working_folder_are_relative(compiled: Compile, world: Path) -> None:
     said = asked(compiled("own.yaml", f"data.train.data_path={world / 'own.jsonl'}"), [], CONFIGS, STEP.config)
     assert ("train data", "data.train.data_path", "own.jsonl", "200 rows") in said.inputs
+
+
+@pytest.mark.parametrize("name", ["api_keys", "apikey", "openai_api_key", "password", "auth_token", "Authorization"])
+@pytest.mark.parametrize("form", ["{name}={secret}", "{name}=[{secret}, x]", "extra={{deep: {{{name}: {secret}}}}}"])
+def test_a_secret_under_a_name_that_no_field_has_is_not_kept(name: str, form: str, compiled: Compile) -> None:
+    secret = "sk-very-secret"
+    word = f"+{JUDGE}." + form.format(name=name, secret=secret)
+    plan = compiled("tiny", word)
+    said = asked(plan, ["steps", "run", "rlhf", word], CONFIGS, STEP.config)
+    assert secret not in json.dumps(
+        [said.model_dump(mode="json"), plan.job(said).model_dump(mode="json"), plan.to_json()]
+    )

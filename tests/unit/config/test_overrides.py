@@ -58,12 +58,12 @@ def test_deletion_has_no_value() -> None:
     ("word", "message", "hint"),
     [
         ("a", "`a` is not an override", "write `key=value`"),
-        ("=5", "`` in `=5` is not a config key", "names joined by dots"),
-        ("a..b=1", "`a..b` in `a..b=1` is not a config key", "names joined by dots"),
-        ("a[0]=1", "`a[0]` in `a[0]=1` is not a config key", "list positions"),
-        ("a b=1", "`a b` in `a b=1` is not a config key", "names joined by dots"),
-        ("+++a=1", "`+a` in `+++a=1` is not a config key", "names joined by dots"),
-        ("~a=1", "`~a=1` deletes and sets at once", "write `~a`"),
+        ("=5", "`` in `=...` is not a config key", "names joined by dots"),
+        ("a..b=1", "`a..b` in `a..b=...` is not a config key", "names joined by dots"),
+        ("a[0]=1", "`a[0]` in `a[0]=...` is not a config key", "list positions"),
+        ("a b=1", "`a b` in `a b=...` is not a config key", "names joined by dots"),
+        ("+++a=1", "`+a` in `+++a=...` is not a config key", "names joined by dots"),
+        ("~a=1", "`~a=...` deletes and sets at once", "write `~a`"),
         ("a=", "`a=` has no value", "write `a=null`"),
         ("a=# note", "`a=` has no value", "write `a=null`"),
         ("a=[1,2", "the value of `a` is not YAML", "quote it for YAML"),
@@ -275,3 +275,24 @@ def test_overriding_a_tree_leaves_the_override_itself_alone(tmp_path: Path) -> N
         applier = Applier(located({"extra": {"x": 1}}, FILE), Sample)
         applier.apply(overrides)
         assert plain(applier.root) == {"extra": {"x": 1, "a": {"b": 1, "c": 2}}}
+
+
+SECRET = "sk-0123456789abcdef"
+
+
+@pytest.mark.parametrize("operation", ["", "+", "++", "~"])
+@pytest.mark.parametrize(
+    "rest", [f"={SECRET}", f"=[{SECRET}", f"={{a: {SECRET}}}", f".x={SECRET}", f" x={SECRET}", f":{SECRET}"]
+)
+@given(key=st.from_regex(r"[a-z_]{1,9}(\.[a-z_]{1,9}){0,2}", fullmatch=True))
+def test_the_value_of_an_unknown_key_is_never_repeated(operation: str, rest: str, key: str) -> None:
+    """It may be a secret's, mistyped."""
+    said: object = None
+    try:
+        words = parse_overrides([(1, f"{operation}{key}{rest}")])
+        applier = Applier(located({"extra": {"b": 1}}, FILE), Sample)
+        applier.apply(words)
+        said = [(finding.message, finding.hint) for finding in applier.findings]
+    except UsageError as error:
+        said = (error.message, error.hint)
+    assert SECRET not in str(said)

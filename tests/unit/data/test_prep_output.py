@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections import Counter
 from itertools import pairwise
@@ -251,3 +252,16 @@ def test_a_manifest_is_read_back(tmp_path: Path) -> None:
     paths[0].write_bytes(paths[0].read_bytes()[:-1] + b"x")
     with pytest.raises(DataError, match="another SHA-256"):
         resolve_manifest(result.path)
+
+
+@pytest.mark.parametrize("where", ["../outside.jsonl", "{absolute}", "sub/../../outside.jsonl"])
+def test_shards_lie_in_the_folder_of_their_manifest(tmp_path: Path, where: str) -> None:
+    (tmp_path / "data").mkdir()
+    outside = tmp_path / "outside.jsonl"
+    outside.write_bytes(b"{}\n")
+    digest = hashlib.sha256(b"{}\n").hexdigest()
+    shard = {"path": where.format(absolute=outside), "rows": 1, "bytes": 3, "sha256": digest}
+    manifest = tmp_path / "data" / "manifest.json"
+    manifest.write_text(json.dumps({"splits": {"train": {"rows": 1, "shards": [shard]}}}))
+    with pytest.raises(DataError, match="outside of the manifest's folder"):
+        split_paths(manifest, "train")

@@ -54,6 +54,8 @@ def test_the_recorded_answer_gives_its_reward(recorded: dict[str, Any]) -> None:
         ({"reward": None}, "no finite `reward`"),
         ({"reward": float("nan")}, "no finite `reward`"),
         ({"reward": True}, "no finite `reward`"),
+        ({"reward": 1e39}, "no finite `reward`"),
+        ({"reward": 10**400}, "no finite `reward`"),
         ({"reward": "1"}, "no finite `reward`"),
         ({"reward": 0.0, "mask_sample": True}, "masks the sample"),
         ({"reward": 0.0, "mask_sample": True, "failure_reason": "judge down"}, "judge down"),

@@ -287,3 +287,37 @@ def test_probe_waits_for_a_late_endpoint_and_gives_up_in_time() -> None:
     with pytest.raises(JudgeError, match=r"is not ready after 0\.5 s"):
         wait_ready(f"http://127.0.0.1:{closed_port()}/v1", config=JudgeConfig(ready_timeout_s=0.5))
     assert 0.5 <= time.monotonic() - started < 3
+
+
+def test_a_judge_that_echoes_the_token_is_not_believed() -> None:
+    """Whatever of it is kept: the text of an answer, in all the ways that JSON writes a text, and every refusal."""
+    escaped = "".join(f"\\u{ord(char):04x}" for char in SECRET)
+    plays = [
+        lambda: says(f"Authorization: Bearer {SECRET}"),
+        lambda: web.Response(text=f'{{"choices": [{{"message": {{"content": "Bearer {escaped}"}}}}]}}'),
+        lambda: web.Response(text=f"no JSON but {SECRET}"),
+        lambda: web.Response(status=503, text=f"later, {SECRET}"),
+        lambda: web.Response(status=422, text="x" * 280 + SECRET),
+    ]
+
+    async def play(number: int, body: dict[str, Any]) -> web.Response:
+        return plays[body["seed"]]()
+
+    with Scripted(play) as judge:
+        answers = ask(judge.base_url, JudgeConfig(request_timeout_s=5, max_retries=0), count=len(plays))
+    assert [answer.text for answer in answers[:2]] == ["Authorization: Bearer [token]", "Bearer [token]"]
+    assert all(answer.failure for answer in answers[2:])
+    for length in range(6, len(SECRET) + 1):
+        assert not any(SECRET[:length] in str(answer) for answer in answers)
+
+
+def test_a_word_that_stands_for_no_token_is_left_in_verdicts() -> None:
+    async def play(number: int, body: dict[str, Any]) -> web.Response:
+        return says("an EMPTY answer")
+
+    async def use(endpoint: Endpoint) -> Answer:
+        async with JudgeClient(endpoint, QUICK) as client:
+            return await client.ask([{"role": "user", "content": "q"}], SAMPLING, seed=0)
+
+    with Scripted(play) as judge:
+        assert asyncio.run(use(Endpoint(judge.base_url, "judge", "EMPTY"))).text == "an EMPTY answer"

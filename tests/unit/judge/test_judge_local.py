@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -138,3 +141,24 @@ def test_the_token_variable_must_be_set(tiny_judge: Path) -> None:
     assert done.returncode == JudgeError.exit_code
     assert TOKEN_VARIABLE in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_other_machines_are_not_served_without_a_token(tiny_judge: Path, host: str) -> None:
+    command = [sys.executable, "-m", "nemotron.judge.server", "--model", str(tiny_judge), "--host", host]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == JudgeError.exit_code
+    assert "--token-env" in done.stderr
+
+
+def test_a_server_without_a_token_makes_one_up(tiny_judge: Path) -> None:
+    command = [sys.executable, "-m", "nemotron.judge.server", "--model", str(tiny_judge)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        said = json.loads(server.stdout.readline())
+        url = f"http://127.0.0.1:{said['port']}/v1/models"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url, timeout=20)
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {said['token']}"})
+        assert said["model"] in urllib.request.urlopen(request, timeout=20).read().decode()
+        server.terminate()

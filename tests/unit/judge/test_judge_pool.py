@@ -8,12 +8,16 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from aiohttp import web
+from pydantic import ValidationError
 
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmResponsesCreateParams, JudgeConfig
+from nemotron.contracts.rewards import LARGEST_REWARD
 from nemotron.errors import JudgeError
 from nemotron.judge.client import Endpoint
 from nemotron.judge.groups import REASK_TEMPERATURE, JudgeSettings, summarise
@@ -166,6 +170,7 @@ def test_metrics_of_a_step() -> None:
         "comparisons": 8.0,
         "retries": 0.0,
         "unparseable": 0.0,
+        "out_of_scale": 0.0,
         "missing_share": 0.0,
         "tie_share": 0.25,
         "first_position_share": 0.25,
@@ -227,3 +232,47 @@ def test_a_pool_that_cannot_open_leaves_nothing_behind() -> None:
         with pytest.raises(JudgeError, match="does not serve"):
             pool.__enter__()
     assert "judge-client" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("number", [1e308, 3.5e38, 1e39, 1e38, 1e16, -1e38])
+@pytest.mark.parametrize("key", ["score_1", "score_2", "ranking"])
+def test_numbers_that_float32_cannot_add_up_are_missing(number: float, key: str) -> None:
+    async def play(k: int, body: dict[str, Any]) -> web.Response:
+        return says(json.dumps({"score_1": 3, "score_2": 4, "ranking": 2, key: number}))
+
+    with Scripted(play) as judge:
+        result = judged(judge, group("a", "b"), settings(genrm_parse_retries=1))
+    assert result.rewards == [None, None]
+    assert {comparison.failure for comparison in result.comparisons} == {
+        "a verdict with numbers that float32 cannot add up"
+    }
+    assert len(judge.bodies) == 4
+    assert summarise([result])["out_of_scale"] == 4.0
+
+
+def test_the_largest_numbers_that_count_sum_up_in_float32() -> None:
+    largest = np.full(1_000_000, LARGEST_REWARD, dtype=np.float32)
+    assert np.isfinite((largest * largest).sum(dtype=np.float32))
+
+
+def test_verdicts_outside_of_the_scale_are_counted_and_may_be_refused() -> None:
+    async def play(k: int, body: dict[str, Any]) -> web.Response:
+        return verdict(9, 2, 3)
+
+    how = settings(genrm_parse_retries=0)
+    with Scripted(play) as judge:
+        taken = judged(judge, group("a", "b"), how)
+        refused = judged(
+            judge, group("a", "b"), replace(how, requests=QUICK.model_copy(update={"score_range": (1, 5)}))
+        )
+        wide = judged(judge, group("a", "b"), replace(how, requests=QUICK.model_copy(update={"score_range": (0, 10)})))
+    assert (taken.rewards, taken.missing, summarise([taken])["out_of_scale"]) == ([5.5, 5.5], 0, 2.0)
+    assert (refused.rewards, refused.missing, summarise([refused])["out_of_scale"]) == ([None, None], 2, 2.0)
+    assert refused.comparisons[0].failure == "scores 9 and 2, ranking 3 outside of the scale"
+    assert (wide.rewards, wide.missing, summarise([wide])["out_of_scale"]) == ([5.5, 5.5], 0, 0.0)
+
+
+@pytest.mark.parametrize("bounds", [[5, 1], [1, 1], [1], [1, float("inf")], "1-5"])
+def test_a_scale_is_two_ascending_numbers(bounds: Any) -> None:
+    with pytest.raises(ValidationError):
+        JudgeConfig.model_validate({"score_range": bounds})

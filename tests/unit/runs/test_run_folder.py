@@ -289,3 +289,20 @@ def test_no_half_written_run_when_the_disk_refuses(tmp_path: Path) -> None:
     )
     assert done.stdout.rstrip().endswith("job.json`: file too large")
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("runs_mode", "umask", "mode"), [(0o755, 0o022, 0o700), (0o777, 0, 0o700), (0o2775, 0o077, 0o2750)]
+)
+def test_nobody_else_reads_a_run_unless_its_group_is_handed_on(
+    tmp_path: Path, runs_mode: int, umask: int, mode: int
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    runs.chmod(runs_mode)
+    before = os.umask(umask)
+    try:
+        run = RunFolder.create(runs, compiled())
+    finally:
+        os.umask(before)
+    assert oct(run.path.stat().st_mode & 0o7777) == oct(mode)

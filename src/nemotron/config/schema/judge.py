@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, FiniteFloat, SecretStr
 
 from nemotron.config.schema.base import Open, Strict
 from nemotron.config.schema.fields import OnDisk
@@ -15,6 +15,12 @@ DEFAULT_PRINCIPLE = (
     "Prefer the response that is correct and helpful, answers what was asked, and is clear without needless words."
 )
 """Used when ``use_principle`` is on and neither the row nor the config names one. Our wording; NeMo-Gym has its own."""
+
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError("the lowest score comes first, and the highest is above it")
+    return bounds
 
 
 class JudgeConfig(Strict):
@@ -35,6 +41,10 @@ class JudgeConfig(Strict):
     requests shared its batch; float32 above. No effect on an external endpoint."""
     threads: Literal["auto"] | int = "auto"
     """CPU threads of our own server; ``auto`` is 1. No effect on an external endpoint."""
+
+    score_range: Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ascending)] | None = None
+    """Lowest and highest score that count, e.g. ``[1, 5]``: a verdict with another is asked for again and then missing.
+    null takes every number that float32 can add up, as NeMo-Gym does. ``judge/out_of_scale`` counts either way."""
 
     @property
     def server_threads(self) -> int:

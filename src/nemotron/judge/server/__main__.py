@@ -1,12 +1,17 @@
-"""Serve a judge: ``python -m nemotron.judge.server --model DIR``. Once it is ready, stdout says where, in JSON."""
+"""Serve a judge: ``python -m nemotron.judge.server --model DIR``. Once it is ready, stdout says where, in JSON.
+
+It answers nobody without a bearer token: that of ``--token-env``, or one that it makes up and says there too.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import json
 import logging
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -44,8 +49,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
     parser.add_argument("--max-batch-size", type=int, default=64, help="requests decoded together")
-    parser.add_argument("--token-env", metavar="NAME", help="environment variable with the bearer token")
+    parser.add_argument(
+        "--token-env",
+        metavar="NAME",
+        help="environment variable with the bearer token; without it, on loopback only, a new one stands in stdout",
+    )
     return parser
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def _serve(options: argparse.Namespace) -> None:
@@ -58,9 +74,15 @@ async def _serve(options: argparse.Namespace) -> None:
     token = os.environ.get(options.token_env) if options.token_env else None
     if options.token_env and not token:
         raise JudgeError(f"`--token-env {options.token_env}`: that environment variable is not set")
+    if not token and not _loopback(options.host):
+        raise JudgeError(
+            f"`--host {options.host}` is open to other machines, and nobody has given a token",
+            hint="put a token into an environment variable and name it with `--token-env`",
+        )
+    made = secrets.token_urlsafe(32)
     model = JudgeModel.load(options.model, dtype=options.dtype, device=options.device, threads=options.threads)
     name = options.served_name or Path(options.model).resolve().name
-    server = ChatServer(model, name, max_batch_size=options.max_batch_size, token=token)
+    server = ChatServer(model, name, max_batch_size=options.max_batch_size, token=token or made)
     runner = web.AppRunner(server.application(), access_log=None, handler_cancellation=True)
     await runner.setup()
     try:
@@ -68,7 +90,8 @@ async def _serve(options: argparse.Namespace) -> None:
     except OSError as error:
         raise JudgeError(f"cannot listen on `{options.host}:{options.port}`: {error.strerror}") from error
     port = runner.addresses[0][1]
-    print(json.dumps({"host": options.host, "port": port, "model": name}), flush=True)
+    said = {"host": options.host, "port": port, "model": name}
+    print(json.dumps(said if token else {**said, "token": made}), flush=True)
     await asyncio.Event().wait()
 
 

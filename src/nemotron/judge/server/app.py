@@ -45,7 +45,7 @@ class Model(Protocol):
 class ChatServer:
     """Serves one model under one name."""
 
-    def __init__(self, model: Model, name: str, *, max_batch_size: int, token: str | None) -> None:
+    def __init__(self, model: Model, name: str, *, max_batch_size: int, token: str) -> None:
         self._model = model
         self._name = name
         self._token = token
@@ -84,8 +84,6 @@ class ChatServer:
             return web.json_response(ApiError(error.status, error.reason).body(), status=error.status)
 
     def _authorise(self, request: web.Request) -> None:
-        if self._token is None:
-            return
         given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
             raise ApiError(401, "the bearer token is missing or wrong", code="invalid_api_key")
