@@ -114,7 +114,7 @@ def test_the_state_joins_what_the_worker_wrote_with_what_the_executor_says() -> 
 def test_a_run_of_another_executor_is_not_called_killed(make_run: MakeRun) -> None:
     run = make_run()
     run.write_status(state="running")
-    begin_attempt(run.path, Handle(executor="slurm", started_at="2025-01-31T15:45:01+00:00"))
+    begin_attempt(run.path, Handle(executor="another", started_at="2025-01-31T15:45:01+00:00"))
     lock.release(run.path / LOCK)
     assert (alive(run), state_of(run)) == ("unknown", "unknown")
 

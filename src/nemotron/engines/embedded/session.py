@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
 from nemotron.engines.base import Attempt
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.rl.evaluate import HeldOut
@@ -57,6 +55,8 @@ def session(attempt: Attempt, threads: ThreadPlan, *, seed: int, total: int, don
     """
     run = attempt.run
     apply_threads(threads.policy)
+    import torch
+
     torch.manual_seed(seed)
     _quiet_transformers()
     measured = run.status().heldout_before is not None

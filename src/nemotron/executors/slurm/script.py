@@ -41,13 +41,10 @@ def batch_script(profile: SlurmProfile, *, name: str, run_dir: str, number: int,
         f"trap {shlex.quote(f'touch {notice}')} USR1",
         f"{_srun(profile)} {task} &",
         "task=$!",
+        "# A trap ends `wait` early; of a task that is gone bash remembers how it ended.",
+        'while kill -0 "$task" 2>/dev/null; do wait "$task" || true; done',
         "code=0",
         'wait "$task" || code=$?',
-        "# A trap ends `wait` early.",
-        'while [ "$code" -gt 128 ] && kill -0 "$task" 2>/dev/null; do',
-        "  code=0",
-        '  wait "$task" || code=$?',
-        "done",
     ]
     if profile.requeue:
         lines += [
