@@ -76,10 +76,11 @@ def check_command(profile: Name) -> None:
     from nemotron.executors.launch import kind_of
     from nemotron.executors.registry import executor
     from nemotron.profiles.load import Profiles
+    from nemotron.suggest import listed
 
     found = Profiles().get(profile)
     if found.unfilled:
-        keys = ", ".join(f"`{key}`" for key in found.unfilled)
+        keys = listed(found.unfilled)
         raise ConfigError(
             f"the profile `{profile}` is not filled in: {keys}",
             hint="`nemotron profiles init` copies the shipped profiles here; fill in what stands in <>",

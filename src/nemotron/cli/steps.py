@@ -188,9 +188,12 @@ def run_command(
         return
     place = None
     if elsewhere is not None:
-        from nemotron.executors.elsewhere import place_of
+        from nemotron.executors.elsewhere import place_of, with_time_limit
 
         place = place_of(elsewhere)
+        given = with_time_limit(elsewhere, resolved, parsed)
+        if len(given) > len(parsed):
+            resolved = load(found.config_dir, config, given, run_dir=str(runs_dir / "RUN_ID"), model=model)
     plan = compile_job(found, resolved, code, runs_dir=runs_dir, resume=resume, place=place)
     _refuse_passthrough(ctx.obj.passthrough, plan)
     launch: Launch | None = None

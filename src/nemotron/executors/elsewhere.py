@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemotron import snapshot
+from nemotron.config.layers import Resolved
+from nemotron.config.origins import Node
+from nemotron.config.overrides import Override
 from nemotron.errors import NotAvailableError, NotFoundError
 from nemotron.executors import goes_on, handle_of, is_elsewhere, state_of
 from nemotron.executors.base import How
@@ -22,6 +25,7 @@ from nemotron.executors.placement import placed
 from nemotron.executors.registry import executor
 from nemotron.place import Place
 from nemotron.profiles.load import Profile
+from nemotron.profiles.model import SlurmProfile
 from nemotron.runs.folder import RunFolder, newest_of_job
 from nemotron.runs.words import relative
 
@@ -34,6 +38,25 @@ def place_of(profile: Profile) -> Place:
     """What the preflight asks about the place of a profile. Files of the product can be looked at: they go along."""
     place = profile.settings.place(profile.name)
     return place if place.is_here else replace(place, shared=(*place.shared, snapshot.ASSETS))
+
+
+MUST_SAVE_BY = "checkpointing.checkpoint_must_save_by"
+_START_UP_S = 600
+"""What is kept of a time limit for loading models, before the time of the config begins to run."""
+
+
+def with_time_limit(profile: Profile, resolved: Resolved, overrides: Sequence[Override]) -> list[Override]:
+    """The overrides, and where nothing is said of it, the time by which a checkpoint has to be saved: the profile's
+    limit less what starting takes. Limits too short for that are left to the signal before the end."""
+    limit_s = profile.settings.limit_s if isinstance(profile.settings, SlurmProfile) else None
+    section = resolved.get("checkpointing")
+    has_section = isinstance(section, dict) and section.get("enabled") is True
+    if limit_s is None or limit_s < 3 * _START_UP_S or not has_section or resolved.get(MUST_SAVE_BY) is not None:
+        return list(overrides)
+    minutes, seconds = divmod(limit_s - max(_START_UP_S, limit_s // 20), 60)
+    text = f"{minutes // 1440:02d}:{minutes // 60 % 24:02d}:{minutes % 60:02d}:{seconds:02d}"
+    origin = profile.origin("time")
+    return [*overrides, Override("set", tuple(MUST_SAVE_BY.split(".")), Node(text, origin), origin, f"time = {text}")]
 
 
 def launch_of(

@@ -14,8 +14,11 @@ from typing import Any
 
 from nemotron import snapshot
 from nemotron.compile.plan import FileRef, Plan
+from nemotron.compile.secrets import secret_variables
 from nemotron.errors import Finding
 from nemotron.profiles.load import Profile
+from nemotron.profiles.model import LeptonProfile
+from nemotron.suggest import listed
 
 
 def placed(plan: Plan, profile: Profile, *, ships_assets: bool, rehearsal: bool) -> Plan:
@@ -26,22 +29,50 @@ def placed(plan: Plan, profile: Profile, *, ships_assets: bool, rehearsal: bool)
         rehearsal: nothing will be submitted.
     """
     # What keeps a job from being submitted, whatever else is right with it.
-    blocking = [*_placeholders(profile), *_paths(plan, profile, ships_assets=ships_assets)]
+    blocking = [
+        *_placeholders(profile),
+        *_paths(plan, profile, ships_assets=ships_assets),
+        *_open_secrets(plan, profile),
+    ]
     if rehearsal:
         blocking = [replace(f, severity="warning", message=f"{f.message}; a submission refuses this") for f in blocking]
     return replace(plan, findings=(*plan.findings, *_sizes(plan, profile), *blocking))
 
 
 def _placeholders(profile: Profile) -> Iterator[Finding]:
-    for key in profile.unfilled:
+    if keys := profile.unfilled:
+        names, verb = listed(keys), "is a placeholder" if len(keys) == 1 else "are placeholders"
         yield Finding(
             "error",
             "profile-placeholder",
-            f"profile `{profile.name}`: `{key}` still is a placeholder",
-            key,
-            profile.origin(key),
-            "copy the profile with `nemotron profiles init` and fill in what stands in <>",
+            f"profile `{profile.name}`: {names} still {verb}",
+            keys[0],
+            profile.origin(keys[0]),
+            "copy the profiles with `nemotron profiles init` and fill in what stands in <>",
         )
+
+
+def _open_secrets(plan: Plan, profile: Profile) -> Iterator[Finding]:
+    """Values of this environment that would stand in a job's description, where everybody in the workspace reads it."""
+    settings = profile.settings
+    if not isinstance(settings, LeptonProfile):
+        return
+    wanted = {name: f"`pass_env` takes {name} along" for name in settings.pass_env}
+    wanted |= {name: f"`env_vars.{name}` is read from {source}" for name, source in profile.from_environment.items()}
+    wanted |= {
+        name: f"`{key}` is read from {name}" for key, name in secret_variables(plan.config, plan.resolved.raw).items()
+    }
+    sources = profile.from_environment
+    for name, why in wanted.items():
+        if sources.get(name, name) in os.environ and name not in settings.secrets:
+            yield Finding(
+                "error",
+                "secret-in-the-open",
+                f"profile `{profile.name}`: {why}, and its value would stand in the job's description",
+                "secrets",
+                profile.origin("secrets"),
+                f'make it a secret of the workspace, and name that: `secrets = {{ {name} = "..." }}`',
+            )
 
 
 def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Finding]:

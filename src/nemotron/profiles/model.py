@@ -221,6 +221,22 @@ class SlurmProfile(Contained):
         return "slurm"
 
     @property
+    def limit_s(self) -> int | None:
+        """The time limit in seconds; None without one."""
+        if self.time == "UNLIMITED" or PLACEHOLDER.search(self.time):
+            return None
+        days, dash, rest = self.time.rpartition("-")
+        numbers = [int(number) for number in rest.split(":")]
+        if dash:
+            # After days come hours, whatever follows.
+            hours, minutes, seconds = [*numbers, 0, 0][:3]
+        elif len(numbers) == 1:
+            hours, minutes, seconds = 0, numbers[0], 0
+        else:
+            hours, minutes, seconds = [0, *numbers][-3:]
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+    @property
     def contained(self) -> bool:
         """Whether the worker runs in a container."""
         return self.container_image is not None and self.container != "none"

@@ -1,0 +1,162 @@
+"""`-r`, `-b` and `nemotron profiles` as far as they go without a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import Result
+from tests.in_process import nemotron as run
+
+JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model.model"
+DOCUMENTED = [
+    ("-c", "default"),
+    (
+        "-c",
+        "default",
+        "-r",
+        "lepton_rl_nemo_rl_rlhf",
+        f"{JUDGE}=nvidia/Nemotron-Reward-Model",
+        "grpo.num_generations_per_prompt=16",
+    ),
+    (
+        *("-c", "default", "-b", "slurm_rl_nemo_rl_rlhf", "grpo.max_num_steps=1000"),
+        *("data.train.data_path=/lustre/rlhf/train.jsonl", "data.validation.data_path=/lustre/rlhf/val.jsonl"),
+    ),
+    ("-c", "tiny"),
+]
+
+
+def nemotron(*words: str, cwd: Path) -> Result:
+    return run(*words, cwd=cwd, bare=True)
+
+
+def rlhf(cwd: Path, *words: str) -> Result:
+    return nemotron("steps", "run", "rl/nemo_rl/rlhf", *words, cwd=cwd)
+
+
+@pytest.mark.parametrize("words", DOCUMENTED, ids=lambda words: " ".join(words[:4]))
+def test_the_documented_commands_dry_run_anywhere(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = rlhf(tmp_path, *words, "--dry-run")
+    assert done.code == 0, done.stderr
+    assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
+    if "slurm" in str(words):
+        assert "#SBATCH --gpus-per-node=8" in done.stdout
+        assert "nemotron.engines.worker" in done.stdout
+        assert "sbatch --parsable" in done.stdout
+    if "lepton" in str(words):
+        assert '"method": "POST"' in done.stdout
+        assert '"image": "nvcr.io/nvidia/nemo-rl:v0.7.0"' in done.stdout
+
+
+def test_the_plan_as_json_holds_the_submission(tmp_path: Path) -> None:
+    done = rlhf(tmp_path, *DOCUMENTED[2], "--dry-run", "--json")
+    submission = json.loads(done.stdout)["submission"]
+    assert submission["executor"] == "slurm"
+    assert submission["files"]["job.sh"].startswith("#!/bin/bash\n#SBATCH")
+    assert submission["request"]["argv"][:2] == ["sbatch", "--parsable"]
+
+
+@pytest.mark.parametrize(("flag", "profile"), [("-b", "slurm_rl_nemo_rl_dpo"), ("-r", "lepton_rl_nemo_rl_rlhf")])
+def test_placeholders_are_not_submitted(tmp_path: Path, flag: str, profile: str) -> None:
+    done = rlhf(tmp_path, "-c", "tiny", "engine=embedded", flag, profile)
+    assert done.code == 3
+    assert "still are placeholders" in done.stderr
+    assert "`nemotron profiles init`" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_of_the_laptop_is_found_before_the_submission(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "x"}\n')
+    (tmp_path / "env.toml").write_text(
+        '[far]\nexecutor = "slurm"\ntunnel = "ssh"\nhost = "login"\n'
+        'remote_job_dir = "/lustre/me"\nshared = ["/lustre"]\n'
+    )
+    words = ("-c", "tiny", "engine=embedded", "-b", "far", f"data.train.data_path={rows}")
+    done = rlhf(tmp_path, *words)
+    assert done.code == 3
+    assert f"train data: `{rows}` is a path of this machine, and cannot be read on `far`" in done.stderr
+    assert "below `/lustre`, `/lustre/me`" in done.stderr
+    assert done.stderr.count("error:") == 2, "the finding, and the sum"
+    rehearsed = rlhf(tmp_path, *words, "--dry-run")
+    assert rehearsed.code == 0
+    assert "a submission refuses this" in rehearsed.stderr
+
+
+def test_what_is_written_outside_of_the_mounts_is_found(tmp_path: Path) -> None:
+    (tmp_path / "env.toml").write_text(
+        '[pod]\nexecutor = "lepton"\nremote_job_dir = "/mnt/x"\nmounts = [{from = "v", mount_path = "/mnt/x"}]\n'
+    )
+    done = rlhf(tmp_path, "-c", "tiny", "engine=embedded", "-b", "pod", "checkpointing.checkpoint_dir=/data/ckpt")
+    assert done.code == 3
+    assert "`/data/ckpt` is outside of what the job can reach, and cannot be kept after the job on `pod`" in done.stderr
+    assert "the shipped sample data stay here" in done.stderr
+
+
+def test_list_show_init(tmp_path: Path) -> None:
+    listed = json.loads(nemotron("profiles", "list", "--json", cwd=tmp_path).stdout)
+    assert {"slurm_rl_nemo_rl_ppo", "lepton_rl_nemo_rl_rm", "local"} <= {row["name"] for row in listed}
+    made = nemotron("profiles", "init", cwd=tmp_path)
+    assert made.stdout.split() == [
+        "profiles/lepton.toml",
+        "profiles/local.toml",
+        "profiles/ray.toml",
+        "profiles/slurm.toml",
+    ]
+    slurm = tmp_path / "profiles" / "slurm.toml"
+    slurm.write_text(re.sub(r"<shared \w+>", "/lustre/me", slurm.read_text()).replace("<account>", "mine"))
+    again = nemotron("profiles", "init", cwd=tmp_path)
+    assert again.stdout == ""
+    assert "mine" in slurm.read_text()
+    shown = nemotron("profiles", "show", "slurm_rl_nemo_rl_rlhf", cwd=tmp_path)
+    assert "account: mine" in shown.stdout
+    assert "placeholder: `partition`, written in profiles/slurm.toml [slurm_base]" in shown.stderr
+    check = nemotron("profiles", "check", "slurm_rl_nemo_rl_rlhf", cwd=tmp_path)
+    assert (check.code, "`partition`" in check.stderr) == (3, True)
+    missing = nemotron("profiles", "show", "slurm_rl_nemo_rl_rlfh", cwd=tmp_path)
+    assert (missing.code, "did you mean `slurm_rl_nemo_rl_rlhf`" in missing.stderr) == (4, True)
+
+
+def test_a_broken_profile_does_not_hide_the_others(tmp_path: Path) -> None:
+    (tmp_path / "env.toml").write_text('[a]\nexecutor = "slurm"\nnodez = 2\n[b]\nexecutor = "local"\n')
+    done = nemotron("profiles", "list", cwd=tmp_path)
+    assert done.code == 0
+    assert re.search(r"^a +broken", done.stdout, re.MULTILINE)
+    assert re.search(r"^b +local", done.stdout, re.MULTILINE)
+
+
+def test_no_slurm_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "env.toml").write_text(f'[here]\nexecutor = "slurm"\nremote_job_dir = "{tmp_path}/far"\n')
+    done = rlhf(tmp_path, "-c", "tiny", "engine=embedded", "-b", "here")
+    assert done.code == 10
+    assert "there is no command `" in done.stderr
+    state = json.loads(nemotron("runs", "list", "--json", cwd=tmp_path).stdout)[0]["status"]
+    assert state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('pass_env = ["PLANTED"]', "`pass_env` takes PLANTED along"),
+        ('env_vars = { TOKEN = "${oc.env:PLANTED}" }', "`env_vars.TOKEN` is read from PLANTED"),
+    ],
+)
+def test_no_value_of_this_environment_stands_in_a_lepton_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, why: str
+) -> None:
+    monkeypatch.setenv("PLANTED", "planted-secret")
+    profile = '[pod]\nexecutor = "lepton"\nremote_job_dir = "/x"\nmounts = [{from = "v", mount_path = "/x"}]\n'
+    (tmp_path / "env.toml").write_text(profile + line)
+    words = ("-c", "default", "-b", "pod", "data.train.data_path=/x/a.jsonl", "data.validation.data_path=/x/b.jsonl")
+    done = rlhf(tmp_path, *words)
+    assert done.code == 3
+    assert f"{why}, and its value would stand in the job's description" in done.stderr
+    dry = rlhf(tmp_path, *words, "--dry-run")
+    assert "planted-secret" not in dry.stdout + dry.stderr + done.stderr
+    (tmp_path / "env.toml").write_text(f'{profile}{line}\nsecrets = {{ PLANTED = "s", TOKEN = "s" }}')
+    assert "would stand in" not in rlhf(tmp_path, *words, "--dry-run").stderr
