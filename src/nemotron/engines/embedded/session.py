@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
 from nemotron.engines.base import Attempt
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.rl.evaluate import HeldOut
@@ -55,6 +53,8 @@ def session(attempt: Attempt, threads: ThreadPlan, *, seed: int, total: int, don
         total: steps when the run is finished.
         done: steps that the checkpoint has which this attempt goes on from; 0 starts over.
     """
+    import torch
+
     run = attempt.run
     apply_threads(threads.policy)
     torch.manual_seed(seed)
