@@ -6,13 +6,14 @@ The command and the worker end here, and nowhere else is an error turned into an
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
 from nemotron import __version__
-from nemotron.errors import CompileError, Finding, NemotronError, Origin, UsageError
+from nemotron.errors import CompileError, Finding, NemotronError, NotFoundError, Origin, OutputError, UsageError
 
 _COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "hint": "32", "title": "1", "dim": "2"}
 
@@ -59,6 +60,7 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
     Args:
         words: the command line, for the report of a bug.
     """
+    steady_streams()
     try:
         code = action()
         sys.stdout.flush()
@@ -72,6 +74,9 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
+        if isinstance(error, FileNotFoundError) and (gone := _without_folder()) is not None:
+            print_error(gone)
+            return gone.exit_code
         from nemotron.out_of_memory import out_of_memory
 
         if (known := out_of_memory(error) or _name_too_long(error)) is not None:
@@ -89,6 +94,71 @@ def _name_too_long(error: Exception) -> UsageError | None:
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     message = f"the name `{name[:40]}...` is too long for a file: it has {len(os.fsencode(name)):,} bytes"
     return UsageError(message, hint="a name has at most 255 bytes, a path 4,096")
+
+
+class _Messages(io.FileIO):
+    """Takes what nobody reads: a run must not end because its messages have no reader or no room any more."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+class _Data(io.FileIO):
+    """Says what is wrong with stdout in the user's words; a reader who left is the pipe's own error."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # What was not written would be tried again, and complained of, when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            raise OutputError(f"cannot write to stdout: {(error.strerror or str(error)).lower()}") from error
+
+
+def steady_streams() -> None:
+    """Make the streams of this process ones that can be written to, whatever the shell did with them.
+
+    A stream that was closed takes what is written, and keeps its number from the next file that is opened. Messages
+    that cannot be written are lost; data that cannot be are an error. Streams that a caller put there stay as they are.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    if sys.stdout is sys.__stdout__ and not _is_steady(sys.stdout):
+        sys.stdout = _text(_Data(1, "w", closefd=False), sys.stdout)
+    if sys.stderr is sys.__stderr__ and not _is_steady(sys.stderr):
+        sys.stderr = _text(_Messages(2, "w", closefd=False), sys.stderr)
+
+
+def _is_steady(stream: TextIO | None) -> bool:
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return isinstance(raw, _Messages | _Data)
+
+
+def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
+    """A text stream onto ``raw`` that writes as ``before`` did, which is none when it was closed."""
+    encoding, errors = (before.encoding, before.errors) if before is not None else ("utf-8", "backslashreplace")
+    lines = raw.isatty() or isinstance(raw, _Messages)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=lines)
+
+
+def _without_folder() -> NotFoundError | None:
+    """What to say when the folder is gone that relative paths begin in."""
+    try:
+        os.getcwd()
+    except OSError:
+        return NotFoundError(
+            "the folder in which this command was given is not there any more",
+            hint="`cd` to one that is, and give it again",
+        )
+    return None
 
 
 def _report_bug(error: Exception, words: tuple[str, ...]) -> None:

@@ -32,7 +32,7 @@ def inputs(job: AnyJob) -> Iterator[FileRef]:
             yield FileRef(f"{file.role} data", file.key, str(file.path), f"on `{job.place.name}`")
             continue
         survey = file.survey()
-        detail = survey.problem or f"{survey.rows} rows"
+        detail = survey.told
         if file.rows is None:
             yield FileRef(f"{file.role} data", file.key, str(file.path), detail)
         else:

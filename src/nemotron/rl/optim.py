@@ -179,5 +179,38 @@ def _construct(cls: type, key: str, kwargs: Mapping[str, Any], subject: Any) -> 
             )
     try:
         return cls(subject, **kwargs)
-    except (TypeError, ValueError, IndexError, AssertionError) as error:
+    except _REFUSALS as error:
         raise ConfigError(f"`{key}`: {cls.__name__} refuses these values: {error}") from error
+
+
+_REFUSALS = (TypeError, ValueError, LookupError, AssertionError, ArithmeticError, RuntimeError, AttributeError)
+"""What torch's optimizers and schedules raise when they are given what they cannot compute with."""
+
+
+def prove(
+    key: str,
+    optimizer: Mapping[str, Any] | None,
+    scheduler: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Take two steps with a parameter of no model: what torch refuses is said before models are loaded.
+
+    Args:
+        key: ``policy`` or ``value``, whose they are; a missing optimizer proves nothing.
+
+    Raises:
+        ConfigError: it refuses a value.
+    """
+    if optimizer is None:
+        return
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    built = Optimization.build([parameter], optimizer=optimizer, scheduler=scheduler)
+    try:
+        for _ in range(2):
+            parameter.grad = torch.ones_like(parameter)
+            built.clip_and_step()
+            built.step_scheduler()
+    except _REFUSALS as error:
+        raise ConfigError(
+            f"`{key}.optimizer` or `{key}.scheduler` cannot take a step with these values: {error}",
+            hint="correct their `kwargs`",
+        ) from error

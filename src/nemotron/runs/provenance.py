@@ -21,7 +21,7 @@ def provenance(cwd: Path | None = None) -> Provenance:
         platform=platform.platform(),
         host=platform.node(),
         packages={name: version for name in _PACKAGES if (version := _version(name)) is not None},
-        git=_git(cwd or Path.cwd()),
+        git=_git(cwd or Path()),
     )
 
 

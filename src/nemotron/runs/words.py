@@ -44,8 +44,8 @@ def label(name: str) -> str:
 
 
 def relative(path: str) -> str:
-    """The path relative to the working directory when it lies below it."""
+    """The path relative to the working directory when it lies below it, and that is there still."""
     try:
         return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return path

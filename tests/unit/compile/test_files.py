@@ -80,6 +80,7 @@ def test_large_files_are_counted_and_sampled(compiled: Compile, world: Path, mon
 
     monkeypatch.setattr(survey, "READ_ALL_BYTES", 1000)
     monkeypatch.setattr(survey, "FIRST_ROWS", 10)
+    monkeypatch.setattr(survey, "LOOK_S", 0.0)
     path = write_rows(world / "big.jsonl", [row("x" * 3000 + str(i)) for i in range(1500)])
     found = survey.survey(path)
     assert found.rows == 1500

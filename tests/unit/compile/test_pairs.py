@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from nemotron.compile.jobs.base import Job
+from nemotron.compile.probes import survey as surveys
 from nemotron.compile.probes.survey import FIRST_ROWS, READ_ALL_BYTES, Shape, survey
-from tests.unit.compile.compile_world import Compile, named, write_rows
+from tests.unit.compile.compile_world import Compile, CompileStep, named, write_rows
 
 PAIRS = Shape("preference")
 
@@ -77,7 +78,35 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
     assert "damaged or ends early" in (survey(path, PAIRS).problem or "")
 
 
-def test_of_much_data_a_part_is_read(tmp_path: Path) -> None:
+def test_all_rows_are_looked_at_where_that_takes_seconds(tmp_path: Path, compiled_step: CompileStep) -> None:
+    """The bad row stands behind the first thousands, in a file that was sampled before; the plan has nothing to add."""
+    rows = [pair(str(i), "good " * 400) for i in range(5000)]
+    path = write_rows(tmp_path / "pairs.jsonl", [*rows, {"prompt": "p", "chosen": "same", "rejected": "same"}])
+    assert path.stat().st_size > READ_ALL_BYTES
+    found = survey(path, PAIRS)
+    assert (found.rows, found.read, [fault.line for fault in found.faults]) == (5001, 5001, [5001])
+    plan = compiled_step("dpo", f"data.train.data_path={path}")
+    assert not [finding for finding in plan.findings if finding.name == "rows-not-looked-at"]
+    assert "5001 rows" in [file.detail for file in plan.inputs]
+
+
+def test_of_more_the_plan_says_how_many_were_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled_step: CompileStep
+) -> None:
+    monkeypatch.setattr(surveys, "LOOK_S", 0.0)
+    surveys._survey.cache_clear()
+    path = write_rows(tmp_path / "pairs.jsonl", [pair(str(i), "good " * 400) for i in range(5000)])
+    found = survey(path, PAIRS)
+    plan = compiled_step("dpo", f"data.train.data_path={path}")
+    (note,) = [finding for finding in plan.findings if finding.name == "rows-not-looked-at"]
+    assert note.severity == "note"
+    assert f"{found.read:,} of 5,000 train rows were looked at" in note.message
+    assert f"5000 rows, {found.read:,} of them looked at" in [file.detail for file in plan.inputs]
+
+
+def test_of_much_data_a_part_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surveys, "LOOK_S", 0.0)
+    surveys._survey.cache_clear()
     rows = [pair(str(i), "good " * 400) for i in range(5000)]
     path = write_rows(tmp_path / "pairs.jsonl", rows)
     assert path.stat().st_size > READ_ALL_BYTES

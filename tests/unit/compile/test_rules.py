@@ -267,6 +267,7 @@ ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 
 # Rules that need files, folders or another machine; each has a test of its own in this folder.
 ELSEWHERE = {
+    "rows-not-looked-at",
     "judge-turn-end",
     "turn-end",
     "not-looked-at",

@@ -1,9 +1,11 @@
-"""Reading data before the start: all of little data, the first rows and a random sample of much."""
+"""Reading data before the start: every row where that takes seconds, else as many as that, and a random sample."""
 
 from __future__ import annotations
 
 import json
+import math
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,9 +18,11 @@ from nemotron.errors import DataError
 RowKind = Literal["prompt", "preference"]
 
 READ_ALL_BYTES = 8 * 2**20
-"""Files up to this size are read completely."""
+"""Files up to this size are looked at completely, however long it takes."""
+LOOK_S = 6.0
+"""So many seconds are spent on the rows of larger files."""
 FIRST_ROWS, RANDOM_ROWS = 500, 200
-"""Of larger files this much is read, and the other rows are counted by their line ends."""
+"""So many are looked at in any case; the others are counted by their line ends."""
 SHOWN_KINDS = 3
 """Kinds of faults that are told of a file."""
 SLICE = 4096
@@ -84,6 +88,12 @@ class Survey:
         """Every row was read."""
         return self.read == self.rows
 
+    @property
+    def told(self) -> str:
+        """How many rows there are and were looked at, or why none could be, for people."""
+        some = "" if self.complete else f", {self.read:,} of them looked at"
+        return self.problem or f"{self.rows} rows{some}"
+
 
 def told_once(faults: Sequence[Fault]) -> list[tuple[Fault, str]]:
     """The first row of every kind of fault with what to say: how many rows have it too. The commonest kinds first."""
@@ -107,10 +117,9 @@ def told_once(faults: Sequence[Fault]) -> list[tuple[Fault, str]]:
 
 
 def survey(paths: Path | Sequence[Path], shape: Shape = PROMPTS, rows: int | None = None) -> Survey:
-    """Read data files (or a part of their rows), once per process and version of the files.
+    """Look at the rows of data files, once per process and version of the files; ``complete`` says whether at all.
 
-    With ``rows``, their number when it is known and the rows are in random order (shards of a manifest), only the first
-    rows of large files are read at all.
+    With ``rows``, their number when it is known (shards of a manifest), what is not looked at is not read either.
     """
     versions = []
     for path in [paths] if isinstance(paths, Path) else paths:
@@ -125,37 +134,42 @@ def survey(paths: Path | Sequence[Path], shape: Shape = PROMPTS, rows: int | Non
 @lru_cache(maxsize=16)
 def _survey(files: tuple[tuple[Path, int, int], ...], shape: Shape, rows: int | None) -> Survey:
     found = Survey()
-    shuffled = rows is not None
-    all_of_it = sum(size * (_DEFLATED if _is_packed(path) else 1) for path, size, _ in files) <= READ_ALL_BYTES
+    small = sum(size * (_DEFLATED if _is_packed(path) else 1) for path, size, _ in files) <= READ_ALL_BYTES
+    until = math.inf if small else time.monotonic() + LOOK_S
     try:
         for path, size, _ in files:
-            for number, line, wanted in _lines(path, size, everything=all_of_it, head_only=shuffled):
+            for number, line, wanted in _lines(path, size, until, counted=rows is not None):
                 found.rows += 1
                 if wanted:
                     found.read += 1
                     _look_at(path, number, line, shape, found)
     except DataError as error:
         found.problem = error.message
-    if rows is not None and not all_of_it:
+    if rows is not None and found.problem is None:
         found.rows = rows
     return found
 
 
-def _lines(path: Path, size: int, *, everything: bool, head_only: bool) -> Iterator[tuple[int, bytes, bool]]:
-    """Number and text of the lines that are not blank, and whether they are among those to look at."""
-    chosen = set() if everything or head_only else _sample(size * (_DEFLATED if _is_packed(path) else 1))
+def _lines(path: Path, size: int, until: float, *, counted: bool) -> Iterator[tuple[int, bytes, bool]]:
+    """Number and text of the lines that are not blank, and whether they are among those to look at.
+
+    Args:
+        until: when (`time.monotonic`) only a sample is looked at any more.
+        counted: how many lines there are is known, so the rest need not be read.
+    """
+    chosen = _sample(size * (_DEFLATED if _is_packed(path) else 1)) if until < math.inf and not counted else set()
     offset = 0
     for number, line in read_lines(path):
         offset += len(line)
         if not line.strip():
             continue
-        if everything or number <= FIRST_ROWS:
+        if number <= FIRST_ROWS or time.monotonic() < until:
             yield number, line, True
-        elif head_only:
+        elif counted:
             return
         else:
             yield number, line, offset // SLICE in chosen
-            chosen.discard(offset // SLICE)
+        chosen.discard(offset // SLICE)
 
 
 def _is_packed(path: Path) -> bool:

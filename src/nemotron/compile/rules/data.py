@@ -79,6 +79,19 @@ def pairs_agree(job: AnyJob) -> Iterator[Finding]:
             )
 
 
+@rules.rule("rows-not-looked-at")
+def rows_are_looked_at(job: AnyJob) -> Iterator[Finding]:
+    """Of very large data the others are met when the run reads them, before models are loaded."""
+    for file in files(job):
+        found = file.survey()
+        if not found.problem and not found.complete:
+            yield job.note(
+                file.key,
+                f"{found.read:,} of {found.rows:,} {file.role} rows were looked at, as many as that takes seconds: "
+                "a row that cannot be used may be among the others",
+            )
+
+
 @rules.rule("too-few-rows", needs=("data.train", "data.manifest_path"))
 def one_batch_is_there(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: an incomplete batch is dropped, so the run makes no step and ends with success."""

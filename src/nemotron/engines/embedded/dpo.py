@@ -37,6 +37,7 @@ def run_dpo(attempt: Attempt, config: DpoRunConfig, threads: ThreadPlan) -> None
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
     parts = DpoParts(attempt, config)
+    parts.prove_optimizer()
     with session(
         attempt,
         threads,

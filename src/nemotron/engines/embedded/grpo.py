@@ -85,6 +85,7 @@ def _run(
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
     parts: GrpoParts[GrpoRunConfig] = GrpoParts(attempt, config)
+    parts.prove_optimizer()
     with (
         session(
             attempt,

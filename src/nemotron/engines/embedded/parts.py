@@ -19,7 +19,7 @@ from nemotron.contracts.samples import SamplingParams
 from nemotron.engines.base import Attempt
 from nemotron.errors import ConfigError
 from nemotron.rl.chat import Chat
-from nemotron.rl.optim import Optimization
+from nemotron.rl.optim import Optimization, prove
 from nemotron.rl.policy import Policy
 from nemotron.rl.saving import Provenance, Saver, Stateful, Trained, weights_of
 from nemotron.rl.stopping import Deadline
@@ -128,6 +128,12 @@ class TrainingParts(Generic[C]):
 
     def _load_newest(self, checkpoint: Path) -> Policy:
         return Policy.load_checkpoint(weights_of(checkpoint), precision=precision(self.config.policy.precision))
+
+    def prove_optimizer(self) -> None:
+        """Raises ConfigError when torch refuses the optimizer or its schedule; needs no model."""
+        settings = self.config.policy
+        scheduler = [entry.model_dump(exclude_none=True) for entry in settings.scheduler or []] or None
+        prove("policy", settings.optimizer.model_dump() if settings.optimizer else None, scheduler)
 
     def optimization(self, parameters: Iterable[nn.Parameter]) -> Optimization:
         """Optimizer and schedule of `policy`. Raises ConfigError when they cannot be built."""

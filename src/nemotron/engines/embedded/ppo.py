@@ -21,6 +21,7 @@ from nemotron.rl.critic.local import RemoteCritic, RunningCritic
 from nemotron.rl.critic.models import PART
 from nemotron.rl.loops.ppo import Ppo, train
 from nemotron.rl.lora import ADAPTER, Merged, add_adapters, read_adapter, write_adapter
+from nemotron.rl.optim import prove
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import PolicySampler
 from nemotron.rl.saving import POLICY, Progress, Trained
@@ -37,6 +38,7 @@ def run_ppo(attempt: Attempt, config: PpoMasterConfig, critic: RunningCritic, th
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
     parts = PpoParts(attempt, config)
+    parts.prove_optimizer()
     done = parts.progress_on_disk
     with session(attempt, threads, seed=config.course.seed, total=config.steps(len(parts.prompts)), done=done) as work:
         recorder = work.recorder
@@ -66,6 +68,13 @@ def _attach(stack: ExitStack, critic: RunningCritic, config: PpoMasterConfig, re
 
 class PpoParts(PromptParts[PpoMasterConfig]):
     """The parts of the actor."""
+
+    def prove_optimizer(self) -> None:
+        """The critic's, too: its process loads models first."""
+        super().prove_optimizer()
+        value = self.config.value
+        scheduler = [entry.model_dump(exclude_none=True) for entry in value.scheduler or []] or None
+        prove("value", value.optimizer.model_dump() if value.optimizer else None, scheduler)
 
     def load_models(self, *, reference: bool) -> tuple[Policy, Policy | None]:
         """As ``TrainingParts``; with LoRA the policy before training with its adapters."""

@@ -38,6 +38,7 @@ def run_reward_model(attempt: Attempt, config: RmRunConfig, threads: ThreadPlan)
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
     parts = Parts(attempt, config)
+    parts.prove_optimizer()
     stream = parts.stream()
     heldout = parts.heldout_pairs()
     with session(

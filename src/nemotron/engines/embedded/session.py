@@ -53,6 +53,8 @@ def session(attempt: Attempt, threads: ThreadPlan, *, seed: int, total: int, don
         total: steps when the run is finished.
         done: steps that the checkpoint has which this attempt goes on from; 0 starts over.
     """
+    import torch
+
     run = attempt.run
     apply_threads(threads.policy)
     import torch

@@ -108,7 +108,7 @@ class AuditJob(PlainJob[RewardAuditConfig]):
             yield FileRef("judge model" if ref.role == "judge" else ref.role, ref.key, ref.name, detail)
         data = self.config.data
         place = (DATA, data.data_path) if data.manifest_path is None else (MANIFEST, data.manifest_path)
-        yield FileRef("pairs", *place, self.survey.problem or f"{self.survey.rows} rows")
+        yield FileRef("pairs", *place, self.survey.told)
 
     def outputs(self) -> Iterator[FileRef]:
         """The run folder, and the results."""
