@@ -8,7 +8,6 @@ that is gone: when all tries of a request went by and nothing at all came back f
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import aiohttp
 import tenacity
 
 from nemotron.config.schema.gym import GymConfig
+from nemotron.disk.documents import parse_json
 from nemotron.errors import RewardError
 from nemotron.gym.protocol import Json, Verified, read_verified
 
@@ -158,7 +158,7 @@ class GymClient:
             raise RuntimeError("GymClient is used outside of its `async with` block")
         try:
             async with self._session.post(server.base_url + path, json=body, cookies=cookies) as response:
-                text = await response.text(errors="replace")
+                text = await response.text("utf-8", errors="replace")
                 server.last_answer = time.monotonic()
         except TimeoutError as error:
             raise _Transient("no answer in time", unreachable=True) from error
@@ -174,7 +174,7 @@ class GymClient:
         if response.status != 200:
             raise _Refused(f"status {response.status}")
         try:
-            return json.loads(text), _cookies(response.cookies)
+            return parse_json(text), _cookies(response.cookies)
         except ValueError:
             raise _Refused("the answer is not JSON") from None
 

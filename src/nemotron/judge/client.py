@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
-import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ import aiohttp
 import tenacity
 
 from nemotron.config.schema.judge import JudgeConfig
+from nemotron.disk.documents import parse_json
 from nemotron.errors import JudgeError
 from nemotron.judge.types import Message
 
@@ -261,7 +262,7 @@ class JudgeClient:
             raise RuntimeError("JudgeClient is used outside of its `async with` block")
         try:
             async with self._session.request(method, self._base + path, json=body) as response:
-                text = await response.text(errors="replace")
+                text = await response.text("utf-8", errors="replace")
                 self._last_answer = time.monotonic()
                 # Some gateways echo what they were sent. What is read here may be kept, shown or trained on.
                 text = text if response.status == 200 and self._innocent else self._without_token(text)
@@ -317,15 +318,17 @@ def _retry_after(headers: Any) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
+    if math.isnan(seconds):
+        return None
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
 
 
 def _content(raw: str) -> str | None:
     """The first choice's text; an empty text when the model said nothing; None when this is no chat completion."""
     try:
-        message = json.loads(raw)["choices"][0]["message"]
+        message = parse_json(raw)["choices"][0]["message"]
         content = message["content"]
     except (ValueError, KeyError, IndexError, TypeError):
         return None
@@ -336,7 +339,7 @@ def _content(raw: str) -> str | None:
 
 def _model_names(raw: str) -> list[str] | None:
     try:
-        return [str(entry["id"]) for entry in json.loads(raw)["data"]]
+        return [str(entry["id"]) for entry in parse_json(raw)["data"]]
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from nemotron.data.prep.blend import expand, left_out, read_blend
 from nemotron.data.rows import read_prompts
 from nemotron.errors import DataError, NemotronError, OutputError
+from tests.in_process import nemotron
 from tests.unit.data.prep_data import lines_of, prompts, rejects_of, rows_of, run, write_rows
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -115,6 +116,20 @@ def test_what_holds_no_rows_says_what_it_is(tmp_path: Path, name: str, content: 
         with pytest.raises(DataError, match=what) as caught:
             list(read_prompts(path))
         assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("name", "content", "what", "hint"), FOREIGN[:-2])
+def test_the_dry_run_says_so_already(tmp_path: Path, name: str, content: bytes, what: str, hint: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    runs = ("--runs-dir", str(tmp_path / "runs"), "--dry-run")
+    for words in (
+        ("steps", "run", "rl_prep", f"blend_path={tmp_path / name}", f"output_dir={tmp_path / 'out'}"),
+        ("steps", "run", "rlhf", "-c", "tiny", f"data.train.data_path={tmp_path / name}"),
+    ):
+        done = nemotron(*words, *runs)
+        assert done.code == 5, done.stderr
+        assert what in done.stderr
+        assert hint in done.stderr
 
 
 def test_a_step_names_who_reads_parquet_and_arrays(tmp_path: Path) -> None:

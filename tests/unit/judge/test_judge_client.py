@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -103,8 +104,36 @@ def test_retry_after_is_honoured(form: str) -> None:
     assert times[1] - times[0] >= 0.9
 
 
+@pytest.mark.parametrize("after", ["nan", "-inf", "-5", "Mon, 99 Foo 99999", "x" * 5000])
+def test_a_retry_after_that_is_none_is_passed_over(after: str) -> None:
+    async def play(number: int, body: dict[str, Any]) -> web.Response:
+        return web.Response(status=429, headers={"Retry-After": after}) if number == 0 else says("fine")
+
+    with Scripted(play) as judge:
+        assert ask(judge.base_url) == [Answer("fine", 2)]
+
+
+def test_a_charset_that_nobody_knows_is_read_as_utf_8() -> None:
+    async def play(number: int, body: dict[str, Any]) -> web.Response:
+        raw = json.dumps({"choices": [{"message": {"content": "fine"}}]}).encode()
+        return web.Response(body=raw, headers={"Content-Type": "application/json; charset=no-such-code"})
+
+    with Scripted(play) as judge:
+        assert ask(judge.base_url) == [Answer("fine", 1)]
+
+
 @pytest.mark.parametrize(
-    "raw", ["", "<html>no</html>", "[]", "{}", '{"choices": []}', '{"choices": [{"message": {"content": 5}}]}']
+    "raw",
+    [
+        "[" * 100_000,
+        '{"choices": [{"message": {"content": "\\ud800"}}]}',
+        "",
+        "<html>no</html>",
+        "[]",
+        "{}",
+        '{"choices": []}',
+        '{"choices": [{"message": {"content": 5}}]}',
+    ],
 )
 def test_an_answer_that_is_no_completion_is_missing(raw: str) -> None:
     async def play(number: int, body: dict[str, Any]) -> web.Response:

@@ -80,6 +80,8 @@ class Survey:
     """Characters of the longest row: the prompt, in a pair with the longer answer."""
     problem: str | None = None
     """Why a file could not be read at all."""
+    hint: str | None = None
+    """What to do about that, where it is known."""
     _pairs: dict[int, tuple[int, str]] = field(default_factory=dict)
     """Hash of a prompt with both answers, in any order -> hash of the preferred one, and the place."""
 
@@ -144,7 +146,7 @@ def _survey(files: tuple[tuple[Path, int, int], ...], shape: Shape, rows: int | 
                     found.read += 1
                     _look_at(path, number, line, shape, found)
     except DataError as error:
-        found.problem = error.message
+        found.problem, found.hint = error.message, error.hint
     if rows is not None and found.problem is None:
         found.rows = rows
     return found

@@ -45,9 +45,10 @@ def files_can_be_read(job: AnyJob) -> Iterator[Finding]:
         found = file.survey()
         if found.problem:
             absent = next((path for path in file.paths if not path.exists()), None)
-            what = f"cannot be read: {found.problem}" if absent is None else "does not exist"
-            message = f"the {file.role} data `{absent or file.path}` {what}"
-            yield job.error(file.key, message, kind=DataError, hint=f"check `{file.key}`")
+            message = f"the {file.role} data `{absent}` does not exist"
+            if absent is None:
+                message = f"the {file.role} data cannot be read: {found.problem}"
+            yield job.error(file.key, message, kind=DataError, hint=found.hint or f"check `{file.key}`")
         elif not found.rows:
             yield job.error(file.key, f"the {file.role} data `{file.path}` is empty", kind=DataError)
 

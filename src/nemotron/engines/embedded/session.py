@@ -57,7 +57,6 @@ def session(attempt: Attempt, threads: ThreadPlan, *, seed: int, total: int, don
 
     run = attempt.run
     apply_threads(threads.policy)
-    import torch
 
     torch.manual_seed(seed)
     _quiet_transformers()

@@ -66,9 +66,21 @@ def rows_are_given(job: PrepJob) -> Iterator[Finding]:
 
 @rules.rule("source-missing")
 def sources_are_there(job: PrepJob) -> Iterator[Finding]:
-    """Every source has files."""
+    """Every source has files, and files that hold no rows at all are known by their first bytes."""
     for problem in job.sources[1]:
         yield job.refused(job.key, problem)
+    if not job.ready:
+        return
+    from nemotron.data.content import layout_of
+
+    for source in job.sources[0]:
+        try:
+            layout_of(source.path)
+        except NotAvailableError:
+            continue  # `package-missing` says so
+        except DataError as problem:
+            yield job.refused(job.key, problem)
+            return
 
 
 @rules.rule("left-out", needs=("blend", "blend_path"))
