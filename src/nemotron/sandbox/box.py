@@ -31,6 +31,8 @@ _NO_PROCESS = (1 << 22) - 1
 _START_S = 30.0
 """Seconds for the walls to be built, and beyond a program's own time for its result to come."""
 
+_CLEAN_S = 60.0
+"""Seconds for a launcher to remove what a program left; a sandbox that takes longer is not used again."""
 _END_S = 20.0
 """Seconds for a launcher to clear up after what it has been told to end."""
 
@@ -143,7 +145,10 @@ class Sandbox:
         answer = self._answer(self.limits.wall_s + _START_S)
         if answer["status"] == "sandbox":
             raise SandboxError(answer["reason"])
-        self.clean = answer.pop("clean")
+        try:
+            self.clean = self._answer(_CLEAN_S)["clean"]
+        except SandboxError:
+            self.clean = False
         return Outcome(**answer)
 
     def kill(self) -> None:

@@ -98,7 +98,11 @@ def main() -> None:
     number = 0
     while (taken := control.take()) is not None:
         number += 1
-        control.tell(_run(setting, taken[0], (number, taken[1]), (parent, control.fileno())))
+        answer, folder = _run(setting, taken[0], (number, taken[1]), (parent, control.fileno()))
+        control.tell(answer)
+        # Told apart: how long it takes to clear up after a program says nothing about the program.
+        if folder is not None:
+            control.tell({"clean": _drop_folder(setting, folder)})
     if setting["level"] != "namespaces":
         remove(setting["box"])
     os._exit(0)
@@ -196,23 +200,17 @@ def _bind_file(source: str, target: str) -> None:
 
 def _run(
     setting: dict[str, Any], program: dict[str, Any], numbered: tuple[int, list[int]], owner: tuple[int, int]
-) -> dict[str, Any]:
-    """One program in a fresh folder: its exit, its output, and what it wrote to its result pipe."""
+) -> tuple[dict[str, Any], str | None]:
+    """One program in a fresh folder: its exit, its output, and what it wrote to its result pipe; and the folder."""
     number, channel = numbered
     try:
         folder = _new_folder(setting, number, program["files"])
-        answer = _start(setting, program, (folder, channel), owner)
+        return _start(setting, program, (folder, channel), owner), folder
     except OSError as error:
-        return {"status": "sandbox", "reason": f"{error.strerror} ({error.errno})"}
+        return {"status": "sandbox", "reason": f"{error.strerror} ({error.errno})"}, None
     finally:
         for fd in channel:
             os.close(fd)
-    try:
-        _drop_folder(setting, folder)
-    except OSError:
-        # What the program did is known all the same; but nothing else shall run beside what it left.
-        answer["clean"] = False
-    return answer
 
 
 def _start(
@@ -269,11 +267,16 @@ def _new_folder(setting: dict[str, Any], number: int, files: dict[str, str]) -> 
     return box
 
 
-def _drop_folder(setting: dict[str, Any], folder: str) -> None:
-    if setting["level"] == "namespaces":
-        kernel.unmount(folder)
-    else:
-        remove(folder)
+def _drop_folder(setting: dict[str, Any], folder: str) -> bool:
+    """Whether nothing is left; where something is, nothing else shall run beside it."""
+    try:
+        if setting["level"] == "namespaces":
+            kernel.unmount(folder)
+        else:
+            remove(folder)
+    except OSError:
+        return False
+    return True
 
 
 def _become(
@@ -391,7 +394,6 @@ def _watch(
         "code": code,
         "stdout": "" if broken else stdout,
         "result": told,
-        "clean": True,
     }
 
 
