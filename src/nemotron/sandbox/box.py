@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -116,7 +117,7 @@ class Sandbox:
             self.close()
             raise
 
-    def run(self, argv: list[str], files: dict[str, str], stdin: str = "") -> Outcome:
+    def run(self, argv: list[str], files: Mapping[str, str | bytes], stdin: str = "") -> Outcome:
         """Run ``python argv`` in a fresh folder that holds ``files``.
 
         Raises:
@@ -125,7 +126,9 @@ class Sandbox:
         self.start(argv, files, stdin)
         return self.finish()
 
-    def start(self, argv: list[str], files: dict[str, str], stdin: str = "", channel: Sequence[int] = ()) -> None:
+    def start(
+        self, argv: list[str], files: Mapping[str, str | bytes], stdin: str = "", channel: Sequence[int] = ()
+    ) -> None:
         """Begin what `run` does; `finish` has to follow.
 
         ``channel``: the ends of two pipes, to read from and to write to a program in another sandbox; they become its
@@ -134,7 +137,9 @@ class Sandbox:
         Raises:
             SandboxError: the sandbox failed; close it.
         """
-        self._send({"argv": argv, "files": files, "stdin": stdin}, channel)
+        texts = {name: text for name, text in files.items() if isinstance(text, str)}
+        binary = {name: b64encode(data).decode() for name, data in files.items() if isinstance(data, bytes)}
+        self._send({"argv": argv, "files": texts, "binary": binary, "stdin": stdin}, channel)
 
     def finish(self) -> Outcome:
         """Wait for the program that `start` began.

@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import time
+from base64 import b64decode
 from typing import Any, NoReturn
 
 from nemotron.sandbox import kernel
@@ -204,7 +205,8 @@ def _run(
     """One program in a fresh folder: its exit, its output, and what it wrote to its result pipe; and the folder."""
     number, channel = numbered
     try:
-        folder = _new_folder(setting, number, program["files"])
+        binary = {name: b64decode(text) for name, text in program["binary"].items()}
+        folder = _new_folder(setting, number, {**program["files"], **binary})
         return _start(setting, program, (folder, channel), owner), folder
     except OSError as error:
         return {"status": "sandbox", "reason": f"{error.strerror} ({error.errno})"}, None
@@ -243,7 +245,7 @@ def _start(
     return _watch(setting, child, (out, result, place[1]), owner)
 
 
-def _new_folder(setting: dict[str, Any], number: int, files: dict[str, str]) -> str:
+def _new_folder(setting: dict[str, Any], number: int, files: dict[str, str | bytes]) -> str:
     """A folder that no program has seen; with namespaces a file system, which ends with all that is in it."""
     box: str = setting["box"]
     nobody = setting["level"] == "namespaces" and os.geteuid() == 0
@@ -433,6 +435,6 @@ def _kill_children() -> None:
                     os.kill(int(entry), signal.SIGKILL)
 
 
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8", errors="surrogatepass") as file:
-        file.write(text)
+def _write(path: str, content: str | bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
