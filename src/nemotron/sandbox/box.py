@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,8 @@ _NO_PROCESS = (1 << 22) - 1
 _START_S = 30.0
 """Seconds for the walls to be built, and beyond a program's own time for its result to come."""
 
+_CLEAN_S = 60.0
+"""Seconds for a launcher to remove what a program left; a sandbox that takes longer is not used again."""
 _END_S = 20.0
 """Seconds for a launcher to clear up after what it has been told to end."""
 
@@ -114,7 +117,7 @@ class Sandbox:
             self.close()
             raise
 
-    def run(self, argv: list[str], files: dict[str, str], stdin: str = "") -> Outcome:
+    def run(self, argv: list[str], files: Mapping[str, str | bytes], stdin: str = "") -> Outcome:
         """Run ``python argv`` in a fresh folder that holds ``files``.
 
         Raises:
@@ -123,7 +126,9 @@ class Sandbox:
         self.start(argv, files, stdin)
         return self.finish()
 
-    def start(self, argv: list[str], files: dict[str, str], stdin: str = "", channel: Sequence[int] = ()) -> None:
+    def start(
+        self, argv: list[str], files: Mapping[str, str | bytes], stdin: str = "", channel: Sequence[int] = ()
+    ) -> None:
         """Begin what `run` does; `finish` has to follow.
 
         ``channel``: the ends of two pipes, to read from and to write to a program in another sandbox; they become its
@@ -132,7 +137,9 @@ class Sandbox:
         Raises:
             SandboxError: the sandbox failed; close it.
         """
-        self._send({"argv": argv, "files": files, "stdin": stdin}, channel)
+        texts = {name: text for name, text in files.items() if isinstance(text, str)}
+        binary = {name: b64encode(data).decode() for name, data in files.items() if isinstance(data, bytes)}
+        self._send({"argv": argv, "files": texts, "binary": binary, "stdin": stdin}, channel)
 
     def finish(self) -> Outcome:
         """Wait for the program that `start` began.
@@ -143,7 +150,10 @@ class Sandbox:
         answer = self._answer(self.limits.wall_s + _START_S)
         if answer["status"] == "sandbox":
             raise SandboxError(answer["reason"])
-        self.clean = answer.pop("clean")
+        try:
+            self.clean = self._answer(_CLEAN_S)["clean"]
+        except SandboxError:
+            self.clean = False
         return Outcome(**answer)
 
     def kill(self) -> None:

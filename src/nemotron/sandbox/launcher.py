@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import time
+from base64 import b64decode
 from typing import Any, NoReturn
 
 from nemotron.sandbox import kernel
@@ -98,7 +99,11 @@ def main() -> None:
     number = 0
     while (taken := control.take()) is not None:
         number += 1
-        control.tell(_run(setting, taken[0], (number, taken[1]), (parent, control.fileno())))
+        answer, folder = _run(setting, taken[0], (number, taken[1]), (parent, control.fileno()))
+        control.tell(answer)
+        # Told apart: how long it takes to clear up after a program says nothing about the program.
+        if folder is not None:
+            control.tell({"clean": _drop_folder(setting, folder)})
     if setting["level"] != "namespaces":
         remove(setting["box"])
     os._exit(0)
@@ -196,23 +201,18 @@ def _bind_file(source: str, target: str) -> None:
 
 def _run(
     setting: dict[str, Any], program: dict[str, Any], numbered: tuple[int, list[int]], owner: tuple[int, int]
-) -> dict[str, Any]:
-    """One program in a fresh folder: its exit, its output, and what it wrote to its result pipe."""
+) -> tuple[dict[str, Any], str | None]:
+    """One program in a fresh folder: its exit, its output, and what it wrote to its result pipe; and the folder."""
     number, channel = numbered
     try:
-        folder = _new_folder(setting, number, program["files"])
-        answer = _start(setting, program, (folder, channel), owner)
+        binary = {name: b64decode(text) for name, text in program["binary"].items()}
+        folder = _new_folder(setting, number, {**program["files"], **binary})
+        return _start(setting, program, (folder, channel), owner), folder
     except OSError as error:
-        return {"status": "sandbox", "reason": f"{error.strerror} ({error.errno})"}
+        return {"status": "sandbox", "reason": f"{error.strerror} ({error.errno})"}, None
     finally:
         for fd in channel:
             os.close(fd)
-    try:
-        _drop_folder(setting, folder)
-    except OSError:
-        # What the program did is known all the same; but nothing else shall run beside what it left.
-        answer["clean"] = False
-    return answer
 
 
 def _start(
@@ -245,7 +245,7 @@ def _start(
     return _watch(setting, child, (out, result, place[1]), owner)
 
 
-def _new_folder(setting: dict[str, Any], number: int, files: dict[str, str]) -> str:
+def _new_folder(setting: dict[str, Any], number: int, files: dict[str, str | bytes]) -> str:
     """A folder that no program has seen; with namespaces a file system, which ends with all that is in it."""
     box: str = setting["box"]
     nobody = setting["level"] == "namespaces" and os.geteuid() == 0
@@ -269,11 +269,16 @@ def _new_folder(setting: dict[str, Any], number: int, files: dict[str, str]) -> 
     return box
 
 
-def _drop_folder(setting: dict[str, Any], folder: str) -> None:
-    if setting["level"] == "namespaces":
-        kernel.unmount(folder)
-    else:
-        remove(folder)
+def _drop_folder(setting: dict[str, Any], folder: str) -> bool:
+    """Whether nothing is left; where something is, nothing else shall run beside it."""
+    try:
+        if setting["level"] == "namespaces":
+            kernel.unmount(folder)
+        else:
+            remove(folder)
+    except OSError:
+        return False
+    return True
 
 
 def _become(
@@ -391,7 +396,6 @@ def _watch(
         "code": code,
         "stdout": "" if broken else stdout,
         "result": told,
-        "clean": True,
     }
 
 
@@ -431,6 +435,6 @@ def _kill_children() -> None:
                     os.kill(int(entry), signal.SIGKILL)
 
 
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8", errors="surrogatepass") as file:
-        file.write(text)
+def _write(path: str, content: str | bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))

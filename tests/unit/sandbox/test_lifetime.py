@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nemotron.sandbox.box import LEVELS, Level, Limits, Sandbox, SandboxError, containment
+from nemotron.sandbox.removal import remove
 from tests.unit.sandbox.sandbox_processes import processes_with
 
 
@@ -27,7 +28,7 @@ def test_folder_goes_with_the_sandbox() -> None:
         sandbox.run(["-c", "1"], {})
 
 
-@pytest.mark.parametrize("level", ["namespaces", "landlock"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_nothing_outlives_a_killed_parent(level: Level, tmp_path: Path) -> None:
     marker = f"outlives-{os.getpid()}-{level}"
     script = f"""
@@ -36,7 +37,8 @@ with Sandbox({level!r}, Limits(cpu_s=100, wall_s=600.0)) as box:
     print("ready", flush=True)
     box.run(["-c", "import time; time.sleep(600)", {marker!r}], {{}})
 """
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
     assert parent.stdout is not None
     with parent:
         if parent.stdout.readline() != "ready\n":
@@ -44,6 +46,7 @@ with Sandbox({level!r}, Limits(cpu_s=100, wall_s=600.0)) as box:
         wait_for(lambda: len(processes_with(marker)) > 0)
         parent.kill()
     wait_for(lambda: processes_with(marker) == [])
+    wait_for(lambda: list(tmp_path.iterdir()) == [])
 
 
 def test_a_sandbox_outlives_the_thread_that_made_it() -> None:
@@ -65,3 +68,20 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_folder_of_any_depth_and_mode_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "box"
+    folder.mkdir()
+    place = os.open(folder, os.O_RDONLY)
+    for _ in range(1200):  # deeper than a recursion goes, and longer than a path may be
+        os.mkdir("d" * 8, dir_fd=place)
+        inner = os.open("d" * 8, os.O_RDONLY, dir_fd=place)
+        os.chmod(place, 0)
+        os.close(place)
+        place = inner
+    os.close(place)
+    remove(str(folder))
+    assert list(tmp_path.iterdir()) == []
+    remove(str(folder))
+    assert list(tmp_path.iterdir()) == []
