@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from nemotron.compile.plan import Plan
     from nemotron.config.describe import Parameter
+    from nemotron.config.layers import Resolved
     from nemotron.config.overrides import Override
     from nemotron.executors.launch import Launch
     from nemotron.profiles.load import Profile
@@ -166,18 +168,19 @@ def run_command(
 
     found = find_step(step)
     _refuse_clashes(run, batch, dry_run=dry_run, as_json=as_json, force_squash=force_squash, resume=resume)
-    if show_config and not dry_run:
-        raise UsageError("`--show-config` prints the config of a plan, so it needs `--dry-run`")
-    if accept_changed and not resume:
-        raise UsageError("`--accept-changed-inputs` is for a run that goes on, so it needs `--resume`")
+    _refuse_useless(show_config=show_config, dry_run=dry_run, accept_changed=accept_changed, resume=resume)
     code = declaration(found)
     model = code.config
     parsed = _overrides(ctx.obj.words, overrides or [])
     if only is not None:
         parsed.append(_only(ctx.obj.words, only, found.id, model))
     elsewhere = _profile(run or batch)
-    # The run folder is named when it is made; until then its paths are written with this placeholder.
-    resolved = load(found.config_dir, config, parsed, run_dir=str(runs_dir / "RUN_ID"), model=model)
+
+    def load_with(overrides: Sequence[Override]) -> Resolved:
+        # The run folder is named when it is made; until then its paths are written with this placeholder.
+        return load(found.config_dir, config, overrides, run_dir=str(runs_dir / "RUN_ID"), model=model)
+
+    resolved = load_with(parsed)
     if explain is not None:
         from nemotron.cli.show import print_explained
         from nemotron.config.explain import explain as explain_key
@@ -190,24 +193,16 @@ def run_command(
     if elsewhere is not None:
         from nemotron.executors.elsewhere import place_of, with_time_limit
 
-        place = place_of(elsewhere)
-        given = with_time_limit(elsewhere, resolved, parsed)
-        if len(given) > len(parsed):
-            resolved = load(found.config_dir, config, given, run_dir=str(runs_dir / "RUN_ID"), model=model)
+        place, resolved = place_of(elsewhere), with_time_limit(elsewhere, resolved, parsed, load_with)
     plan = compile_job(found, resolved, code, runs_dir=runs_dir, resume=resume, place=place)
     _refuse_passthrough(ctx.obj.passthrough, plan)
     launch: Launch | None = None
     if elsewhere is not None:
         from nemotron.executors.elsewhere import launch_of
 
-        plan, launch = launch_of(
-            plan,
-            lambda plan: asked(plan, ctx.obj.words, found.config_dir, model),
-            elsewhere,
-            rehearsal=dry_run,
-            attached=run is not None,
-            force_squash=force_squash,
-        )
+        said_of = partial(asked, words=ctx.obj.words, config_dir=found.config_dir, model=model)
+        how = {"attached": run is not None, "force_squash": force_squash}
+        plan, launch = launch_of(plan, said_of, elsewhere, rehearsal=dry_run, **how)
     _say(plan, launch, as_json=as_json, dry_run=dry_run, show_config=show_config)
     if dry_run:
         return
@@ -269,6 +264,14 @@ def _profile(name: str | None) -> Profile | None:
     from nemotron.profiles.load import Profiles
 
     return Profiles().get(name)
+
+
+def _refuse_useless(*, show_config: bool, dry_run: bool, accept_changed: bool, resume: bool) -> None:
+    """Options that need another one. Raises UsageError."""
+    if show_config and not dry_run:
+        raise UsageError("`--show-config` prints the config of a plan, so it needs `--dry-run`")
+    if accept_changed and not resume:
+        raise UsageError("`--accept-changed-inputs` is for a run that goes on, so it needs `--resume`")
 
 
 def _refuse_clashes(

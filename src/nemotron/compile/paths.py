@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -48,7 +49,7 @@ def _paths(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...]
 def _absolute(text: str, mark: OnDisk) -> str:
     """``text`` as an absolute path; as it is where it is none."""
     path = Path(text).expanduser()
-    if "://" in text or (mark.or_text and not text.endswith(".jinja")) or (mark.or_name and not path.is_dir()):
+    if "://" in text or (mark.or_text and not text.endswith(".jinja")) or (mark.or_name and not os.path.isdir(path)):
         return text
     return str(path.absolute())
 

@@ -45,18 +45,24 @@ _START_UP_S = 600
 """What is kept of a time limit for loading models, before the time of the config begins to run."""
 
 
-def with_time_limit(profile: Profile, resolved: Resolved, overrides: Sequence[Override]) -> list[Override]:
-    """The overrides, and where nothing is said of it, the time by which a checkpoint has to be saved: the profile's
+def with_time_limit(
+    profile: Profile,
+    resolved: Resolved,
+    overrides: Sequence[Override],
+    load: Callable[[Sequence[Override]], Resolved],
+) -> Resolved:
+    """The config, and where it says nothing of it, with the time by which a checkpoint has to be saved: the profile's
     limit less what starting takes. Limits too short for that are left to the signal before the end."""
     limit_s = profile.settings.limit_s if isinstance(profile.settings, SlurmProfile) else None
     section = resolved.get("checkpointing")
     has_section = isinstance(section, dict) and section.get("enabled") is True
     if limit_s is None or limit_s < 3 * _START_UP_S or not has_section or resolved.get(MUST_SAVE_BY) is not None:
-        return list(overrides)
+        return resolved
     minutes, seconds = divmod(limit_s - max(_START_UP_S, limit_s // 20), 60)
     text = f"{minutes // 1440:02d}:{minutes // 60 % 24:02d}:{minutes % 60:02d}:{seconds:02d}"
     origin = profile.origin("time")
-    return [*overrides, Override("set", tuple(MUST_SAVE_BY.split(".")), Node(text, origin), origin, f"time = {text}")]
+    limit = Override("set", tuple(MUST_SAVE_BY.split(".")), Node(text, origin), origin, f"time = {text}")
+    return load([*overrides, limit])
 
 
 def launch_of(

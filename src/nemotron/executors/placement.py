@@ -97,7 +97,7 @@ def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Find
                     f"name files that the job can read, below {folders}",
                 )
             continue
-        here = "a path of this machine" if path.exists() else "outside of what the job can reach"
+        here = "a path of this machine" if os.path.exists(path) else "outside of what the job can reach"
         doing = "read" if role == "read" else "kept after the job"
         yield _finding(
             plan,
@@ -115,7 +115,7 @@ def _path_of(plan: Plan, file: FileRef) -> Path | None:
     if name == run_dir or name.startswith(f"{run_dir}{os.sep}"):
         return None
     path = Path(name).expanduser()
-    is_path = path.is_absolute() or name.startswith((".", "~")) or path.exists()
+    is_path = path.is_absolute() or name.startswith((".", "~")) or os.path.exists(path)
     # `org/name` is a model of the hub, unless there is such a folder here.
     return Path(os.path.normpath(path.absolute())) if is_path else None
 
