@@ -61,6 +61,7 @@ def test_killed_at_twenty_moments(tmp_path: Path) -> None:
             kill = os.killpg if moment % 3 == 0 else os.kill
             kill(process.pid, signal.SIGKILL)
             process.wait()
+            group_is_gone(process.pid)
             kills += 1
             if (killed / "manifest.json").exists():
                 assert files_of(killed) == expected
@@ -76,6 +77,18 @@ def test_killed_at_twenty_moments(tmp_path: Path) -> None:
     assert start(settings).wait() == 0
     assert files_of(killed) == expected
     assert [path.name for path in (killed / ".rl_prep").iterdir()] in (["lock", "state.json"], ["state.json", "lock"])
+
+
+def group_is_gone(group: int) -> None:
+    """The helper of a killed command notices and ends; what it does until then, no later command has to expect."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    pytest.fail("a helper outlives its command")
 
 
 DIES_BETWEEN = """
