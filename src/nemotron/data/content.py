@@ -91,10 +91,11 @@ def head_of(path: Path, size: int = _HEAD) -> bytes:
 def _unpacked_zstd(path: Path, head: bytes, size: int) -> bytes:
     library: Any = zstandard()
     try:
-        found: bytes = library.ZstdDecompressor().decompressobj().decompress(head)
+        # Not more than is wanted: a few bytes can stand for gigabytes.
+        found: bytes = library.ZstdDecompressor().stream_reader(head, read_across_frames=True).read(size)
     except library.ZstdError as error:
         raise DataError(f"`{path}` is damaged: {error}", hint="copy or compress it again") from error
-    return found[:size]
+    return found
 
 
 def zstandard() -> Any:

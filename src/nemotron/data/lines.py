@@ -18,6 +18,7 @@ from nemotron.disk.documents import open_regular
 from nemotron.errors import DataError
 
 _READ = 1 << 20
+_PACKED_BYTES = 1 << 12
 
 
 @dataclass(slots=True)
@@ -217,17 +218,19 @@ class _ZstdReader:
     def __init__(self, file: BinaryIO, library: Any) -> None:
         self._file, self._library = file, library
         self._frame: Any = None
-        self._ready = b""
+        self._ready, self._at = b"", 0
 
     def read(self, size: int) -> bytes:
-        while not self._ready:
-            chunk = self._file.read(1 << 17)
+        while self._at >= len(self._ready):
+            # Four bytes can stand for 128 KiB, so little is unpacked at once.
+            chunk = self._file.read(_PACKED_BYTES)
             if not chunk:
                 if self._frame is not None:
                     raise EOFError("the last frame is not complete")
                 return b""
-            self._ready = self._decompress(chunk)
-        data, self._ready = self._ready[:size], self._ready[size:]
+            self._ready, self._at = self._decompress(chunk), 0
+        data = self._ready[self._at : self._at + size]
+        self._at += len(data)
         return data
 
     def _decompress(self, chunk: bytes) -> bytes:

@@ -246,6 +246,27 @@ def test_memory_does_not_grow_with_the_pictures_in_a_parquet_file(tmp_path: Path
     assert kilobytes < 120_000 + resource.getpagesize() / 1024
 
 
+@pytest.mark.parametrize("packing", ["gzip", "zstd"])
+def test_a_small_file_that_unpacks_to_gigabytes_needs_little_memory(tmp_path: Path, packing: str) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    zeros = bytes(1 << 20)
+    one = gzip.compress(zeros, mtime=0) if packing == "gzip" else zstandard.compress(zeros)
+    (tmp_path / "rows.jsonl").write_bytes(one * (300 if packing == "gzip" else 1200))
+    code = (
+        "import resource, sys; from pathlib import Path; from nemotron.data.content import layout_of\n"
+        "from nemotron.data.lines import read_stream\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "path = Path(sys.argv[1]); layout_of(path)\n"
+        "lines = sum(len(b.lines) for b in read_stream(path, 1 << 20, 1 << 20))\n"
+        "print(lines, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "rows.jsonl")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    lines, kilobytes = map(int, done.stdout.split())
+    assert lines == 1
+    assert kilobytes < 400_000
+
+
 STARTS = [
     b"",
     b"{",
