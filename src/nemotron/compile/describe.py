@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os.path import isdir, isfile
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -51,17 +52,17 @@ def _loose(value: object, key: str = "") -> Iterator[FileRef]:
     """Code, schemas, tokenizers and templates that a config names by files: they make a run as data do."""
     if isinstance(value, TokenizerConfig):
         folder, template = Path(value.name).expanduser(), Path(value.chat_template or "").expanduser()
-        if files := hf.tokenizer_files(folder):
+        if isdir(folder) and (files := hf.tokenizer_files(folder)):
             yield _files("tokenizer", f"{key}.name", value.name, files)
-        if template.suffix == ".jinja" and template.is_file():
+        if template.suffix == ".jinja" and isfile(template):
             yield _files("chat template", f"{key}.chat_template", str(template), [template])
     elif isinstance(value, JsonSchemaRewardConfig) and value.schema_file is not None:
         schema = Path(value.schema_file).expanduser()
-        if schema.is_file():
+        if isfile(schema):
             yield _files("schema", f"{key}.schema_file", str(schema), [schema])
     elif isinstance(value, UserRewardConfig):
         module = Path(value.search_path, *value.function.partition(":")[0].split(".")).expanduser()
-        code = [path for path in (module.with_suffix(".py"), module / "__init__.py") if path.is_file()]
+        code = [path for path in (module.with_suffix(".py"), module / "__init__.py") if isfile(path)]
         if code:
             yield _files("reward function", f"{key}.function", str(code[0]), code[:1])
     elif isinstance(value, BaseModel):
