@@ -386,3 +386,36 @@ def test_ctrl_c_detaches(cluster: Cluster) -> None:
     assert cluster.state(run) == "running"
     cluster.nemotron("runs", "cancel", run)
     cluster.lab.wait_until_empty()
+
+
+PPO = ("steps", "run", "rl/nemo_rl/ppo", "-c", "tiny", "ppo.max_num_steps=3", "checkpointing.save_period=1")
+
+
+def test_ppo_on_two_groups_of_machines(cluster: Cluster) -> None:
+    """The critic's side on a node of its own: the figures are those of both sides on one."""
+    alone = cluster.nemotron(*PPO, "--runs-dir", "local-ppo")
+    assert alone.returncode == 0, alone.stderr
+    cluster.profile("two", "nodelist = 'n1'", "critic = { nodelist = 'n2', cpus_per_task = 1 }")
+    done = cluster.nemotron(*PPO, "-r", "two")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "actor and critic talk over plain HTTP" in done.stderr
+    run = cluster.run_dir(cluster.newest())
+    assert heldout(run) == heldout(next((cluster.folder / "local-ppo").iterdir()))
+    where = json.loads((run / "attempts" / "1" / "critic.json").read_text())
+    assert where["host"] != "0.0.0.0"
+    cluster.lab.wait_until_empty()
+
+
+def test_a_killed_critic_ends_its_actor(cluster: Cluster) -> None:
+    cluster.profile("two", "nodelist = 'n1'", "critic = { nodelist = 'n2', cpus_per_task = 1 }", "requeue = false")
+    before = cluster.newest()
+    command = cluster.start(*PPO[:-2], "ppo.max_num_steps=1000", "ppo.max_num_epochs=1000", "-r", "two")
+    until(lambda: cluster.newest() != before and steps_done(cluster.run_dir(cluster.newest())) >= 1)
+    run = cluster.newest()
+    subprocess.run(["pkill", "-KILL", "-f", f"nemotron.rl.critic --job .*{run}"], check=True)
+    _, err = command.communicate(timeout=120)
+    assert command.returncode == 9, err
+    assert "critic" in json.loads((cluster.run_dir(run) / "status.json").read_text())["error"]
+    cluster.lab.wait_until_empty(90)
+    left = subprocess.run(["pgrep", "-f", f"{run}/"], capture_output=True, text=True, check=False)
+    assert left.stdout == ""

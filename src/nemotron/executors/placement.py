@@ -17,7 +17,7 @@ from nemotron.compile.plan import FileRef, Plan
 from nemotron.compile.secrets import secret_variables
 from nemotron.errors import Finding
 from nemotron.profiles.load import Profile
-from nemotron.profiles.model import LeptonProfile
+from nemotron.profiles.model import LeptonProfile, SlurmProfile
 from nemotron.suggest import listed
 
 
@@ -131,6 +131,15 @@ def _sizes(plan: Plan, profile: Profile) -> Iterator[Finding]:
             "nodes",
             profile.origin("nodes"),
             "set `nodes = 1`, or run with `engine=nemo_rl`",
+        )
+    if isinstance(settings, SlurmProfile) and settings.critic is not None and plan.resolved.get("critic"):
+        yield Finding(
+            "warning",
+            "critic-in-the-open",
+            f"profile `{profile.name}`: actor and critic talk over plain HTTP between their machines, token included",
+            "critic",
+            profile.origin("critic"),
+            "leave `critic` out, so that they share a machine, or use a network that is yours alone",
         )
     if plan.engine != "nemo_rl":
         return

@@ -166,6 +166,19 @@ class Contained(BaseProfile):
         return place
 
 
+class CriticGroup(Strict):
+    """Machines for the critic's side of ppo, beside those of the actor: the job becomes a heterogeneous one."""
+
+    nodes: Annotated[int, Field(ge=1, le=1)] = 1
+    gpus_per_node: NonNegativeInt = 0
+    cpus_per_task: Count | None = None
+    mem: Line | None = None
+    partition: Line | None = None
+    gres: Line | None = None
+    constraint: Line | None = None
+    nodelist: Line | None = None
+
+
 class SlurmProfile(Contained):
     """Slurm, on its login node or over ssh."""
 
@@ -202,6 +215,8 @@ class SlurmProfile(Contained):
     comment: Line | None = None
     sbatch_options: list[Line] = Field(default_factory=list)
     """Further options of sbatch, each as `--name=value`."""
+    critic: CriticGroup | None = None
+    """Of steps with a critic (ppo): its own machines. Without it both sides share those of the job."""
     requeue: bool = True
     """A preempted job is queued again by Slurm and goes on from its last checkpoint."""
     signal_before_end_s: NonNegativeInt = 120

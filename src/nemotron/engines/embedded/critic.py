@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import secrets as random_secrets
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nemotron.config.schema.ppo import CriticConfig, PpoMasterConfig
+from nemotron.disk.documents import read_object
 from nemotron.engines.base import Attempt
 from nemotron.errors import EngineError
 from nemotron.job import FILE
@@ -20,10 +24,14 @@ if TYPE_CHECKING:
     from nemotron.rl.critic.local import RunningCritic
 
 TOKEN_KEY = "critic.token"
+ANNOUNCED = "NEMOTRON_CRITIC_FILE"
+"""Variable with the file in which a critic on other machines of the same job says where it answers."""
 
 
 def threads_beside(config: PpoMasterConfig) -> int:
     """Threads of the critic that share this machine with the actor; 0 when it is elsewhere."""
+    if _announced() is not None:
+        return 0
     beside = config.only is None or _here(urlsplit(config.critic.address or "").hostname)
     if not beside:
         return 0
@@ -41,6 +49,9 @@ def running(attempt: Attempt, config: PpoMasterConfig, threads: ThreadPlan) -> I
     # The critic's client needs aiohttp, which an install that only proves configs does not have.
     from nemotron.rl.critic.local import Address, LocalCritic, RemoteCritic
 
+    if (announced := _announced()) is not None:
+        yield RemoteCritic(Address(_read_announced(announced, config.critic, attempt), _required(attempt)))
+        return
     if config.only == "actor":
         if config.critic.address is None:
             raise EngineError("`only: actor` needs `critic.address`", hint="a critic says where it is when it starts")
@@ -57,6 +68,32 @@ def running(attempt: Attempt, config: PpoMasterConfig, threads: ThreadPlan) -> I
         port=0,
     ) as critic:
         yield critic
+
+
+def _announced() -> Path | None:
+    """Where a critic that the same job has started on other machines says where it answers; None without one."""
+    name = os.environ.get(ANNOUNCED)
+    return Path(name) if name else None
+
+
+def _read_announced(file: Path, settings: CriticConfig, attempt: Attempt) -> str:
+    """Wait for the critic's word. Raises EngineError when it has died, or takes too long."""
+    attempt.run.write_status(phase="waiting for the critic")
+    failed = file.with_name(f"{file.name}.failed")
+    end = time.monotonic() + settings.ready_timeout_s
+    while not file.exists():
+        if failed.exists():
+            log = attempt.logs / "critic.log"
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.is_file() else []
+            raise EngineError(f"the critic's side of the job ended: {(last or ['it said nothing'])[0]}", hint=str(log))
+        if time.monotonic() > end:
+            raise EngineError(
+                f"the critic is not ready after {settings.ready_timeout_s:g} s",
+                hint="`critic.ready_timeout_s` is how long to wait",
+            )
+        time.sleep(0.2)
+    where = read_object(file)
+    return f"http://{where['host']}:{where['port']}"
 
 
 def serve(attempt: Attempt, config: PpoMasterConfig) -> None:
@@ -105,7 +142,10 @@ def _reachable(url: str) -> str:
 
 
 def _required(attempt: Attempt) -> str:
-    token = attempt.secrets.get(TOKEN_KEY)
+    from nemotron.rl.critic.local import TOKEN_VARIABLE
+
+    # A job that starts both sides makes a token that nobody has written down.
+    token = attempt.secrets.get(TOKEN_KEY) or (os.environ.get(TOKEN_VARIABLE) if _announced() else None)
     if token is None:
         raise EngineError(
             "a critic or an actor that runs alone needs the token of the other",

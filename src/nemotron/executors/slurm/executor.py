@@ -48,7 +48,10 @@ class Slurm:
     def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
         """The script and the call of sbatch."""
         settings = _settings(profile)
-        text = script.batch_script(settings, name=_name(job.id, number), run_dir=target.there, number=number, how=how)
+        two_sided = job.engine == "embedded" and "only" in job.config and job.config["only"] is None
+        text = script.batch_script(
+            settings, name=_name(job.id, number), run_dir=target.there, number=number, how=how, two_sided=two_sided
+        )
         path = f"{target.there}/attempts/{number}/{script.SCRIPT}"
         return Submission(
             executor=NAME,

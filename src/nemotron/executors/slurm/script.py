@@ -12,40 +12,55 @@ from collections.abc import Iterator
 
 from nemotron.executors.base import How
 from nemotron.processes.notice import FILE as notice_file
-from nemotron.profiles.model import SlurmProfile
+from nemotron.profiles.model import CriticGroup, SlurmProfile
 
 LOG = "slurm.log"
 """In the attempt's ``logs/``: what the job prints."""
 SCRIPT = "job.sh"
 
 
-def batch_script(profile: SlurmProfile, *, name: str, run_dir: str, number: int, how: How) -> str:
-    """The script of attempt ``number`` at the run in ``run_dir``."""
+def batch_script(
+    profile: SlurmProfile, *, name: str, run_dir: str, number: int, how: How, two_sided: bool = False
+) -> str:
+    """The script of attempt ``number`` at the run in ``run_dir``.
+
+    Args:
+        two_sided: the step has a critic's side, which gets machines of its own where the profile gives it some.
+    """
+    critic = profile.critic if two_sided else None
     options = list(_options(profile, name=name, run_dir=run_dir, number=number, attached=how.attached))
-    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options), ""]
-    lines += ["set -euo pipefail", "umask 077"]
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
+    if critic is not None:
+        lines += ["#SBATCH hetjob", *(f"#SBATCH {option}" for option in _critic_options(profile, critic, name))]
+    lines += ["", "set -euo pipefail", "umask 077"]
     attempt = f"{run_dir}/attempts/{number}"
-    worker = how.worker(profile.python or "python3", run_dir, number)
     if profile.contained:
         lines += _image_lines(profile, force_squash=how.force_squash)
-        inner = "\n".join([*profile.startup_commands, f"exec {shlex.join(worker)}"])
-        task = shlex.join(["bash", "-c", inner]) if profile.startup_commands else shlex.join(worker)
     else:
         lines += profile.startup_commands
-        task = shlex.join(worker)
+    python = profile.python or "python3"
+    if critic is not None:
+        lines += _critic_lines(profile, critic, python, run_dir, attempt)
     # The notice of the end goes to this shell alone (`B:`): Slurm would send it to every process of the step, and those
     # that do not know it, such as a model server, would end.
     notice = shlex.quote(f"{attempt}/{notice_file}")
+    group = ["--het-group=0"] if critic is not None else []
     lines += [
         "",
         f"trap {shlex.quote(f'touch {notice}')} USR1",
-        f"{_srun(profile)} {task} &",
+        f"{_srun(profile, *group)} {_task(profile, how.worker(python, run_dir, number))} &",
         "task=$!",
         "# A trap ends `wait` early; of a task that is gone bash remembers how it ended.",
         'while kill -0 "$task" 2>/dev/null; do wait "$task" || true; done',
         "code=0",
         'wait "$task" || code=$?',
     ]
+    if critic is not None:
+        lines += [
+            "# The critic ends by itself when its actor leaves; one that does not is ended.",
+            'for _ in $(seq 60); do kill -0 "$critic" 2>/dev/null || break; sleep 1; done',
+            'kill "$critic" 2>/dev/null || true',
+        ]
     if profile.requeue:
         lines += [
             "# 130: the run has saved a checkpoint and stopped in time; it goes on when the job runs again.",
@@ -54,6 +69,31 @@ def batch_script(profile: SlurmProfile, *, name: str, run_dir: str, number: int,
             "fi",
         ]
     return "\n".join([*lines, 'exit "$code"', ""])
+
+
+def _task(profile: SlurmProfile, words: list[str]) -> str:
+    """A task of srun: in a container, after the lines that prepare it."""
+    if not (profile.contained and profile.startup_commands):
+        return shlex.join(words)
+    return shlex.join(["bash", "-c", "\n".join([*profile.startup_commands, f"exec {shlex.join(words)}"])])
+
+
+def _critic_lines(profile: SlurmProfile, critic: CriticGroup, python: str, run_dir: str, attempt: str) -> list[str]:
+    """Start the critic on its machines. It says in a file where it answers; the token of both sides is in no file."""
+    announced = f"{attempt}/critic.json"
+    words = [python, "-m", "nemotron.rl.critic", "--job", f"{run_dir}/job.json", "--host", "0.0.0.0"]
+    words += ["--threads", str(critic.cpus_per_task or 1), "--token-env", "NEMOTRON_CRITIC_TOKEN"]
+    words += ["--announce", announced]
+    srun = _srun(profile, "--het-group=1", "--input=none")
+    file, failed = shlex.quote(announced), shlex.quote(f"{announced}.failed")
+    return [
+        "",
+        f"rm -f {file} {failed}",
+        "NEMOTRON_CRITIC_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')",
+        f"export NEMOTRON_CRITIC_TOKEN NEMOTRON_CRITIC_FILE={file}",
+        f"( {srun} {_task(profile, words)} > {shlex.quote(f'{attempt}/logs/critic.log')} 2>&1 || true; touch {failed} ) &",
+        "critic=$!",
+    ]
 
 
 def image_file(profile: SlurmProfile) -> str | None:
@@ -80,14 +120,7 @@ def _options(profile: SlurmProfile, *, name: str, run_dir: str, number: int, att
         "partition": partition,
         "qos": profile.qos,
         "time": profile.time,
-        "nodes": profile.nodes,
-        "ntasks-per-node": 1,
-        "cpus-per-task": profile.cpus_per_task,
-        "mem": profile.mem,
-        "gres": profile.gres,
-        "gpus-per-node": profile.gpus_per_node if profile.gpus_per_node and not profile.gres else None,
-        "constraint": profile.constraint,
-        "nodelist": profile.nodelist,
+        **_machines(profile),
         "exclude": profile.exclude,
         "reservation": profile.reservation,
         "dependency": profile.dependency,
@@ -108,6 +141,30 @@ def _options(profile: SlurmProfile, *, name: str, run_dir: str, number: int, att
         yield _option(option, value) if equals else f"--{option}"
 
 
+def _machines(group: SlurmProfile | CriticGroup) -> dict[str, str | int | None]:
+    """Options that say on what a group of tasks runs."""
+    return {
+        "nodes": group.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": group.cpus_per_task,
+        "mem": group.mem,
+        "gres": group.gres,
+        "gpus-per-node": group.gpus_per_node if group.gpus_per_node and not group.gres else None,
+        "constraint": group.constraint,
+        "nodelist": group.nodelist,
+    }
+
+
+def _critic_options(profile: SlurmProfile, critic: CriticGroup, name: str) -> Iterator[str]:
+    """Options of the second component; Slurm takes over none of the first's."""
+    shared = {"account": profile.account, "partition": critic.partition or profile.partition, "qos": profile.qos}
+    for option, value in {"job-name": name, **shared, "time": profile.time, **_machines(critic)}.items():
+        if value is not None:
+            yield _option(option, str(value))
+    if profile.exclusive:
+        yield "--exclusive"
+
+
 def _option(name: str, value: str) -> str:
     """An option as sbatch reads it from a script: in double quotes where it needs any, which have a backslash."""
     if re.fullmatch(r"[\w@%+=:,./^\[\]-]*", value):
@@ -116,9 +173,9 @@ def _option(name: str, value: str) -> str:
     return f'--{name}="{escaped}"'
 
 
-def _srun(profile: SlurmProfile) -> str:
+def _srun(profile: SlurmProfile, *options: str) -> str:
     # `--ntasks=1`: the worker is one process, and what several nodes need it starts itself.
-    words = ["srun", "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1"]
+    words = ["srun", *options, "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1"]
     if not profile.contained:
         return shlex.join(words)
     image = image_file(profile) or str(profile.container_image)

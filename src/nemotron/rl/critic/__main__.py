@@ -12,8 +12,10 @@ import logging
 import os
 import sys
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING
 
+from nemotron.disk.atomic import write_atomic
 from nemotron.errors import EngineError, NemotronError
 from nemotron.processes.lifetime import exit_with_parent
 from nemotron.rl.threads import thread_environment
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Load, listen, serve until the actor leaves. Exit codes as in nemotron.errors."""
     options = _parser().parse_args(argv)
-    exit_with_parent()
+    if options.announce is None:
+        # A scheduler gives its tasks a pipe that nobody writes into: there the actor alone is what it lives for.
+        exit_with_parent()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     # Thread pools read these when torch is imported. What the run needs is fetched by the actor or lies on disk.
     os.environ.update(thread_environment(options.threads))
@@ -45,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: loopback only")
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the models")
+    parser.add_argument("--announce", type=Path, metavar="FILE", help="write where it answers into this file, too")
     parser.add_argument("--token-env", metavar="NAME", required=True, help="environment variable with the bearer token")
     return parser
 
@@ -83,7 +88,14 @@ async def _serve(options: argparse.Namespace) -> None:
             hint="`critic.host` and `critic.port` say where the critic listens",
         ) from error
     ended = asyncio.ensure_future(server.ended())
-    print(json.dumps({"host": options.host, "port": runner.addresses[0][1]}), flush=True)
+    where = {"host": options.host, "port": runner.addresses[0][1]}
+    if options.announce is not None:
+        # Whoever reads it is on another machine: the name of this one is what they need.
+        everywhere = options.host in ("0.0.0.0", "::")
+        write_atomic(
+            options.announce, json.dumps({**where, **({"host": gethostname()} if everywhere else {})}).encode()
+        )
+    print(json.dumps(where), flush=True)
     reason = await ended
     if reason is not None:
         raise reason
