@@ -71,6 +71,17 @@ def test_scripts(name: str, how: How, values: dict[str, Any], snapshot: Snapshot
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
 
 
+def test_a_critic_gets_machines_of_its_own(snapshot: SnapshotAssertion) -> None:
+    critic = {"gpus_per_node": 4, "cpus_per_task": 16, "partition": "q"}
+    values = {"executor": "slurm", "partition": "p", "gpus_per_node": 8, "critic": critic}
+    profile = SlurmProfile.model_validate(values)
+    name, run_dir = "nemotron-r-1", "/lustre/runs/r"
+    text = batch_script(profile, name=name, run_dir=run_dir, number=1, how=How(), two_sided=True)
+    assert text == snapshot
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert "hetjob" not in batch_script(profile, name=name, run_dir=run_dir, number=1, how=How())
+
+
 @pytest.mark.parametrize(
     "folder", ["/a b/c", "/a'b", '/a"b', "/a$(touch x)`y`", "/100%/j", "/ü/漢", "/a\\b", "/-x;y&z|<>*?[]"]
 )

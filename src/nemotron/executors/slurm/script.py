@@ -86,12 +86,13 @@ def _critic_lines(profile: SlurmProfile, critic: CriticGroup, python: str, run_d
     words += ["--announce", announced]
     srun = _srun(profile, "--het-group=1", "--input=none")
     file, failed = shlex.quote(announced), shlex.quote(f"{announced}.failed")
+    log = shlex.quote(f"{attempt}/logs/critic.log")
     return [
         "",
         f"rm -f {file} {failed}",
         "NEMOTRON_CRITIC_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')",
         f"export NEMOTRON_CRITIC_TOKEN NEMOTRON_CRITIC_FILE={file}",
-        f"( {srun} {_task(profile, words)} > {shlex.quote(f'{attempt}/logs/critic.log')} 2>&1 || true; touch {failed} ) &",
+        f"( {srun} {_task(profile, words)} > {log} 2>&1 || true; touch {failed} ) &",
         "critic=$!",
     ]
 
