@@ -75,13 +75,15 @@ def test_the_run_and_the_record_say_where_it_came_from(world: Path) -> None:
     assert used == {
         "key": "megatron_path",
         "type": "checkpoint_megatron",
-        "path": "megatron",
+        "path": str(world / "megatron"),
         "fingerprint": content,
     }
     record = read_record(world / "hf")
     assert record is not None
     assert (record["step"], record["run"]) == ("convert/megatron_to_hf", runs[1]["id"])
-    assert record["inputs"] == [{"type": "checkpoint_megatron", "path": "megatron", "fingerprint": content}]
+    assert record["inputs"] == [
+        {"type": "checkpoint_megatron", "path": str(world / "megatron"), "fingerprint": content}
+    ]
     shown = command("runs", "show", "last", cwd=world).stdout
     assert "finished  in " in shown
     assert "KL" not in shown

@@ -225,6 +225,7 @@ def test_a_parquet_row_that_is_too_long_is_a_reject(tmp_path: Path) -> None:
     assert [(row["line"], row["reason"]) for row in rejects_of(result)] == [(2, "too-long")]
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_pictures_in_a_parquet_file(tmp_path: Path) -> None:
     """One row group of 160 MB, read in a process of its own whose peak is measured."""
     pictures = [os.urandom(800_000) for _ in range(200)]
@@ -246,7 +247,7 @@ def test_memory_does_not_grow_with_the_pictures_in_a_parquet_file(tmp_path: Path
     assert kilobytes < 120_000 + resource.getpagesize() / 1024
 
 
-@pytest.mark.parametrize("packing", ["gzip", "zstd"])
+@pytest.mark.parametrize("packing", ["gzip", pytest.param("zstd", marks=pytest.mark.full)])
 def test_a_small_file_that_unpacks_to_gigabytes_needs_little_memory(tmp_path: Path, packing: str) -> None:
     zstandard = pytest.importorskip("zstandard")
     zeros = bytes(1 << 20)

@@ -73,7 +73,7 @@ def is_good(line: bytes) -> bool:
     return bool(source and (not isinstance(source, str) or source.strip())) and not isinstance(source, int)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     files=st.lists(file_lines, min_size=1, max_size=3),
     ended=st.booleans(),

@@ -38,7 +38,8 @@ def start(settings: str, *, file_limit: int | None = None) -> subprocess.Popen[b
     return subprocess.Popen(words, stderr=subprocess.PIPE, env=environment, preexec_fn=limit, start_new_session=True)
 
 
-def test_killed_at_twenty_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moments", [5, pytest.param(20, marks=pytest.mark.full)])
+def test_killed_at_any_moment(tmp_path: Path, moments: int) -> None:
     rows = [*prompts(6000), b"broken", b"", *prompts(50)]
     source = write_rows(tmp_path / "in.jsonl", rows)
     blend = {"datasets": [{"path": str(source), "weight": 1.5}]}
@@ -67,13 +68,13 @@ def test_killed_at_twenty_moments(tmp_path: Path) -> None:
                 assert files_of(killed) == expected
         else:
             assert process.returncode == 0, process.stderr.read() if process.stderr else ""
-        if kills == 20:
+        if kills == moments:
             break
         if (killed / "manifest.json").exists():
             assert files_of(killed) == expected
             killed = tmp_path / f"killed{moment}"
             settings = config(killed, blend, **changes).model_dump_json()
-    assert kills == 20
+    assert kills == moments
     assert start(settings).wait() == 0
     assert files_of(killed) == expected
     assert [path.name for path in (killed / ".rl_prep").iterdir()] in (["lock", "state.json"], ["state.json", "lock"])

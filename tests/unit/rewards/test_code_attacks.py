@@ -60,7 +60,7 @@ def test_every_attack(user: str, level: Level, abi: int, folder: Path) -> None:
 @pytest.mark.parametrize(("level", "abi"), LEVELS[:2])
 @pytest.mark.parametrize("user", ["root", "ordinary"])
 def test_some_attacks(user: str, level: Level, abi: int, folder: Path) -> None:
-    attack(user, level, abi, 13, folder)
+    attack(user, level, abi, 40, folder)
 
 
 def test_landlock_is_refused_where_it_does_not_hold() -> None:
