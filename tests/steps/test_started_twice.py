@@ -23,7 +23,10 @@ WORDS = (
 )
 HELD = ("in use by process", "works on run", "is starting a run", "holds checkpoints of run")
 """How a command says that another one has what it wants."""
-TIMES = [pytest.param(1, id="once"), pytest.param(10, id="ten times", marks=pytest.mark.full)]
+TIMES = [
+    pytest.param(1, id="once"),
+    pytest.param(10, id="ten times", marks=[pytest.mark.full, pytest.mark.timeout(900)]),
+]
 
 
 def steps_run(folder: Path, *words: str) -> list[str]:
