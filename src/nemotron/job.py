@@ -94,6 +94,18 @@ class Resumed(_Part):
     """Inputs that had changed, which the command accepted."""
 
 
+class SweepMember(_Part):
+    """A run's place in the sweep that made it."""
+
+    id: str
+    """Name of the sweep; all its runs have the same."""
+    number: int
+    count: int
+    """Which one of how many it is."""
+    values: tuple[tuple[str, str], ...]
+    """(key, value) of what differs between its runs."""
+
+
 class Asked(_Part):
     """What was asked for, in the words of who asked; no secrets. Empty for a run that no command made."""
 
@@ -108,6 +120,8 @@ class Asked(_Part):
     data_steps: int | None = None
     """Steps after which the epochs end; None where that is not known."""
     resumed: tuple[Resumed, ...] = ()
+    sweep: SweepMember | None = None
+    """None for a run that was started alone."""
 
 
 class CompiledJob(_Part):

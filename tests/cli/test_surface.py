@@ -40,6 +40,7 @@ SURFACE = {
     "nemotron profiles list": ["--json"],
     "nemotron profiles show": ["--json", "PROFILE"],
     "nemotron runs cancel": ["--runs-dir", "RUN"],
+    "nemotron runs compare": ["--html", "--json", "--runs-dir", "--sweep", "RUN"],
     "nemotron runs list": ["--json", "--runs-dir"],
     "nemotron runs logs": ["--follow", "--runs-dir", "-f", "RUN"],
     "nemotron runs report": ["--runs-dir", "RUN"],
@@ -60,7 +61,7 @@ SURFACE = {
             "--run",
             "--runs-dir",
         ),
-        *("--show-config", "-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
+        *("--show-config", "--sweep", "-b", "-c", "-d", "-r", "KEY=VALUE", "STEP"),
     ],
     "nemotron steps show": ["--all", "--json", "--params", "STEP"],
 }

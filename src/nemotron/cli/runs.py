@@ -1,4 +1,4 @@
-"""``nemotron runs``: look at runs and their output, rebuild a report, end a run, go on with one that was cut off."""
+"""``nemotron runs``: look at runs and their output, compare them, rebuild a report, end a run, go on with one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from nemotron.errors import NemotronError
 from nemotron.outcome import print_error
 
 if TYPE_CHECKING:
+    from nemotron.job import CompiledJob
     from nemotron.runs.folder import RunFolder
 
 app = typer.Typer(
-    help="Look at runs and their output, rebuild their reports, cancel and resume them.", no_args_is_help=True
+    help="Look at runs and their output, rebuild their reports, compare, cancel and resume them.", no_args_is_help=True
 )
 
 RunsDir = Annotated[
@@ -33,6 +34,15 @@ Follow = Annotated[bool, typer.Option("-f", "--follow", help="Go on until the jo
 AcceptChanged = Annotated[
     bool,
     typer.Option("--accept-changed-inputs", help="Go on although data or models are not what they were; it is noted."),
+]
+RunNames = Annotated[
+    list[str] | None, typer.Argument(metavar="RUN", help="Two runs or more, each as in the other commands.")
+]
+SweepName = Annotated[
+    str | None, typer.Option("--sweep", metavar="ID", help="All runs of a sweep: `last`, or as its runs are called.")
+]
+HtmlFile = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves over each other, too.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -64,6 +74,37 @@ def show_command(run: RunName, as_json: AsJson = False, runs_dir: RunsDir = Path
         _print_json(summarise(found, state_of(found)))
     else:
         print_summary(found, Console(highlight=False), state_of(found))
+
+
+@app.command("compare")
+def compare_command(
+    runs: RunNames = None,
+    sweep: SweepName = None,
+    html: HtmlFile = None,
+    as_json: AsJson = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Compare runs: in what they differ, held-out, KL, reward spread, length; mean and spread over seeds."""
+    from nemotron.runs.compare import compare
+    from nemotron.runs.compare_page import group_rows, render_comparison, table_rows
+
+    found = [_find(runs_dir, name) for name in runs or []]
+    if sweep is not None:
+        found += _sweep(runs_dir, sweep)
+    comparison = compare(found, _summary)
+    if html is not None:
+        from nemotron.disk.atomic import write_atomic
+        from nemotron.runs.words import relative
+
+        write_atomic(html, render_comparison(comparison).encode())
+        typer.echo(f"page: {relative(str(html.absolute()))}", err=True)
+    if as_json:
+        _print_json(comparison.to_json())
+        return
+    _print_rows(*table_rows(comparison))
+    if comparison.has_seeds:
+        typer.echo("\nover seeds: mean ± standard deviation")
+        _print_rows(*group_rows(comparison))
 
 
 @app.command("report")
@@ -126,6 +167,24 @@ def _find(runs_dir: Path, name: str) -> RunFolder:
     return found
 
 
+def _sweep(runs_dir: Path, name: str) -> list[RunFolder]:
+    from nemotron.runs.compare import of_sweep
+    from nemotron.runs.folder import list_runs
+
+    known = list_runs(runs_dir)
+    return of_sweep(known, [_job_or_none(run) for run in known], name)
+
+
+def _job_or_none(run: RunFolder) -> CompiledJob | None:
+    """None for a run that this version cannot read."""
+    from nemotron.errors import ArtifactError
+
+    try:
+        return run.job()
+    except ArtifactError:
+        return None
+
+
 def _summary(run: RunFolder) -> dict[str, Any]:
     """The summary of a run; what can be said of one that this version cannot read."""
     from nemotron.executors import state_of
@@ -144,6 +203,12 @@ def _print_json(value: Any) -> None:
     typer.echo(to_json(value, indent=2).decode())
 
 
+def _print_rows(header: list[str], rows: list[list[str]]) -> None:
+    from nemotron.cli.render import print_columns
+
+    print_columns(rows, header=header)
+
+
 def _print_table(summaries: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -159,6 +224,9 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("run", "status", "steps", "time", "KL", "length", "held-out", "reward"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("run", "status", "held-out") else "right")
+    swept = any(summary.get("sweep") for summary in summaries)
+    if swept:
+        table.add_column("sweep", no_wrap=True)
     for summary in summaries:
         if summary["status"] == "unreadable":
             table.add_row(summary["id"], Text(*state_text(summary["status"])))
@@ -173,5 +241,15 @@ def _print_table(summaries: list[dict[str, Any]]) -> None:
             fixed(summary["response_length"], 1),
             f"{percent(heldout['before'])} → {percent(heldout['after'])}",
             fixed(summary["reward"], 3),
+            *([_sweep_text(summary)] if swept else []),
         )
     console.print(table)
+
+
+def _sweep_text(summary: dict[str, Any]) -> str:
+    """The end of a sweep's name, which is enough to ask for it, and what the run has of it."""
+    sweep = summary["sweep"]
+    if not sweep:
+        return ""
+    values = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in sweep["values"].items())
+    return f"{sweep['id'].rpartition('-')[2]} {values}"

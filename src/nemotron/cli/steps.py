@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from nemotron.compile.plan import Plan
     from nemotron.config.describe import Parameter
-    from nemotron.config.layers import Resolved
     from nemotron.config.overrides import Override
     from nemotron.executors.launch import Launch
     from nemotron.profiles.load import Profile
@@ -42,6 +40,7 @@ RUN_OPTIONS = (
         "--runs-dir",
         "--show-config",
         "--explain",
+        "--sweep",
     ),
 )
 """Options of `steps run`, to recognise one that was written before the command."""
@@ -137,6 +136,13 @@ AcceptChanged = Annotated[
 Only = Annotated[
     str | None, typer.Option(metavar="SIDE", help="Run one side of a step that has two: `critic` or `actor` of ppo.")
 ]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=V1,V2",
+        help="Run once with each value of a key; given more than once, with all combinations.",
+    ),
+]
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
 ]
@@ -156,54 +162,46 @@ def run_command(
     force_squash: ForceSquash = False,
     only: Only = None,
     explain: Explain = None,
+    sweep: Sweep = None,
     resume: Resume = False,
     accept_changed: AcceptChanged = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compile the config of a step and run it. Words after `--` go to the step's own script."""
-    from nemotron.compile.asked import asked
-    from nemotron.compile.plan import compile_job
-    from nemotron.config.layers import load
+    from nemotron.cli.request import Request
     from nemotron.manifest import declaration, find_step
 
     found = find_step(step)
     _refuse_clashes(run, batch, dry_run=dry_run, as_json=as_json, force_squash=force_squash, resume=resume)
     _refuse_useless(show_config=show_config, dry_run=dry_run, accept_changed=accept_changed, resume=resume)
     code = declaration(found)
-    model = code.config
     parsed = _overrides(ctx.obj.words, overrides or [])
     if only is not None:
-        parsed.append(_only(ctx.obj.words, only, found.id, model))
-    elsewhere = _profile(run or batch)
+        parsed.append(_only(ctx.obj.words, only, found.id, code.config))
+    request = Request(found, code, config, _profile(run or batch), runs_dir, ctx.obj.words, ctx.obj.passthrough, resume)
+    if sweep:
+        from nemotron.cli.sweeps import SweepOptions, run_sweep
 
-    def load_with(overrides: Sequence[Override]) -> Resolved:
-        # The run folder is named when it is made; until then its paths are written with this placeholder.
-        return load(found.config_dir, config, overrides, run_dir=str(runs_dir / "RUN_ID"), model=model)
-
-    resolved = load_with(parsed)
+        _refuse_with_sweep(explain=explain is not None, only=only is not None)
+        options = SweepOptions(dry_run, as_json, show_config, run is not None, force_squash, accept_changed)
+        raise typer.Exit(run_sweep(request, parsed, sweep, options))
     if explain is not None:
         from nemotron.cli.show import print_explained
         from nemotron.config.explain import explain as explain_key
 
-        print_explained(explain_key(resolved, found.config_dir, config, parsed, model, explain))
+        resolved = request.load(parsed)
+        print_explained(explain_key(resolved, found.config_dir, config, parsed, code.config, explain))
         if resolved.findings:
             raise CompileError(resolved.findings)
         return
-    place = None
-    if elsewhere is not None:
-        from nemotron.executors.elsewhere import place_of, with_time_limit
-
-        place, resolved = place_of(elsewhere), with_time_limit(elsewhere, resolved, parsed, load_with)
-    plan = compile_job(found, resolved, code, runs_dir=runs_dir, resume=resume, place=place)
-    _refuse_passthrough(ctx.obj.passthrough, plan)
+    plan = request.compile(parsed)
     launch: Launch | None = None
-    if elsewhere is not None:
+    if request.profile is not None:
         from nemotron.executors.elsewhere import launch_of
 
-        said_of = partial(asked, words=ctx.obj.words, config_dir=found.config_dir, model=model)
         how = {"attached": run is not None, "force_squash": force_squash}
-        plan, launch = launch_of(plan, said_of, elsewhere, rehearsal=dry_run, **how)
-    _say(plan, launch, as_json=as_json, dry_run=dry_run, show_config=show_config)
+        plan, launch = launch_of(plan, request.asked, request.profile, rehearsal=dry_run, **how)
+    say_plan(plan, launch, as_json=as_json, dry_run=dry_run, show_config=show_config)
     if dry_run:
         return
     if launch is not None:
@@ -214,13 +212,13 @@ def run_command(
     from nemotron.executors import goes_on
     from nemotron.executors.local import launch as launch_here
 
-    said = asked(plan, ctx.obj.words, found.config_dir, model)
+    said = request.asked(plan)
     raise typer.Exit(
         launch_here(plan, said, runs_dir=runs_dir, resume=resume, goes_on=goes_on, accept_changed=accept_changed)
     )
 
 
-def _say(plan: Plan, launch: Launch | None, *, as_json: bool, dry_run: bool, show_config: bool) -> None:
+def say_plan(plan: Plan, launch: Launch | None, *, as_json: bool, dry_run: bool, show_config: bool) -> None:
     """Print the plan where it is asked for, and what was found.
 
     Raises:
@@ -243,20 +241,6 @@ def _say(plan: Plan, launch: Launch | None, *, as_json: bool, dry_run: bool, sho
     print_findings(plan.findings)
 
 
-def _refuse_passthrough(words: Sequence[str], plan: Plan) -> None:
-    """Words after `--` are for scripts that are not ours.
-
-    Raises:
-        UsageError: nobody would read them.
-    """
-    if not words or plan.engine not in ("embedded", "plain"):
-        return
-    hint = "only NeMo-RL's scripts take words after `--`; config keys are written `key=value` before it"
-    if "--only" in words:
-        hint = "write `--only` before the `--`"
-    raise UsageError(f"the {plan.engine} engine takes no passthrough words", hint=hint)
-
-
 def _profile(name: str | None) -> Profile | None:
     """The profile of `-r` or `-b`; attached on this machine is what runs without one."""
     if name is None:
@@ -272,6 +256,14 @@ def _refuse_useless(*, show_config: bool, dry_run: bool, accept_changed: bool, r
         raise UsageError("`--show-config` prints the config of a plan, so it needs `--dry-run`")
     if accept_changed and not resume:
         raise UsageError("`--accept-changed-inputs` is for a run that goes on, so it needs `--resume`")
+
+
+def _refuse_with_sweep(*, explain: bool, only: bool) -> None:
+    """Options that are about one run. Raises UsageError."""
+    if explain:
+        raise UsageError("`--explain` explains the config of one run", hint="leave `--sweep` away")
+    if only:
+        raise UsageError("`--only` and `--sweep` exclude each other", hint="the sides of a run are started one by one")
 
 
 def _refuse_clashes(

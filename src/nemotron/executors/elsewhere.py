@@ -113,11 +113,16 @@ def start(
     return submitted(run, attached=attached)
 
 
-def submitted(run: RunFolder, *, attached: bool) -> int:
-    """Say what was submitted, and stay or return."""
+def say_submitted(run: RunFolder) -> None:
+    """Where the newest attempt went."""
     details = (handle.model_extra or {}) if (handle := handle_of(run)) else {}
     job = f", job {details['job_id']}" if details.get("job_id") else ""
     print(f"{run.id}: submitted to `{details.get('profile')}`{job}", file=sys.stderr, flush=True)
+
+
+def submitted(run: RunFolder, *, attached: bool) -> int:
+    """Say what was submitted, and stay or return."""
+    say_submitted(run)
     if attached:
         return follow(run, may_cancel=True)
     print(f"follow it with `nemotron runs logs -f {run.id}`", file=sys.stderr)

@@ -71,7 +71,7 @@ def launch(
     else:
         made = RunFolder.create(runs_dir, plan.job(asked))
     if run is None:
-        _announce(f"{plan.step}: starting in {runs_dir / plan.run_id}")
+        announce(f"{plan.step}: starting in {runs_dir / plan.run_id}")
         return work(made, plan.secrets())
     if run.status().state == "finished":
         return _finished_already(run)
@@ -80,8 +80,8 @@ def launch(
             f"{lock.holder(run.path / LOCK)} works on run `{run.id}` of this config",
             hint=f"{_WAIT}; without `--resume` a second run starts beside it",
         )
-    _announce(f"{plan.step}: going on in {run.path}")
-    return work(run, plan.secrets(), _preparing(run, asked.command), accept_changed=accept_changed)
+    announce(f"{plan.step}: going on in {run.path}")
+    return work(run, plan.secrets(), preparing(run, asked.command), accept_changed=accept_changed)
 
 
 _STARTING = "{} is in use: another command is starting a run in it with `--resume`"
@@ -90,7 +90,9 @@ _START_S = 30.0
 """Seconds in which a command that starts a run has made its folder."""
 
 
-def _preparing(run: RunFolder, command: Sequence[str]) -> Callable[[tuple[Changed, ...]], bool]:
+def preparing(run: RunFolder, command: Sequence[str]) -> Callable[[tuple[Changed, ...]], bool]:
+    """What a worker does first with a run that goes on: note the command, unless nothing is left to do."""
+
     def prepare(changed: tuple[Changed, ...]) -> bool:
         # Whoever held it until now may have done what was left.
         if run.status().state == "finished":
@@ -128,9 +130,9 @@ def resume(
             extend(run, max_steps, command, changed)
         return True
 
-    prepare = _preparing(run, command) if max_steps is None else longer
+    prepare = preparing(run, command) if max_steps is None else longer
     job = run.job()
-    _announce(f"{job.step}: going on in {run.path}")
+    announce(f"{job.step}: going on in {run.path}")
     return work(run, secrets_of(job), prepare, accept_changed=accept_changed)
 
 
@@ -143,6 +145,6 @@ def _finished_already(run: RunFolder) -> int:
     return 0
 
 
-def _announce(text: str) -> None:
+def announce(text: str) -> None:
     """Said before torch is imported: from here to the first line of the step it takes seconds."""
     print(f"{text}, loading libraries ...", file=sys.stderr, flush=True)

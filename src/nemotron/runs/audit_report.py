@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any, Literal
 
 from nemotron.disk.atomic import write_atomic
 from nemotron.disk.documents import read_json
-from nemotron.errors import ArtifactError, NotAvailableError
-from nemotron.install import install_extra
+from nemotron.errors import ArtifactError
 from nemotron.job import CompiledJob
 from nemotron.runs.asked import asked_of
 from nemotron.runs.audit_figures import audit_figures
@@ -19,6 +17,7 @@ from nemotron.runs.folder import RunFolder
 from nemotron.runs.headlines import Card
 from nemotron.runs.lineage import lineage
 from nemotron.runs.metrics import number
+from nemotron.runs.page import page
 from nemotron.runs.status import ReportedState
 from nemotron.runs.summary import summarise
 from nemotron.runs.words import UNKNOWN, duration, fixed, label, percent
@@ -57,23 +56,14 @@ def write_audit_report(run: RunFolder, state: ReportedState | None = None) -> Pa
 
 def render_audit(run: RunFolder, state: ReportedState | None = None) -> str:
     """The HTML of the page."""
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise NotAvailableError(f"reports need the package `{error.name}`", hint=install_extra("local")) from error
     job, summary = run.job(), summarise(run, state)
     path = results_path(job)
     results = read_results(path)
     drawn = audit_figures(results) if results else []
-    loader = PackageLoader("nemotron.runs", "templates")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    own = {name: Markup(loader.get_source(environment, name)[0]) for name in ("report.css", "report.js")}
     metrics: Metrics = results["metrics"] if results else {}
-    return environment.get_template("audit.html.j2").render(
+    return page(
+        "audit.html.j2",
+        drawn,
         summary=summary,
         about=_about(summary, results),
         leading=leading(metrics) if results else [],
@@ -82,15 +72,9 @@ def render_audit(run: RunFolder, state: ReportedState | None = None) -> str:
         table=list(table(metrics)),
         failures=results["details"]["failures"] if results else {},
         worst=results["details"]["worst"] if results else [],
-        figures=[figure for figure in drawn if figure.data],
-        figure_data=[{"id": f.id, "data": f.data, "layout": f.layout} for f in drawn if f.data],
         asked=asked_of(job),
         lineage=lineage(job),
         files=_files(run, path),
-        css=own["report.css"],
-        script=own["report.js"],
-        plotly=Markup(get_plotlyjs()),
-        nonce=secrets.token_urlsafe(16),
     )
 
 

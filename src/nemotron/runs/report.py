@@ -1,19 +1,12 @@
-"""``report.html``: one file with everything in it, readable without a network and safe to open.
-
-Responses are text from a model and may hold anything. Jinja2 escapes every value, figures travel as JSON with
-``<``, ``>`` and ``&`` escaped, and the page's own content security policy runs only the scripts this module wrote and
-loads nothing from anywhere.
-"""
+"""``report.html``: what one run did, on a page (:mod:`nemotron.runs.page`)."""
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 from typing import Any
 
 from nemotron.disk.atomic import write_atomic
-from nemotron.errors import NemotronError, NotAvailableError, NotFoundError
-from nemotron.install import install_extra
+from nemotron.errors import NemotronError, NotFoundError
 from nemotron.outcome import print_error
 from nemotron.runs import metrics as m
 from nemotron.runs.asked import asked_of
@@ -22,6 +15,7 @@ from nemotron.runs.figures import figures
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.headlines import Card
 from nemotron.runs.lineage import lineage
+from nemotron.runs.page import page
 from nemotron.runs.pairs import select
 from nemotron.runs.status import ReportedState
 from nemotron.runs.summary import summarise
@@ -66,12 +60,6 @@ def report_or_warn(run: RunFolder) -> None:
 
 def render(run: RunFolder, state: ReportedState | None = None) -> str:
     """The HTML of the report."""
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise NotAvailableError(f"reports need the package `{error.name}`", hint=install_extra("local")) from error
     summary = summarise(run, state)
     view = view_of(run.job()) or JUDGED_GRPO
     rows = m.by_step(run.read_metrics())
@@ -83,34 +71,21 @@ def render(run: RunFolder, state: ReportedState | None = None) -> str:
         heldout_after=heldout["aspects_after"],
         view=view,
     )
-    loader = PackageLoader("nemotron.runs", "templates")
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    own = {name: Markup(loader.get_source(environment, name)[0]) for name in ("report.css", "report.js")}
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
+        drawn,
         summary=summary,
         progress=_progress(summary),
         leading=leading_cards(summary, view),
         other=other_cards(summary, view),
         aspects=_aspects(heldout),
-        figures=[figure for figure in drawn if figure.data],
         not_drawn=[figure.title for figure in drawn if not figure.data],
-        figure_data=[{"id": f.id, "data": f.data, "layout": f.layout} for f in drawn if f.data],
         samples=select(run.read_samples()),
         best=view.best,
         worst=view.worst,
         asked=asked_of(run.job()),
         lineage=lineage(run.job()),
         files=_files(run, summary),
-        css=own["report.css"],
-        script=own["report.js"],
-        plotly=Markup(get_plotlyjs()),
-        nonce=secrets.token_urlsafe(16),
     )
 
 

@@ -51,6 +51,7 @@ def summarise(run: RunFolder, state: ReportedState | None = None) -> dict[str, A
         "step": job.step,
         "config": job.config_name,
         "engine": job.engine,
+        "sweep": job.asked.sweep and {"id": job.asked.sweep.id, "values": dict(job.asked.sweep.values)},
         "status": state,
         "error": status.error,
         "started_at": status.started_at,

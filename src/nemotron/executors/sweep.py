@@ -1,0 +1,262 @@
+"""The runs of a sweep: here one after the other, or as a job each of a profile's cluster.
+
+Every run is a whole one, with a folder of its own; that they belong together stands in each ``job.json``. So a sweep
+that was cut off needs nothing else to go on: runs of its name that are finished are left alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from nemotron.compile.sweep import Member
+from nemotron.disk import lock
+from nemotron.disk.faults import output_errors
+from nemotron.errors import ArtifactError, ExecutorError, NemotronError, NotAvailableError, OutputError
+from nemotron.executors import goes_on
+from nemotron.executors.launch import Launch
+from nemotron.job import Asked, CompiledJob
+from nemotron.outcome import exit_code_of, print_error
+from nemotron.runs.folder import RunFolder, list_runs, new_run_id
+
+SIGNALLED = 128
+"""Added to the number of the signal that ended a process, as shells do."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """A run on its way."""
+
+    member: Member
+    asked: Asked
+    launch: Launch | None
+    """What would be sent; None on this machine."""
+
+    def __str__(self) -> str:
+        part = self.asked.sweep
+        assert part is not None
+        return f"run {part.number} of {part.count} ({self.member.combination})"
+
+
+def name_of(runs_dir: Path, members: Sequence[Member], *, resume: bool) -> str:
+    """A new name; with ``resume`` that of the newest sweep which has one of these runs."""
+    step, config = members[0].plan.step, members[0].plan.config_name
+    if resume:
+        known = {member.plan.fingerprint for member in members}
+        for job in map(_job_of, reversed(list_runs(runs_dir))):
+            if job is not None and job.asked.sweep and job.step == step and job.fingerprint in known:
+                return job.asked.sweep.id
+        print("nothing to resume, starting a new sweep", file=sys.stderr)
+    return new_run_id(step, f"{config}-sweep")
+
+
+def run_here(runs: Sequence[SweepRun], sweep: str, runs_dir: Path, *, resume: bool, accept_changed: bool) -> int:
+    """One after the other, each in a process of its own: memory, threads and crashes of one are none of the next's.
+
+    Returns 0, or the exit code of the first that failed; the others run all the same.
+
+    Raises:
+        NotAvailableError: the step has no entry for the engine of the plans.
+        OutputError: another command works on this sweep.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the run that was at work has saved its state.
+    """
+    for one in runs:
+        if not one.member.plan.has_entry:
+            raise NotAvailableError(
+                f"the engine `{one.member.plan.engine}` is not available yet",
+                hint="set `engine=embedded`, or wait for a later version",
+            )
+    with output_errors(runs_dir):
+        runs_dir.mkdir(parents=True, exist_ok=True)
+    ends: list[tuple[SweepRun, int]] = []
+    busy = f"{{holder}} works on the sweep `{sweep}`"
+    with lock.alone(runs_dir / f".{sweep}.lock", busy=busy, hint="wait until it ends, or stop that process"):
+        with _terminated_like_interrupted():
+            for one in runs:
+                earlier = _earlier(runs_dir, sweep, one) if resume else None
+                code = _left_alone(one, earlier) if earlier else None
+                if code is None:
+                    print(f"{one}", file=sys.stderr, flush=True)
+                    try:
+                        code = _to_its_end(one, earlier, runs_dir, accept_changed=accept_changed)
+                    except KeyboardInterrupt:
+                        print("the sweep goes on with the same command and `--resume`", file=sys.stderr)
+                        raise
+                ends.append((one, code))
+        (runs_dir / f".{sweep}.lock").unlink(missing_ok=True)
+    return _told(ends, sweep)
+
+
+def submit_all(
+    runs: Sequence[SweepRun], sweep: str, runs_dir: Path, *, attached: bool, resume: bool, accept_changed: bool
+) -> int:
+    """A job for each run; what is refused does not stop the others. Prints the runs' ids, or follows job after job.
+
+    Returns 0, or the exit code of the first that was refused or, attached, failed.
+    """
+    from nemotron.executors.elsewhere import say_submitted
+    from nemotron.executors.follow import follow
+
+    ends: list[tuple[SweepRun, int]] = []
+    sent: list[tuple[SweepRun, RunFolder]] = []
+    for one in runs:
+        earlier = _earlier(runs_dir, sweep, one) if resume else None
+        if earlier and (code := _left_alone(one, earlier, busy=0)) is not None:
+            ends.append((one, code))
+            continue
+        try:
+            run = _submitted(one, earlier, runs_dir, accept_changed=accept_changed)
+        except NemotronError as error:
+            print(f"{one}:", file=sys.stderr)
+            print_error(error)
+            ends.append((one, error.exit_code))
+            continue
+        say_submitted(run)
+        if not attached:
+            print(run.id, flush=True)
+        sent.append((one, run))
+    for one, run in sent:
+        code = 0
+        if attached:
+            print(f"{one}: {run.id}", file=sys.stderr, flush=True)
+            code = follow(run, may_cancel=True)
+            if code and goes_on(run):
+                # Whoever leaves one of the jobs to itself leaves them all.
+                return code
+        ends.append((one, code))
+    return _told(sorted(ends, key=lambda end: end[0].member.number), sweep, finished=attached)
+
+
+def _submitted(one: SweepRun, earlier: RunFolder | None, runs_dir: Path, *, accept_changed: bool) -> RunFolder:
+    from nemotron.executors.launch import resume as resume_run
+
+    if one.launch is None:
+        raise ExecutorError("there is nothing to submit")
+    if earlier is None:
+        return one.launch.submit(runs_dir)
+    again = resume_run(earlier, max_steps=None, command=one.asked.command, accept_changed=accept_changed)
+    return again or earlier
+
+
+def _left_alone(one: SweepRun, run: RunFolder, *, busy: int = OutputError.exit_code) -> int | None:
+    """The exit code of a run that needs nothing: it is finished, or somebody works on it; None where it goes on."""
+    if run.status().state == "finished":
+        print(f"{one}: {run.id} is finished", file=sys.stderr)
+        return 0
+    if goes_on(run):
+        print(f"{one}: {run.id} goes on already", file=sys.stderr)
+        return busy
+    return None
+
+
+def _earlier(runs_dir: Path, sweep: str, one: SweepRun) -> RunFolder | None:
+    """The run of this sweep with that config."""
+    for run in reversed(list_runs(runs_dir)):
+        job = _job_of(run)
+        if job and job.asked.sweep and job.asked.sweep.id == sweep and job.fingerprint == one.member.plan.fingerprint:
+            return run
+    return None
+
+
+def _job_of(run: RunFolder) -> CompiledJob | None:
+    """None for a run that this version cannot read: it is none of this sweep."""
+    try:
+        return run.job()
+    except ArtifactError:
+        return None
+
+
+def _told(ends: Sequence[tuple[SweepRun, int]], sweep: str, *, finished: bool = True) -> int:
+    """Say how the sweep ended; its exit code."""
+    failed = [(one, code) for one, code in ends if code]
+    done = "finished" if finished else "submitted"
+    print(f"{sweep}: {len(ends) - len(failed)} of {len(ends)} runs {done}", file=sys.stderr)
+    for one, code in failed:
+        print(f"{one}: exit code {code}", file=sys.stderr)
+    print(f"compare them with `nemotron runs compare --sweep {sweep}`", file=sys.stderr)
+    return failed[0][1] if failed else 0
+
+
+def _to_its_end(one: SweepRun, earlier: RunFolder | None, runs_dir: Path, *, accept_changed: bool) -> int:
+    """Work on a run in a process of its own, and wait; a new run is called after the moment in which it starts."""
+    plan = one.member.plan
+    job = None
+    if earlier is None:
+        plan = replace(plan, run_id=new_run_id(plan.step, plan.config_name))
+        job = plan.job(one.asked).to_bytes()
+    # What the process is told goes through a pipe: secrets stand in no list of processes.
+    arguments = (job, earlier and earlier.path, runs_dir, plan.secrets(), one.asked.command, accept_changed)
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=arguments)
+    process.start()
+    while True:
+        try:
+            process.join()
+            break
+        except KeyboardInterrupt:
+            try:
+                process.terminate()
+                process.join()
+            except KeyboardInterrupt:
+                process.kill()
+                process.join()
+            raise
+    code = process.exitcode
+    assert code is not None
+    return code if code >= 0 else SIGNALLED - code
+
+
+def _work(
+    job: bytes | None,
+    earlier: Path | None,
+    runs_dir: Path,
+    secrets: Mapping[str, str],
+    command: Sequence[str],
+    accept_changed: bool,
+) -> None:
+    """In the process of the run."""
+    # Ctrl-C reaches every process of a terminal. It is for the command, which then tells this one once.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
+
+    def start() -> int:
+        from nemotron.engines.worker import work
+        from nemotron.executors.local import announce, preparing
+
+        if earlier is not None:
+            run = RunFolder.open(earlier)
+            announce(f"{run.job().step}: going on in {run.path}")
+            return work(run, secrets, preparing(run, command), accept_changed=accept_changed)
+        assert job is not None
+        run = RunFolder.create(runs_dir, CompiledJob.model_validate_json(job))
+        announce(f"{run.job().step}: starting in {run.path}")
+        return work(run, secrets)
+
+    sys.exit(exit_code_of(start, tuple(command)))
+
+
+def _end_with_parent() -> None:
+    """A command that is killed takes the run along: nobody would begin the next one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
