@@ -39,7 +39,10 @@ def nemotron(*words: str, cwd: Path | None = None, env: Mapping[str, str] | None
         env: variables to set.
         bare: leave out the variables of `NOISE`.
     """
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="", write_through=True) for _ in range(2))
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=errors, newline="", write_through=True)
+        for errors in ("strict", "backslashreplace")  # as those of Python
+    )
     with ExitStack() as stack:
         stack.enter_context(_put_back())
         if cwd is not None:

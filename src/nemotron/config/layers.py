@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from nemotron.config.edit import Applier
 from nemotron.config.merge import merge_layer
-from nemotron.config.origins import Node, kind, plain, shown, walk
+from nemotron.config.origins import Node, kind, no_text, plain, readable, shown, walk
 from nemotron.config.overrides import Override
 from nemotron.config.resolvers import interpolate
 from nemotron.config.yaml import read_yaml
@@ -124,10 +124,34 @@ def load(
     applier.apply(overrides)
     origins = {**applier.removed, **{key: node.origin for key, node in walk(root)}}
     raw = plain(root)
-    values, findings = interpolate(raw, origins, run_dir=run_dir)
+    findings = list(_no_texts(raw, origins))
+    if not findings:
+        values, findings = interpolate(raw, origins, run_dir=run_dir)
+        # The environment may hold what the files do not.
+        findings = findings or list(_no_texts(values, origins))
     if findings:
         raise CompileError([*applier.findings, *findings])
     return Resolved(values, raw, origins, files, tuple(applier.findings))
+
+
+def _no_texts(values: Any, origins: dict[str, Origin]) -> Iterator[Finding]:
+    """Keys and values that no file, no tokenizer and no program takes: not UTF-8, or with a null character in them."""
+
+    def at(value: Any, key: str, place: Origin | None) -> Iterator[Finding]:
+        place = origins.get(key, place)
+        if isinstance(value, str) and (reason := no_text(value)):
+            yield Finding("error", "invalid-value", f"`{key}` {reason}", key, place, "write it as plain text")
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for name, child in items:
+            below = f"{key}.{name}" if key else str(name)
+            if reason := no_text(str(name)):
+                # The name cannot be printed as it is.
+                below, place = readable(below), origins.get(below, place)
+                yield Finding("error", "invalid-value", f"the key `{below}` {reason}", below, place)
+            else:
+                yield from at(child, below, place)
+
+    return at(values, "", None)
 
 
 def read_layers(config_dir: Path, name_or_path: str) -> tuple[Node, tuple[Path, ...]]:

@@ -74,6 +74,25 @@ def kind(value: Any) -> str:
     return f"the {'integer' if isinstance(value, int) else 'number'} `{value}`"
 
 
+def no_text(value: str) -> str | None:
+    """Why no file, tokenizer or program takes a text: a clause after its name; None of one that all take."""
+    if "\x00" in value:
+        return "holds a null character, which is no text"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        letter = ord(value[error.start])
+        # An argument or a variable whose bytes are no UTF-8 comes in with each of them as such a letter.
+        byte = f"the byte 0x{letter - 0xDC00:02x}, which is not UTF-8" if 0xDC80 <= letter <= 0xDCFF else ""
+        return f"holds {byte or f'half a surrogate pair, `{chr(92)}u{letter:04x}`, which is no text'}"
+    return None
+
+
+def readable(value: str) -> str:
+    """A text that can be printed, whatever is in it."""
+    return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
 def shown(path: Path) -> str:
     """A path as a user would type it: relative when it lies under the current folder."""
     absolute = path.absolute()

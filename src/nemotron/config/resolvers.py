@@ -21,6 +21,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from nemotron.config.expansion import Expansion
 from nemotron.config.known import nearest
 from nemotron.config.origins import kind
 from nemotron.errors import ConfigError, Finding, NemotronError, NotAvailableError, NotFoundError, Origin
@@ -42,6 +43,9 @@ def interpolate(
     _register(run_dir)
     texts = [(key, text, _nearest_origin(origins, key)) for key, text in _texts(raw)]
     findings = [finding for finding in (_malformed(*text) for text in texts) if finding is not None]
+    if not findings and (fault := Expansion(raw).fault()) is not None:
+        key, reason = fault
+        findings = [Finding("error", "circular-reference", f"`{key}` {reason}", key, _nearest_origin(origins, key))]
     if findings:
         return raw, findings
     config = OmegaConf.create(raw)

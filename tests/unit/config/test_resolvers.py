@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nemotron.config import resolvers
 from nemotron.config.layers import load
+from nemotron.config.resolvers import interpolate
 from nemotron.errors import CompileError, Origin
 from tests.unit.config.config_sample import resolve, write
 
@@ -106,3 +110,65 @@ def test_all_are_reported_at_once_without_those_that_only_follow(tmp_path: Path)
         ("unresolved", "name"),
         ("unresolved", "extra.b"),
     ]
+
+
+@pytest.mark.parametrize(
+    "double",
+    [
+        lambda last: f"${{{last}}}${{{last}}}",
+        lambda last: {"x": f"${{{last}}}", "y": f"${{{last}}}"},
+        lambda last: [f"${{{last}}}", f"${{{last}}}"],
+        lambda last: f"${{oc.select:{last}}}${{oc.select:{last}, x}}",
+        lambda last: f"${{.{last}}}${{.{last}}}",
+    ],
+)
+def test_references_that_double_are_counted_before_they_are_resolved(double: Callable[[str], Any]) -> None:
+    values = {"a0": "x", **{f"a{i}": double(f"a{i - 1}") for i in range(1, 40)}}
+    started = time.monotonic()
+    _, found = interpolate(values, {}, run_dir="r")
+    assert time.monotonic() - started < 2
+    assert [finding.name for finding in found] == ["circular-reference"]
+    assert "stand for more than" in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"a": {"b": "${a}"}}, "a.b"),
+        ({"a": {"b": {"c": "${..b}"}}}, "a.b.c"),
+        ({"a": {"b": ["${oc.select:a}"]}}, "a.b.0"),
+        ({"a": {"c": "${b}"}, "b": {"d": "${a}"}}, "b.d"),
+    ],
+)
+def test_a_section_that_holds_itself(values: dict[str, Any], key: str) -> None:
+    _, found = interpolate(values, {}, run_dir="r")
+    assert [(finding.name, finding.key) for finding in found] == [("circular-reference", key)]
+
+
+def test_ordinary_references_are_many() -> None:
+    values = {"a": {"b": "x" * 1000}, **{f"r{i}": "${a}" for i in range(500)}}
+    resolved, found = interpolate(values, {}, run_dir="r")
+    assert not found
+    assert resolved["r499"] == values["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('train:\n  max_num_steps: "a\\udfffb"', "half a surrogate pair, `\\udfff`"),
+        ('train:\n  "\\ud800": 1', "half a surrogate pair, `\\ud800`"),
+        ('train:\n  max_num_steps: "a\\0b"', "a null character"),
+        ("train:\n  max_num_steps: ${oc.env:BROKEN}", "the byte 0xff, which is not UTF-8"),
+    ],
+)
+def test_what_is_no_text_is_refused_at_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.setenv("BROKEN", "a\udcff")
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(CompileError) as raised:
+        load(tmp_path, "own", (), run_dir="r")
+    (found,) = raised.value.findings
+    assert said in found.message
+    assert found.origin is not None
+    assert found.origin.line == 2
