@@ -90,7 +90,7 @@ def test_every_run_option_is_recognised_when_misplaced() -> None:
     assert sorted(steps.RUN_OPTIONS) == options
 
 
-HEAVY = {"torch", "transformers", "ray", "nemo_run", "numpy", "aiohttp"}
+HEAVY = {"torch", "transformers", "ray", "nemo_run", "numpy", "aiohttp", "httpx", "tenacity", "paramiko"}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,9 @@ HEAVY = {"torch", "transformers", "ray", "nemo_run", "numpy", "aiohttp"}
         (["steps", "run", "reward_audit", "-c", "tiny", "--dry-run"], HEAVY),
         (["steps", "run", "rlvr", "-c", "tiny", "--dry-run"], HEAVY),
         (["steps", "run", "rlvr", "-c", "nemo_gym", "--dry-run"], HEAVY),
+        (["steps", "run", "rlhf", "-c", "default", "-b", "slurm_rl_nemo_rl_rlhf", "--dry-run"], HEAVY),
         (["runs", "list"], HEAVY),
+        (["profiles", "list"], HEAVY),
         (["artifacts", "--help"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
         (["steps", "run", "convert/hf_to_megatron", "-c", "tiny", "--dry-run"], HEAVY - {"numpy"}),
     ],

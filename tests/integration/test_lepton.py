@@ -155,6 +155,8 @@ def test_detached_cancel_and_logs(workspace: Workspace) -> None:
     for line in follower.stdout:
         if "step 1/" in line:
             break
+    shown = json.loads(workspace.nemotron("runs", "show", run, "--json").stdout)
+    assert (shown["status"], shown["id"]) == ("running", run)
     assert workspace.nemotron("runs", "cancel", run).returncode == 0
     assert follower.wait(60) == 130
     # Who ends first decides: the worker that was told to, or the job without its last word.

@@ -69,7 +69,7 @@ def show_command(run: RunName, as_json: AsJson = False, runs_dir: RunsDir = Path
     from nemotron.executors import state_of
     from nemotron.runs.summary import print_summary, summarise
 
-    found = _find(runs_dir, run)
+    found = _fresh(_find(runs_dir, run))
     if as_json:
         _print_json(summarise(found, state_of(found)))
     else:
@@ -114,7 +114,7 @@ def report_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
     from nemotron.runs.report import write_report
     from nemotron.runs.words import relative
 
-    found = _find(runs_dir, run)
+    found = _fresh(_find(runs_dir, run))
     typer.echo(relative(str(write_report(found, state_of(found)))))
 
 
@@ -154,6 +154,17 @@ def cancel_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
     from nemotron.executors.elsewhere import cancel
 
     cancel(_find(runs_dir, run))
+
+
+def _fresh(run: RunFolder) -> RunFolder:
+    """The run, with the mirror of one that lies elsewhere brought up to date."""
+    from nemotron.executors import is_elsewhere
+
+    if is_elsewhere(run):
+        from nemotron.executors.elsewhere import refresh
+
+        refresh(run)
+    return run
 
 
 def _find(runs_dir: Path, name: str) -> RunFolder:

@@ -15,7 +15,7 @@ from nemotron import snapshot
 from nemotron.config.layers import Resolved
 from nemotron.config.origins import Node
 from nemotron.config.overrides import Override
-from nemotron.errors import NotAvailableError, NotFoundError
+from nemotron.errors import NemotronError, NotAvailableError, NotFoundError
 from nemotron.executors import goes_on, handle_of, is_elsewhere, state_of
 from nemotron.executors.base import How
 from nemotron.executors.follow import follow
@@ -23,6 +23,7 @@ from nemotron.executors.launch import Launch, kind_of, prepare
 from nemotron.executors.launch import resume as resume_run
 from nemotron.executors.placement import placed
 from nemotron.executors.registry import executor
+from nemotron.outcome import print_error
 from nemotron.place import Place
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import SlurmProfile
@@ -182,3 +183,14 @@ def cancel(run: RunFolder) -> None:
     else:
         os.kill(handle.pid, signal.SIGTERM)
     print(f"{run.id}: cancelled; `nemotron runs resume {run.id}` goes on with it", file=sys.stderr)
+
+
+def refresh(run: RunFolder) -> None:
+    """Bring the mirror of a run up to date; when its cluster cannot be reached, that is said and the old one is left."""
+    handle = handle_of(run)
+    if handle is None or not is_elsewhere(run):
+        return
+    try:
+        executor(handle.executor).fetch(run, handle)
+    except NemotronError as error:
+        print_error(error, label="warning")
