@@ -186,7 +186,7 @@ def cancel(run: RunFolder) -> None:
 
 
 def refresh(run: RunFolder) -> None:
-    """Bring the mirror of a run up to date; when its cluster cannot be reached, that is said and the old one is left."""
+    """Bring the mirror of a run up to date; where its cluster cannot be reached, that is said and the old one stays."""
     handle = handle_of(run)
     if handle is None or not is_elsewhere(run):
         return

@@ -132,7 +132,8 @@ class Lab:
             f"SlurmctldHost={host}(127.0.0.1)",
             f"SlurmctldPort={free_port()}",
             *(f"SlurmUser={user}", f"SlurmdUser={user}"),
-            *("AuthType=auth/munge", f"AuthInfo=socket={folder}/run/munge", "CredType=cred/munge"),
+            # A job that is queued again waits until the credentials of its last turn have expired, usually two minutes.
+            *("AuthType=auth/munge", f"AuthInfo=socket={folder}/run/munge,cred_expire=10", "CredType=cred/munge"),
             f"StateSaveLocation={folder}/state",
             f"SlurmdSpoolDir={folder}/spool-%n",
             *(f"SlurmctldPidFile={folder}/run/slurmctld.pid", f"SlurmdPidFile={folder}/run/slurmd-%n.pid"),
