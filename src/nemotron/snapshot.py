@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -61,6 +62,17 @@ def archive(*, assets: bool, compress: str = "") -> bytes:
             member.size, member.mode = path.stat().st_size, 0o644
             with path.open("rb") as content:
                 tar.addfile(member, content)
+    return buffer.getvalue()
+
+
+def zipped() -> bytes:
+    """The copy without sample data as a zip file; the same code gives the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files(assets=False):
+            member = zipfile.ZipInfo(f"nemotron/{path.relative_to(PACKAGE).as_posix()}")
+            member.external_attr, member.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(member, path.read_bytes())
     return buffer.getvalue()
 
 

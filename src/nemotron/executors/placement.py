@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from nemotron import snapshot
 from nemotron.compile.plan import FileRef, Plan
 from nemotron.compile.secrets import secret_variables
 from nemotron.errors import Finding
 from nemotron.profiles.load import Profile
-from nemotron.profiles.model import LeptonProfile, SlurmProfile
+from nemotron.profiles.model import LeptonProfile, RayProfile, SlurmProfile
 from nemotron.suggest import listed
 
 
@@ -33,10 +34,11 @@ def placed(plan: Plan, profile: Profile, *, ships_assets: bool, rehearsal: bool)
         *_placeholders(profile),
         *_paths(plan, profile, ships_assets=ships_assets),
         *_open_secrets(plan, profile),
+        *_mirror(profile),
     ]
     if rehearsal:
         blocking = [replace(f, severity="warning", message=f"{f.message}; a submission refuses this") for f in blocking]
-    return replace(plan, findings=(*plan.findings, *_sizes(plan, profile), *blocking))
+    return replace(plan, findings=(*plan.findings, *_sizes(plan, profile), *_open_token(profile), *blocking))
 
 
 def _placeholders(profile: Profile) -> Iterator[Finding]:
@@ -55,8 +57,14 @@ def _placeholders(profile: Profile) -> Iterator[Finding]:
 def _open_secrets(plan: Plan, profile: Profile) -> Iterator[Finding]:
     """Values of this environment that would stand in a job's description, where everybody in the workspace reads it."""
     settings = profile.settings
-    if not isinstance(settings, LeptonProfile):
+    if not isinstance(settings, LeptonProfile | RayProfile):
         return
+    if isinstance(settings, LeptonProfile):
+        readers = "the job's description"
+        keep = 'make it a secret of the workspace, and name that: `secrets = {{ {} = "..." }}`'
+    else:
+        readers = "what the dashboard shows of the job"
+        keep = 'set it on the nodes of the cluster, and name it: `secrets = ["{}"]`'
     wanted = {name: f"`pass_env` takes {name} along" for name in settings.pass_env}
     wanted |= {name: f"`env_vars.{name}` is read from {source}" for name, source in profile.from_environment.items()}
     wanted |= {
@@ -68,11 +76,42 @@ def _open_secrets(plan: Plan, profile: Profile) -> Iterator[Finding]:
             yield Finding(
                 "error",
                 "secret-in-the-open",
-                f"profile `{profile.name}`: {why}, and its value would stand in the job's description",
+                f"profile `{profile.name}`: {why}, and its value would stand in {readers}",
                 "secrets",
                 profile.origin("secrets"),
-                f'make it a secret of the workspace, and name that: `secrets = {{ {name} = "..." }}`',
+                keep.format(name),
             )
+
+
+def _mirror(profile: Profile) -> Iterator[Finding]:
+    """A job on Ray has to write somewhere that outlives it."""
+    settings = profile.settings
+    if isinstance(settings, RayProfile) and settings.remote_job_dir is None:
+        yield Finding(
+            "error",
+            "no-remote-job-dir",
+            f"profile `{profile.name}`: `remote_job_dir` is not set, so the cluster knows no place for the run",
+            "remote_job_dir",
+            profile.origin(""),
+            "name a folder on storage that every node sees; where this machine sees it too, name it in `shared`",
+        )
+
+
+def _open_token(profile: Profile) -> Iterator[Finding]:
+    """A token that whoever listens can read."""
+    settings = profile.settings
+    if not isinstance(settings, RayProfile) or settings.token_env is None:
+        return
+    address = urlsplit(settings.address)
+    if address.scheme == "http" and address.hostname not in ("localhost", "127.0.0.1", "::1"):
+        yield Finding(
+            "warning",
+            "token-in-the-clear",
+            f"profile `{profile.name}`: the token goes to {settings.address} in the clear",
+            "address",
+            profile.origin("address"),
+            "use https, or a tunnel: `ssh -L 8265:localhost:8265 HEAD` and `http://localhost:8265`",
+        )
 
 
 def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Finding]:

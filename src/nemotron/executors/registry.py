@@ -27,6 +27,10 @@ def executor(name: str) -> Executor:
         from nemotron.executors.lepton.executor import Lepton
 
         return Lepton()
+    if name == "ray":
+        from nemotron.executors.ray_jobs import RayJobs
+
+        return RayJobs()
     raise ArtifactError(
         f"the run was started by the executor `{name}`, which this version does not have",
         hint="look at it with the version that started it",

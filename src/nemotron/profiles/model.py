@@ -49,6 +49,12 @@ def _mount(value: str) -> str:
     return _one_line(value)
 
 
+def _dashboard(value: str) -> str:
+    if not PLACEHOLDER.search(value) and not re.match(r"https?://[^/]", value):
+        raise PydanticCustomError("dashboard", "should be the address of the dashboard: `http://head:8265`")
+    return value
+
+
 def _no_nul(value: str) -> str:
     if "\x00" in value:
         raise PydanticCustomError("nul", "cannot hold a NUL character: environment variables end there")
@@ -351,12 +357,23 @@ class RayProfile(BaseProfile):
     """Ray's Jobs API of a cluster that is there."""
 
     executor: Literal["ray"]
-    address: Line
+    address: Annotated[Line, AfterValidator(_dashboard)]
     """Its dashboard, e.g. `http://head:8265`."""
     token_env: Variable | None = None
     """Variable with the cluster's token, where it wants one (`RAY_AUTH_MODE=token`)."""
     entrypoint_num_cpus: Annotated[float, Field(ge=0)] | None = None
     entrypoint_num_gpus: Annotated[float, Field(ge=0)] | None = None
+    secrets: list[Variable] = Field(default_factory=list)
+    """Variables that the cluster's nodes have of their own: values of here are not sent."""
+
+    def sees(self, folder: str) -> bool:
+        """Whether a folder there is the same folder here."""
+        return any(Path(folder).is_relative_to(shared) for shared in self.shared)
+
+    def reaches(self) -> tuple[Path, ...] | None:
+        """The folders that are shared, and the one of the runs."""
+        own = [self.remote_job_dir] if self.remote_job_dir else []
+        return tuple(Path(folder) for folder in (*self.shared, *own)) or None
 
     @property
     def kind(self) -> ExecutorName:

@@ -1,0 +1,292 @@
+"""Jobs on a Ray cluster that is there, by the Jobs API of its dashboard.
+
+The code goes along as Ray's own package, once a version. Where ``remote_job_dir`` is a folder that this machine sees
+(``shared``), the run folder is made there; elsewhere the job unpacks it, and repeats its rows in its log, from which a
+mirror is made here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemotron import snapshot
+from nemotron.disk.atomic import write_atomic
+from nemotron.errors import ConfigError, ExecutorError, NemotronError, NotFoundError
+from nemotron.executors.base import How, JobState, StateName, Submission, Target
+from nemotron.executors.environment import shown_environment
+from nemotron.executors.http import PATIENCE_S, Service
+from nemotron.executors.lepton import bootstrap, payload
+from nemotron.job import CompiledJob
+from nemotron.profiles.load import Profile
+from nemotron.profiles.model import RayProfile
+from nemotron.runs.attempts import Handle
+from nemotron.runs.folder import RunFolder
+
+NAME = "ray"
+STATES: dict[str, StateName] = {
+    "PENDING": "queued",
+    "RUNNING": "running",
+    "SUCCEEDED": "finished",
+    "FAILED": "failed",
+    "STOPPED": "cancelled",
+}
+STOP_WAIT_S = 60
+"""Between SIGTERM and SIGKILL of a job that is stopped; Ray's own three seconds end a run before its status."""
+_STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+_SHARE = 0.05
+"""Of the time that reading a log takes: the API has no offset, so a long one is asked for less often."""
+_MARK = bootstrap.MARK.encode()
+_NODE_GONE = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
+_NO_AGENT = (
+    "is the cluster still starting? Two Rays on one machine each need their own `--dashboard-agent-listen-port`, "
+    "`--dashboard-agent-grpc-port` and `--metrics-export-port`"
+)
+
+
+class RayJobs:
+    """Submitted jobs."""
+
+    name = NAME
+    ships_assets = False
+
+    def __init__(self) -> None:
+        self._services: dict[str, Service] = {}
+        self._logs: dict[str, _Log] = {}
+
+    def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
+        """Below ``remote_job_dir``; where this machine does not see that, a mirror is kept here."""
+        settings = _settings(profile)
+        here = runs_dir.resolve() / run_id
+        if settings.remote_job_dir is None:
+            return Target(here, str(here))
+        there = f"{settings.remote_job_dir.rstrip('/')}/runs/{run_id}"
+        return Target(Path(there), there) if settings.sees(there) else Target(here, there, mirrored=True)
+
+    def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
+        """The body of the call, without what the job unpacks."""
+        settings = _settings(profile)
+        shown = shown_environment(profile, job, None)
+        environment = {name: value for name, value in shown.items() if name not in settings.secrets}
+        environment.setdefault(_STOP_WAIT, str(STOP_WAIT_S))
+        runtime: dict[str, Any] = {"env_vars": environment}
+        if settings.code == "ship":
+            environment[snapshot.VARIABLE] = snapshot.digest()
+            runtime["working_dir"] = _package()
+        body: dict[str, Any] = {
+            "submission_id": submission_id(job.id, number),
+            "entrypoint": _entrypoint(settings, target, number, how),
+            "runtime_env": runtime,
+        }
+        for key in ("entrypoint_num_cpus", "entrypoint_num_gpus"):
+            if (value := getattr(settings, key)) is not None:
+                body[key] = value
+        return Submission(
+            executor=NAME,
+            profile=profile.name,
+            run_dir=target.there,
+            request={"method": "POST", "path": "/api/jobs/", "body": body},
+            environment=environment,
+        )
+
+    def code_dir(self, profile: Profile, target: Target) -> str | None:
+        """Ray unpacks the code where it likes."""
+        return None
+
+    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
+        """Id of the job, address of the cluster, and the variable of its token."""
+        settings = _settings(profile)
+        return {
+            "job_name": submission_id(run_id, number),
+            "job_id": None,
+            "cluster": {"address": settings.address, "token_env": settings.token_env},
+        }
+
+    def submit(self, run: RunFolder, submission: Submission, values: Mapping[str, str], handle: Handle) -> Handle:
+        """The package where the cluster does not have it, then one job of that id: one that is there is taken."""
+        details = handle.model_extra or {}
+        service, job = self._service(handle), str(details["job_name"])
+        body = json.loads(json.dumps(submission.request["body"]))
+        own = {name: submission.environment[name] for name in (snapshot.VARIABLE, _STOP_WAIT)}
+        sent = {name: value for name, value in values.items() if name in submission.environment}
+        environment = {**sent, **own}
+        if details.get("mirrored"):
+            pieces = payload.packed(run.path, int(details["number"]), with_code=False)
+            environment |= {piece["name"]: piece["value"] for piece in pieces}
+        body["runtime_env"]["env_vars"] = environment
+        if package := body["runtime_env"].get("working_dir"):
+            _upload(service, package)
+        if self._details(service, job) is None:
+            try:
+                service.call("POST", "/api/jobs/", body=body)
+            except ExecutorError:
+                # Whether a job was made before the answer was lost, its id tells.
+                if self._details(service, job) is None:
+                    raise
+        return handle.model_copy(update={"job_id": job})
+
+    def states(self, handles: Sequence[Handle]) -> list[JobState]:
+        """One call a job."""
+        return [self._state(handle) for handle in handles]
+
+    def read_log(self, handle: Handle, offset: int) -> bytes:
+        """What the job printed, without the rows that it repeats for the mirror."""
+        return b"".join(line for line in self._log(handle).lines() if not line.startswith(_MARK[:1]))[offset:]
+
+    def explain(self, handle: Handle, state: JobState) -> JobState:
+        """Ray has said it in the job's message."""
+        return state
+
+    def cancel(self, handle: Handle) -> None:
+        """Stop it: SIGTERM, and SIGKILL where that does not help."""
+        if job := (handle.model_extra or {}).get("job_id"):
+            self._service(handle).call("POST", f"/api/jobs/{job}/stop")
+
+    def fetch(self, run: RunFolder, handle: Handle) -> None:
+        """Rows and status of a mirrored run out of the log."""
+        if not (handle.model_extra or {}).get("mirrored"):
+            return
+        rows: dict[str, list[bytes]] = {}
+        for line in self._log(handle).lines(fresh=True):
+            if line.startswith(_MARK):
+                name, _, content = line[len(_MARK) :].rstrip(b"\n").partition(b" ")
+                rows.setdefault(name.decode(), []).append(content)
+        for kept in bootstrap.ROWS:
+            if lines := rows.get(kept):
+                write_atomic(run.path / kept, b"".join(one + b"\n" for one in lines))
+        if statuses := rows.get("status.json"):
+            write_atomic(run.path / "status.json", statuses[-1] + b"\n")
+
+    def check(self, profile: Profile) -> list[tuple[str, str]]:
+        """The cluster answers and takes the token."""
+        settings = _settings(profile)
+        service = _service(settings.address, settings.token_env, patience_s=10)
+        version = service.call("GET", "/api/version") or {}
+        # The version is told without a token.
+        jobs = service.call("GET", "/api/jobs/") or []
+        return [("ray", f"{version.get('ray_version', 'unknown')} at {settings.address}"), ("jobs", str(len(jobs)))]
+
+    def _state(self, handle: Handle) -> JobState:
+        job = (handle.model_extra or {}).get("job_id")
+        if not job:
+            return JobState("lost", "it was never submitted")
+        try:
+            found = self._details(self._service(handle, patience_s=10), str(job))
+        except NemotronError as error:
+            return JobState("unknown", error.message)
+        if found is None:
+            return JobState("lost", "the cluster does not know the job; one that was started anew forgets all jobs")
+        state = STATES.get(str(found.get("status")), "unknown")
+        code, message = found.get("driver_exit_code"), str(found.get("message") or "").strip()
+        if state == "failed":
+            if found.get("error_type") in _NODE_GONE:
+                return JobState("node_failed", _short(message))
+            return JobState("failed", "" if code else _short(message), code if isinstance(code, int) else None)
+        return JobState(state, _short(message) if state == "queued" else "")
+
+    def _details(self, service: Service, job: str) -> dict[str, Any] | None:
+        try:
+            found = service.call("GET", f"/api/jobs/{job}")
+        except NotFoundError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _service(self, handle: Handle, *, patience_s: float = PATIENCE_S) -> Service:
+        where: Any = (handle.model_extra or {}).get("cluster") or {}
+        key = json.dumps([where, patience_s], sort_keys=True)
+        if key not in self._services:
+            self._services[key] = _service(where["address"], where.get("token_env"), patience_s=patience_s)
+        return self._services[key]
+
+    def _log(self, handle: Handle) -> _Log:
+        job = str((handle.model_extra or {}).get("job_id"))
+        if job not in self._logs:
+            self._logs[job] = _Log(self._service(handle, patience_s=10), job)
+        return self._logs[job]
+
+
+class _Log:
+    """The log of a job. Ray gives it whole or not at all, so it is kept for a while that grows with its length."""
+
+    def __init__(self, service: Service, job: str) -> None:
+        self._service, self._job = service, job
+        self._text = b""
+        self._until = 0.0
+
+    def lines(self, *, fresh: bool = False) -> Iterator[bytes]:
+        """Its lines so far; the last one may be half, unless it is one for the mirror."""
+        if fresh or time.monotonic() >= self._until:
+            begun = time.monotonic()
+            answer = self._service.call("GET", f"/api/jobs/{self._job}/logs") or {}
+            self._text = str(answer.get("logs") or "").encode()
+            now = time.monotonic()
+            self._until = now + (now - begun) / _SHARE if now - begun > 1 else 0.0
+        for line in self._text.splitlines(keepends=True):
+            if line.endswith(b"\n") or not line.startswith(_MARK[:1]):
+                yield line
+
+
+def submission_id(run_id: str, number: int) -> str:
+    """One for each attempt: a job that is sent twice is one job."""
+    return f"nemotron-{run_id}-{number}"
+
+
+def _entrypoint(settings: RayProfile, target: Target, number: int, how: How) -> str:
+    """Shell lines. Ray starts them in the folder of the package."""
+    python = settings.python or "python3"
+    words = how.worker(python, target.there, number)
+    if target.mirrored:
+        source = Path(bootstrap.__file__).read_text(encoding="utf-8")
+        # The code is there already, in this very folder: nothing of it is unpacked.
+        words = [python, "-c", source, target.there, ".", *words]
+    path = ['export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"'] if settings.code == "ship" else []
+    return "\n".join(["set -eu", *path, *settings.startup_commands, f"exec {shlex.join(words)}"])
+
+
+def _package() -> str:
+    return f"gcs://_ray_pkg_nemotron_{snapshot.digest()}.zip"
+
+
+def _upload(service: Service, package: str) -> None:
+    """Unless the cluster has it. Asking keeps it there for the minutes until the job does."""
+    path = f"/api/packages/{package.replace('://', '/')}"
+    try:
+        service.call("GET", path)
+    except NotFoundError:
+        service.call("PUT", path, content=snapshot.zipped())
+
+
+def _service(address: str, token_env: str | None, *, patience_s: float) -> Service:
+    """The cluster's API.
+
+    Raises:
+        ConfigError: the variable that should hold its token is not set.
+    """
+    headers = {}
+    if token_env is not None:
+        if not (token := os.environ.get(token_env)):
+            raise ConfigError(
+                f"no token for the Ray cluster {address}: {token_env} is not set",
+                hint=f"`export {token_env}=...`, the content of RAY_AUTH_TOKEN on the cluster's nodes",
+            )
+        headers["Authorization"] = f"Bearer {token}"
+    hint = (
+        f"set {token_env} to the token of the cluster's nodes"
+        if token_env
+        else "the cluster wants a token (RAY_AUTH_MODE=token): name its variable with `token_env` in the profile"
+    )
+    return Service("Ray", address.rstrip("/"), headers, token_hint=hint, stumble_hint=_NO_AGENT, patience_s=patience_s)
+
+
+def _short(message: str) -> str:
+    return " ".join(message.split())[:300]
+
+
+def _settings(profile: Profile) -> RayProfile:
+    assert isinstance(profile.settings, RayProfile)
+    return profile.settings
