@@ -1,17 +1,29 @@
-"""The chat templates of a tokenizer, found and parsed as transformers does, without importing it."""
+"""The chat templates of a tokenizer, found and tried out as transformers would, without importing it.
+
+A template is somebody else's program. It is compiled and carried out in a process with limits first
+(``template_trial``): one that counts to a billion, or writes a billion letters, would hold whoever renders it for ever.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
-from datetime import datetime
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nemotron.disk.documents import read_json
+from nemotron.checkpoints.template_trial import ENDLESS
+from nemotron.disk.documents import read_bytes, read_json
+from nemotron.errors import ArtifactError
+from nemotron.processes.environment import plain_environment
 
 DEFAULT = "default"
+LONGEST_S = 60.0
+"""However busy the machine is; of the processor it gets much less (`template_trial`)."""
+MOST_LETTERS = 4 << 20
 _CONFIG, _FILE, _MORE = "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates"
 _OWN_FORMAT = "tekken.json"
 """Tokenizers of this format bring the form of a conversation along, in code."""
@@ -38,16 +50,26 @@ def _in_config(folder: Path) -> dict[str, str]:
     return {str(entry.get("name")): str(entry.get("template")) for entry in named}
 
 
+def read_template(path: Path) -> str:
+    """The text of a template. Raises OSError: no regular file, not readable, or too large."""
+    return read_bytes(path, MOST_LETTERS).decode("utf-8", "replace")
+
+
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return read_template(path)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot read the chat template `{path}`: {error.strerror}", hint="copy or download it again"
+        ) from error
 
 
 def folder_problem(folder: Path) -> str | None:
     """Why conversations cannot be written with the tokenizer in ``folder``; None when they can."""
     templates = templates_of(folder)
     if DEFAULT in templates:
-        problem = syntax_problem(templates[DEFAULT])
-        return f"has a chat template that does not parse: {problem}" if problem else None
+        problem = template_fault(templates[DEFAULT])
+        return f"has a chat template that {problem}" if problem else None
     if (folder / _OWN_FORMAT).is_file():
         return None
     if templates:
@@ -56,22 +78,31 @@ def folder_problem(folder: Path) -> str | None:
     return "has no chat template"
 
 
-@lru_cache(maxsize=16)
-def syntax_problem(template: str) -> str | None:
-    """What a template's text breaks of Jinja's rules, with its line; None when it parses, or without jinja2."""
-    try:
-        from jinja2 import TemplateSyntaxError
-    except ModuleNotFoundError:
-        return None
-    try:
-        _environment().compile(template)
-    except TemplateSyntaxError as error:
-        reason = (error.message or "syntax error").partition("\n")[0].rstrip(".").replace("'", "`")
-        return f"line {error.lineno}: {reason[0].lower()}{reason[1:]}"
-    return None
+def template_fault(template: str) -> str | None:
+    """Why nobody can write with a template: a clause about it; None of one that can be used, or without jinja2.
+
+    It breaks Jinja's rules (with the line), or does not come to an end on a few short conversations.
+    """
+    fault: str | None = _tried(template, "{}", _USUAL).get("fault")
+    return fault
 
 
 _ANSWER = "7f3answer"
+Turns = tuple[str, ...]
+"""What user and assistant say by turns."""
+THOUGHT = "<think>\nt\n</think>\n\nb"
+_USUAL: tuple[Turns, ...] = (
+    *(
+        ("hello", _ANSWER),
+        ("a",),
+        ("a", "b"),
+        ("a", "b", "c"),
+        ("a", "b", "c", "d"),
+        ("a", THOUGHT),
+        ("a", THOUGHT, "c"),
+    ),
+)
+"""What is asked for again and again, and tried together: a process for each would take a tenth of a second."""
 
 
 def rendered_turn(template: str, more: Mapping[str, Any]) -> str | None:
@@ -79,54 +110,44 @@ def rendered_turn(template: str, more: Mapping[str, Any]) -> str | None:
 
     ``more``: as for :func:`rendered`.
     """
-    text = rendered(template, conversation("hello", _ANSWER), more)
+    text = rendered(template, ("hello", _ANSWER), more)
     _, found, rest = (text or "").rpartition(_ANSWER)
     return rest if found else None
 
 
-def conversation(*turns: str) -> list[dict[str, str]]:
-    """Messages of user and assistant by turns."""
-    return [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
-
-
-def rendered(template: str, messages: list[dict[str, str]], more: Mapping[str, Any]) -> str | None:
+def rendered(template: str, turns: Turns, more: Mapping[str, Any]) -> str | None:
     """A conversation without the beginning of an answer; None when the template does not take it, or without jinja2.
 
     ``more``: special tokens and keyword arguments, by the names that the template has for them.
     """
-    try:
-        from jinja2 import TemplateError
-    except ModuleNotFoundError:
-        return None
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    try:
-        environment = _environment()
-        environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.now().strftime(form))
-        environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-        values = {**more, "messages": messages, "add_generation_prompt": False}
-        text: str = environment.from_string(template).render(values)
-    except Exception:  # noqa: BLE001  a template is a program, and may fail in any way; the run says how
-        return None
+    conversations = _USUAL if turns in _USUAL else (turns,)
+    texts = _tried(template, json.dumps(more, sort_keys=True, default=str), conversations).get("texts")
+    text: str | None = texts[conversations.index(turns)] if texts else None
     return text
 
 
-def _environment() -> Any:
-    """Jinja as transformers sets it up. Raises ModuleNotFoundError without jinja2."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """``{% generation %}``, which marks what the assistant says; here it marks nothing."""
-
-        tags = {"generation"}  # noqa: RUF012  jinja2 declares it as a plain set
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+@lru_cache(maxsize=16)
+def _tried(template: str, more: str, conversations: tuple[Turns, ...]) -> dict[str, Any]:
+    """What came of a template in a process of its own; empty without jinja2."""
+    if find_spec("jinja2") is None:
+        return {}
+    asked = json.dumps({"template": template, "more": json.loads(more), "conversations": conversations})
+    # Not from the folder in which we stand: a module of the user's may be called like one of ours.
+    command = [sys.executable, "-P", "-m", "nemotron.checkpoints.template_trial"]
+    try:
+        ended = subprocess.run(
+            command,
+            input=asked.encode(),
+            capture_output=True,
+            check=False,
+            timeout=LONGEST_S,
+            env=plain_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        return {"fault": ENDLESS}
+    try:
+        found: dict[str, Any] = json.loads(ended.stdout)
+    except ValueError:
+        # The kernel ended it: its time or its memory is used up.
+        return {"fault": ENDLESS}
+    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron.checkpoints.chat_template import syntax_problem
+from nemotron.checkpoints.chat_template import read_template, template_fault
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.contracts.answers import THINK, THINK_END, complete_reply
 from nemotron.data.manifest import PASS_THROUGH
@@ -60,9 +60,9 @@ class Chat:
             tokenizer.chat_template = chat_template
         if tokenizer.chat_template is None:
             raise ConfigError(f"tokenizer `{name}` has no chat template", hint="set `policy.tokenizer.chat_template`")
-        if isinstance(tokenizer.chat_template, str) and (problem := syntax_problem(tokenizer.chat_template)):
+        if isinstance(tokenizer.chat_template, str) and (fault := template_fault(tokenizer.chat_template)):
             raise ConfigError(
-                f"the chat template of tokenizer `{name}` does not parse: {problem}",
+                f"the chat template of tokenizer `{name}` {fault}",
                 hint="correct it, or set `policy.tokenizer.chat_template`",
             )
         if tokenizer.eos_token_id is None:
@@ -107,6 +107,6 @@ def written_reply(tokenizer: Any, prompt_ids: Sequence[int], token_ids: Sequence
 
 def _read_template(path: Path) -> str:
     try:
-        return path.read_text()
+        return read_template(path)
     except OSError as error:
         raise ConfigError(f"cannot read chat template `{path}`: {error.strerror}") from error

@@ -204,7 +204,7 @@ def _duplicate(draw: random.Random, values: dict[str, Any]) -> None:
 def _wrap(draw: random.Random, values: dict[str, Any]) -> None:
     at, key = _place(draw, values)
     value = at.get(key) if isinstance(at, dict) else at[key]
-    for _ in range(draw.choice((1, 1, 3, 90, 260))):
+    for _ in range(draw.choice((1, 1, 3, 48, 90))):
         value = {"a": value} if draw.random() < 0.5 else [value]
     at[key] = value
 

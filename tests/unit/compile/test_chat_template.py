@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from nemotron.checkpoints.chat_template import folder_problem, syntax_problem, templates_of
+from nemotron.checkpoints.chat_template import folder_problem, rendered, template_fault, templates_of
 from nemotron.config import resolvers
-from nemotron.errors import ConfigError
+from nemotron.config.schema.data_prep import TokenizeConfig
+from nemotron.data.prep.tokens import Encoder
+from nemotron.errors import ArtifactError, ConfigError
+from nemotron.judge.server.model import JudgeModel
 from nemotron.rl.chat import Chat
 from tests.unit.compile.compile_world import CompileStep, named
 
@@ -93,9 +97,44 @@ def test_what_transformers_would_say(tmp_path: Path, name: str) -> None:
 
 
 def test_what_counts_as_a_template() -> None:
-    assert syntax_problem(GOOD) is None
-    assert syntax_problem("{{ messages | no_such_filter }}") == "line 1: no filter named `no_such_filter`"
-    assert syntax_problem("{% generation %}never ends") is not None
+    assert template_fault(GOOD) is None
+    fault = template_fault("{{ messages | no_such_filter }}")
+    assert fault == "does not parse: line 1: no filter named `no_such_filter`"
+    assert template_fault("{% generation %}never ends") is not None
+    assert template_fault("{{ raise_exception('not these roles') }}") is None
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+ENDLESS = {
+    "a constant": ("{{ 9 ** (9 ** 9) }}", "does not come to an end"),
+    "memory": ("{{ 'x' * 10 ** 10 }}", "does not come to an end"),
+    "letters": ("{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "writes more than 1,048,576 letters"),
+    "only in a conversation": ("{% if messages | length > 3 %}" + LOOP + "{% endif %}", "does not come to an end"),
+    "depth": ("{{ " + "(" * 20_000, "does not parse"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_that_never_ends_holds_nobody(name: str) -> None:
+    text, said = ENDLESS[name]
+    started = time.monotonic()
+    fault = template_fault(text)
+    assert fault is not None
+    assert fault.startswith(said)
+    assert time.monotonic() - started < 30  # of the processor it gets 2 s
+    assert rendered(text, ("a",), {}) is None or name == "only in a conversation"
+
+
+def test_a_range_without_end_is_refused_by_the_sandbox_of_all() -> None:
+    text = "{% for i in range(10 ** 12) %}{{ i }}{% endfor %}"
+    assert template_fault(text) is None
+    assert rendered(text, ("a",), {}) is None
+
+
+def test_the_user_s_modules_are_not_the_trial_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('wrong one')")
+    monkeypatch.chdir(tmp_path)
+    assert rendered("{{ messages[0].content }}.", ("a",), {"x": 1}) == "a."
 
 
 KEY = "env.nemo_gym.genrm_model.responses_api_models.vllm_model.model"
@@ -109,7 +148,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("edit", [without, broken], ids=["none", "broken"])
+def endless(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(LOOP)
+
+
+@pytest.mark.parametrize("edit", [without, broken, endless], ids=["none", "broken", "endless"])
 @pytest.mark.parametrize("step", CASES)
 def test_every_step_says_it(compiled_step: CompileStep, tmp_path: Path, step: str, edit: Edit) -> None:
     asset, key = CASES[step]
@@ -157,3 +200,11 @@ def test_a_model_that_was_downloaded_since(tmp_path: Path) -> None:
     """What the dry run could not know is an error, not a crash."""
     with pytest.raises(ConfigError, match="does not parse: line 2"):
         Chat.load(str(policy(tmp_path / "model", broken)), "default", None)
+    with pytest.raises(ConfigError, match="does not come to an end"):
+        Chat.load(str(policy(tmp_path / "endless", endless)), "default", None)
+    tokens = {"max_length": 64, "on_too_long": "reject", "pad_to_multiple_of": 1}
+    with pytest.raises(ConfigError, match="does not come to an end"):
+        Encoder.load(TokenizeConfig.model_validate({"tokenizer": str(tmp_path / "endless"), **tokens}))
+    judge = policy(tmp_path / "judge", endless, "judge")
+    with pytest.raises(ArtifactError, match="does not come to an end"):
+        JudgeModel.load(str(judge), dtype="float32", device="cpu", threads=1)

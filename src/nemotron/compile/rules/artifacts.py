@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from nemotron.checkpoints.chat_template import DEFAULT, syntax_problem
+from nemotron.checkpoints.chat_template import DEFAULT, read_template, template_fault
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import Checkpoint, describe
 from nemotron.compile.jobs.base import AnyJob
@@ -134,9 +134,12 @@ def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
         path = Path(given).expanduser() if given.endswith(".jinja") else None
         if path is not None and not path.is_file():
             return  # `tokenizer-files` says so
-        problem = syntax_problem(given if path is None else path.read_text(errors="replace"))
-        if problem:
-            yield job.error(key, f"the chat template does not parse: {problem}", hint=f"correct `{key}`")
+        try:
+            fault = template_fault(given if path is None else read_template(path))
+        except OSError as error:
+            fault = f"cannot be read: {error.strerror}"
+        if fault:
+            yield job.error(key, f"the chat template {fault}", hint=f"correct `{key}`")
 
 
 @rules.rule("vocabulary", needs=("policy.model_name", "policy.tokenizer.name"))

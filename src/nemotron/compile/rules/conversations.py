@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints import hf, turn_end
-from nemotron.checkpoints.chat_template import DEFAULT, conversation, rendered
+from nemotron.checkpoints.chat_template import DEFAULT, THOUGHT, rendered
 from nemotron.checkpoints.turn_end import end_tokens, model_ends, named_tokens, start_of, tokenizer_end, written_end
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.step import AnyStepJob
@@ -36,7 +36,7 @@ class Writing:
 
     def render(self, *turns: str) -> str | None:
         """User and assistant by turns; None when the template does not take them."""
-        return rendered(self.template, conversation(*turns), {**named_tokens(self.folder), **self.more})
+        return rendered(self.template, turns, {**named_tokens(self.folder), **self.more})
 
 
 def writing(name: str, job: AnyStepJob) -> Writing | None:
@@ -131,10 +131,7 @@ def prompts_stay_as_they_are(job: AnyJob) -> Iterator[Finding]:
             f"{says} the prompt of a longer conversation otherwise once an answer follows: those pairs are left out",
             hint=hint,
         )
-    elif any(
-        _changes(written.render("a", earlier), written.render("a", earlier, "c"))
-        for earlier in ("b", "<think>\nt\n</think>\n\nb")
-    ):
+    elif any(_changes(written.render("a", earlier), written.render("a", earlier, "c")) for earlier in ("b", THOUGHT)):
         yield job.note(
             key,
             f"{says} earlier answers of a conversation otherwise than the last one, as without their thoughts: "

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nemotron.checkpoints.chat_template import read_template
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import HELDOUT_SPLIT as HELDOUT
 from nemotron.compile.jobs.files import MANIFEST as KEY
@@ -136,7 +137,10 @@ def chat_template(name: str | None, facts: TokenizerFacts) -> str | None:
         return facts.chat_template
     if name.endswith(".jinja"):
         path = Path(name).expanduser()
-        return path.read_text(errors="replace") if path.is_file() else None
+        try:
+            return read_template(path)
+        except OSError:
+            return None  # the rules about the tokenizer say so
     return name
 
 

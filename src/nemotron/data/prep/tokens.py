@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nemotron.checkpoints.chat_template import read_template, template_fault
 from nemotron.config.schema.data_prep import TokenizeConfig
 from nemotron.data.forms import read_prompt
 from nemotron.data.manifest import PASS_THROUGH, file_sha256, text_sha256, vocabulary_sha256
@@ -154,6 +155,17 @@ class Encoder:
 
 
 def _template(config: TokenizeConfig, tokenizer: Any) -> str | None:
+    """The template that the config gives, None for the tokenizer's own. Raises ConfigError: it cannot be used."""
+    given = _given_template(config, tokenizer)
+    text = tokenizer.chat_template if given is None else given
+    # Of a tokenizer that was downloaded since, the dry run saw nothing.
+    if isinstance(text, str) and (fault := template_fault(text)):
+        hint = "give `tokenize.chat_template`: a `.jinja` file, a template, or `null`"
+        raise ConfigError(f"the chat template for `{config.tokenizer}` {fault}", hint=hint)
+    return given
+
+
+def _given_template(config: TokenizeConfig, tokenizer: Any) -> str | None:
     name = config.chat_template
     if name is None:
         return PASS_THROUGH
@@ -164,7 +176,7 @@ def _template(config: TokenizeConfig, tokenizer: Any) -> str | None:
         return None
     if name.endswith(".jinja"):
         try:
-            return Path(name).expanduser().read_text(encoding="utf-8")
+            return read_template(Path(name).expanduser())
         except OSError as error:
             raise ConfigError(f"cannot read the chat template `{name}`: {error.strerror}") from error
     return name

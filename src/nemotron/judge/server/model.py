@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nemotron.checkpoints.chat_template import syntax_problem
+from nemotron.checkpoints.chat_template import template_fault
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.errors import ArtifactError
 from nemotron.judge.server.batching import Deliver, Job
@@ -64,8 +64,8 @@ class JudgeModel:
                 f"the tokenizer of judge model `{folder}` has no chat template",
                 hint="a judge's template must know the roles `principle`, `response_1` and `response_2`",
             )
-        if isinstance(tokenizer.chat_template, str) and (problem := syntax_problem(tokenizer.chat_template)):
-            raise ArtifactError(f"the chat template of judge model `{folder}` does not parse: {problem}")
+        if isinstance(tokenizer.chat_template, str) and (fault := template_fault(tokenizer.chat_template)):
+            raise ArtifactError(f"the chat template of judge model `{folder}` {fault}")
         if len(tokenizer) > policy.model.config.vocab_size:
             raise ArtifactError(
                 f"the tokenizer of judge model `{folder}` has {len(tokenizer)} tokens, the model "

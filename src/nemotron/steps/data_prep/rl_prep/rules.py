@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, syntax_problem
+from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, read_template, template_fault
 from nemotron.compile.rules.base import Rules, Stages
 from nemotron.errors import DataError, Finding, NemotronError, NotAvailableError, OutputError
 from nemotron.install import install_extra
@@ -122,8 +122,11 @@ def rows_can_be_tokenised(job: PrepJob) -> Iterator[Finding]:
         problem, key = "missing", "tokenize.chat_template"
         message = f"there is no chat template file `{name}`"
     else:
-        problem = syntax_problem(file.read_text(errors="replace") if name.endswith(".jinja") else name)
-        message, key = f"the chat template does not parse: {problem}", "tokenize.chat_template"
+        try:
+            problem = template_fault(read_template(file) if name.endswith(".jinja") else name)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        message, key = f"the chat template {problem}", "tokenize.chat_template"
     if problem:
         yield job.error(key, message, hint="give `tokenize.chat_template`: a `.jinja` file, a template, or `null`")
 
