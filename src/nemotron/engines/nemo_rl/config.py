@@ -91,10 +91,7 @@ def nemo_rl_config(
 def _model(model: dict[str, Any]) -> None:
     """A policy, or a critic that is one."""
     megatron = model.get("megatron_cfg")
-    model["megatron_cfg"] = megatron = {**NO_FUSION, **(megatron or {"enabled": False})}
-    if megatron.get("enabled") and model.get("precision") == "float32" and isinstance(megatron.get("optimizer"), dict):
-        # The worker compares them with the precision and ends.
-        megatron["optimizer"].update(bf16=False, fp16=False)
+    model["megatron_cfg"] = {**NO_FUSION, **(megatron or {"enabled": False})}
     for key, value in (
         ("dtensor_cfg", {"enabled": False}),
         ("dynamic_batching", {"enabled": False}),

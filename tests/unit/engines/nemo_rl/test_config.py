@@ -137,12 +137,6 @@ def test_nothing_is_left_to_resolve_and_paths_are_absolute(step: str, name: str)
     assert config["logger"]["tensorboard_enabled"]
 
 
-def test_float32_with_megatron_switches_both_flags_off() -> None:
-    optimizer = config_of("dpo", "tiny")["policy"]["megatron_cfg"]["optimizer"]
-    assert (optimizer["bf16"], optimizer["fp16"]) == (False, False)
-    assert config_of("dpo", "default")["policy"]["megatron_cfg"]["optimizer"]["bf16"] is True
-
-
 @pytest.mark.parametrize("name", ["default", "nemo_gym"])
 def test_the_judge_is_a_genrm_model_with_all_that_gym_wants(name: str) -> None:
     gym = config_of("rlhf", name)["env"]["nemo_gym"]
