@@ -1,4 +1,4 @@
-"""``config.yaml`` of every shipped config against the keys of NeMo-RL v0.7.0, and against those that it reads anyway."""
+"""``config.yaml`` of every shipped config against the keys of NeMo-RL v0.7.0, and those that it reads anyway."""
 
 from __future__ import annotations
 

@@ -118,7 +118,8 @@ def test_our_limit_ends_it_from_outside(runs: Path, tmp_path: Path, monkeypatch:
     make_tree(tmp_path / "tree", monkeypatch, "drifts")
     run = make_run(
         runs,
-        *("grpo.max_num_steps=3", "checkpointing.save_period=1", "limits.max_kl=1.0", "grpo.val_at_start=false"),
+        *("grpo.max_num_steps=3", "checkpointing.save_period=1", "limits.max_kl=1.0"),
+        "rewards.functions=[{name: math}]",
         step="rlvr",
     )
     error = ended(run)

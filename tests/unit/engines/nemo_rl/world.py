@@ -65,7 +65,8 @@ for step in range(done + 1, most + 1):
         (draft / "training_info.json").write_text(json.dumps({"total_steps": step}))
         draft.rename(folder / f"step_{step}")
     kl = 5.0 if how == "drifts" and step == 2 else 0.1
-    logger.log_metrics({"loss": 1.0 / step, "kl_penalty": kl, "table": [1, 2], "bad": float("nan")}, step, prefix="train")
+    measured = {"loss": 1.0 / step, "kl_penalty": kl, "table": [1, 2], "bad": float("nan")}
+    logger.log_metrics(measured, step, prefix="train")
     logger.log_metrics({"total_step_time": 0.1}, step, "timing/train", step_finished=section == "grpo")
     if how == "drifts":
         time.sleep(2)
