@@ -227,7 +227,8 @@ def say_plan(plan: Plan, launch: Launch | None, *, as_json: bool, dry_run: bool,
     from nemotron.compile.plan import render_plan
 
     if as_json:
-        _print_json({**plan.to_json(), **({"submission": launch.submission.to_json()} if launch else {})})
+        said = {"submission": launch.submission.to_json()} if launch else {}
+        _print_json({**plan.to_json(), **_for_nemo_rl(plan), **said})
     if not plan.ok:
         raise CompileError(plan.findings)
     if dry_run and not as_json:
@@ -239,6 +240,22 @@ def say_plan(plan: Plan, launch: Launch | None, *, as_json: bool, dry_run: bool,
         if plan.findings:
             print(file=sys.stderr)
     print_findings(plan.findings)
+
+
+def _for_nemo_rl(plan: Plan) -> dict[str, Any]:
+    """What NeMo-RL would be given, where it is the engine: its own config, and how its script is started."""
+    if plan.engine != "nemo_rl" or plan.config is None:
+        return {}
+    from nemotron.compile.paths import with_absolute_paths
+    from nemotron.compile.secrets import redact, secret_variables
+    from nemotron.engines.nemo_rl.folder import shown
+
+    named, secrets = secret_variables(plan.config, plan.resolved.raw), plan.secrets()
+    run = str(plan.runs_dir.resolve() / plan.run_id)
+    values = redact(plan.resolved.in_run_dir(run).values, secrets)
+    if plan.place.is_here:
+        values = with_absolute_paths(values, plan.config)
+    return {"nemo_rl": shown(values, plan.config, secrets=secrets, named=named, run=run)}
 
 
 def _profile(name: str | None) -> Profile | None:

@@ -35,7 +35,7 @@ def choose(wanted: EngineChoice, place: Place, engines: Collection[EngineName]) 
     if not place.has_cuda:
         return Choice("embedded", "NeMo-RL needs a CUDA device, none is visible")
     if "nemo_rl" not in engines:
-        return Choice("embedded", "this version of nemotron does not drive NeMo-RL yet")
+        return Choice("embedded", "this step does not run on NeMo-RL")
     if not place.is_here:
         return Choice("nemo_rl", f"`{place.name}` has GPUs")
     return Choice("nemo_rl", "NeMo-RL is installed and a CUDA device is visible")

@@ -85,5 +85,6 @@ class InProcess:
         getattr(import_module(module), function)(attempt)
 
 
-ENGINES: Mapping[EngineName, Engine] = {"plain": InProcess("plain"), "embedded": InProcess("embedded")}
-"""Engines of this version."""
+NAMES: tuple[EngineName, ...] = ("plain", "embedded", "nemo_rl")
+ENGINES: Mapping[EngineName, Engine] = {name: InProcess(name) for name in NAMES}
+"""Engines of this version. NeMo-RL's own process is started and watched from here: its entry is a function, too."""

@@ -27,7 +27,7 @@ class Measured(Protocol):
 
 
 @contextmanager
-def recording(run: RunFolder, *, total: int, done: int) -> Iterator[RunRecorder]:
+def recording(run: RunFolder, *, total: int, done: int, copies: bool = True) -> Iterator[RunRecorder]:
     """Record an attempt at ``run``: status set to running, rows after step ``done`` dropped, live view open, and
     the loggers that the config asks for; they are written out and closed however the attempt ends.
 
@@ -35,6 +35,7 @@ def recording(run: RunFolder, *, total: int, done: int) -> Iterator[RunRecorder]
         run: the run, which this process holds.
         total: steps when the run is finished.
         done: steps that the checkpoint has which this attempt goes on from; 0 starts over.
+        copies: open the loggers; an engine that writes to them itself needs no copies.
 
     Raises:
         NemotronError: a logger cannot be opened; see :func:`nemotron.engines.sinks.open_sinks`.
@@ -45,7 +46,7 @@ def recording(run: RunFolder, *, total: int, done: int) -> Iterator[RunRecorder]
     run.truncate_samples(done or -1)
     run.write_status(state="running", steps_total=total, steps_done=done, error=None, exit_code=None)
     with LiveView(total, start_step=done, view=view_of(run.job()) or JUDGED_GRPO) as live:
-        sinks = open_sinks(run)
+        sinks = open_sinks(run) if copies else []
         for sink in sinks:
             live.note(sink.place)
         try:

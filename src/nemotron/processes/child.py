@@ -41,7 +41,13 @@ class Child:
     """A process with pipes to its stdin and from its stdout. Used by one thread at a time, but for :meth:`kill`."""
 
     def __init__(
-        self, name: str, *, hidden: Sequence[str] = (), log_path: Path | None = None, show_stderr: bool = False
+        self,
+        name: str,
+        *,
+        hidden: Sequence[str] = (),
+        log_path: Path | None = None,
+        show_stderr: bool = False,
+        log_stdout: bool = False,
     ) -> None:
         """Nothing is started yet.
 
@@ -50,16 +56,17 @@ class Child:
             hidden: words kept out of :meth:`tail`, such as a token.
             log_path: where stderr goes; by default a temporary file that vanishes.
             show_stderr: leave stderr where ours is, as for code of the user's that prints.
+            log_stdout: stdout goes to the log, too, as for a program that has no words for us; there are no lines then.
         """
         self._name, self._hidden, self._log_path = name, tuple(hidden), log_path
-        self._show_stderr = show_stderr
+        self._show_stderr, self._log_stdout = show_stderr, log_stdout
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._rest = b""
         self._started = 0.0
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start ``command`` in exactly this ``environment``; returns at once.
+    def start(self, command: Sequence[str], environment: Mapping[str, str], *, cwd: Path | None = None) -> None:
+        """Start ``command`` in exactly this ``environment``, in ``cwd`` or where we are; returns at once.
 
         Raises:
             OutputError: the log cannot be written.
@@ -70,9 +77,10 @@ class Child:
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self._log if self._log_stdout else subprocess.PIPE,
             stderr=self._log,
             env=dict(environment),
+            cwd=cwd,
             start_new_session=True,
         )
 

@@ -37,6 +37,10 @@ data:
   validation:
     data_path: val.jsonl
 """
+ON_NODE = (
+    *("engine=nemo_rl", "cluster.gpus_per_node=9", "reward_model.standardize=false", "actor.exclude_truncated=false"),
+)
+"""One GPU for the reward model leaves eight."""
 LORA = "policy.dtensor_cfg.lora_cfg.enabled=true"
 LINEAR = "{name: torch.optim.lr_scheduler.LinearLR, kwargs: {start_factor: 0.1}}"
 APART = ("only=actor", "critic.token=a-long-secret", "critic.address=http://host:5556")
@@ -103,7 +107,16 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 ]
 VALUE = "value.dtensor_cfg"
 ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
-    ("data-parallel-batch", 23, "error", ("cluster.gpus_per_node=7",)),
+    ("data-parallel-batch", 23, "error", ("cluster.gpus_per_node=8",)),
+    ("data-parallel-batch", 23, "error", ("cluster.num_nodes=4", "cluster.gpus_per_node=8")),
+    ("reward-model-gpus", None, "note", ()),
+    ("reward-model-gpus", None, "error", ("cluster.gpus_per_node=1",)),
+    ("reward-model-gpus", None, "error", ("cluster.num_nodes=2", "env.reward_model.resources.num_nodes=2")),
+    ("not-in-nemo-rl", None, "error", ("reward_model.standardize=true",)),
+    ("not-in-nemo-rl", None, "error", ("actor.exclude_truncated=true",)),
+    ("not-in-nemo-rl", None, "error", ("actor.absolute_kl=true",)),
+    ("not-in-nemo-rl", None, "error", ("actor.entropy_bonus=0.1",)),
+    ("not-in-nemo-rl", None, "error", ("env.reward_model.model_name=another",)),
     ("not-in-nemo-rl", None, "error", ("only=critic",)),
     ("not-in-nemo-rl", None, "error", ("ppo.adv_estimator.name=rloo",)),
     ("value-backend", None, "error", (f"{VALUE}._v2=false",)),
@@ -153,7 +166,8 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
 
 def test_the_base_breaks_no_rule(compiled: Compile) -> None:
     assert [f.name for f in compiled().findings] == ["nemo-rl-settings"]
-    assert compiled("engine=nemo_rl", place=NODE).findings == ()
+    on_node = compiled(*ON_NODE, place=NODE)
+    assert [f.name for f in on_node.findings if f.severity != "note"] == []
 
 
 def test_adapters_and_sides_apart_compile(compiled: Compile) -> None:
@@ -186,7 +200,8 @@ def test_on_a_laptop(
 def test_on_a_cluster(
     compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]
 ) -> None:
-    plan = compiled("engine=nemo_rl", *overrides, place=NODE)
+    changed = {word.partition("=")[0] for word in overrides}
+    plan = compiled(*(word for word in ON_NODE if word.partition("=")[0] not in changed), *overrides, place=NODE)
     assert [(f.severity, f.rule) for f in named(plan, name)][:1] == [(severity, number)], plan.findings
 
 

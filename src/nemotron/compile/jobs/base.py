@@ -237,7 +237,11 @@ class Job(StepJob[C]):
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
         """(key, message, hint) of what is switched on, ours, and unknown to NeMo-RL."""
-        return iter(())
+        if self.heldout is not None:
+            message = "NeMo-RL measures nothing that is held out from reward and loss"
+            yield "eval.heldout", message, "set `eval.heldout=null`, or `engine=embedded`"
+        if self.config.data.use_tokens:
+            yield "data.use_tokens", "NeMo-RL tokenizes the rows itself", "set `data.use_tokens=false`"
 
     @property
     def generation(self) -> GenerationConfig | None:

@@ -128,6 +128,13 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         else:
             yield Process("judge", "NeMo-Gym: starts the judge model with vLLM on further GPUs")
 
+    def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
+        """NeMo-Gym takes any number for a verdict."""
+        yield from super().missing_in_nemo_rl()
+        if self.config.judge.score_range is not None:
+            message = "NeMo-Gym takes verdicts of any scale"
+            yield "judge.score_range", message, "set `judge.score_range=null`, or `engine=embedded`"
+
     @property
     def judge_calls(self) -> int:
         """Judge requests of one step when every verdict can be read."""
@@ -169,8 +176,32 @@ class VerifiedJob(GrpoJob[VerifiedGrpoConfig]):
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
         """NeMo-RL's own environment checks mathematical answers; everything else goes through NeMo-Gym."""
-        rewards = self.config.rewards
-        for index, function in enumerate(rewards.functions if rewards else ()):
+        yield from super().missing_in_nemo_rl()
+        config, elsewhere = self.config, "run with `engine=embedded`, or score through NeMo-Gym (`-c nemo_gym`)"
+        through_gym = bool(config.env.should_use_nemo_gym)
+        functions = config.rewards.functions if config.rewards else ()
+        if through_gym and functions:
+            message = "NeMo-Gym's servers give the rewards, and `rewards` is not read"
+            yield "rewards", message, "set `rewards=null`, or `env.should_use_nemo_gym=false`"
+            return
+        for index, function in enumerate(functions):
+            key = f"rewards.functions.{index}"
             if function.name != "math":
-                key, message = f"rewards.functions.{index}", f"NeMo-RL has no reward function `{function.name}`"
-                yield key, message, "run with `engine=embedded`, or score through NeMo-Gym (`-c nemo_gym`)"
+                yield key, f"NeMo-RL has no reward function `{function.name}`", elsewhere
+            elif function.weight != 1.0:
+                yield f"{key}.weight", "NeMo-RL's `env.math` gives 0 or 1", "set the weight to 1, or `engine=embedded`"
+            elif function.extract != "any":
+                yield f"{key}.extract", f"NeMo-RL's `env.math` has no `extract={function.extract}`", elsewhere
+            elif index:
+                yield key, "NeMo-RL's `env.math` is one function", elsewhere
+        if not functions and not through_gym:
+            message = "NeMo-RL asks resources servers through NeMo-Gym only"
+            yield (
+                "env.should_use_nemo_gym",
+                message,
+                "set it to true; `-c nemo_gym` has the servers",
+            )
+        for name, server in (config.gym.servers if config.gym else {}).items():
+            if server.base_url:
+                key = f"gym.servers.{name}.base_url"
+                yield key, "NeMo-RL starts the servers of `env.nemo_gym` and asks no other", "name it there instead"

@@ -87,6 +87,7 @@ class RmJob(PairJob[RmRunConfig]):
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
         """Margin and centring are ours."""
+        yield from super().missing_in_nemo_rl()
         section = self.config.bradley_terry
         for name in ("margin_key", "center_rewards_coefficient"):
             if getattr(section, name):

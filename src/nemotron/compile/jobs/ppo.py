@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
 
 from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.base import Batch, Optimizer
@@ -107,6 +108,8 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
         if self.engine != "embedded":
             if self.has_critic:
                 yield Process("critic", "NeMo-RL: a value worker on the policy's GPUs")
+            nodes, gpus = self.reward_model_resources
+            yield Process("reward model", f"NeMo-RL: on {nodes} x {gpus} GPU(s) of its own")
             return
         holds = "serves reward model and critic" if self.has_critic else "serves the reward model"
         if only == "actor":
@@ -117,9 +120,45 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
             yield Process("critic", f"child process: {holds} on a free loopback port")
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
-        """`rloo`, and sides that run apart."""
+        """`rloo`, sides that run apart, and what our actor and reward model do beside NeMo-RL's."""
+        yield from super().missing_in_nemo_rl()
+        config, embedded = self.config, "or `engine=embedded`"
         if self.estimator != "gae":
             message = f"NeMo-RL's PPO has no estimator `{self.estimator}`"
             yield "ppo.adv_estimator.name", message, "set `engine=embedded`, or use `gae`"
-        if self.config.only is not None:
-            yield "only", "NeMo-RL has no sides that run apart", "set `only=null`, or `engine=embedded`"
+        if config.only is not None:
+            yield "only", "NeMo-RL has no sides that run apart", f"set `only=null`, {embedded}"
+        if config.reward_model.standardize:
+            message = "NeMo-RL takes the reward model's numbers as they are"
+            yield "reward_model.standardize", message, f"set `reward_model.standardize=false`, {embedded}"
+        actor = config.actor
+        if actor.exclude_truncated:
+            hint = f"set `actor.exclude_truncated=false` and `ppo.overlong_filtering=true`, {embedded}"
+            yield "actor.exclude_truncated", "NeMo-RL's PPO has no `exclude_truncated`", hint
+        for name, on in (("absolute_kl", actor.absolute_kl), ("entropy_bonus", actor.entropy_bonus)):
+            if on:
+                yield f"actor.{name}", f"NeMo-RL's PPO has no `{name}`", f"leave it out, {embedded}"
+        named = self._reward_block.get("model_name", config.reward_model.model_name)
+        if named != config.reward_model.model_name:
+            message = f"`env.reward_model.model_name` is `{named}`, and `reward_model.model_name` is another model"
+            yield "env.reward_model.model_name", message, "set it to `${reward_model.model_name}`"
+
+    @property
+    def _reward_block(self) -> Mapping[str, Any]:
+        """``env.reward_model``, which is NeMo-RL's."""
+        block = (self.config.env.model_extra or {}).get("reward_model")
+        return block if isinstance(block, Mapping) else {}
+
+    @property
+    def reward_model_resources(self) -> tuple[int, int]:
+        """Nodes and GPUs of each that NeMo-RL's reward model takes: one GPU unless `env.reward_model` says more."""
+        resources = self._reward_block.get("resources") or {}
+        return int(resources.get("num_nodes") or 1), int(resources.get("gpus_per_node") or 1)
+
+    @cached_property
+    def training_gpus(self) -> int:
+        """GPUs of policy and critic. The reward model has its own: some of the only node, or whole nodes of several."""
+        cluster, (nodes, gpus) = self.config.cluster, self.reward_model_resources
+        if cluster.num_nodes == 1:
+            return cluster.gpus_per_node - gpus
+        return (cluster.num_nodes - nodes) * cluster.gpus_per_node

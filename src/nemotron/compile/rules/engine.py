@@ -36,7 +36,7 @@ def engine_is_installed(job: AnyStepJob) -> Iterator[Finding]:
 def _nemo_rl_lacks(job: AnyStepJob) -> tuple[str, str] | None:
     where = "here" if job.place.is_here else f"on `{job.place.name}`"
     if "nemo_rl" not in job.engines:
-        return "this version of nemotron does not drive NeMo-RL yet", "set `engine=embedded`"
+        return "this step does not run on NeMo-RL", "set `engine=embedded`"
     if job.place.has("nemo_rl") is False:
         return f"NeMo-RL is not installed {where}", "run inside NeMo-RL's container, or set `engine=embedded`"
     if not job.place.has_cuda:
@@ -49,6 +49,20 @@ def nemo_rl_can_do_it(job: AnyJob) -> Iterator[Finding]:
     """What is ours alone."""
     for key, message, hint in job.missing_in_nemo_rl():
         yield job.error(key, message, hint=hint, kind=NotAvailableError)
+
+
+@rules.rule("limits-from-outside", engines=NEMO_RL)
+def limits_have_no_hook(job: AnyJob) -> Iterator[Finding]:
+    """NeMo-RL has no place for a limit of ours; what its metrics show is minded from outside."""
+    limits = getattr(job.config, "limits", None)
+    if getattr(limits, "max_kl", None) is not None:
+        yield job.note(
+            "limits.max_kl",
+            "NeMo-RL has no such limit: the run is ended from outside after the step that crosses it, without saving",
+        )
+    for name, what in (("max_missing_share", "rewards that are missing"), ("max_rejected_share", "pairs left out")):
+        if getattr(limits, name, None) is not None:
+            yield job.note(f"limits.{name}", f"NeMo-RL does not tell of {what}: `limits.{name}` has no effect there")
 
 
 @rules.rule("not-in-embedded", engines=EMBEDDED)

@@ -78,6 +78,25 @@ def critic_backend_can_do_it(job: PpoJob) -> Iterator[Finding]:
             yield job.error(f"value.{name}.enabled", f"the critic has no `{name}` with DTensor in NeMo-RL")
 
 
+@rules.rule("reward-model-gpus", engines=NEMO_RL)
+def reward_model_takes_gpus(job: PpoJob) -> Iterator[Finding]:
+    """Batches have to divide over the GPUs that are left, which is seldom a power of two."""
+    cluster, (nodes, gpus) = job.config.cluster, job.reward_model_resources
+    total, key = cluster.num_nodes * cluster.gpus_per_node, "env.reward_model.resources"
+    if job.training_gpus < 1:
+        yield job.error(
+            key,
+            f"the reward model's {nodes} node(s) x {gpus} GPU(s) leave none of {total} for policy and critic",
+            hint=f"lower `{key}`, or raise `cluster.num_nodes`",
+        )
+        return
+    yield job.note(
+        key,
+        f"NeMo-RL's reward model has GPUs of its own: policy and critic train on {job.training_gpus} of {total}, over "
+        "which `policy.train_global_batch_size` has to divide",
+    )
+
+
 @rules.rule("critic-elsewhere", engines=EMBEDDED)
 def the_other_side_is_named(job: PpoJob) -> Iterator[Finding]:
     """A side that runs alone finds the other by address and token."""

@@ -44,5 +44,8 @@ STEP = TrainingStep(
         (artifacts.files, artifacts.rules),
         (data.rules,),
     ),
-    engines={"embedded": "nemotron.engines.embedded.scene:dpo"},
+    engines={
+        "embedded": "nemotron.engines.embedded.scene:dpo",
+        "nemo_rl": "nemotron.engines.nemo_rl.run:train",
+    },
 )

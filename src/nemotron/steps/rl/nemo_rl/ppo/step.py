@@ -46,5 +46,8 @@ STEP = TrainingStep(
         (artifacts.files, artifacts.rules, ppo.models),
         (data.rules,),
     ),
-    engines={"embedded": "nemotron.engines.embedded.scene:ppo"},
+    engines={
+        "embedded": "nemotron.engines.embedded.scene:ppo",
+        "nemo_rl": "nemotron.engines.nemo_rl.run:train",
+    },
 )

@@ -50,5 +50,8 @@ STEP = TrainingStep(
         (data.rules,),
         (judge.rules,),
     ),
-    engines={"embedded": "nemotron.engines.embedded.scene:judged_grpo"},
+    engines={
+        "embedded": "nemotron.engines.embedded.scene:judged_grpo",
+        "nemo_rl": "nemotron.engines.nemo_rl.run:train",
+    },
 )

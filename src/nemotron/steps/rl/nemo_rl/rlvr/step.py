@@ -49,5 +49,8 @@ STEP = TrainingStep(
         (data.rules,),
         (reward_setup.rules, rewards.rules),
     ),
-    engines={"embedded": "nemotron.engines.embedded.scene:verified_grpo"},
+    engines={
+        "embedded": "nemotron.engines.embedded.scene:verified_grpo",
+        "nemo_rl": "nemotron.engines.nemo_rl.run:train",
+    },
 )

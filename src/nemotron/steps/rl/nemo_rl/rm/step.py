@@ -41,5 +41,8 @@ STEP = TrainingStep(
         (artifacts.files, artifacts.rules),
         (data.rules,),
     ),
-    engines={"embedded": "nemotron.engines.embedded.scene:reward_model"},
+    engines={
+        "embedded": "nemotron.engines.embedded.scene:reward_model",
+        "nemo_rl": "nemotron.engines.nemo_rl.run:train",
+    },
 )

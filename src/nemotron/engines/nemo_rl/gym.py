@@ -1,0 +1,94 @@
+"""``env.nemo_gym`` as NeMo-Gym 0.4.0 reads it: NeMo-RL hands all of it on, so every key must be one of Gym's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+JUDGE_PATH = ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_model")
+"""Where every config of ours keeps the judge."""
+JUDGE_IMPLEMENTATION = "genrm_model"
+"""What Gym must start there: its plain ``vllm_model`` drops the answers that are to be compared."""
+POLICY_CONFIG = "responses_api_models/vllm_model/configs/vllm_model_for_training.yaml"
+AGENT = "genrm_simple_agent"
+"""The agent that rows without one of their own are for."""
+COMPARE = "genrm_compare_resources_server"
+
+_JUDGE = {
+    "entrypoint": "app.py",
+    "return_token_id_information": False,
+    "uses_reasoning_parser": False,
+    "debug": False,
+    "vllm_serve_env_vars": {"VLLM_RAY_DP_PACK_STRATEGY": "strict"},
+    "vllm_serve_kwargs": {
+        **{"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "data_parallel_size": 1},
+        "gpu_memory_utilization": 0.9,
+    },
+}
+_COMPARE = {
+    "entrypoint": "app.py",
+    "domain": "rlhf",
+    "genrm_model_server": {"type": "responses_api_models", "name": "genrm_model"},
+    "debug_logging": False,
+}
+_AGENT = {
+    "entrypoint": "app.py",
+    "resources_server": {"type": "resources_servers", "name": COMPARE},
+    "model_server": {"type": "responses_api_models", "name": "policy_model"},
+}
+
+
+def gym_section(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The section of a config, with the servers that it takes for granted.
+
+    What is null is left out: Gym's types refuse it where the absence of the key means the same to us.
+    """
+    given = deepcopy(values["env"].get("nemo_gym") or {})
+    paths = given.setdefault("config_paths", [])
+    if POLICY_CONFIG not in paths:
+        given["config_paths"] = [POLICY_CONFIG, *paths]
+    policy = _at(given, "policy_model", "responses_api_models", "vllm_model")
+    policy.setdefault("return_token_id_information", True)
+    policy.setdefault("uses_reasoning_parser", False)
+    if isinstance(given.get("genrm_model"), dict):
+        _judged(given)
+    found: dict[str, Any] = _without_nulls(given)
+    return found
+
+
+def _judged(section: dict[str, Any]) -> None:
+    models = _at(section, "genrm_model", "responses_api_models")
+    judge = models.pop(JUDGE_PATH[-1], None)
+    if judge is not None:
+        models[JUDGE_IMPLEMENTATION] = _over(_JUDGE, judge)
+    servers = _at(section, COMPARE, "resources_servers")
+    compare = servers["genrm_compare"] = _over(_COMPARE, servers.get("genrm_compare") or {})
+    _at(compare, "genrm_responses_create_params").setdefault("input", [])
+    agents = _at(section, AGENT, "responses_api_agents")
+    agents["simple_agent"] = _over(_AGENT, agents.get("simple_agent") or {})
+
+
+def _over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` on top of ``base``, mappings merged."""
+    merged = deepcopy(dict(base))
+    for key, value in given.items():
+        below = merged.get(key)
+        merged[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _at(section: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        if not isinstance(section.get(name), dict):
+            section[name] = {}
+        section = section[name]
+    return section
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+    if isinstance(value, list):
+        return [_without_nulls(child) for child in value]
+    return value

@@ -1,0 +1,190 @@
+"""``config.yaml`` of every shipped config against the keys of NeMo-RL v0.7.0, and those that it reads anyway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from nemotron.config.dump import dump_yaml
+from nemotron.config.layers import load
+from nemotron.config.overrides import parse_overrides
+from nemotron.engines.nemo_rl.config import OURS, nemo_rl_config, section_of, uses_gym
+from nemotron.manifest import declaration, find_step
+
+# key -> the algorithms whose config declares it, with `!` where it is required; of NeMo-RL's own types.
+KEYS: dict[str, str] = json.loads((Path(__file__).parent / "keys_v0.7.0.json").read_text())
+CONFIGS = [
+    *(("dpo", "default"), ("rm", "default"), ("ppo", "default")),
+    *(("rlvr", "default"), ("rlvr", "nemo_gym"), ("rlhf", "default"), ("rlhf", "nemo_gym")),
+]
+JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
+# What its types do not list, and its code reads: a data set takes any key along, setup() of PPO asks for the second.
+UNDECLARED = {"data.validation.repeat", "data.env_name"}
+OPEN = ("env.", "policy.optimizer.kwargs", "value.optimizer.kwargs", "policy.scheduler", "value.scheduler")
+# Optional in its types, and read by `[]` all the same: (keys, when).
+READ = {
+    "every": (
+        *("policy.offload_optimizer_for_logprob", "policy.sequence_packing.enabled", "policy.dynamic_batching.enabled"),
+        *("policy.logprob_batch_size", "policy.max_grad_norm", "policy.draft.enabled"),
+        *("policy.megatron_cfg.enabled", "policy.megatron_cfg.use_linear_ce_fusion_loss", "policy.dtensor_cfg.enabled"),
+        *("policy.megatron_cfg.use_fused_weighted_squared_relu", "data.use_multiple_dataloader"),
+        *("checkpointing.keep_top_k", "checkpointing.save_optimizer", "checkpointing.checkpoint_must_save_by"),
+    ),
+    "grpo": ("grpo.overlong_filtering", "grpo.batch_multiplier", "grpo.adv_estimator"),
+    "generation": (
+        *("policy.generation.vllm_cfg.precision", "policy.generation.vllm_cfg.kv_cache_dtype"),
+        *("policy.generation.colocated.enabled", "policy.generation.colocated.resources.gpus_per_node"),
+    ),
+    "ppo": (
+        *("value.megatron_cfg.enabled", "value.dtensor_cfg._v2", "data.env_name", "data.max_input_seq_length"),
+        *(f"env.reward_model.{name}" for name in ("model_name", "tokenizer.name", "precision", "logprob_batch_size")),
+        *(f"env.reward_model.{name}" for name in ("checkpoint_path", "resources.gpus_per_node", "resources.num_nodes")),
+        *(f"env.reward_model.dtensor_cfg.{name}" for name in ("enabled", "_v2", "tensor_parallel_size", "cpu_offload")),
+        *(f"env.reward_model.dtensor_cfg.{name}" for name in ("context_parallel_size", "sequence_parallel")),
+        *("env.reward_model.dtensor_cfg.activation_checkpointing", "env.reward_model.reward_model_cfg.enabled"),
+        *("env.reward_model.reward_model_cfg.reward_model_type", "env.reward_model.dynamic_batching.enabled"),
+        *("env.reward_model.sequence_packing.enabled", "env.reward_model.max_grad_norm"),
+    ),
+}
+
+
+def values_of(step: str, name: str, *words: str) -> dict[str, Any]:
+    found = find_step(f"rl/nemo_rl/{step}")
+    overrides = parse_overrides(list(enumerate(words, start=5)))
+    return load(found.config_dir, name, overrides, run_dir="/runs/r", model=declaration(found).config).values
+
+
+def config_of(step: str, name: str, *words: str, **secrets: str) -> dict[str, Any]:
+    return nemo_rl_config(values_of(step, name, *words), folder="/runs/r/nemo_rl", secrets=secrets)
+
+
+def declared(section: str) -> dict[str, bool]:
+    """Keys of an algorithm, and whether they are required."""
+    words = {key: said.split() for key, said in KEYS.items()}
+    return {key: f"{section}!" in said for key, said in words.items() if {section, f"{section}!"} & set(said)}
+
+
+def keys_of(value: Any, key: str = "") -> Iterator[str]:
+    if key:
+        yield key
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield from keys_of(child, f"{key}.{name}" if key else str(name))
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from texts(child)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.mark.parametrize(("step", "name"), CONFIGS)
+def test_only_keys_of_nemo_rl(step: str, name: str) -> None:
+    config = config_of(step, name)
+    known = declared(section_of(config))
+    unknown = {key for key in keys_of(config) if key not in known and not key.startswith(OPEN)}
+    assert unknown <= UNDECLARED
+    assert not set(config) & set(OURS)
+    assert "defaults" not in config
+
+
+@pytest.mark.parametrize(("step", "name"), CONFIGS)
+def test_every_required_key_is_there(step: str, name: str) -> None:
+    config = config_of(step, name)
+    known = declared(section_of(config))
+    have = set(keys_of(config))
+
+    def off(key: str) -> bool:
+        """A section that is not there, is null, or is switched off: its keys are not read."""
+        at: Any = config
+        for part in key.split(".")[:-1]:
+            at = at.get(part) if isinstance(at, dict) else None
+            if not isinstance(at, dict) or at.get("enabled") is False:
+                return True
+        return False
+
+    missing = {key for key, required in known.items() if required and key not in have and not off(key)}
+    assert missing <= {"policy.generation.vllm_cfg.skip_tokenizer_init"}, "NeMo-RL sets that one itself"
+
+
+@pytest.mark.parametrize(("step", "name"), CONFIGS)
+def test_what_is_read_although_it_is_optional(step: str, name: str) -> None:
+    config = config_of(step, name)
+    section = section_of(config)
+    wanted = {*READ["every"], *READ.get(section, ())}
+    if config["policy"].get("generation"):
+        wanted.update(READ["generation"])
+    assert wanted - set(keys_of(config)) == set()
+    assert uses_gym(config) or config["data"]["max_input_seq_length"] is not None
+
+
+@pytest.mark.parametrize(("step", "name"), CONFIGS)
+def test_nothing_is_left_to_resolve_and_paths_are_absolute(step: str, name: str) -> None:
+    config = config_of(step, name)
+    assert [text for text in texts(config) if "${" in text] == []
+    paths = [config["checkpointing"]["checkpoint_dir"], config["logger"]["log_dir"]]
+    paths += [text for text in texts(config["data"]) if text.endswith(".jsonl")]
+    assert len(paths) == 4
+    assert all(path.startswith("/runs/r/") for path in paths)
+    assert config["logger"]["tensorboard_enabled"]
+
+
+@pytest.mark.parametrize("name", ["default", "nemo_gym"])
+def test_the_judge_is_a_genrm_model_with_all_that_gym_wants(name: str) -> None:
+    gym = config_of("rlhf", name)["env"]["nemo_gym"]
+    assert "responses_api_models/vllm_model/configs/vllm_model_for_training.yaml" in gym["config_paths"]
+    models = gym["genrm_model"]["responses_api_models"]
+    assert set(models) == {"genrm_model"}, "a plain vllm_model would drop the answers"
+    assert {"entrypoint", "model", "return_token_id_information", "uses_reasoning_parser"} <= set(models["genrm_model"])
+    compare = gym["genrm_compare_resources_server"]["resources_servers"]["genrm_compare"]
+    assert compare["genrm_model_server"] == {"type": "responses_api_models", "name": "genrm_model"}
+    assert compare["genrm_responses_create_params"]["input"] == []
+    agent = gym["genrm_simple_agent"]["responses_api_agents"]["simple_agent"]
+    assert agent["resources_server"]["name"] == "genrm_compare_resources_server"
+    assert None not in texts_and_nulls(gym), "Gym's types refuse null"
+
+
+def texts_and_nulls(value: Any) -> list[Any]:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [found for child in children for found in texts_and_nulls(child)] if children else [value]
+
+
+def test_a_secret_is_a_reference_that_only_gym_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NeMo-RL prints what it has resolved, and keeps it in every checkpoint."""
+    monkeypatch.setenv("RL_REWARD_API_KEY", "sk-planted-0123456789")
+    config = config_of("rlhf", "default", **{f"{JUDGE}.api_key": "RL_REWARD_API_KEY"})
+    text = dump_yaml(config)
+    assert "sk-planted" not in text
+    nemo_rls: Any = OmegaConf.to_container(OmegaConf.load(StringIO(text)), resolve=True)
+    key = nemo_rls["env"]["nemo_gym"]["genrm_model"]["responses_api_models"]["genrm_model"]["api_key"]
+    assert key == "${oc.env:RL_REWARD_API_KEY}"
+    gyms: Any = OmegaConf.to_container(OmegaConf.create(nemo_rls["env"]["nemo_gym"]), resolve=True)
+    assert gyms["genrm_model"]["responses_api_models"]["genrm_model"]["api_key"] == "sk-planted-0123456789"
+
+
+@pytest.mark.parametrize("text", ["a ${b} c", r"\${b}", r"\\${b}", "{% if x %}${{ y }}{% endif %}"])
+def test_text_that_looks_like_a_reference_stays_text(text: str) -> None:
+    values = values_of("rlhf", "default")
+    values["policy"]["tokenizer"]["chat_template"] = text
+    values["env"]["nemo_gym"]["genrm_compare_resources_server"]["resources_servers"]["genrm_compare"]["note"] = text
+    written = dump_yaml(nemo_rl_config(values, folder="/f", secrets={}))
+    config: Any = OmegaConf.to_container(OmegaConf.load(StringIO(written)), resolve=True)
+    assert config["policy"]["tokenizer"]["chat_template"] == text
+    gym: Any = OmegaConf.to_container(OmegaConf.create(config["env"]["nemo_gym"]), resolve=True)
+    assert gym["genrm_compare_resources_server"]["resources_servers"]["genrm_compare"]["note"] == text
+
+
+def test_several_validation_sets_of_pairs_are_named() -> None:
+    word = "data.validation=[{dataset_name: PreferenceDataset, data_path: /a.jsonl}, {data_path: /b.jsonl}]"
+    values = values_of("rm", "default", word)
+    data = nemo_rl_config(values, folder="/f", secrets={}, pair_sets=("a", "b"))["data"]
+    assert data["validation"] is None
+    assert data["val_data_paths"] == {"a": "/f/data/validation-0.jsonl", "b": "/f/data/validation-1.jsonl"}

@@ -1,0 +1,189 @@
+"""Shipped configs compile for a node with NeMo-RL, a dry run shows what it would be given, rows become its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron.compile.plan import Plan, compile_job
+from nemotron.config.layers import load
+from nemotron.config.overrides import parse_overrides
+from nemotron.engines.nemo_rl.config import nemo_rl_config
+from nemotron.engines.nemo_rl.rows import pair_sets, write_rows
+from nemotron.errors import DataError
+from nemotron.manifest import declaration, find_step
+from tests.in_process import nemotron
+from tests.unit.compile.compile_world import NODE, write_manifest
+from tests.unit.compile.compile_world import write_rows as write_jsonl
+
+# What the config of PPO has to change: what only our actor does, and batches for the GPUs that a reward model leaves.
+PPO = (
+    *("reward_model.standardize=false", "actor.exclude_truncated=false", "ppo.overlong_filtering=true"),
+    *("ppo.num_prompts_per_step=56", "policy.train_global_batch_size=112"),
+)
+CONFIGS = [
+    *(("dpo", "default", ()), ("rm", "default", ()), ("ppo", "default", PPO)),
+    *(("rlvr", "default", ()), ("rlvr", "nemo_gym", ()), ("rlhf", "default", ()), ("rlhf", "nemo_gym", ())),
+]
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Go"}]
+
+
+def plan_of(runs: Path, step: str, name: str, *words: str) -> Plan:
+    found = find_step(f"rl/nemo_rl/{step}")
+    code = declaration(found)
+    overrides = parse_overrides(list(enumerate(words, start=5)))
+    resolved = load(found.config_dir, name, overrides, run_dir=str(runs / "RUN_ID"), model=code.config)
+    env = {"TORCH_CUDA_ARCH_LIST": "9.0"}
+    return compile_job(found, resolved, code, runs_dir=runs, place=replace(NODE, memory_bytes=None), env=env)
+
+
+@pytest.mark.parametrize(("step", "name", "words"), CONFIGS)
+def test_a_shipped_config_starts_on_a_node(tmp_path: Path, step: str, name: str, words: tuple[str, ...]) -> None:
+    """`auto` picks NeMo-RL there."""
+    plan = plan_of(tmp_path, step, name, *words)
+    assert plan.engine == "nemo_rl"
+    assert plan.has_entry
+    assert plan.errors == ()
+    assert {f.name for f in plan.findings if f.severity == "warning"} <= {"sample-data", "gym-comparison"}
+
+
+def test_ppo_as_it_is_says_what_nemo_rl_cannot_honour(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "ppo", "default")
+    assert [(f.name, f.key) for f in plan.errors] == [
+        ("not-in-nemo-rl", "reward_model.standardize"),
+        ("not-in-nemo-rl", "actor.exclude_truncated"),
+        ("data-parallel-batch", "policy.train_global_batch_size"),
+    ]
+    assert "7 data-parallel ranks" in plan.errors[-1].message
+
+
+@pytest.mark.parametrize(
+    ("step", "word", "key"),
+    [
+        ("dpo", "eval.heldout={data_path: h.jsonl, verifier: tiny_world, max_samples: 1}", "eval.heldout"),
+        ("rm", "data.use_tokens=true", "data.use_tokens"),
+        ("rlvr", "rewards.functions=[{name: math, weight: 2.0}]", "rewards.functions.0.weight"),
+        ("rlvr", "rewards.functions=[{name: math, extract: boxed}]", "rewards.functions.0.extract"),
+        ("rlvr", "rewards.functions=[{name: math}, {name: math, label: again}]", "rewards.functions.1"),
+        ("rlvr", "env.should_use_nemo_gym=true", "rewards"),
+    ],
+)
+def test_what_is_ours_alone_is_refused(tmp_path: Path, step: str, word: str, key: str) -> None:
+    found = [f for f in plan_of(tmp_path, step, "default", word).errors if f.name == "not-in-nemo-rl"]
+    assert [f.key for f in found] == [key]
+    assert all(f.exit_code == 10 and f.hint for f in found)
+
+
+def test_servers_of_ones_own_are_not_nemo_rls(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "rlvr", "nemo_gym", "gym.servers.math.base_url=http://h:1", "gym.servers.math.kind=null")
+    assert [f.key for f in plan.errors if f.name == "not-in-nemo-rl"] == ["gym.servers.math.base_url"]
+
+
+def test_a_dry_run_shows_config_and_launch(tmp_path: Path) -> None:
+    """Also where NeMo-RL is not: there it says so, and what it would be."""
+    words = ("steps", "run", "rl/nemo_rl/dpo", "-c", "default", "engine=nemo_rl", "--dry-run", "--json")
+    done = nemotron(*words, "--runs-dir", str(tmp_path / "runs"))
+    assert (done.code, (tmp_path / "runs").exists()) == (10, False)
+    shown = json.loads(done.stdout)["nemo_rl"]
+    run = Path(shown["config"]["checkpointing"]["checkpoint_dir"]).parent
+    assert run.parent == (tmp_path / "runs").resolve()
+    assert shown["config"]["data"]["train"] == {
+        "dataset_name": "PreferenceDataset",
+        "data_path": str(run / "nemo_rl" / "data" / "train.jsonl"),
+    }
+    assert shown["launch"]["argv"][0] == str(run / "nemo_rl" / "entry.py")
+    assert shown["launch"]["argv"][3:] == ["examples/run_dpo.py", "--config", str(run / "nemo_rl" / "config.yaml")]
+    assert (shown["launch"]["version"], shown["launch"]["cwd"]) == ("v0.7.0", "/opt/nemo-rl")
+
+
+def written(tmp_path: Path, step: str, *words: str, name: str = "default") -> dict[str, list[dict[str, Any]]]:
+    """The rows that NeMo-RL is given, by file; every file is one that its config names."""
+    plan = plan_of(tmp_path, step, name, *words)
+    folder = tmp_path / "out"
+    found = write_rows(plan.config, plan.values, folder / "data")
+    config = nemo_rl_config(plan.values, folder=str(folder), secrets={}, pair_sets=pair_sets(plan.config))
+    named = json.dumps(config["data"])
+    rows = {}
+    for files in found.values():
+        for one in files:
+            path = folder / "data" / one.file
+            assert str(path) in named
+            rows[one.file] = [json.loads(line) for line in path.read_text().splitlines()]
+            assert len(rows[one.file]) == one.rows
+    return rows
+
+
+def train_on(path: Path, *rows: dict[str, Any]) -> tuple[str, ...]:
+    return (f"data.train.data_path={write_jsonl(path, rows)}", "data.validation=null")
+
+
+def test_pairs_of_any_form_become_ranked_completions(tmp_path: Path) -> None:
+    words = train_on(tmp_path / "p.jsonl", {"prompt": "Q", "chosen": "good", "rejected": "bad"})
+    for step in ("dpo", "rm"):
+        [row] = written(tmp_path, step, *words)["train.jsonl"]
+        assert row["context"] == [{"role": "user", "content": "Q"}]
+        assert [(one["rank"], one["completion"][0]["content"]) for one in row["completions"]] == [
+            (0, "good"),
+            (1, "bad"),
+        ]
+
+
+def test_several_files_of_pairs_are_one_to_train_on_and_named_to_validate(tmp_path: Path) -> None:
+    paths = [
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"prompt": name, "chosen": "x", "rejected": "y"}]) for name in "ab"
+    ]
+    sets = "[" + ", ".join(f"{{dataset_name: PreferenceDataset, data_path: {path}}}" for path in paths) + "]"
+    words = ("~data.train", f"+data.train={sets}", "~data.validation", f"+data.validation={sets}")
+    rows = written(tmp_path, "rm", *words)
+    assert {name: len(found) for name, found in rows.items()} == {
+        **{"train.jsonl": 2, "validation-0.jsonl": 1, "validation-1.jsonl": 1}
+    }
+
+
+def test_prepared_pairs_are_one_file(tmp_path: Path) -> None:
+    pairs = [[{"prompt": f"{i}", "chosen": "x", "rejected": "y"}] for i in range(3)]
+    manifest = write_manifest(tmp_path / "prep", {"train": pairs, "validation": pairs[:1]}, "preference")
+    words = ("~data.train.data_path", "~data.validation.data_path", f"data.manifest_path={manifest}")
+    rows = written(tmp_path, "dpo", *words)
+    assert {name: len(found) for name, found in rows.items()} == {"train.jsonl": 3, "validation.jsonl": 1}
+
+
+def test_questions_become_input_and_output(tmp_path: Path) -> None:
+    row = {"question": "2+2?", "expected_answer": "4"}
+    assert written(tmp_path, "rlvr", *train_on(tmp_path / "q.jsonl", row))["train.jsonl"] == [
+        {"input": "2+2?", "output": "4"}
+    ]
+    # PPO's reward model reads no answer.
+    assert written(tmp_path, "ppo", *train_on(tmp_path / "q.jsonl", {"prompt": "2+2?"}))["train.jsonl"] == [
+        {"input": "2+2?", "output": ""}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [({"messages": TALK, "answer": "4"}, "one turn of a user"), ({"question": "2+2?"}, "no answer to check with")],
+)
+def test_a_row_that_nemo_rl_cannot_show_is_refused_with_its_line(
+    tmp_path: Path, row: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        written(tmp_path, "rlvr", *train_on(tmp_path / "q.jsonl", {"question": "a", "answer": "b"}, row))
+    assert str(caught.value.origin) == f"{tmp_path / 'q.jsonl'}:2"
+
+
+def test_rows_of_the_gym_stay_and_others_become_such(tmp_path: Path) -> None:
+    given = {
+        "responses_create_params": {"input": [{"role": "user", "content": "Hi"}]},
+        "agent_ref": {"type": "responses_api_agents", "name": "mine"},
+        "principle": "be brief",
+    }
+    path = tmp_path / "g.jsonl"
+    path.write_text(f"{json.dumps(given)}\n\n{json.dumps({'messages': TALK})}\n")
+    first, second = written(tmp_path, "rlhf", f"data.train.data_path={path}", "data.validation=null")["train.jsonl"]
+    assert first == given
+    assert second["responses_create_params"] == {"input": TALK}
+    assert second["agent_ref"]["name"] == "genrm_simple_agent"
