@@ -160,3 +160,19 @@ def test_no_value_of_this_environment_stands_in_a_lepton_job(
     assert "planted-secret" not in dry.stdout + dry.stderr + done.stderr
     (tmp_path / "env.toml").write_text(f'{profile}{line}\nsecrets = {{ PLANTED = "s", TOKEN = "s" }}')
     assert "would stand in" not in rlhf(tmp_path, *words, "--dry-run").stderr
+
+
+def test_nemo_rl_over_several_nodes_is_refused_at_its_place(tmp_path: Path) -> None:
+    (tmp_path / "env.toml").write_text('[slurm_big]\nextends = "slurm_rl_nemo_rl_rlhf"\nnodes = 4\n')
+    words = (
+        "-c",
+        "default",
+        "-b",
+        "slurm_big",
+        "data.train.data_path=/lustre/a",
+        "data.validation.data_path=/lustre/b",
+    )
+    done = rlhf(tmp_path, *words, "engine=nemo_rl", "cluster.num_nodes=4", "--dry-run")
+    assert done.code == 10
+    assert "NeMo-RL over 4 nodes needs Ray across them" in done.stderr
+    assert "env.toml [slurm_big]" in done.stderr

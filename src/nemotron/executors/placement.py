@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from nemotron import snapshot
 from nemotron.compile.plan import FileRef, Plan
 from nemotron.compile.secrets import secret_variables
-from nemotron.errors import Finding
+from nemotron.errors import Finding, NotAvailableError
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import LeptonProfile, RayProfile, SlurmProfile
 from nemotron.suggest import listed
@@ -182,6 +182,17 @@ def _sizes(plan: Plan, profile: Profile) -> Iterator[Finding]:
         )
     if plan.engine != "nemo_rl":
         return
+    if settings.nodes > 1 and settings.kind in ("slurm", "lepton"):
+        yield Finding(
+            "error",
+            "ray-over-nodes",
+            f"profile `{profile.name}`: NeMo-RL over {settings.nodes} nodes needs Ray across them, which this version "
+            "does not bring up",
+            "nodes",
+            profile.origin("nodes"),
+            'set `nodes = 1`, or use `executor = "ray"` with a cluster that is up',
+            exit_code=NotAvailableError.exit_code,
+        )
     for key, name, have in (
         ("num_nodes", "nodes", settings.nodes),
         ("gpus_per_node", "gpus_per_node", settings.gpus_per_node),
