@@ -16,7 +16,7 @@ from nemotron.config.layers import Resolved
 from nemotron.config.origins import Node
 from nemotron.config.overrides import Override
 from nemotron.errors import NemotronError, NotAvailableError, NotFoundError
-from nemotron.executors import goes_on, handle_of, is_elsewhere, state_of
+from nemotron.executors import alive, handle_of, is_elsewhere, state_of
 from nemotron.executors.base import How
 from nemotron.executors.follow import follow
 from nemotron.executors.launch import Launch, kind_of, prepare
@@ -173,8 +173,9 @@ def cancel(run: RunFolder) -> None:
         NotFoundError: nobody works on it.
         ExecutorError: it cannot be ended.
     """
-    handle = handle_of(run)
-    if handle is None or not goes_on(run):
+    handle, answer = handle_of(run), alive(run)
+    # A cluster that cannot be asked says so when it is told to end the job, which may go on.
+    if handle is None or answer == "no" or (answer == "unknown" and not is_elsewhere(run)):
         raise NotFoundError(f"run `{run.id}` is {state_of(run)}: there is nothing to cancel")
     if is_elsewhere(run):
         executor(handle.executor).cancel(handle)

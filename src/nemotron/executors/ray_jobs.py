@@ -39,6 +39,8 @@ STATES: dict[str, StateName] = {
 STOP_WAIT_S = 60
 """Between SIGTERM and SIGKILL of a job that is stopped; Ray's own three seconds end a run before its status."""
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+_ASK_S = 3.0
+"""How long a cluster that does not answer is asked how a job does: whoever follows the job asks again anyway."""
 _SHARE = 0.05
 """Of the time that reading a log takes: the API has no offset, so a long one is asked for less often."""
 _MARK = bootstrap.MARK.encode()
@@ -145,7 +147,7 @@ class RayJobs:
     def cancel(self, handle: Handle) -> None:
         """Stop it: SIGTERM, and SIGKILL where that does not help."""
         if job := (handle.model_extra or {}).get("job_id"):
-            self._service(handle).call("POST", f"/api/jobs/{job}/stop")
+            self._service(handle, patience_s=_ASK_S).call("POST", f"/api/jobs/{job}/stop")
 
     def fetch(self, run: RunFolder, handle: Handle) -> None:
         """Rows and status of a mirrored run out of the log."""
@@ -165,7 +167,7 @@ class RayJobs:
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """The cluster answers and takes the token."""
         settings = _settings(profile)
-        service = _service(settings.address, settings.token_env, patience_s=10)
+        service = _service(settings.address, settings.token_env, patience_s=_ASK_S)
         version = service.call("GET", "/api/version") or {}
         # The version is told without a token.
         jobs = service.call("GET", "/api/jobs/") or []
@@ -176,7 +178,7 @@ class RayJobs:
         if not job:
             return JobState("lost", "it was never submitted")
         try:
-            found = self._details(self._service(handle, patience_s=10), str(job))
+            found = self._details(self._service(handle, patience_s=_ASK_S), str(job))
         except NemotronError as error:
             return JobState("unknown", error.message)
         if found is None:
@@ -206,7 +208,7 @@ class RayJobs:
     def _log(self, handle: Handle) -> _Log:
         job = str((handle.model_extra or {}).get("job_id"))
         if job not in self._logs:
-            self._logs[job] = _Log(self._service(handle, patience_s=10), job)
+            self._logs[job] = _Log(self._service(handle, patience_s=_ASK_S), job)
         return self._logs[job]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from nemotron.errors import ArtifactError
+from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.executors.base import Executor
+from nemotron.install import install_extra
 
 NAMES = ("detached", "slurm", "lepton", "ray")
 """Those that start a run elsewhere than in the command's own process."""
@@ -14,15 +15,28 @@ def executor(name: str) -> Executor:
 
     Raises:
         ArtifactError: this version has none of that name.
+        NotAvailableError: a package that it needs is not installed.
     """
+    if name in NAMES:
+        try:
+            return _imported(name)
+        except ModuleNotFoundError as error:
+            if (error.name or "nemotron").partition(".")[0] == "nemotron":
+                raise
+            raise NotAvailableError(
+                f"jobs on `{name}` need the package `{error.name}`", hint=install_extra("cluster")
+            ) from error
+    raise ArtifactError(
+        f"the run was started by the executor `{name}`, which this version does not have",
+        hint="look at it with the version that started it",
+    )
+
+
+def _imported(name: str) -> Executor:
     if name == "slurm":
         from nemotron.executors.slurm.executor import Slurm
 
         return Slurm()
-    if name == "detached":
-        from nemotron.executors.detached import Detached
-
-        return Detached()
     if name == "lepton":
         from nemotron.executors.lepton.executor import Lepton
 
@@ -31,7 +45,6 @@ def executor(name: str) -> Executor:
         from nemotron.executors.ray_jobs import RayJobs
 
         return RayJobs()
-    raise ArtifactError(
-        f"the run was started by the executor `{name}`, which this version does not have",
-        hint="look at it with the version that started it",
-    )
+    from nemotron.executors.detached import Detached
+
+    return Detached()
