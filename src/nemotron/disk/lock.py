@@ -12,12 +12,14 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nemotron.disk.documents import read_bytes
 from nemotron.disk.faults import NO_LOCKS, output_errors
 from nemotron.disk.stream import write_all
 from nemotron.errors import OutputError
@@ -79,11 +81,20 @@ def is_held(path: Path) -> bool | None:
 
 def holder(path: Path) -> str:
     """Who wrote the lock file last, as ``process 4711 on host``; ``another process`` if that is unknown."""
+    found = holder_of(path)
+    return f"process {found[0]} on {found[1]}" if found else "another process"
+
+
+def holder_of(path: Path) -> tuple[int, str] | None:
+    """Process and machine of whoever wrote the lock file last; None where it does not say."""
     try:
-        words = path.read_text(encoding="utf-8").split()
+        words = read_bytes(path, 1024).decode("utf-8", "replace").split()
     except OSError:
-        return "another process"
-    return f"process {words[0]} on {words[1]}" if len(words) == 2 else "another process"
+        return None
+    # 0 and below are groups of processes to who sends a signal.
+    if len(words) != 2 or not re.fullmatch(r"[1-9][0-9]{0,9}", words[0]):
+        return None
+    return int(words[0]), words[1]
 
 
 @contextmanager

@@ -33,10 +33,10 @@ def alive(run: RunFolder) -> Alive:
         return "unknown" if attempts_of(run.path) else local.alive(run)
     if handle.executor == local.NAME:
         return local.alive(run)
-    from nemotron.executors.registry import executor
+    from nemotron.executors.registry import executor_of
 
     try:
-        state = executor(handle.executor).states([handle])[0]
+        state = executor_of(handle).states([handle])[0]
     except ArtifactError:
         return "unknown"
     return "unknown" if state.state == "unknown" else "no" if state.is_over else "yes"
@@ -61,10 +61,10 @@ def state_of(run: RunFolder) -> ReportedState:
     handle = handle_of(run)
     if written in ENDED or handle is None or handle.executor == local.NAME:
         return reported(written, "no" if written in ENDED else alive(run))
-    from nemotron.executors.registry import executor
+    from nemotron.executors.registry import executor_of
 
     try:
-        state = executor(handle.executor).states([handle])[0]
+        state = executor_of(handle).states([handle])[0]
     except ArtifactError:
         return "unknown"
     words: dict[str, ReportedState] = {

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from nemotron.errors import ArtifactError
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
+from nemotron.profiles.model import Destination, Folder, Line
 from nemotron.runs.attempts import Handle
 from nemotron.runs.folder import RunFolder
 
@@ -33,6 +37,41 @@ StateName = Literal[
 of the job, or forgot it. ``unknown``: the executor cannot be asked now."""
 
 WAITING: frozenset[StateName] = frozenset({"queued", "running"})
+
+
+class KeptSsh(BaseModel):
+    """A login node, as a handle keeps it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    host: Destination
+    user: Destination | None = None
+    identity: Line | None = None
+    options: list[Line] = []
+
+
+class Kept(BaseModel):
+    """What the handles of all attempts elsewhere keep, and what some do. Anybody may have written over it since."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    run_dir: Folder
+    number: Annotated[int, Field(ge=1)]
+    mirrored: bool = False
+    log: Folder | None = None
+    job_name: Line | None = None
+    job_id: Line | None = None
+    code_dir: Folder | None = None
+    ssh: KeptSsh | None = None
+    workspace: dict[str, str] | None = None
+
+
+def log_of(handle: Handle) -> str:
+    """Where the job's output lies. Raises ArtifactError: the handle does not say."""
+    found = (handle.model_extra or {}).get("log")
+    if not isinstance(found, str):
+        raise ArtifactError("`log` is not in the `handle.json` of this attempt", hint="look into its folder `logs`")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nemotron.disk import lock
-from nemotron.errors import ArtifactError, ExecutorError
-from nemotron.executors.base import How, JobState, Submission, Target
+from nemotron.disk.documents import open_regular
+from nemotron.errors import ArtifactError, ExecutorError, NotFoundError
+from nemotron.executors.base import How, JobState, Submission, Target, log_of
 from nemotron.executors.environment import shown_environment
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
@@ -82,11 +84,13 @@ class Detached:
     def read_log(self, handle: Handle, offset: int) -> bytes:
         """From the file."""
         try:
-            with open((handle.model_extra or {})["log"], "rb") as log:
+            with open_regular(log_of(handle)) as log:
                 log.seek(offset)
                 return log.read()
         except FileNotFoundError:
             return b""
+        except OSError as error:
+            raise ExecutorError(f"cannot read `{log_of(handle)}`: {error.strerror}") from error
 
     def explain(self, handle: Handle, state: JobState) -> JobState:
         """The kernel tells nothing more."""
@@ -94,15 +98,7 @@ class Detached:
 
     def cancel(self, handle: Handle) -> None:
         """SIGTERM to the worker, which leaves a truthful status behind."""
-        run = Path((handle.model_extra or {})["run_dir"])
-        if lock.is_held(run / LOCK) is False or handle.pid is None:
-            return
-        try:
-            os.kill(handle.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            return
-        except PermissionError as error:
-            raise ExecutorError(f"process {handle.pid} is somebody else's") from error
+        end_worker(Path((handle.model_extra or {})["run_dir"]))
 
     def fetch(self, run: RunFolder, handle: Handle) -> None:
         """Everything is here."""
@@ -110,6 +106,28 @@ class Detached:
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """The interpreter."""
         return [("python", profile.settings.python or sys.executable)]
+
+
+def end_worker(run: Path) -> None:
+    """SIGTERM to the process of this machine that holds a run; nothing happens to a run that nobody holds.
+
+    The lock says who that is: a handle may be older than the worker, and its number have another process by now.
+
+    Raises:
+        NotFoundError: it is held from elsewhere. ExecutorError: by somebody else.
+    """
+    if lock.is_held(run / LOCK) is False:
+        return
+    found = lock.holder_of(run / LOCK)
+    if found is None or found[1] != platform.node():
+        where = f"on `{found[1]}`" if found else "elsewhere"
+        raise NotFoundError(f"run `{run.name}` is worked on {where}", hint="cancel it there")
+    try:
+        os.kill(found[0], signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError as error:
+        raise ExecutorError(f"process {found[0]} is somebody else's") from error
 
 
 def _state(path: Path) -> JobState:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,11 +15,12 @@ from nemotron.config.overrides import Override
 from nemotron.errors import NemotronError, NotAvailableError, NotFoundError
 from nemotron.executors import alive, handle_of, is_elsewhere, state_of
 from nemotron.executors.base import How
+from nemotron.executors.detached import end_worker
 from nemotron.executors.follow import follow
 from nemotron.executors.launch import Launch, kind_of, prepare
 from nemotron.executors.launch import resume as resume_run
 from nemotron.executors.placement import placed
-from nemotron.executors.registry import executor
+from nemotron.executors.registry import executor, executor_of
 from nemotron.outcome import print_error
 from nemotron.place import Place
 from nemotron.profiles.load import Profile
@@ -161,7 +159,7 @@ def print_logs(run: RunFolder, *, follow_on: bool) -> int:
         )
     if follow_on:
         return follow(run, may_cancel=False)
-    sys.stdout.buffer.write(executor(handle.executor).read_log(handle, 0))
+    sys.stdout.buffer.write(executor_of(handle).read_log(handle, 0))
     sys.stdout.flush()
     return 0
 
@@ -178,11 +176,9 @@ def cancel(run: RunFolder) -> None:
     if handle is None or answer == "no" or (answer == "unknown" and not is_elsewhere(run)):
         raise NotFoundError(f"run `{run.id}` is {state_of(run)}: there is nothing to cancel")
     if is_elsewhere(run):
-        executor(handle.executor).cancel(handle)
-    elif handle.pid is None or handle.host != platform.node():
-        raise NotFoundError(f"run `{run.id}` works on `{handle.host}`", hint="cancel it there")
+        executor_of(handle).cancel(handle)
     else:
-        os.kill(handle.pid, signal.SIGTERM)
+        end_worker(run.path)
     print(f"{run.id}: cancelled; `nemotron runs resume {run.id}` goes on with it", file=sys.stderr)
 
 
@@ -192,6 +188,6 @@ def refresh(run: RunFolder) -> None:
     if handle is None or not is_elsewhere(run):
         return
     try:
-        executor(handle.executor).fetch(run, handle)
+        executor_of(handle).fetch(run, handle)
     except NemotronError as error:
         print_error(error, label="warning")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nemotron.errors import EngineError, ExecutorError, NemotronError
 from nemotron.executors.base import Executor, JobState, StateName
-from nemotron.executors.registry import executor
+from nemotron.executors.registry import executor_of
 from nemotron.outcome import print_error
 from nemotron.runs.attempts import Handle, attempts_of
 from nemotron.runs.folder import RunFolder
@@ -99,7 +99,7 @@ def follow(run: RunFolder, *, may_cancel: bool) -> int:
         ExecutorError: the cluster stays out of reach.
     """
     handle = attempts_of(run.path)[-1].handle()
-    by = executor(handle.executor)
+    by = executor_of(handle)
     follower = _Follower(run, by, handle)
     while True:
         try:

@@ -18,7 +18,7 @@ from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NemotronError, Origin, UsageError
 from nemotron.executors.base import Executor, How, Submission, Target
 from nemotron.executors.environment import job_environment
-from nemotron.executors.registry import executor
+from nemotron.executors.registry import executor, executor_of
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile, from_snapshot
 from nemotron.runs.attempts import Handle, attempts_of, begin_attempt
@@ -93,7 +93,7 @@ def resume(
     handle = handle_of(run)
     if handle is None:
         raise ArtifactError("the run has no attempt to go on from", origin=Origin(str(run.path)))
-    by = executor(handle.executor)
+    by = executor_of(handle)
     by.fetch(run, handle)
     if goes_on(run):
         raise UsageError(f"run `{run.id}` goes on already", hint=f"`nemotron runs logs -f {run.id}` shows its output")

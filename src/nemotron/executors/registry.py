@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from nemotron.errors import ArtifactError, NotAvailableError
-from nemotron.executors.base import Executor
+from nemotron.executors.base import Executor, Kept
 from nemotron.install import install_extra
+from nemotron.runs.attempts import Handle
 
 NAMES = ("detached", "slurm", "lepton", "ray")
 """Those that start a run elsewhere than in the command's own process."""
+
+
+def executor_of(handle: Handle) -> Executor:
+    """The executor that started an attempt, which can be asked by what the handle keeps.
+
+    Raises:
+        ArtifactError: this version has none of that name, or the handle is not one that it wrote.
+    """
+    by = executor(handle.executor)
+    try:
+        Kept.model_validate(handle.model_extra or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "it"
+        raise ArtifactError(
+            f"cannot ask `{handle.executor}` about this attempt: `{key}` in its `handle.json` is damaged: "
+            f"{first['msg'][0].lower()}{first['msg'][1:]}",
+            hint="only the command that started a run writes that file",
+        ) from error
+    return by
 
 
 def executor(name: str) -> Executor:

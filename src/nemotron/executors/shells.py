@@ -107,7 +107,7 @@ class Ssh:
             # The values go through the pipe, in front of what the command itself reads.
             stdin = _exports(environment).encode() + f"exec {command}\n".encode() + stdin
             command = "bash -s"
-        done = _run([*self._ssh(), self.destination, "--", command], stdin, None, timeout_s, what=f"ssh {self.host}")
+        done = _run([*self._ssh(), "--", self.destination, command], stdin, None, timeout_s, what=f"ssh {self.host}")
         if done.code == BROKEN:
             raise ExecutorError(
                 f"ssh to `{self.destination}` failed: {_last_line(done.err) or 'no reason given'}",

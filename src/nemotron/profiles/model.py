@@ -29,6 +29,13 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _destination(value: str) -> str:
+    # ssh takes what begins so for one of its options, and some of those are commands.
+    if value.startswith("-"):
+        raise PydanticCustomError("destination", "cannot begin with `-`: ssh would take it for an option")
+    return _one_line(value)
+
+
 def _absolute(value: str) -> str:
     if not PLACEHOLDER.search(value) and not value.startswith("/"):
         raise PydanticCustomError("absolute", "should be an absolute path: a cluster does not know this folder")
@@ -63,6 +70,8 @@ def _no_nul(value: str) -> str:
 
 Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 """Text that goes into a script or a header: no line breaks."""
+Destination = Annotated[str, Field(min_length=1), AfterValidator(_destination)]
+"""A machine, or a user on it, as ssh takes it."""
 Folder = Annotated[str, AfterValidator(_absolute)]
 """An absolute path on the cluster."""
 Variable = Annotated[str, AfterValidator(_variable)]
@@ -80,7 +89,7 @@ class BaseProfile(Strict):
     nodes: Count = 1
     """Machines that the job gets."""
     gpus_per_node: NonNegativeInt = 0
-    memory_gb_per_node: Annotated[float, Field(gt=0)] | None = None
+    memory_gb_per_node: Annotated[float, Field(gt=0, allow_inf_nan=False, lt=1e9)] | None = None
     """Main memory that the job may use on one node; the preflight compares its estimate with it."""
     env_vars: dict[Variable, Value] = Field(default_factory=dict)
     """Environment of the job. A value read from here, `${oc.env:HF_TOKEN}`, is never written to a file."""
@@ -191,9 +200,9 @@ class SlurmProfile(Contained):
     executor: Literal["slurm"]
     tunnel: Literal["ssh", "local"] = "local"
     """`local`: this machine has sbatch. `ssh`: it is called on `host`."""
-    host: Line | None = None
+    host: Destination | None = None
     """Login node, as `ssh` knows it: a name of ~/.ssh/config works."""
-    user: Line | None = None
+    user: Destination | None = None
     identity: Line | None = None
     """Private key file; ssh's own configuration finds it where nothing is said."""
     ssh_options: list[Line] = Field(default_factory=list)

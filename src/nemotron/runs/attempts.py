@@ -17,9 +17,9 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nemotron.disk.atomic import write_atomic
 from nemotron.disk.documents import read_bytes
@@ -44,7 +44,7 @@ class Handle(BaseModel):
     started_at: str
     """ISO 8601, UTC."""
     host: str | None = None
-    pid: int | None = None
+    pid: Annotated[int, Field(ge=1)] | None = None
     command: tuple[str, ...] = ()
     """The words that started the worker; no values of secrets."""
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nemotron import snapshot
+from nemotron.disk.documents import open_regular
 from nemotron.errors import ExecutorError, NemotronError
-from nemotron.executors.base import How, JobState, Submission, Target
+from nemotron.executors.base import How, JobState, Submission, Target, log_of
 from nemotron.executors.environment import shown_environment
 from nemotron.executors.shells import Done, Here, Shell, Ssh
 from nemotron.executors.slurm import script
@@ -120,10 +121,10 @@ class Slurm:
     def read_log(self, handle: Handle, offset: int) -> bytes:
         """From the shared folder where it can be read here, else through ssh."""
         extra = handle.model_extra or {}
-        path = str(extra["log"])
-        if not extra["mirrored"]:
+        path = log_of(handle)
+        if not extra.get("mirrored"):
             try:
-                with open(path, "rb") as log:
+                with open_regular(path) as log:
                     log.seek(offset)
                     return log.read()
             except FileNotFoundError:
