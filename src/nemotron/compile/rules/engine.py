@@ -58,7 +58,7 @@ def limits_have_no_hook(job: AnyJob) -> Iterator[Finding]:
     if getattr(limits, "max_kl", None) is not None:
         yield job.note(
             "limits.max_kl",
-            "NeMo-RL has no such limit: the run is ended from outside after the step that crosses it, without saving",
+            "NeMo-RL has no such limit: the run is ended from outside after the step that crosses it",
         )
     for name, what in (("max_missing_share", "rewards that are missing"), ("max_rejected_share", "pairs left out")):
         if getattr(limits, name, None) is not None:

@@ -18,8 +18,10 @@ from typing import Any
 from nemotron.checkpoints import owner
 from nemotron.checkpoints.store import CheckpointStore
 from nemotron.engines.base import Attempt
+from nemotron.engines.nemo_rl.config import section_of, uses_gym
 from nemotron.engines.nemo_rl.folder import NAME, Prepared, Tree, find_tree, prepare, secret_variables_of
 from nemotron.engines.nemo_rl.lines import MetricLines, StepRow, last_words
+from nemotron.engines.nemo_rl.version import CURRENT
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.errors import DataError, EngineError, LimitError, NemotronError, OutOfTimeError
 from nemotron.manifest import declaration, find_step
@@ -76,12 +78,14 @@ class Watch:
         while True:
             ended = child.ended()
             before = self.lines.size
+            # First: a checkpoint is renamed before its step is told.
+            self._look_for_checkpoints()
             for row in self.lines.read():
                 self._note(row)
-            self._look_for_checkpoints()
             if ended is not None:
                 for row in self.lines.rest():
                     self._note(row)
+                self._look_for_checkpoints()
                 return ended
             self._notice()
             self._mind_silence(heard=self.lines.size > before)
@@ -97,7 +101,7 @@ class Watch:
             self.recorder.write(row.step, row.metrics)
 
     def _mind_limits(self, row: StepRow) -> None:
-        """NeMo-RL has no place for a limit of ours: the step that crosses it is the last one, and is not saved."""
+        """NeMo-RL has no place for a limit of ours: the step that crosses it is the last one that counts."""
         most = getattr(getattr(self.config, "limits", None), "max_kl", None)
         kl = row.metrics.get("train/kl_penalty")
         if most is not None and kl is not None and kl > most:
@@ -180,11 +184,11 @@ def train(attempt: Attempt, *, patience: Patience = Patience()) -> None:
     run, job = attempt.run, attempt.job
     config: Any = attempt.settings(declaration(find_step(job.step)).config)
     named = secret_variables_of(attempt.secrets, job.secret_variables)
+    tree = find_tree(CURRENT.script(section_of(job.config), gym=uses_gym(job.config)), os.environ)
     folder = run.path / NAME
     metrics = folder / f"metrics-{attempt.folder.number}.jsonl"
     run.write_status(phase="writing rows")
     ready = prepare(folder, config, job.config, secrets=named, metrics=metrics)
-    tree = find_tree(ready.argv[3], os.environ)
     total = _planned(config, ready)
     store = _store(attempt, config)
     done = store.steps()[-1] if store.steps() else 0
@@ -209,7 +213,8 @@ def _work(tree: Tree, ready: Prepared, watch: Watch, secrets: Mapping[str, str])
     hidden = [value for value in secrets.values() if len(value) >= 8]
     child = Child("NeMo-RL driver", hidden=hidden, log_path=watch.log, log_stdout=True)
     words = [sys.executable, "-m", "nemotron.processes.leash"]
-    environment = {**os.environ, **secrets, "PYTHONUNBUFFERED": "1"}
+    # The interpreter is the one that was found: Ray must not make another with `uv` for it.
+    environment = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", **os.environ, **secrets, "PYTHONUNBUFFERED": "1"}
     try:
         # The leash is ours; the interpreter and the folder are NeMo-RL's.
         child.start([*words, tree.python, "-u", *ready.argv], environment, cwd=tree.root)
