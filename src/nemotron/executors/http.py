@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from nemotron.errors import ExecutorError, NotFoundError
 
@@ -59,7 +59,7 @@ class Service:
         Raises:
             NotFoundError: 404. ExecutorError: any other refusal, or the service cannot be reached.
         """
-        waits = wait_exponential_jitter(initial=0.2, max=5.0)
+        waits = wait_random_exponential(multiplier=0.4, max=5.0)
         again = Retrying(
             retry=retry_if_exception_type(_Stumbles), stop=stop_after_delay(self._patience_s), wait=waits, reraise=True
         )
