@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.template_trial import ENDLESS
-from nemotron.disk.documents import read_bytes, read_json
+from nemotron.disk.documents import parse_json, read_bytes, read_json
 from nemotron.errors import ArtifactError
 from nemotron.processes.environment import plain_environment
 
@@ -131,7 +131,7 @@ def _tried(template: str, more: str, conversations: tuple[Turns, ...]) -> dict[s
     """What came of a template in a process of its own; empty without jinja2."""
     if find_spec("jinja2") is None:
         return {}
-    asked = json.dumps({"template": template, "more": json.loads(more), "conversations": conversations})
+    asked = json.dumps({"template": template, "more": parse_json(more), "conversations": conversations})
     # Not from the folder in which we stand: a module of the user's may be called like one of ours.
     command = [sys.executable, "-P", "-m", "nemotron.checkpoints.template_trial"]
     try:
@@ -146,7 +146,7 @@ def _tried(template: str, more: str, conversations: tuple[Turns, ...]) -> dict[s
     except subprocess.TimeoutExpired:
         return {"fault": ENDLESS}
     try:
-        found: dict[str, Any] = json.loads(ended.stdout)
+        found: dict[str, Any] = parse_json(ended.stdout)
     except ValueError:
         # The kernel ended it: its time or its memory is used up.
         return {"fault": ENDLESS}

@@ -12,6 +12,8 @@ import sys
 from datetime import datetime
 from typing import Any
 
+from nemotron.disk.documents import parse_json
+
 SECONDS = 2
 """Of the processor. Templates take milliseconds; starting takes a tenth of a second."""
 MEMORY_BYTES = 512 << 20
@@ -85,7 +87,7 @@ def main() -> None:
     for kind, most in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-    asked = json.loads(sys.stdin.buffer.read())
+    asked = parse_json(sys.stdin.buffer.read())
     print(json.dumps(tried(asked["template"], asked["conversations"], asked["more"])))
 
 
