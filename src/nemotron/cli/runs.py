@@ -91,7 +91,7 @@ def compare_command(
     found = [_find(runs_dir, name) for name in runs or []]
     if sweep is not None:
         found += _sweep(runs_dir, sweep)
-    comparison = compare(found, _summary)
+    comparison = compare([_fresh(run) for run in found], _summary)
     if html is not None:
         from nemotron.disk.atomic import write_atomic
         from nemotron.runs.words import relative

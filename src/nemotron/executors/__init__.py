@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nemotron.errors import ArtifactError
+from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.executors import local
 from nemotron.runs.attempts import Alive, Handle, attempts_of, reported
 from nemotron.runs.folder import RunFolder
@@ -37,7 +37,7 @@ def alive(run: RunFolder) -> Alive:
 
     try:
         state = executor_of(handle).states([handle])[0]
-    except ArtifactError:
+    except (ArtifactError, NotAvailableError):
         return "unknown"
     return "unknown" if state.state == "unknown" else "no" if state.is_over else "yes"
 
@@ -65,7 +65,7 @@ def state_of(run: RunFolder) -> ReportedState:
 
     try:
         state = executor_of(handle).states([handle])[0]
-    except ArtifactError:
+    except (ArtifactError, NotAvailableError):
         return "unknown"
     words: dict[str, ReportedState] = {
         "out_of_memory": "out of memory",

@@ -13,7 +13,7 @@ from nemotron.config.layers import Resolved
 from nemotron.config.origins import Node
 from nemotron.config.overrides import Override
 from nemotron.errors import NemotronError, NotAvailableError, NotFoundError
-from nemotron.executors import alive, handle_of, is_elsewhere, state_of
+from nemotron.executors import alive, detached, handle_of, is_elsewhere, state_of
 from nemotron.executors.base import How
 from nemotron.executors.detached import end_worker
 from nemotron.executors.follow import follow
@@ -173,7 +173,8 @@ def cancel(run: RunFolder) -> None:
     """
     handle, answer = handle_of(run), alive(run)
     # A cluster that cannot be asked says so when it is told to end the job, which may go on.
-    if handle is None or answer == "no" or (answer == "unknown" and not is_elsewhere(run)):
+    here = not is_elsewhere(run) or handle is None or handle.executor == detached.NAME
+    if handle is None or answer == "no" or (answer == "unknown" and here):
         raise NotFoundError(f"run `{run.id}` is {state_of(run)}: there is nothing to cancel")
     if is_elsewhere(run):
         executor_of(handle).cancel(handle)

@@ -71,7 +71,7 @@ def comparison_figures(comparison: Comparison) -> list[Figure]:
                 for metric, part in _metrics(comparison, line).items():
                     # The spread is a metric of its own here: around the mean of the runs lies what the seeds do.
                     wanted = [(metric, line.name or part)]
-                    wanted += [(line.spread, f"{line.name} spread")] if line.spread else []
+                    wanted += [(line.spread, "spread within a step")] if line.spread else []
                     for name, what in wanted:
                         if name not in seen:
                             seen.add(name)

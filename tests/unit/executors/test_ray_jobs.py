@@ -14,12 +14,15 @@ import pytest
 
 from nemotron import snapshot
 from nemotron.errors import ExecutorError, NotAvailableError
+from nemotron.executors import alive, state_of
 from nemotron.executors.base import JobState, Submission
 from nemotron.executors.ray_jobs import RayJobs, _Log, _service
 from nemotron.executors.registry import executor
-from nemotron.runs.attempts import Handle
+from nemotron.runs.attempts import Handle, begin_attempt
 from nemotron.runs.folder import RunFolder
 from tests.in_process import Result, nemotron
+from tests.unit.runs.conftest import make_run as make_run
+from tests.unit.runs.run_records import MakeRun
 
 SOURCE = Path(snapshot.PACKAGE).parent
 
@@ -230,3 +233,13 @@ def test_without_an_http_client_the_extra_is_named(name: str, module: str, monke
     with pytest.raises(NotAvailableError, match=f"jobs on `{name}` need the package `httpx`") as caught:
         executor(name)
     assert "[cluster]" in str(caught.value.hint)
+
+
+def test_without_an_http_client_runs_can_still_be_listed(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(run_id="r1")
+    run.write_status(state="running")
+    begin_attempt(run.path, handle_for("http://head:8265", job_id="j"))
+    monkeypatch.delitem(sys.modules, "nemotron.executors.ray_jobs")
+    monkeypatch.delitem(sys.modules, "nemotron.executors.http")
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    assert (state_of(run), alive(run)) == ("unknown", "unknown")
