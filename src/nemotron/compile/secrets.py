@@ -38,6 +38,8 @@ def redact(values: Any, secrets: Mapping[str, str]) -> Any:
             at = at.get(part) if isinstance(at, dict) else None
         if isinstance(at, dict) and name in at:
             at[name] = None
+        elif isinstance(at, list) and name.isdecimal() and int(name) < len(at):
+            at[int(name)] = None
     return cleaned
 
 
@@ -78,10 +80,11 @@ def _places(value: Any, key: str) -> Iterator[tuple[str, SecretStr | None]]:
     elif isinstance(value, dict):
         for name, child in value.items():
             place = f"{key}.{name}" if key else str(name)
-            texts = [child] if isinstance(child, str) else child if isinstance(child, list) else []
-            if _NAMES.search(str(name)) and texts and all(isinstance(text, str) for text in texts):
-                # No field that we know, but what a section takes along under such a name is nobody else's business.
-                yield from ((place, SecretStr(text)) for text in texts)
+            # No field that we know, but what a section takes along under such a name is nobody else's business.
+            if _NAMES.search(str(name)) and isinstance(child, str):
+                yield place, SecretStr(child)
+            elif _NAMES.search(str(name)) and isinstance(child, list) and all(isinstance(text, str) for text in child):
+                yield from ((f"{place}.{index}", SecretStr(text)) for index, text in enumerate(child))
             else:
                 yield from _places(child, place)
 

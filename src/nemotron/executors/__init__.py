@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from nemotron.errors import ArtifactError, NotAvailableError
@@ -15,9 +16,14 @@ def handle_of(run: RunFolder) -> Handle | None:
     """How the newest attempt was started; None without one, or where that cannot be read."""
     attempts = attempts_of(run.path)
     try:
-        return attempts[-1].handle() if attempts else None
-    except ArtifactError:
+        handle = attempts[-1].handle() if attempts else None
+        ssh = (handle.model_extra or {}).get("ssh") if handle is not None else None
+        if handle is None or not isinstance(ssh, dict) or attempts[-1].path.stat().st_uid == os.geteuid():
+            return handle
+    except (ArtifactError, OSError):
         return None
+    # Options of ssh may run commands: those of somebody else are not for us.
+    return handle.model_copy(update={"ssh": {name: value for name, value in ssh.items() if name != "options"}})
 
 
 def is_elsewhere(run: RunFolder) -> bool:

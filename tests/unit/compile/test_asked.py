@@ -67,7 +67,15 @@ def test_paths_below_the_working_folder_are_relative(compiled: Compile, world: P
 
 
 @pytest.mark.parametrize("name", ["api_keys", "apikey", "openai_api_key", "password", "auth_token", "Authorization"])
-@pytest.mark.parametrize("form", ["{name}={secret}", "{name}=[{secret}, x]", "extra={{deep: {{{name}: {secret}}}}}"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{name}={secret}",
+        "{name}=[{secret}, short]",
+        "{name}=[first-one, {secret}]",
+        "extra={{deep: {{{name}: {secret}}}}}",
+    ],
+)
 def test_a_secret_under_a_name_that_no_field_has_is_not_kept(name: str, form: str, compiled: Compile) -> None:
     secret = "sk-very-secret"
     word = f"+{JUDGE}." + form.format(name=name, secret=secret)

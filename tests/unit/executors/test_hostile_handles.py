@@ -184,3 +184,20 @@ def test_a_lock_that_says_nonsense_ends_nobody(tmp_path: Path, text: str) -> Non
 def test_a_handle_s_process_is_one(pid: int) -> None:
     with pytest.raises(ValueError, match="pid"):
         Handle(executor="detached", started_at="x", pid=pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")
+def test_options_of_somebody_elses_ssh_are_not_taken(tmp_path: Path) -> None:
+    from nemotron.executors import handle_of
+
+    run = RunFolder.create(tmp_path, compiled())
+    ssh = {"host": "login", "options": ["ProxyCommand=touch pwned"]}
+    attempt = begin_attempt(run.path, Handle(executor="slurm", started_at="2025-01-31T15:45:01+00:00", ssh=ssh))
+    lock.release(run.path / LOCK)
+    own = handle_of(run)
+    assert own is not None
+    assert (own.model_extra or {})["ssh"] == ssh
+    os.chown(attempt.path, 65534, 65534)
+    foreign = handle_of(run)
+    assert foreign is not None
+    assert (foreign.model_extra or {})["ssh"] == {"host": "login"}
