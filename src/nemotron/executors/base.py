@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nemotron.errors import ArtifactError
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
-from nemotron.profiles.model import Destination, Folder, Line
+from nemotron.profiles.model import Dashboard, Destination, Folder, Line, Variable
 from nemotron.runs.attempts import Handle
 from nemotron.runs.folder import RunFolder
 
@@ -50,6 +50,15 @@ class KeptSsh(BaseModel):
     options: list[Line] = []
 
 
+class KeptCluster(BaseModel):
+    """A Ray cluster, as a handle keeps it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    address: Dashboard
+    token_env: Variable | None = None
+
+
 class Kept(BaseModel):
     """What the handles of all attempts elsewhere keep, and what some do. Anybody may have written over it since."""
 
@@ -64,6 +73,7 @@ class Kept(BaseModel):
     code_dir: Folder | None = None
     ssh: KeptSsh | None = None
     workspace: dict[str, str] | None = None
+    cluster: KeptCluster | None = None
 
 
 def log_of(handle: Handle) -> str:

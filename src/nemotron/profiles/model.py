@@ -72,6 +72,8 @@ Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 """Text that goes into a script or a header: no line breaks."""
 Destination = Annotated[str, Field(min_length=1), AfterValidator(_destination)]
 """A machine, or a user on it, as ssh takes it."""
+Dashboard = Annotated[Line, AfterValidator(_dashboard)]
+"""Address of a Ray cluster's API."""
 Folder = Annotated[str, AfterValidator(_absolute)]
 """An absolute path on the cluster."""
 Variable = Annotated[str, AfterValidator(_variable)]
@@ -366,7 +368,7 @@ class RayProfile(BaseProfile):
     """Ray's Jobs API of a cluster that is there."""
 
     executor: Literal["ray"]
-    address: Annotated[Line, AfterValidator(_dashboard)]
+    address: Dashboard
     """Its dashboard, e.g. `http://head:8265`."""
     token_env: Variable | None = None
     """Variable with the cluster's token, where it wants one (`RAY_AUTH_MODE=token`)."""

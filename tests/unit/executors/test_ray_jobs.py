@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from nemotron import snapshot
-from nemotron.errors import ExecutorError, NotAvailableError
+from nemotron.errors import ArtifactError, ExecutorError, NotAvailableError
 from nemotron.executors import alive, state_of
 from nemotron.executors.base import JobState, Submission
 from nemotron.executors.ray_jobs import RayJobs, _Log, _service
-from nemotron.executors.registry import executor
+from nemotron.executors.registry import executor, executor_of
 from nemotron.runs.attempts import Handle, begin_attempt
 from nemotron.runs.folder import RunFolder
 from tests.in_process import Result, nemotron
@@ -148,7 +148,13 @@ def head() -> Iterator[tuple[type[Head], str]]:
 
 def handle_for(address: str, **more: Any) -> Handle:
     cluster = {"address": address, "token_env": None}
-    facts = {"executor": "ray", "started_at": "2025-01-31T15:45:01.000+00:00", "host": "h", "job_id": None}
+    facts = {
+        "executor": "ray",
+        "started_at": "2025-01-31T15:45:01.000+00:00",
+        "host": "h",
+        "job_id": None,
+        "run_dir": "/r",
+    }
     return Handle.model_validate({**facts, "job_name": "nemotron-r1-1", "cluster": cluster, "number": 1, **more})
 
 
@@ -243,3 +249,12 @@ def test_without_an_http_client_runs_can_still_be_listed(make_run: MakeRun, monk
     monkeypatch.delitem(sys.modules, "nemotron.executors.http")
     monkeypatch.setitem(sys.modules, "httpx", None)
     assert (state_of(run), alive(run)) == ("unknown", "unknown")
+
+
+def test_a_handle_that_somebody_wrote_over_is_not_asked(make_run: MakeRun) -> None:
+    """The token would go wherever it says."""
+    run = make_run(run_id="r1")
+    begin_attempt(run.path, handle_for("file:///etc", job_id="j"))
+    assert alive(run) == "unknown"
+    with pytest.raises(ArtifactError, match=r"`cluster.address` in its `handle.json` is damaged"):
+        executor_of(handle_for("file:///etc", job_id="j"))
