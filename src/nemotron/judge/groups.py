@@ -130,7 +130,8 @@ async def _compare(
             unparseable += 1
             failure = f"no verdict in {answer.text[:EXCERPT_CHARS]!r}"
             continue
-        scale = settings.requests.score_range
+        bounds = settings.requests.score_range
+        scale = (bounds[0], bounds[1]) if bounds else None
         outside += not _within(verdict, scale or SCORES, RANKINGS)
         failure = _refusal(verdict, scale)
         if failure is None:

@@ -274,5 +274,6 @@ def test_verdicts_outside_of_the_scale_are_counted_and_may_be_refused() -> None:
 
 @pytest.mark.parametrize("bounds", [[5, 1], [1, 1], [1], [1, float("inf")], "1-5"])
 def test_a_scale_is_two_ascending_numbers(bounds: Any) -> None:
+    assert JudgeConfig.model_validate({"score_range": [1, 5]}).score_range == [1, 5]
     with pytest.raises(ValidationError):
         JudgeConfig.model_validate({"score_range": bounds})

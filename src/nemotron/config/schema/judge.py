@@ -17,7 +17,7 @@ DEFAULT_PRINCIPLE = (
 """Used when ``use_principle`` is on and neither the row nor the config names one. Our wording; NeMo-Gym has its own."""
 
 
-def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+def _ascending(bounds: list[float]) -> list[float]:
     if bounds[0] >= bounds[1]:
         raise ValueError("the lowest score comes first, and the highest is above it")
     return bounds
@@ -42,7 +42,9 @@ class JudgeConfig(Strict):
     threads: Literal["auto"] | int = "auto"
     """CPU threads of our own server; ``auto`` is 1. No effect on an external endpoint."""
 
-    score_range: Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ascending)] | None = None
+    score_range: Annotated[list[FiniteFloat], Field(min_length=2, max_length=2), AfterValidator(_ascending)] | None = (
+        None
+    )
     """Lowest and highest score that count, e.g. ``[1, 5]``: a verdict with another is asked for again and then missing.
     null takes every number that float32 can add up, as NeMo-Gym does. ``judge/out_of_scale`` counts either way."""
 
