@@ -74,7 +74,8 @@ def killed_after_step_3(runs: Path) -> bool:
     return bool(found) and any(json.loads(line)["step"] == 3 for line in found[0].read_text().splitlines() if line)
 
 
-@pytest.mark.parametrize("step", [pytest.param(one, marks=() if one == "rlvr" else pytest.mark.full) for one in STEPS])
+@pytest.mark.full
+@pytest.mark.parametrize("step", STEPS)
 def test_every_file_of_a_killed_and_resumed_run_is_the_undisturbed_ones(tmp_path: Path, step: str) -> None:
     commands = {}
     for name in ("whole", "killed"):

@@ -23,10 +23,11 @@ WORDS = (
 )
 HELD = ("in use by process", "works on run", "is starting a run", "holds checkpoints of run")
 """How a command says that another one has what it wants."""
-TIMES = [
-    pytest.param(1, id="once"),
-    pytest.param(10, id="ten times", marks=[pytest.mark.full, pytest.mark.timeout(900)]),
-]
+# OFTEN=10 in the environment starts them ten times over.
+OFTEN = int(os.environ.get("OFTEN", "3"))
+FULL = [pytest.mark.full, pytest.mark.timeout(900)]
+TIMES = [pytest.param(OFTEN, id="often", marks=FULL)]
+ONCE_OR_OFTEN = [pytest.param(1, id="once"), *TIMES]
 
 
 def steps_run(folder: Path, *words: str) -> list[str]:
@@ -106,7 +107,7 @@ def test_a_run_that_is_not_there_yet(tmp_path: Path, times: int) -> None:
         one_trained(folder, together([steps_run(folder, *WORDS, "--resume")] * 2), attempts=1)
 
 
-@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("times", ONCE_OR_OFTEN)
 def test_a_run_that_was_killed(killed: Path, tmp_path: Path, times: int) -> None:
     """Every pair of the ways to go on with it."""
     for number in range(times):
@@ -128,6 +129,7 @@ def test_one_folder_of_checkpoints(tmp_path: Path, times: int, resume: tuple[str
         one_trained(folder, ended, attempts=1, checkpoints=shared)
 
 
+@pytest.mark.full
 def test_a_killed_run_and_a_new_one_in_its_folder_of_checkpoints(tmp_path: Path) -> None:
     """The folder stays its owner's, whoever else comes, with `--resume` of another config, too."""
     folder, shared = tmp_path / "runs", tmp_path / "checkpoints"
@@ -138,6 +140,7 @@ def test_a_killed_run_and_a_new_one_in_its_folder_of_checkpoints(tmp_path: Path)
     one_trained(folder, together([runs_resume(run, folder), *others]), attempts=2, checkpoints=shared)
 
 
+@pytest.mark.full
 def test_a_copy_of_a_run_does_not_share_its_folder_of_checkpoints(tmp_path: Path) -> None:
     """A run that was moved has its checkpoints still, where they lie elsewhere; of two of them, the first has."""
     folder, shared = tmp_path / "runs", tmp_path / "checkpoints"

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from nemotron.disk import lock
 from nemotron.runs.folder import LOCK, RunFolder, list_runs
 from tests.in_process import nemotron
@@ -29,6 +31,7 @@ def wait_until(what: object) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.full
 def test_a_failure_stops_no_other_and_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     words = (*STEP, "--runs-dir", str(runs), *SHORT, "--sweep", "limits.max_kl=1e-9,0.5")

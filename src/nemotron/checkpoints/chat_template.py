@@ -10,12 +10,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nemotron.checkpoints.template_trial import ENDLESS
+from nemotron.checkpoints.template_trial import ENDLESS, tried
 from nemotron.disk.documents import parse_json, read_bytes, read_json
 from nemotron.errors import ArtifactError
 from nemotron.processes.environment import plain_environment
@@ -126,11 +126,21 @@ def rendered(template: str, turns: Turns, more: Mapping[str, Any]) -> str | None
     return text
 
 
+@cache
+def _shipped() -> frozenset[str]:
+    """The templates of the shipped models."""
+    assets = Path(__file__).parents[1] / "assets"
+    return frozenset(path.read_text(encoding="utf-8") for path in assets.glob(f"*/*/{_FILE}"))
+
+
 @lru_cache(maxsize=16)
 def _tried(template: str, more: str, conversations: tuple[Turns, ...]) -> dict[str, Any]:
     """What came of a template in a process of its own; empty without jinja2."""
     if find_spec("jinja2") is None:
         return {}
+    if template in _shipped():
+        # Ours, byte for byte: a process for it would be most of what a dry run of the tiny config costs.
+        return tried(template, [list(turns) for turns in conversations], parse_json(more))
     asked = json.dumps({"template": template, "more": parse_json(more), "conversations": conversations})
     # Not from the folder in which we stand: a module of the user's may be called like one of ours.
     command = [sys.executable, "-P", "-m", "nemotron.checkpoints.template_trial"]
