@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,18 +159,32 @@ def test_a_run_killed_while_it_prunes_goes_on_and_saves(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["step_5"]
 
 
-def test_what_cannot_be_pruned_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_link_the_link_is_pruned(tmp_path: Path) -> None:
     target = store(tmp_path / "checkpoints", keep=1)
     save(store(tmp_path / "elsewhere"), 1)
     (tmp_path / "checkpoints").mkdir()
-    # Moved to another disk by hand: a link is not ours to remove.
+    # Moved to another disk by hand: what a link leads to is not ours to remove.
     (tmp_path / "checkpoints" / "step_1").symlink_to(tmp_path / "elsewhere" / "step_1")
     save(target, 2)
     save(target, 3)
     target.wait()
     assert target.steps() == [3]
-    assert "warning: " in capsys.readouterr().err
     assert (tmp_path / "elsewhere" / "step_1" / "weights").is_file()
+
+
+def test_what_cannot_be_pruned_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    target = store(tmp_path / "checkpoints", keep=1)
+    save(target, 1)
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    save(target, 2)
+    target.wait()
+    assert target.steps() == [2]
+    assert "cannot be removed: Operation not permitted" in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_info_ranks_last_and_stops_no_save(
