@@ -158,20 +158,24 @@ class CompiledJob(_Part):
         """The same job for a run that lies in ``folder`` now: its own paths follow it, all others stay."""
         if self.folder is None or self.folder == str(folder):
             return self
-        old, new = Path(self.folder), str(folder)
+        return self.relocated(Path(self.folder), folder).model_copy(update={"folder": str(folder)})
+
+    def relocated(self, old: Path, new: Path) -> CompiledJob:
+        """The same job with every path at or below ``old`` at or below ``new``: in its config and of its inputs."""
+        prefix = str(old)
 
         def moved(value: Any) -> Any:
             if isinstance(value, dict):
                 return {name: moved(child) for name, child in value.items()}
             if isinstance(value, list | tuple):
                 return type(value)(moved(child) for child in value)
-            inside = isinstance(value, str) and value.startswith(self.folder or "") and Path(value).is_relative_to(old)
+            inside = isinstance(value, str) and value.startswith(prefix) and Path(value).is_relative_to(old)
             return str(Path(new, Path(value).relative_to(old))) if inside else value
 
         inputs = tuple(
             one.model_copy(update={"path": moved(one.path), "files": moved(one.files)}) for one in self.inputs
         )
-        return self.model_copy(update={"folder": new, "config": moved(self.config), "inputs": inputs})
+        return self.model_copy(update={"config": moved(self.config), "inputs": inputs})
 
     def settings(self, model: type[C]) -> C:
         """The config as the step's own type.

@@ -198,13 +198,13 @@ def test_detached_cancel_and_sent_twice(project: Project, monkeypatch: pytest.Mo
     headers = {"Authorization": f"Bearer {TOKEN}"}
     again = httpx.post(f"{project.cluster.url}/api/jobs/", json=body, headers=headers, timeout=60)
     assert again.status_code >= 400
-    assert RayJobs().states([handle])[0].state == "running"
+    assert RayJobs().state(handle).state == "running"
     assert project.nemotron("runs", "cancel", run).returncode == 0
     assert follower.wait(90) == 130
     # The worker was told, and given the time to leave a true status.
     status = json.loads((project.folder / "far" / "runs" / run / "status.json").read_text())
     assert status["state"] == "interrupted"
-    assert RayJobs().states([handle])[0].state == "cancelled"
+    assert RayJobs().state(handle).state == "cancelled"
 
 
 def test_a_job_that_fails_has_its_exit_code(project: Project) -> None:

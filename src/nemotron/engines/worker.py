@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from nemotron.artifacts.inputs import Hashing, changed_inputs, refuse_changed
@@ -26,6 +24,7 @@ from nemotron.manifest import declaration, find_step
 from nemotron.out_of_memory import out_of_memory
 from nemotron.outcome import exit_code_of
 from nemotron.processes import notice
+from nemotron.processes.termination import terminated_like_interrupted
 from nemotron.runs.attempts import Handle, begin_attempt, given_attempt
 from nemotron.runs.folder import RunFolder
 from nemotron.snapshot import VARIABLE as CODE_VARIABLE
@@ -55,7 +54,7 @@ def work(
         NemotronError: of every kind; the status of the run says it, too.
     """
     gc.set_threshold(*USUAL_COLLECTION)
-    with run.lock(), _terminate_like_interrupt(), notice.listening():
+    with run.lock(), terminated_like_interrupted(), notice.listening():
         changed = changed_inputs(run.job())
         if changed and not accept_changed:
             raise refuse_changed(run.id, changed)
@@ -104,20 +103,6 @@ def _entry(job: CompiledJob) -> str:
             hint="compile it again with `engine=embedded`, or go on with the version that compiled it",
         )
     return entry
-
-
-@contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM (a scheduler's polite end) stops the run as Ctrl-C does: status written, judge ended."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

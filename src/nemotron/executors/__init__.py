@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.executors import local
@@ -42,19 +41,10 @@ def alive(run: RunFolder) -> Alive:
     from nemotron.executors.registry import executor_of
 
     try:
-        state = executor_of(handle).states([handle])[0]
+        state = executor_of(handle).state(handle)
     except (ArtifactError, NotAvailableError):
         return "unknown"
     return "unknown" if state.state == "unknown" else "no" if state.is_over else "yes"
-
-
-def states_of(runs: Sequence[RunFolder]) -> list[ReportedState]:
-    """States to tell a user. Executors are asked only about runs that have not said themselves that they ended.
-
-    Raises:
-        ArtifactError: ``status.json`` of one is missing or damaged.
-    """
-    return [state_of(run) for run in runs]
 
 
 def state_of(run: RunFolder) -> ReportedState:
@@ -70,7 +60,7 @@ def state_of(run: RunFolder) -> ReportedState:
     from nemotron.executors.registry import executor_of
 
     try:
-        state = executor_of(handle).states([handle])[0]
+        state = executor_of(handle).state(handle)
     except (ArtifactError, NotAvailableError):
         return "unknown"
     words: dict[str, ReportedState] = {

@@ -6,14 +6,15 @@ reboot. ``plan`` is pure: what it returns is all that would be sent, and what a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nemotron.errors import ArtifactError
+from nemotron.disk.documents import open_regular
+from nemotron.errors import ArtifactError, ExecutorError
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import Dashboard, Destination, Folder, Line, Variable
@@ -82,6 +83,22 @@ def log_of(handle: Handle) -> str:
     if not isinstance(found, str):
         raise ArtifactError("`log` is not in the `handle.json` of this attempt", hint="look into its folder `logs`")
     return found
+
+
+def from_file(path: str, offset: int) -> bytes:
+    """What a log that can be read here holds from byte ``offset`` on; nothing before it is there.
+
+    Raises:
+        ExecutorError: it cannot be read, or is no regular file.
+    """
+    try:
+        with open_regular(path) as log:
+            log.seek(offset)
+            return log.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ExecutorError(f"cannot read `{path}`: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +225,8 @@ class Executor(Protocol):
             ExecutorError: it is refused, or the cluster cannot be reached.
         """
 
-    def states(self, handles: Sequence[Handle]) -> list[JobState]:
-        """What becomes of jobs, many at once. Never raises: what cannot be asked is ``unknown``."""
+    def state(self, handle: Handle) -> JobState:
+        """What becomes of a job. Never raises: what cannot be asked is ``unknown``."""
 
     def read_log(self, handle: Handle, offset: int) -> bytes:
         """The job's output from byte ``offset`` on, as far as there is any.

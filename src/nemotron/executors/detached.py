@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from nemotron.disk import lock
-from nemotron.disk.documents import open_regular
 from nemotron.errors import ArtifactError, ExecutorError, NotFoundError
-from nemotron.executors.base import How, JobState, Submission, Target, log_of
+from nemotron.executors.base import How, JobState, Submission, Target, from_file, log_of
 from nemotron.executors.environment import shown_environment
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
@@ -77,20 +76,13 @@ class Detached:
             time.sleep(_POLL_S)
         return handle.model_copy(update={"pid": process.pid})
 
-    def states(self, handles: Sequence[Handle]) -> list[JobState]:
+    def state(self, handle: Handle) -> JobState:
         """The kernel's lock on the run says whether somebody works on it, its status how it ended."""
-        return [_state(Path((handle.model_extra or {})["run_dir"])) for handle in handles]
+        return _state(Path((handle.model_extra or {})["run_dir"]))
 
     def read_log(self, handle: Handle, offset: int) -> bytes:
         """From the file."""
-        try:
-            with open_regular(log_of(handle)) as log:
-                log.seek(offset)
-                return log.read()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise ExecutorError(f"cannot read `{log_of(handle)}`: {error.strerror}") from error
+        return from_file(log_of(handle), offset)
 
     def explain(self, handle: Handle, state: JobState) -> JobState:
         """The kernel tells nothing more."""

@@ -48,7 +48,7 @@ class _Follower:
 
     def until_over(self) -> JobState:
         while True:
-            state = self.by.states([self.handle])[0]
+            state = self.by.state(self.handle)
             reached = self.print_new()
             self.say(state)
             if state.is_over:

@@ -73,8 +73,9 @@ def prepare(plan: Plan, asked: Asked, profile: Profile, *, runs_dir: Path, how: 
     by = executor(kind_of(profile))
     target = by.target(profile, runs_dir, plan.run_id)
     job = plan.job(asked, run_dir=target.there)
-    if by.ships_assets:
-        job = _with_shipped_assets(job, by.code_dir(profile, target))
+    if by.ships_assets and (code_dir := by.code_dir(profile, target)) is not None:
+        # Files that are shipped with the product lie beside the code that goes along.
+        job = job.relocated(snapshot.ASSETS, Path(code_dir) / "nemotron" / "assets")
     return Launch(profile, job, target, by.plan(profile, job, target, 1, how), plan.secrets())
 
 
@@ -87,6 +88,7 @@ def resume(
         UsageError: it goes on already. ExecutorError, OutputError, ArtifactError: as for a new one.
     """
     from nemotron.engines.extension import extend
+    from nemotron.engines.worker import secrets_of
     from nemotron.executors import goes_on, handle_of
     from nemotron.runs.status import ENDED
 
@@ -112,7 +114,7 @@ def resume(
     job = run.job()
     number = attempts_of(run.path)[-1].number + 1
     submission = by.plan(profile, job, target, number, How(accept_changed=accept_changed))
-    _hand_over(run, profile, job, target, submission, _secrets(job))
+    _hand_over(run, profile, job, target, submission, secrets_of(job))
     return run
 
 
@@ -156,25 +158,6 @@ def _handle(by: Executor, profile: Profile, target: Target, run: RunFolder) -> H
     return Handle.model_validate({**facts, **by.details(profile, target, number, run.id)})
 
 
-def _with_shipped_assets(job: CompiledJob, code_dir: str | None) -> CompiledJob:
-    """Files that are shipped with the product lie beside the code that goes along."""
-    if code_dir is None:
-        return job
-    old, new = str(snapshot.ASSETS), f"{code_dir}/nemotron/assets"
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, str):
-            return new + value[len(old) :] if value == old or value.startswith(old + "/") else value
-        if isinstance(value, dict):
-            return {key: moved(child) for key, child in value.items()}
-        return [moved(child) for child in value] if isinstance(value, list) else value
-
-    inputs = tuple(
-        one.model_copy(update={"path": moved(one.path), "files": tuple(moved(list(one.files)))}) for one in job.inputs
-    )
-    return job.model_copy(update={"config": moved(job.config), "inputs": inputs})
-
-
 def _link(runs_dir: Path, run: RunFolder) -> None:
     """The run is found where runs are looked for, wherever the cluster wants it to lie."""
     with output_errors(runs_dir):
@@ -190,7 +173,3 @@ def _kept_profile(run: RunFolder) -> Profile:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"cannot read the profile of this run: {error}", origin=Origin(str(path))) from error
     return from_snapshot(name, values, path)
-
-
-def _secrets(job: CompiledJob) -> dict[str, str]:
-    return {key: os.environ[name] for key, name in job.secret_variables.items() if os.environ.get(name)}

@@ -11,17 +11,16 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nemotron import snapshot
-from nemotron.disk.atomic import write_atomic
 from nemotron.errors import ConfigError, ExecutorError, NemotronError, NotFoundError
+from nemotron.executors import mirror
 from nemotron.executors.base import How, JobState, StateName, Submission, Target
 from nemotron.executors.environment import shown_environment
 from nemotron.executors.http import PATIENCE_S, Service
-from nemotron.executors.lepton import bootstrap, payload
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import RayProfile
@@ -43,7 +42,6 @@ _ASK_S = 3.0
 """How long a cluster that does not answer is asked how a job does: whoever follows the job asks again anyway."""
 _SHARE = 0.05
 """Of the time that reading a log takes: the API has no offset, so a long one is asked for less often."""
-_MARK = bootstrap.MARK.encode()
 _NODE_GONE = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 _NO_AGENT = (
     "is the cluster still starting? Two Rays on one machine each need their own `--dashboard-agent-listen-port`, "
@@ -118,8 +116,7 @@ class RayJobs:
         sent = {name: value for name, value in values.items() if name in submission.environment}
         environment = {**sent, **own}
         if details.get("mirrored"):
-            pieces = payload.packed(run.path, int(details["number"]), with_code=False)
-            environment |= {piece["name"]: piece["value"] for piece in pieces}
+            environment |= mirror.packed(run.path, int(details["number"]), with_code=False)
         body["runtime_env"]["env_vars"] = environment
         if package := body["runtime_env"].get("working_dir"):
             _upload(service, package)
@@ -132,13 +129,9 @@ class RayJobs:
                     raise
         return handle.model_copy(update={"job_id": job})
 
-    def states(self, handles: Sequence[Handle]) -> list[JobState]:
-        """One call a job."""
-        return [self._state(handle) for handle in handles]
-
     def read_log(self, handle: Handle, offset: int) -> bytes:
         """What the job printed, without the rows that it repeats for the mirror."""
-        return b"".join(line for line in self._log(handle).lines() if not line.startswith(_MARK[:1]))[offset:]
+        return mirror.printed(self._log(handle).text())[offset:]
 
     def explain(self, handle: Handle, state: JobState) -> JobState:
         """Ray has said it in the job's message."""
@@ -153,16 +146,7 @@ class RayJobs:
         """Rows and status of a mirrored run out of the log."""
         if not (handle.model_extra or {}).get("mirrored"):
             return
-        rows: dict[str, list[bytes]] = {}
-        for line in self._log(handle).lines(fresh=True):
-            if line.startswith(_MARK):
-                name, _, content = line[len(_MARK) :].rstrip(b"\n").partition(b" ")
-                rows.setdefault(name.decode(), []).append(content)
-        for kept in bootstrap.ROWS:
-            if lines := rows.get(kept):
-                write_atomic(run.path / kept, b"".join(one + b"\n" for one in lines))
-        if statuses := rows.get("status.json"):
-            write_atomic(run.path / "status.json", statuses[-1] + b"\n")
+        mirror.keep(run, mirror.repeated(self._log(handle).text(fresh=True)))
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """The cluster answers and takes the token."""
@@ -173,7 +157,8 @@ class RayJobs:
         jobs = service.call("GET", "/api/jobs/") or []
         return [("ray", f"{version.get('ray_version', 'unknown')} at {settings.address}"), ("jobs", str(len(jobs)))]
 
-    def _state(self, handle: Handle) -> JobState:
+    def state(self, handle: Handle) -> JobState:
+        """One call."""
         job = (handle.model_extra or {}).get("job_id")
         if not job:
             return JobState("lost", "it was never submitted")
@@ -220,17 +205,15 @@ class _Log:
         self._text = b""
         self._until = 0.0
 
-    def lines(self, *, fresh: bool = False) -> Iterator[bytes]:
-        """Its lines so far; the last one may be half, unless it is one for the mirror."""
+    def text(self, *, fresh: bool = False) -> bytes:
+        """What there is so far, rows for the mirror included; the last line may be half."""
         if fresh or time.monotonic() >= self._until:
             begun = time.monotonic()
             answer = self._service.call("GET", f"/api/jobs/{self._job}/logs") or {}
             self._text = str(answer.get("logs") or "").encode()
             now = time.monotonic()
             self._until = now + (now - begun) / _SHARE if now - begun > 1 else 0.0
-        for line in self._text.splitlines(keepends=True):
-            if line.endswith(b"\n") or not line.startswith(_MARK[:1]):
-                yield line
+        return self._text
 
 
 def submission_id(run_id: str, number: int) -> str:
@@ -243,9 +226,8 @@ def _entrypoint(settings: RayProfile, target: Target, number: int, how: How) -> 
     python = settings.python or "python3"
     words = how.worker(python, target.there, number)
     if target.mirrored:
-        source = Path(bootstrap.__file__).read_text(encoding="utf-8")
         # The code is there already, in this very folder: nothing of it is unpacked.
-        words = [python, "-c", source, target.there, ".", *words]
+        words = mirror.bootstrap_words(python, target.there, ".", words)
     path = ['export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"'] if settings.code == "ship" else []
     return "\n".join(["set -eu", *path, *settings.startup_commands, f"exec {shlex.join(words)}"])
 

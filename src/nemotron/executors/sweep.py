@@ -11,11 +11,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from nemotron.compile.sweep import Member
 from nemotron.disk import lock
@@ -25,6 +23,7 @@ from nemotron.executors import goes_on
 from nemotron.executors.launch import Launch
 from nemotron.job import Asked, CompiledJob
 from nemotron.outcome import exit_code_of, print_error
+from nemotron.processes.termination import terminated_like_interrupted
 from nemotron.runs.folder import RunFolder, list_runs, new_run_id
 
 SIGNALLED = 128
@@ -79,7 +78,7 @@ def run_here(runs: Sequence[SweepRun], sweep: str, runs_dir: Path, *, resume: bo
     ends: list[tuple[SweepRun, int]] = []
     busy = f"{{holder}} works on the sweep `{sweep}`"
     with lock.alone(runs_dir / f".{sweep}.lock", busy=busy, hint="wait until it ends, or stop that process"):
-        with _terminated_like_interrupted():
+        with terminated_like_interrupted():
             for one in runs:
                 earlier = _earlier(runs_dir, sweep, one) if resume else None
                 code = _left_alone(one, earlier) if earlier else None
@@ -248,15 +247,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

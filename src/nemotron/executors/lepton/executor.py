@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemotron.disk.atomic import write_atomic
 from nemotron.errors import ExecutorError, NemotronError, NotFoundError
+from nemotron.executors import mirror
 from nemotron.executors.base import How, JobState, StateName, Submission, Target
 from nemotron.executors.environment import shown_environment
 from nemotron.executors.lepton import payload
 from nemotron.executors.lepton.api import Api, workspace_of
-from nemotron.executors.lepton.bootstrap import MARK
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import LeptonProfile
@@ -41,7 +40,6 @@ STATES: dict[str, StateName] = {
 }
 _QUIET_S = 1.5
 """A log that brings nothing for so long is read to its present end."""
-_MARK = MARK.encode()
 
 
 class Lepton:
@@ -102,11 +100,10 @@ class Lepton:
         body = json.loads(json.dumps(submission.request["body"]))
         spec = body["spec"]
         by_name = {env["name"]: env for env in spec["envs"] if "value" in env}
-        for name, value in values.items():
+        for name, value in {**values, **mirror.packed(run.path, int(details["number"]), with_code=True)}.items():
             by_name[name] = {"name": name, "value": value}
         secrets = [env for env in spec["envs"] if "value" not in env]
-        pieces = payload.packed(run.path, int(details["number"]), with_code=True)
-        spec["envs"] = [*by_name.values(), *secrets, *pieces]
+        spec["envs"] = [*by_name.values(), *secrets]
         _resolve_group(api, spec)
         known = self._by_name(api, str(details["job_name"]))
         if known is None:
@@ -120,16 +117,12 @@ class Lepton:
                 raise ExecutorError("Lepton's answer names no job") from None
         return handle.model_copy(update={"job_id": known})
 
-    def states(self, handles: Sequence[Handle]) -> list[JobState]:
-        """One call a job."""
-        return [self._state(handle) for handle in handles]
-
     def read_log(self, handle: Handle, offset: int) -> bytes:
         """What the job printed, without the rows that it repeats for the mirror."""
         log = self._log(handle)
         if offset == 0:
             log.wait_until_quiet(_QUIET_S)
-        return log.text()[offset:]
+        return mirror.printed(log.text())[offset:]
 
     def explain(self, handle: Handle, state: JobState) -> JobState:
         """Lepton tells nothing more."""
@@ -145,12 +138,7 @@ class Lepton:
         """Rows and status out of the log, and the report from them."""
         log = self._log(handle)
         log.wait_until_quiet(_QUIET_S)
-        rows = log.rows()
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            if lines := rows.get(name):
-                write_atomic(run.path / name, b"".join(line + b"\n" for line in lines))
-        if statuses := rows.get("status.json"):
-            write_atomic(run.path / "status.json", statuses[-1] + b"\n")
+        mirror.keep(run, mirror.repeated(log.text()))
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """The token opens the workspace, and the node group is there."""
@@ -172,7 +160,8 @@ class Lepton:
             found.append((f"node group {settings.node_group}", f"{group}, {len(nodes or [])} nodes"))
         return found
 
-    def _state(self, handle: Handle) -> JobState:
+    def state(self, handle: Handle) -> JobState:
+        """One call."""
         job = (handle.model_extra or {}).get("job_id")
         if not job:
             return JobState("lost", "it was never submitted")
@@ -195,7 +184,7 @@ class Lepton:
             log.wait_until_quiet(_QUIET_S)
         except NemotronError:
             return None
-        statuses = log.rows().get("status.json", [])
+        statuses = mirror.repeated(log.text()).get("status.json", [])
         code = json.loads(statuses[-1]).get("exit_code") if statuses else None
         return code if isinstance(code, int) else 1
 
@@ -242,22 +231,10 @@ class _Log:
             time.sleep(0.05)
 
     def text(self) -> bytes:
-        """What the job printed."""
+        """All that has arrived, rows for the mirror included."""
         self._start()
-        return b"".join(line for line in self._lines() if not line.startswith(_MARK))
-
-    def rows(self) -> dict[str, list[bytes]]:
-        """File -> the lines that the job repeated of it."""
-        found: dict[str, list[bytes]] = {}
-        for line in self._lines():
-            if line.startswith(_MARK) and line.endswith(b"\n"):
-                name, _, content = line[len(_MARK) :].rstrip(b"\n").partition(b" ")
-                found.setdefault(name.decode(), []).append(content)
-        return found
-
-    def _lines(self) -> list[bytes]:
         with self._lock:
-            return bytes(self._raw).splitlines(keepends=True)
+            return bytes(self._raw)
 
     def _start(self) -> None:
         if not self._complete and (self._thread is None or not self._thread.is_alive()):

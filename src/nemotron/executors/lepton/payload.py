@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import lzma
 import re
 import shlex
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nemotron import snapshot
 from nemotron.executors.base import How
-from nemotron.executors.lepton import bootstrap
+from nemotron.executors.mirror import bootstrap_words
 from nemotron.profiles.model import LeptonProfile
 
-CHUNK = 96 * 1024
-"""Bytes of a variable: Linux takes 128 KiB for one string of an environment."""
 TTL_S = 3 * 86400
 """How long Lepton keeps a finished job, with its log."""
-RUN_FILES = ("job.json", "status.json", "profile.json")
 
 
 def job_name(run_id: str, number: int) -> str:
@@ -77,29 +70,6 @@ def code_dir(profile: LeptonProfile, run_dir: str) -> str:
 
 
 def _command(profile: LeptonProfile, run_dir: str, number: int, how: How) -> str:
-    source = Path(bootstrap.__file__).read_text(encoding="utf-8")
     python = profile.python or "python3"
-    words = [python, "-c", source, run_dir, code_dir(profile, run_dir), *how.worker(python, run_dir, number)]
+    words = bootstrap_words(python, run_dir, code_dir(profile, run_dir), how.worker(python, run_dir, number))
     return "\n".join(["set -eu", *profile.startup_commands, f"exec {shlex.join(words)}"])
-
-
-def packed(run: Path, number: int, *, with_code: bool) -> list[dict[str, str]]:
-    """Variables that carry run folder and code: a tar file, compressed, in base64, in pieces."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        names = [*RUN_FILES, f"attempts/{number}/handle.json"]
-        for name in names:
-            if (run / name).is_file():
-                _add(tar, f"run/{name}", (run / name).read_bytes())
-        if with_code:
-            for path in snapshot.files(assets=False):
-                _add(tar, f"code/nemotron/{path.relative_to(snapshot.PACKAGE).as_posix()}", path.read_bytes())
-    text = base64.b64encode(lzma.compress(buffer.getvalue())).decode()
-    pieces = [text[start : start + CHUNK] for start in range(0, len(text), CHUNK)]
-    return [{"name": f"{bootstrap.PREFIX}{index:03d}", "value": piece} for index, piece in enumerate(pieces)]
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))

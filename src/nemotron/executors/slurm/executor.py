@@ -6,13 +6,12 @@ import io
 import shlex
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from nemotron import snapshot
-from nemotron.disk.documents import open_regular
 from nemotron.errors import ExecutorError, NemotronError
-from nemotron.executors.base import How, JobState, Submission, Target, log_of
+from nemotron.executors.base import How, JobState, Submission, Target, from_file, log_of
 from nemotron.executors.environment import shown_environment
 from nemotron.executors.shells import Done, Here, Shell, Ssh
 from nemotron.executors.slurm import script
@@ -100,37 +99,22 @@ class Slurm:
                 known = _job_id(done)
         return handle.model_copy(update={"job_id": known})
 
-    def states(self, handles: Sequence[Handle]) -> list[JobState]:
-        """One question for each login node; a job that the controller has forgotten is looked up in the accounts."""
-        answers: dict[int, JobState] = {}
-        by_shell: dict[Shell, list[int]] = {}
-        for index, handle in enumerate(handles):
-            if (handle.model_extra or {}).get("job_id"):
-                by_shell.setdefault(shell_of(handle), []).append(index)
-            else:
-                answers[index] = JobState("lost", "it was never submitted")
-        for shell, indices in by_shell.items():
-            ids = {str((handles[index].model_extra or {})["job_id"]): index for index in indices}
-            try:
-                found = _states(shell, list(ids))
-            except NemotronError as error:
-                found = dict.fromkeys(ids, JobState("unknown", error.message))
-            answers |= {index: found[job] for job, index in ids.items()}
-        return [answers[index] for index in range(len(handles))]
+    def state(self, handle: Handle) -> JobState:
+        """What the controller says; of a job that it has forgotten, what the accounts say."""
+        job = (handle.model_extra or {}).get("job_id")
+        if not job:
+            return JobState("lost", "it was never submitted")
+        try:
+            return _state(shell_of(handle), str(job))
+        except NemotronError as error:
+            return JobState("unknown", error.message)
 
     def read_log(self, handle: Handle, offset: int) -> bytes:
         """From the shared folder where it can be read here, else through ssh."""
         extra = handle.model_extra or {}
         path = log_of(handle)
         if not extra.get("mirrored"):
-            try:
-                with open_regular(path) as log:
-                    log.seek(offset)
-                    return log.read()
-            except FileNotFoundError:
-                return b""
-            except OSError as error:
-                raise ExecutorError(f"cannot read `{path}`: {error.strerror}") from error
+            return from_file(path, offset)
         quoted = shlex.quote(path)
         done = shell_of(handle).run(["sh", "-c", f"[ ! -e {quoted} ] || tail -c +{offset + 1} {quoted}"])
         return done.out
@@ -289,27 +273,20 @@ def _job_id(done: Done) -> str:
     return job
 
 
-def _states(shell: Shell, jobs: Sequence[str]) -> dict[str, JobState]:
-    found: dict[str, JobState] = {}
-    for job in jobs:
-        done = shell.run(["scontrol", "--oneliner", "show", "job", job])
-        if done.code == 0 and (told := of_scontrol(done.text)) is not None:
-            found[job] = told[1]
-        elif done.code and "Invalid job id" not in done.err:
-            found[job] = JobState("unknown", _reason(done))
-    if missing := [job for job in jobs if job not in found]:
-        found |= _accounts(shell, missing)
-    return {job: found.get(job, JobState("lost", "Slurm does not know the job any more")) for job in jobs}
-
-
-def _accounts(shell: Shell, jobs: Sequence[str]) -> dict[str, JobState]:
-    """What sacct says, where the cluster keeps accounts."""
+def _state(shell: Shell, job: str) -> JobState:
+    done = shell.run(["scontrol", "--oneliner", "show", "job", job])
+    if done.code == 0 and (told := of_scontrol(done.text)) is not None:
+        return told[1]
+    if done.code and "Invalid job id" not in done.err:
+        return JobState("unknown", _reason(done))
+    # Where the cluster keeps accounts; elsewhere sacct fails, and nobody knows the job any more.
     fields = "--format=JobIDRaw,State,ExitCode"
-    done = shell.run(["sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={','.join(jobs)}", fields])
-    if done.code:
-        return {}
-    rows = [line.split("|") for line in done.text.splitlines()]
-    return {row[0]: job_state(row[1], "", row[2]) for row in rows if len(row) == 3}
+    done = shell.run(["sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job}", fields])
+    rows = [line.split("|") for line in done.text.splitlines()] if done.code == 0 else []
+    for row in rows:
+        if len(row) == 3 and row[0] == job:
+            return job_state(row[1], "", row[2])
+    return JobState("lost", "Slurm does not know the job any more")
 
 
 def _upload(shell: Shell, run: Path, there: str, number: int) -> None:
