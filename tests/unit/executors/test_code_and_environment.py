@@ -14,6 +14,7 @@ import pytest
 
 import nemotron
 from nemotron import snapshot
+from nemotron.disk.untar import unpack_files
 from nemotron.errors import NotAvailableError
 from nemotron.executors.environment import job_environment, shown_environment
 from nemotron.executors.lepton.payload import job_name
@@ -39,8 +40,7 @@ def test_the_copy_is_the_package_and_the_same_bytes_every_time() -> None:
 
 
 def test_a_copy_runs_and_knows_what_it_is(tmp_path: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(snapshot.archive(assets=False))) as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack_files(snapshot.archive(assets=False), tmp_path)
     say = "from nemotron import snapshot; print(snapshot.digest(), snapshot.PACKAGE)"
     env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", say], env=env, capture_output=True, text=True, check=True)

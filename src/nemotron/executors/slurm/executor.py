@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nemotron import snapshot
+from nemotron.disk.untar import unpack_files
 from nemotron.errors import ExecutorError, NemotronError
 from nemotron.executors.base import How, JobState, Submission, Target, from_file, log_of
 from nemotron.executors.environment import shown_environment
@@ -149,8 +150,10 @@ class Slurm:
         done = shell_of(handle).run(["sh", "-c", text], timeout_s=UPLOAD_TIMEOUT_S)
         if done.code:
             raise ExecutorError(f"cannot fetch the run from {extra['run_dir']}: {_reason(done)}")
-        with tarfile.open(fileobj=io.BytesIO(done.out)) as tar:
-            tar.extractall(run.path, filter="data")
+        try:
+            unpack_files(done.out, run.path)
+        except ValueError as error:
+            raise ExecutorError(f"what came of the run from {extra['run_dir']} cannot be taken: {error}") from error
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """Slurm answers, the partition is there, the folder can be written, the code can run."""

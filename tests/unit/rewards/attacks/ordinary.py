@@ -40,7 +40,7 @@ def show(needed: list[Path], staging: Path) -> None:
     for folder, paths in hidden.items():
         kernel.mount("tmpfs", str(folder), "tmpfs", 0, "mode=755")
         for path in paths:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)  # there, where it lies in one that has been bound before
             kernel.mount(str(staged[path]), str(path), "", kernel.MS_BIND | kernel.MS_REC)
 
 
