@@ -20,11 +20,16 @@ import threading
 PREFIX = "NEMOTRON_PAYLOAD_"
 MARK = "\x1enemotron "
 ROWS = ("metrics.jsonl", "samples.jsonl")
+KEPT = ("status.json",)
 EVERY_S = 2.0
 
 
 def unpack(run_dir: str, code_dir: str) -> None:
-    """The run folder's files, and the code under its hash unless an earlier job has brought it."""
+    """The run folder's files, and the code under its hash unless an earlier job has brought it.
+
+    What is sent of the run is what this attempt was submitted with, so it takes the place of an earlier attempt's; the
+    status is the exception, which the worker keeps from then on.
+    """
     names = sorted(name for name in os.environ if name.startswith(PREFIX))
     packed = base64.b64decode("".join(os.environ.pop(name) for name in names))
     with tarfile.open(fileobj=io.BytesIO(lzma.decompress(packed))) as tar:
@@ -32,7 +37,7 @@ def unpack(run_dir: str, code_dir: str) -> None:
             root, _, rest = member.name.partition("/")
             if root == "code" and not os.path.isdir(code_dir):
                 place(tar, member, code_dir + ".tmp." + str(os.getpid()), rest)
-            elif root == "run" and not os.path.exists(os.path.join(run_dir, rest)):
+            elif root == "run" and not (rest in KEPT and os.path.exists(os.path.join(run_dir, rest))):
                 place(tar, member, run_dir, rest)
     if not os.path.isdir(code_dir):
         try:
@@ -51,8 +56,9 @@ def place(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: str, name: str)
         return
     path = os.path.join(folder, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
+    with open(path + ".tmp", "wb") as file:
         file.write(source.read())
+    os.replace(path + ".tmp", path)
 
 
 class Mirror:
