@@ -123,14 +123,13 @@ def _wait(child: int, parent: int, folder: tuple[int, str]) -> NoReturn:
     poll = select.poll()
     poll.register(os.pidfd_open(child), select.POLLIN)
     poll.register(parent, select.POLLIN)
-    abandoned = any(fd == parent for fd, _ in poll.poll())
-    if abandoned:
+    if any(fd == parent for fd, _ in poll.poll()):
         os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    if abandoned:
-        # Nobody else is left who would. It is empty: what was written lay in a file system of the namespace.
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(folder[1], dir_fd=folder[0])
+    # Always: a parent that is dying hangs up before it counts as dead, so the child may have ended first. The folder is
+    # empty: what was written lay in a file system of the namespace. An owner that lives waits for us before it looks.
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(folder[1], dir_fd=folder[0])
     os._exit(0)
 
 

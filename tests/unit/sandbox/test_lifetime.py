@@ -49,6 +49,19 @@ with Sandbox({level!r}, Limits(cpu_s=100, wall_s=600.0)) as box:
     wait_for(lambda: list(tmp_path.iterdir()) == [])
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_folder_goes_when_the_owner_hangs_up_and_does_nothing_more(level: Level) -> None:
+    """As one that is being killed does: its end of the socket is closed before it counts as dead."""
+    try:
+        sandbox = Sandbox(level, Limits())
+    except SandboxError as error:
+        pytest.skip(f"no {level} here: {error}")
+    sandbox.kill()
+    sandbox._process.wait(60)
+    assert not Path(sandbox._folder).exists()
+    sandbox.close()
+
+
 def test_a_sandbox_outlives_the_thread_that_made_it() -> None:
     made: list[Sandbox] = []
     thread = threading.Thread(target=lambda: made.append(Sandbox(containment()[0], Limits())))
