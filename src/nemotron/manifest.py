@@ -79,7 +79,9 @@ EngineName = Literal["embedded", "nemo_rl", "plain"]
 """``embedded``: our own loops with torch, on one machine. ``nemo_rl``: NeMo-RL's scripts under Ray. ``plain``: ordinary
 Python in the worker's process, for steps that train nothing."""
 
-ViewName = Literal["judged_grpo", "verified_grpo", "ppo", "dpo", "reward_model", "audit"]
+LIBRARIES = ("nemo_rl",)
+"""Last parts of a step's id that say with what it works, not what it does."""
+ViewName = Literal["judged_grpo", "verified_grpo", "ppo", "dpo", "reward_model", "sft", "audit"]
 """What a run of a step shows while and after it works: see :mod:`nemotron.runs.views`."""
 
 
@@ -188,8 +190,17 @@ def read_step(path: Path, step_id: str, types: Mapping[str, ArtifactType]) -> St
     return step
 
 
+def short_name(step: str) -> str:
+    """What a step is called for short: the end of its id, or what stands before it where that is a library's name.
+
+    Example: ``short_name("rl/nemo_rl/dpo")`` is ``"dpo"``, ``short_name("sft/nemo_rl")`` is ``"sft"``.
+    """
+    parts = step.strip("/").split("/")
+    return parts[-2] if len(parts) > 1 and parts[-1] in LIBRARIES else parts[-1]
+
+
 def find_step(name: str, catalog: Catalog | None = None) -> Step:
-    """The step whose id is ``name``, or whose id alone ends in ``/name``.
+    """The step whose id is ``name``, or whose id alone ends in ``/name`` or is so called for short.
 
     Raises:
         NotFoundError: none or several match; the hint names candidates.
@@ -199,14 +210,16 @@ def find_step(name: str, catalog: Catalog | None = None) -> Step:
     steps = {step.id: step for step in catalog.steps}
     ids = [*steps, *catalog.problems]
     wanted = name.strip("/")
-    matches = [wanted] if wanted in ids else [step_id for step_id in ids if step_id.endswith(f"/{wanted}")]
+    matches = [step_id for step_id in ids if step_id == wanted] or [
+        step_id for step_id in ids if step_id.endswith(f"/{wanted}") or short_name(step_id) == wanted
+    ]
     if len(matches) == 1:
         if matches[0] in catalog.problems:
             raise catalog.problems[matches[0]]
         return steps[matches[0]]
     if matches:
         raise NotFoundError(f"`{name}` could be several steps", hint=f"write one of {listed(sorted(matches))}")
-    tails = {step_id.rpartition("/")[2]: step_id for step_id in reversed(ids)}
+    tails = {short_name(step_id): step_id for step_id in reversed(ids)}
     tail_guess = closest(wanted.rpartition("/")[2], tails)
     guess = closest(wanted, ids) or (tails[tail_guess] if tail_guess else None)
     hint = f"did you mean `{guess}`? " if guess else ""

@@ -21,6 +21,7 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "rlvr": GRPO,
     "rlhf": GRPO,
     "dpo": ("dpo.max_num_steps=4", "eval.heldout.max_samples=8", "dpo.val_batches=1"),
+    "sft": ("sft.max_num_steps=4", "eval.heldout.max_samples=8", "sft.val_batches=1"),
     "rm": ("rm.max_num_steps=4", "eval.heldout.max_samples=8", "rm.val_batches=1"),
     "ppo": ("ppo.max_num_steps=4", "eval.heldout.max_samples=8"),
 }

@@ -26,6 +26,7 @@ WORDS = {
     "rlhf": ("grpo.val_at_end=true", "grpo.max_val_samples=2", "eval.heldout.max_samples=2"),
     "rlvr": ("grpo.val_at_end=true", "grpo.max_val_samples=2", "eval.heldout.max_samples=2"),
     "dpo": ("dpo.val_at_end=true", "dpo.val_batches=1", "eval.heldout.max_samples=2"),
+    "sft": ("sft.val_at_end=true", "sft.val_batches=1", "eval.heldout.max_samples=2"),
     "rm": ("rm.val_at_end=true", "rm.val_batches=1", "eval.heldout.max_samples=2"),
     "ppo": ("ppo.val_at_end=true", "ppo.max_val_samples=2", "eval.heldout.max_samples=2"),
 }

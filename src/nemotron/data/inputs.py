@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from nemotron.config.schema.data import DataConfig, DatasetConfig
+from nemotron.data.conversations import FOUND, AnswerKeys, ConversationRow, read_conversations
 from nemotron.data.manifest import Manifest, split_paths
 from nemotron.data.rows import PAIR_KEYS, PairKeys, PairRow, PromptRow, read_pairs, read_prompts
 from nemotron.errors import ConfigError
@@ -61,16 +62,50 @@ def training_pairs(data: DataConfig, role: Role) -> list[PairRow]:
     Raises:
         DataError: as :func:`data_paths`, or a row that is no pair.
     """
+    return [
+        row
+        for path, rows in named_paths(data, role)
+        for row in read_pairs(path, pair_keys(rows) if rows else PAIR_KEYS)
+    ]
+
+
+def training_conversations(data: DataConfig, role: Role) -> list[ConversationRow]:
+    """The conversations of a split, after the shards of a manifest were hashed. Data sets may name the fields of a
+    question and its answer by ``input_key`` and ``output_key``.
+
+    Raises:
+        DataError: as :func:`data_paths`, or a row that is no conversation with an answer.
+    """
+    return [
+        row
+        for path, rows in named_paths(data, role)
+        for row in read_conversations(path, answer_keys(rows, data.default) if rows else FOUND)
+    ]
+
+
+def named_paths(data: DataConfig, role: Role) -> list[tuple[Path, DatasetConfig | None]]:
+    """The files of :func:`data_paths`, verified, each with the data set that names its fields; None: a shard.
+
+    Raises:
+        DataError: as :func:`data_paths`.
+    """
     paths = data_paths(data, role, verify=True)
+    if data.manifest_path is not None:
+        return [(path, None) for path in paths]
     sets = data.training_sets() if role == "train" else data.validation_sets()
     with_files = [rows for rows in sets if rows.data_path or (data.default and data.default.data_path)]
-    keys = [PAIR_KEYS] * len(paths) if data.manifest_path is not None else list(map(pair_keys, with_files))
-    return [row for path, names in zip(paths, keys, strict=True) for row in read_pairs(path, names)]
+    return list(zip(paths, with_files, strict=True))
 
 
 def pair_keys(rows: DatasetConfig) -> PairKeys:
     """The fields that a data set names."""
     return PairKeys(rows.prompt_key or "prompt", rows.chosen_key or "chosen", rows.rejected_key or "rejected")
+
+
+def answer_keys(rows: DatasetConfig, default: DatasetConfig | None) -> AnswerKeys:
+    """The fields that a data set, or the one whose keys all share, names for a question and its answer."""
+    question = rows.input_key or (default.input_key if default else None)
+    return AnswerKeys(question, rows.output_key or (default.output_key if default else None))
 
 
 def token_split(data: DataConfig, role: str) -> tuple[Path, str]:

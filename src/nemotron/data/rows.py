@@ -122,7 +122,7 @@ def prompt_row(path: Path, number: int, fields: dict[str, Any]) -> PromptRow:
     try:
         messages = usable_prompt(fields)
     except UnusableRow as problem:
-        raise _placed(problem, path, number) from problem
+        raise placed(problem, path, number) from problem
     principle = fields.get("principle")
     return PromptRow(
         id=f"{path.name}:{number}",
@@ -141,11 +141,12 @@ def pair_row(path: Path, number: int, fields: dict[str, Any], keys: PairKeys = P
     try:
         found = read_pair(fields, keys)
     except UnusableRow as problem:
-        raise _placed(problem, path, number) from problem
+        raise placed(problem, path, number) from problem
     return PairRow(f"{path.name}:{number}", found.messages, str(found.chosen), str(found.rejected), fields)
 
 
-def _placed(problem: UnusableRow, path: Path, number: int) -> DataError:
+def placed(problem: UnusableRow, path: Path, number: int) -> DataError:
+    """What is wrong with a row, as an error with its place."""
     return DataError(problem.detail, hint=problem.hint, origin=Origin(str(path), line=number))
 
 

@@ -14,7 +14,7 @@ from nemotron.job import Asked, Changed, CompiledJob
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.metrics import number
 
-SECTIONS = ("grpo", "dpo", "rm", "ppo")
+SECTIONS = ("grpo", "dpo", "rm", "ppo", "sft")
 """Sections that say how many steps a training run makes."""
 
 

@@ -237,6 +237,17 @@ PAIR_LOSS = Chart(
         ),
     ),
 )
+SFT_LOSS = Chart(
+    "loss",
+    "Loss",
+    "Validation that rises while training falls: the answers are being learned by heart.",
+    (
+        Panel(
+            "nats a token",
+            (Line("train/loss", "training", "@blue"), Line("validation/val_loss", "validation", "@green")),
+        ),
+    ),
+)
 PAIR_REWARDS = Chart(
     "rewards",
     "Rewards of chosen and rejected",

@@ -35,6 +35,7 @@ from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.job import FILE as _JOB
 from nemotron.job import Changed, CompiledJob, Resumed, read_job
+from nemotron.manifest import short_name
 from nemotron.runs.jsonl import JsonLines, Row, to_json
 from nemotron.runs.status import ENDED, Status, StatusFields
 from nemotron.suggest import closest, listed
@@ -49,7 +50,7 @@ def new_run_id(step: str, config_name: str) -> str:
 
     Needed before :meth:`RunFolder.create` because a config may refer to its own run folder (``${run_dir:}``).
     """
-    words = [step.rstrip("/").rsplit("/", 1)[-1], Path(config_name).stem]
+    words = [short_name(step), Path(config_name).stem]
     slugs = [re.sub(r"[^A-Za-z0-9_.]+", "-", word).strip("-.") or "run" for word in words]
     return "-".join([datetime.now().strftime("%Y%m%d-%H%M%S"), *slugs, secrets.token_hex(2)])
 
@@ -289,9 +290,9 @@ def _last_of(runs: Sequence[RunFolder], step: str) -> RunFolder:
     """The newest run of a step, which is called by its id or the end of it."""
     known = [(run, its_step) for run in reversed(runs) if (its_step := _step_of(run)) is not None]
     for run, its_step in known:
-        if f"/{its_step}".endswith(f"/{step.strip('/')}"):
+        if f"/{its_step}".endswith(f"/{step.strip('/')}") or short_name(its_step) == step:
             return run
-    tails = dict.fromkeys(its_step.rpartition("/")[2] for _, its_step in known)
+    tails = dict.fromkeys(short_name(its_step) for _, its_step in known)
     guess = closest(step, tails)
     hint = f"did you mean `last:{guess}`?" if guess else f"there are: {listed(f'last:{tail}' for tail in tails)}"
     raise NotFoundError(f"no run of a step `{step}`", hint=hint)

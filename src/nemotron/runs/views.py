@@ -217,6 +217,28 @@ REWARD_MODEL = View(
     worst="Rewarded least in the last steps",
 )  # fmt: skip
 
+# The reward of a sample is the mean log-probability of its learned tokens.
+SFT = View(
+    step_metric="train/loss",
+    numbers=(
+        Number("loss", "train/loss"),
+        Number("validation_loss", "validation/val_loss", "span"),
+    ),
+    leading=(
+        heldout(), trend("validation_loss", "validation loss", 4, measured=True, optional=True),
+        trend("loss", "loss", 4, note="nats a token"),
+    ),
+    other=(),
+    columns=(
+        LiveColumn("loss", "train/loss", ".4f"), LiveColumn("validation", "validation/val_loss", ".4f", rare=True),
+        LiveColumn("tokens", "train/global_valid_toks", ",.0f"), LiveColumn("grad norm", "train/grad_norm", ".3f"),
+        _HELDOUT_COLUMN, _TIME_COLUMN,
+    ),
+    charts=(c.SFT_LOSS, c.HELDOUT, c.OPTIMIZER),
+    best="Most likely in the last steps",
+    worst="Least likely in the last steps",
+)  # fmt: skip
+
 AUDIT = View(
     step_metric="audit/agreement",
     numbers=tuple(
@@ -250,6 +272,7 @@ VIEWS: Mapping[ViewName, View] = {
     "ppo": PPO,
     "dpo": DPO,
     "reward_model": REWARD_MODEL,
+    "sft": SFT,
     "audit": AUDIT,
 }
 

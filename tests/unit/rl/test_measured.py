@@ -10,12 +10,13 @@ import pytest
 
 from nemotron.compile.jobs import measured
 from nemotron.rl.saving import Progress
-from tests.unit.rl import test_dpo_loop, test_grpo_loop, test_ppo_loop, test_reward_model_loop
+from tests.unit.rl import test_dpo_loop, test_grpo_loop, test_ppo_loop, test_reward_model_loop, test_sft_loop
 
 LOOPS: dict[str, tuple[Any, tuple[str, ...], dict[str, Any]]] = {
     "grpo": (test_grpo_loop, measured.GRPO, {}),
     "ppo": (test_ppo_loop, measured.PPO, {}),
     "dpo": (test_dpo_loop, measured.DPO, {}),
+    "sft": (test_sft_loop, measured.SFT, {}),
     "reward model": (test_reward_model_loop, measured.REWARD_MODEL, {}),
 }
 

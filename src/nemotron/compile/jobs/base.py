@@ -104,7 +104,12 @@ class Job(StepJob[C]):
     @property
     def noun(self) -> str:
         """What batch sizes count."""
-        return "pairs" if self.row_kind == "preference" else "responses"
+        return {"prompt": "responses", "preference": "pairs", "conversation": "conversations"}[self.row_kind]
+
+    @property
+    def row_noun(self) -> str:
+        """What the rows of training and validation are called."""
+        return {"prompt": "prompts", "preference": "pairs", "conversation": "conversations"}[self.row_kind]
 
     @property
     def train_metrics(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nemotron.compile.probes.survey import PROMPTS, Shape, Survey, survey
 from nemotron.config import resolvers
 from nemotron.config.schema.data import DatasetConfig
-from nemotron.data.inputs import pair_keys
+from nemotron.data.inputs import answer_keys, pair_keys
 from nemotron.data.manifest import Manifest, ShardFile
 from nemotron.errors import DataError
 
@@ -84,7 +84,7 @@ def _heldout_file(job: AnyJob) -> list[DataFile]:
 
 
 def _shape(job: AnyJob, rows: DatasetConfig) -> Shape:
-    return Shape(job.row_kind, pair_keys(rows))
+    return Shape(job.row_kind, pair_keys(rows), answer_keys(rows, job.config.data.default))
 
 
 def manifest_of(job: AnyJob) -> Manifest | None:

@@ -52,5 +52,6 @@ DPO = (
     "sft_loss",
 )
 REWARD_MODEL = (*_PAIRS, "reward_length_correlation", "reward_mean_of_set", "reward_std", "reward_std_of_set")
+SFT = (*_UPDATE, "num_unmasked_tokens")
 VALIDATION = ("accuracy", "avg_length", "missing_share")
 """Of GRPO and PPO."""

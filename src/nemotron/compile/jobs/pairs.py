@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from nemotron.compile.jobs import measured
-from nemotron.compile.jobs.base import Batch, Job
+from nemotron.compile.jobs.rows import RowJob
 from nemotron.compile.plan import Work
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.schema.dpo import DpoRunConfig
@@ -18,7 +18,7 @@ T = TypeVar("T", bound=PairTrainingConfig, covariant=True)
 
 
 @dataclass(frozen=True)
-class PairJob(Job[T]):
+class PairJob(RowJob[T]):
     """Training on pairs. All batch sizes count pairs."""
 
     row_kind: ClassVar[RowKind] = "preference"
@@ -38,13 +38,6 @@ class PairJob(Job[T]):
     def train_metrics(self) -> tuple[str, ...]:
         """What a step on pairs measures."""
         return self.step_metrics
-
-    def batches(self) -> Iterator[Batch]:
-        """Training, and validation."""
-        yield from super().batches()
-        keys = f"{self.section}.val_global_batch_size", f"{self.section}.val_micro_batch_size"
-        course = self.config.pair_course
-        yield Batch(keys[0], course.val_global_batch_size, keys[1], course.val_micro_batch_size)
 
     def work(self) -> Work:
         """Sizes of the run."""

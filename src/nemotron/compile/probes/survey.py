@@ -12,10 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from nemotron.data.conversations import FOUND, AnswerKeys, conversation_row
 from nemotron.data.rows import PAIR_KEYS, Message, PairKeys, pair_row, parse_row, prompt_row, read_lines
 from nemotron.errors import DataError
 
-RowKind = Literal["prompt", "preference"]
+RowKind = Literal["prompt", "preference", "conversation"]
 
 READ_ALL_BYTES = 8 * 2**20
 """Files up to this size are looked at completely, however long it takes."""
@@ -57,6 +58,9 @@ class Shape:
 
     kind: RowKind = "prompt"
     keys: PairKeys = PAIR_KEYS
+    """The fields of a pair."""
+    answers: AnswerKeys = FOUND
+    """The fields of a question and its answer."""
 
 
 PROMPTS = Shape()
@@ -190,6 +194,9 @@ def _look_at(path: Path, number: int, line: bytes, shape: Shape, found: Survey) 
             pair = pair_row(path, number, row, shape.keys)
             messages, longest_answer = pair.messages, max(len(pair.chosen), len(pair.rejected))
             _compare(path, number, messages, pair.chosen, pair.rejected, found)
+        elif shape.kind == "conversation":
+            turns = conversation_row(path, number, row, shape.answers).messages
+            messages, longest_answer = turns[:-1], len(turns[-1]["content"])
         else:
             messages, longest_answer = prompt_row(path, number, row).messages, 0
     except DataError as error:

@@ -20,7 +20,9 @@ from nemotron.errors import ArtifactError, Finding
 rules: Rules[AnyJob] = Rules("conversations")
 """Of every job that samples, if only to measure."""
 pairs: Rules[AnyJob] = Rules("conversations-of-pairs")
-"""Of jobs that learn from the answers that rows hold."""
+"""Of jobs that compare the answers that rows hold."""
+demonstrations: Rules[AnyJob] = Rules("conversations-to-learn")
+"""Of jobs that learn the answers of whole conversations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,29 @@ def prompts_stay_as_they_are(job: AnyJob) -> Iterator[Finding]:
             key,
             f"{says} earlier answers of a conversation otherwise than the last one, as without their thoughts: "
             "prompts hold them as it writes them there",
+        )
+
+
+@demonstrations.rule("template-rewrites-prompt", needs=("policy.model_name", "policy.tokenizer"))
+def answers_stay_as_they_are(job: AnyJob) -> Iterator[Finding]:
+    """An answer has to be one text, before and after others follow; a conversation of which that is not true is left
+    out."""
+    written = policy_writing(job)
+    if written is None:
+        return
+    key = "policy.tokenizer.chat_template"
+    says = f"the chat template of `{written.name}` writes"
+    hint = f"set `{key}` to one that adds a turn without changing those before it"
+    if _changes(written.render("a"), written.render("a", "b")):
+        yield job.error(key, f"{says} a prompt otherwise once an answer follows: nothing can be learned", hint=hint)
+    elif not getattr(job.course, "only_unmask_final", False) and any(
+        _changes(written.render("a", earlier), written.render("a", earlier, "c")) for earlier in ("b", THOUGHT)
+    ):
+        yield job.warning(
+            key,
+            f"{says} earlier answers of a conversation otherwise than the last one, as without their thoughts: "
+            "conversations with such answers are left out",
+            hint=f"set `{job.section}.only_unmask_final=true` to learn the last answer alone",
         )
 
 

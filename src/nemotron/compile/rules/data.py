@@ -97,14 +97,13 @@ def rows_are_looked_at(job: AnyJob) -> Iterator[Finding]:
 def one_batch_is_there(job: AnyJob) -> Iterator[Finding]:
     """Silent upstream: an incomplete batch is dropped, so the run makes no step and ends with success."""
     needed = job.config.rows_per_step
-    noun = "prompts" if job.row_kind == "prompt" else "pairs"
     mine = [file for file in files(job) if file.role == "train"]
     train = [file.survey() for file in mine]
     rows = sum(found.rows for found in train)
     if train and all(found.rows and not found.problem for found in train) and rows < needed:
         yield job.error(
             mine[0].key,
-            f"{rows} training rows are fewer than one batch of {needed} {noun}: the run would make no step",
+            f"{rows} training rows are fewer than one batch of {needed} {job.row_noun}: the run would make no step",
             kind=DataError,
             hint=f"add rows, or set `{job.batch_key}` to at most {rows}",
         )
@@ -176,13 +175,12 @@ def rows_are_real(job: AnyJob) -> Iterator[Finding]:
     shipped = [file for file in files(job) if file.path.is_relative_to(resolvers.ASSETS) and not _typed(job, file.key)]
     if shipped:
         nouns = {"train": "training", "validation": "validation", "heldout": "held-out"}
-        rows = "pairs" if job.row_kind == "preference" else "prompts"
         what = " and ".join(dict.fromkeys(nouns[file.role] for file in shipped))
         key = shipped[0].key
         variable = environment_variable(job.resolved, key)
         yield job.warning(
             key,
-            f"no {what} {rows} are set: the shipped sample of the tiny world is used",
+            f"no {what} {job.row_noun} are set: the shipped sample of the tiny world is used",
             hint=f"set `{key}=FILE.jsonl`" + (f", or `{variable}` in the environment" if variable else ""),
         )
 

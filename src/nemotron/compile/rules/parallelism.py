@@ -101,7 +101,7 @@ def dtensor_v1_has_one_format(job: AnyJob) -> Iterator[Finding]:
         )
 
 
-@rules.rule("batching-mode", number={"prompt": 8, "preference": 63}, engines=NEMO_RL)
+@rules.rule("batching-mode", number={"prompt": 8, "preference": 63, "conversation": 8}, engines=NEMO_RL)
 def packing_or_dynamic(job: AnyJob) -> Iterator[Finding]:
     """One way of filling micro-batches, none where rows stand side by side, no dynamic one across pipeline stages."""
     policy = job.config.policy

@@ -85,6 +85,8 @@ def rows_are_of_the_kind(job: AnyJob) -> Iterator[Finding]:
         )
         hint = "prepare rows with `prompt`, `chosen` and `rejected`"
         yield job.error(KEY, message, kind=DataError, hint=hint)
+    elif job.row_kind == "conversation" and manifest.kind == "preference":
+        yield job.warning(KEY, "the manifest holds preference pairs; of each only the preferred answer is learned")
     elif job.row_kind == "prompt" and manifest.kind == "preference":
         yield job.warning(KEY, "the manifest holds preference pairs; of each only the prompt is used")
 

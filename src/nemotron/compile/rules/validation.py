@@ -12,7 +12,7 @@ from nemotron.errors import DataError, Finding
 rules: Rules[AnyJob] = Rules("validation")
 
 
-@rules.rule("no-validation-data", number={"prompt": 42, "preference": 64})
+@rules.rule("no-validation-data", number={"prompt": 42, "preference": 64, "conversation": 64})
 def validation_has_rows(job: AnyJob) -> Iterator[Finding]:
     """Validation that is asked for needs something to validate on; NeMo-RL stops when it is due."""
     data, off = job.config.data, {"val_period": "0", "val_at_start": "false", "val_at_end": "false"}

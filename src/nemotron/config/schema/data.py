@@ -29,10 +29,10 @@ class DatasetConfig(Strict):
     """Template with one ``{}`` that is put around the first user message."""
     system_prompt_file: str | None = None
     """File whose text becomes the system message."""
-    input_key: Omittable[Name] = None
+    input_key: Annotated[Omittable[Name], Embedded("sft")] = None
     """ResponseDataset: field of the question."""
-    output_key: Omittable[Name] = None
-    """ResponseDataset: field of the reference answer."""
+    output_key: Annotated[Omittable[Name], Embedded("sft")] = None
+    """ResponseDataset: field of the reference answer; of the answer to learn, in supervised fine-tuning."""
     prompt_key: Annotated[Omittable[Name], Embedded("dpo", "rm")] = None
     """Preference data: field of the prompt."""
     chosen_key: Annotated[Omittable[Name], Embedded("dpo", "rm")] = None
@@ -65,7 +65,7 @@ class DataConfig(Strict):
     the rows, whatever ``data_path`` the configs name; null reads the files of the data sets."""
     use_tokens: Annotated[Omittable[bool], Embedded("rm")] = None
     """Ours: train on the token ids that the manifest's `tokenize` made, instead of its text."""
-    max_input_seq_length: Annotated[Count | None, Embedded("dpo", "rm")]
+    max_input_seq_length: Annotated[Count | None, Embedded("dpo", "rm", "sft")]
     """Longest prompt in tokens; longer ones are truncated and masked by NeMo-RL. NeMo-Gym data needs null."""
     shuffle: Read[bool]
     """Draw training rows in random order (from ``grpo.seed``) instead of file order."""
@@ -77,12 +77,12 @@ class DataConfig(Strict):
     """With several loaders: prompts that each contributes to a batch."""
     custom_dataloader: Omittable[Name] = None
     """Dotted path to a function that mixes the loaders."""
-    add_bos: Annotated[Omittable[bool], Embedded("dpo", "rm")] = None
+    add_bos: Annotated[Omittable[bool], Embedded("dpo", "rm", "sft")] = None
     """SFT and preference data: begin every row with the BOS token."""
-    add_eos: Annotated[Omittable[bool], Embedded("dpo", "rm")] = None
+    add_eos: Annotated[Omittable[bool], Embedded("dpo", "rm", "sft")] = None
     """SFT and preference data: end every row with the EOS token."""
-    add_generation_prompt: Omittable[bool] = None
-    """SFT: add the assistant header to the prompt part."""
+    add_generation_prompt: Annotated[Omittable[bool], Embedded("sft")] = None
+    """SFT: the assistant header belongs to the prompt part, and is not learned."""
     add_system_prompt: Omittable[bool] = None
     """SFT: let the chat template add its default system message."""
 

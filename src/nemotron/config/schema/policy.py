@@ -173,7 +173,7 @@ class PolicyConfig(Strict):
         Annotated[SequencePackingConfig | Off, needs_keys_when_enabled(SequencePackingConfig)]
     ] = None
     """Sequences packed without padding."""
-    generation: Annotated[Omittable[GenerationConfig], Embedded("grpo", "ppo", "dpo")] = None
+    generation: Annotated[Omittable[GenerationConfig], Embedded("grpo", "ppo", "dpo", "sft")] = None
     """Sampling of responses; required for GRPO."""
     offload_optimizer_for_logprob: Omittable[bool] = None
     """Move optimizer state to host memory while log-probabilities are computed."""

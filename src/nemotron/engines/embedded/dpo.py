@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from functools import cache as cache_result
 from functools import cached_property
 from pathlib import Path
@@ -13,21 +12,18 @@ from nemotron.config.schema.dpo import DpoRunConfig
 from nemotron.data.inputs import pair_keys, training_pairs
 from nemotron.data.rows import PairRow, read_pairs
 from nemotron.data.stream import RowStream
-from nemotron.disk.atomic import write_atomic
 from nemotron.engines.base import Attempt
+from nemotron.engines.embedded.left_out import RowsLeftOut
 from nemotron.engines.embedded.parts import TrainingParts
 from nemotron.engines.embedded.prompts import heldout_metric
 from nemotron.engines.embedded.session import session
 from nemotron.engines.recorder import RunRecorder
-from nemotron.errors import DataError
 from nemotron.rl.loops.dpo import Dpo, train
-from nemotron.rl.pairs import LeftOut, TokenPair, TooLong, tokenise
+from nemotron.rl.pairs import LeftOut, TokenPair, tokenise
 from nemotron.rl.policy import Policy
 from nemotron.rl.reference_cache import ReferenceCache
 from nemotron.rl.saving import POLICY, Progress, Trained
 from nemotron.rl.threads import ThreadPlan
-
-REJECTS = "rejected_pairs.jsonl"
 
 
 def run_dpo(attempt: Attempt, config: DpoRunConfig, threads: ThreadPlan) -> None:
@@ -47,7 +43,8 @@ def run_dpo(attempt: Attempt, config: DpoRunConfig, threads: ThreadPlan) -> None
     ) as work:
         recorder = work.recorder
         recorder.phase("reading pairs")
-        parts.report_rejects(recorder if work.first else None)
+        sets = {"train": parts.training, **parts.validation}
+        parts.left_out.report(attempt.run, sets, recorder if work.first else None)
         recorder.phase("loading policy")
         policy, _ = parts.load_models(reference=False)
         heldout = heldout_metric(parts, config.eval.heldout, config.dpo.seed)
@@ -69,23 +66,16 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         Raises:
             DataError: rows are missing or broken, fewer than a batch are left, or too many are left out.
         """
-        pairs, refused = self._tokenise(training_pairs(self.config.data, "train"))
-        share = len(refused) / max(len(pairs) + len(refused), 1)
-        allowed = self.config.limits.max_rejected_share
-        if share > allowed:
-            raise DataError(
-                f"{len(refused)} of {len(pairs) + len(refused)} training pairs {self._why(refused)}; "
-                f"`limits.max_rejected_share` allows {allowed:.0%}",
-                hint="raise `policy.max_total_sequence_length` and `data.max_input_seq_length`, or drop those rows",
-            )
-        return pairs, refused
+        sides = self._tokenise(training_pairs(self.config.data, "train"))
+        self.left_out.check(sides, self.config.limits.max_rejected_share)
+        return sides
 
     @cached_property
     def validation(self) -> dict[str, tuple[list[TokenPair], list[LeftOut]]]:
         """The same of every validation set, as many pairs as one validation uses, by the name of the set."""
         if not self.config.validates:
             return {}
-        most = self.config.validation_pairs
+        most = self.config.validation_rows
         found = {}
         for name, rows in self._validation_rows().items():
             pairs, refused = self._tokenise(rows)
@@ -96,35 +86,11 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         """The policy before training, which is the reference: ``policy`` itself as long as it has not been trained."""
         return policy if self.checkpoint is None else self.load_start()
 
-    def report_rejects(self, recorder: RunRecorder | None) -> None:
-        """Name every pair that is left out in the run folder, and count them in the metrics of step 0."""
-        sets = {"train": self.training, **self.validation}
-        refused = [(name, pair) for name, (_, some) in sets.items() for pair in some]
-        if refused:
-            rows = [json.dumps({"set": name, **asdict(pair)}) + "\n" for name, pair in refused]
-            write_atomic(self.attempt.run.path / REJECTS, "".join(rows).encode())
-        if recorder is not None:
-            kept, left_out = len(self.training[0]), len(self.training[1])
-            recorder.write(0, {"data/pairs": float(kept), "data/rejected_pairs": float(left_out)})
-            if refused:
-                some = [pair for _, pair in refused]
-                recorder.phase(f"{len(some)} pairs {self._why(some)} and are left out: see {REJECTS}")
-
-    def _why(self, refused: Sequence[LeftOut]) -> str:
-        long = [pair for pair in refused if isinstance(pair, TooLong)]
-        worst = max(long, key=lambda pair: pair.tokens, default=None)
-        others = len(refused) - len(long)
-        told = []
-        if worst is not None:
-            count = f"{len(long)} of them " if others else ""
-            told.append(f"{count}are longer than {self.config.longest_row} tokens ({worst.id} has {worst.tokens})")
-        if others:
-            first = next(pair.id for pair in refused if not isinstance(pair, TooLong))
-            count = f"{others} of them " if long else ""
-            told.append(
-                f"{count}have a prompt that the chat template writes otherwise once an answer follows ({first})"
-            )
-        return ", ".join(told)
+    @property
+    def left_out(self) -> RowsLeftOut:
+        """How pairs that cannot be used are spoken of."""
+        rewritten = "a prompt that the chat template writes otherwise once an answer follows"
+        return RowsLeftOut("pairs", self.config.longest_row, rewritten)
 
     def dpo(self, policy: Policy, recorder: RunRecorder) -> Dpo:
         """Everything the loop needs; computes the reference log-probs that are not on disk yet."""

@@ -188,7 +188,7 @@ class Parts(TrainingParts[RmRunConfig]):
         return kept.pairs[: heldout.max_samples]
 
     def _validation(self) -> Iterator[tuple[str, list[RewardPair]]]:
-        data, most = self.config.data, self.config.validation_pairs
+        data, most = self.config.data, self.config.validation_rows
         if not self.config.validates:
             return
         for name, entry in data.named_validation_sets().items():

@@ -11,6 +11,7 @@ from nemotron.config.schema.extras import JudgedGrpoConfig
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.config.schema.ppo import PpoMasterConfig
 from nemotron.config.schema.rm import RmRunConfig
+from nemotron.config.schema.sft import SftRunConfig
 from nemotron.config.schema.verified import VerifiedGrpoConfig
 from nemotron.engines.base import Attempt
 from nemotron.rl.threads import ThreadPlan, plan_threads, set_environment
@@ -55,6 +56,15 @@ def reward_model(attempt: Attempt) -> None:
     from nemotron.engines.embedded.rm import run_reward_model
 
     run_reward_model(attempt, config, threads)
+
+
+def sft(attempt: Attempt) -> None:
+    """Supervised fine-tuning. Raises NemotronError of every kind."""
+    config = attempt.settings(SftRunConfig)
+    threads = _threads()
+    from nemotron.engines.embedded.sft import run_sft
+
+    run_sft(attempt, config, threads)
 
 
 def ppo(attempt: Attempt) -> None:

@@ -61,7 +61,7 @@ def nemo_rl_config(
     """
     config = {key: deepcopy(value) for key, value in values.items() if key not in OURS}
     section = section_of(config)
-    if section in ("dpo", "rm"):
+    if section in ("dpo", "rm", "sft"):
         # Only our held-out metric samples there.
         config["policy"].pop("generation", None)
     _model(config["policy"])
@@ -77,6 +77,7 @@ def nemo_rl_config(
     if section == "ppo":
         _reward_model(config, values)
     logger = config["logger"]
+    logger.setdefault("num_val_samples_to_print", 0)
     if not any(logger.get(f"{name}_enabled") for name in LOGGERS):
         # Beside the lines that we take ourselves: what is left when the driver is started by hand.
         logger["tensorboard_enabled"] = True
@@ -155,6 +156,11 @@ def _data(values: Mapping[str, Any], folder: str, *, pairs: bool, pair_sets: tup
             one: rows["data_path"] for one, rows in zip(pair_sets, data["validation"], strict=True)
         }
         data["validation"] = None
+    if section_of(values) == "sft":
+        for key, on in (("add_bos", True), ("add_eos", True), ("add_generation_prompt", False)):
+            data[key] = on if data.get(key) is None else data[key]
+        for rows in _mappings(data):
+            rows["processor"] = "sft_processor"
     if section_of(values) == "ppo":
         # Not in NeMo-RL's types: its setup() asks here whether GPUs are already taken.
         data["env_name"] = "reward_model"

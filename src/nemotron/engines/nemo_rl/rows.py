@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron.data.forms import GYM, PAIR_KEYS, PairKeys
-from nemotron.data.inputs import Role, data_paths, pair_keys
+from nemotron.config.schema.data import DatasetConfig
+from nemotron.data.conversations import FOUND, ConversationRow, read_conversations
+from nemotron.data.forms import GYM, PAIR_KEYS
+from nemotron.data.inputs import Role, answer_keys, named_paths, pair_keys
 from nemotron.data.rows import PairRow, PromptRow, read_pairs, read_prompts
+from nemotron.data.turns import ASSISTANT
 from nemotron.disk.atomic import write_lines
 from nemotron.engines.nemo_rl.config import data_files, section_of, uses_gym
 from nemotron.engines.nemo_rl.gym import AGENT
@@ -32,7 +35,8 @@ class Written:
     sha256: str
 
 
-Rewrite = Callable[[Path, PairKeys], Iterator[dict[str, Any]]]
+Rewrite = Callable[[Path, DatasetConfig | None], Iterator[dict[str, Any]]]
+"""The rows of a file, of which a data set may name the fields."""
 
 
 def write_rows(config: Any, values: Mapping[str, Any], folder: Path) -> dict[Role, tuple[Written, ...]]:
@@ -53,12 +57,12 @@ def write_rows(config: Any, values: Mapping[str, Any], folder: Path) -> dict[Rol
     roles: tuple[Role, ...] = ("train", "validation")
     for role in roles:
         names = data_files(values, role, pairs=pairs, pair_sets=pair_sets(config))
-        sources = _sources(config, role)
-        groups: Sequence[Sequence[tuple[Path, PairKeys]]] = (
+        sources = named_paths(config.data, role)
+        groups: Sequence[Sequence[tuple[Path, DatasetConfig | None]]] = (
             [sources] if len(names) == 1 else [[source] for source in sources]
         )
         found[role] = tuple(
-            _write(folder / name, (row for path, keys in group for row in rewrite(path, keys)))
+            _write(folder / name, (row for path, dataset in group for row in rewrite(path, dataset)))
             for name, group in zip(names, groups, strict=True)
         )
     return found
@@ -72,20 +76,16 @@ def pair_sets(config: Any) -> tuple[str, ...]:
     return names if len(names) > 1 else ()
 
 
-def _sources(config: Any, role: Role) -> list[tuple[Path, PairKeys]]:
-    """The files of a role, each with the fields that hold its pairs."""
-    data = config.data
-    paths = data_paths(data, role, verify=True)
-    sets = data.training_sets() if role == "train" else data.validation_sets()
-    named = [rows for rows in sets if rows.data_path or (data.default and data.default.data_path)]
-    keys = [PAIR_KEYS] * len(paths) if data.manifest_path is not None else list(map(pair_keys, named))
-    return list(zip(paths, keys, strict=True))
-
-
 def _rewrite(config: Any, values: Mapping[str, Any]) -> Rewrite:
     section = section_of(values)
     if section in ("dpo", "rm"):
-        return lambda path, keys: map(_pair, read_pairs(path, keys))
+        return lambda path, dataset: map(_pair, read_pairs(path, pair_keys(dataset) if dataset else PAIR_KEYS))
+    if section == "sft":
+        default, last = config.data.default, config.sft.only_unmask_final
+        return lambda path, dataset: (
+            _conversation(path, row, only_last=last)
+            for row in read_conversations(path, answer_keys(dataset, default) if dataset else FOUND)
+        )
     if uses_gym(values):
         return lambda path, _: (_gym(path, row) for row in read_prompts(path))
     answers = _math_field(config) if section == "grpo" else None
@@ -108,6 +108,20 @@ def _pair(row: PairRow) -> dict[str, Any]:
             {"rank": rank, "completion": [{"role": "assistant", "content": text}]} for rank, text in ranked
         ],
     }
+
+
+def _conversation(path: Path, row: ConversationRow, *, only_last: bool) -> dict[str, Any]:
+    """``ResponseDataset`` of whole conversations, of which NeMo-RL learns every answer or the last one."""
+    answers = [i for i, turn in enumerate(row.messages) if turn["role"] == ASSISTANT]
+    if not only_last and tuple(answers) != row.answers:
+        spared = next(i for i in answers if i not in row.answers)
+        raise _refused(
+            path,
+            row,
+            f"NeMo-RL learns every answer of a conversation, and turn {spared + 1} of this one is not to be learned",
+            "set `sft.only_unmask_final=true`, drop the row, or run it with `engine=embedded`",
+        )
+    return {"messages": row.messages}
 
 
 def _gym(path: Path, row: PromptRow) -> dict[str, Any]:
@@ -139,7 +153,7 @@ def _question(path: Path, row: PromptRow, answer_field: str | None, *, wanted: b
     return {"input": row.messages[0]["content"], "output": golds[0]}
 
 
-def _refused(path: Path, row: PromptRow, message: str, hint: str) -> DataError:
+def _refused(path: Path, row: PromptRow | ConversationRow, message: str, hint: str) -> DataError:
     return DataError(message, hint=hint, origin=Origin(str(path), line=int(row.id.rpartition(":")[2])))
 
 

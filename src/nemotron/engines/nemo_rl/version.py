@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-SECTIONS = ("grpo", "dpo", "rm", "ppo")
+SECTIONS = ("grpo", "dpo", "rm", "ppo", "sft")
 """Sections of an algorithm; a config has one of them."""
 
 

@@ -20,7 +20,7 @@ from nemotron.manifest import declaration, find_step
 # key -> the algorithms whose config declares it, with `!` where it is required; of NeMo-RL's own types.
 KEYS: dict[str, str] = json.loads((Path(__file__).parent / "keys_v0.7.0.json").read_text())
 CONFIGS = [
-    *(("dpo", "default"), ("rm", "default"), ("ppo", "default")),
+    *(("sft", "default"), ("dpo", "default"), ("rm", "default"), ("ppo", "default")),
     *(("rlvr", "default"), ("rlvr", "nemo_gym"), ("rlhf", "default"), ("rlhf", "nemo_gym")),
 ]
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
@@ -41,6 +41,10 @@ READ = {
         *("policy.generation.vllm_cfg.precision", "policy.generation.vllm_cfg.kv_cache_dtype"),
         *("policy.generation.colocated.enabled", "policy.generation.colocated.resources.gpus_per_node"),
     ),
+    "sft": (
+        *("data.add_bos", "data.add_eos", "data.add_generation_prompt", "data.train.processor"),
+        *("policy.make_sequence_length_divisible_by", "data.num_workers", "checkpointing.metric_name"),
+    ),
     "ppo": (
         *("value.megatron_cfg.enabled", "value.dtensor_cfg._v2", "data.env_name", "data.max_input_seq_length"),
         *(f"env.reward_model.{name}" for name in ("model_name", "tokenizer.name", "precision", "logprob_batch_size")),
@@ -55,7 +59,7 @@ READ = {
 
 
 def values_of(step: str, name: str, *words: str) -> dict[str, Any]:
-    found = find_step(f"rl/nemo_rl/{step}")
+    found = find_step(step)
     overrides = parse_overrides(list(enumerate(words, start=5)))
     return load(found.config_dir, name, overrides, run_dir="/runs/r", model=declaration(found).config).values
 

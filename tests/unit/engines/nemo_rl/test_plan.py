@@ -26,14 +26,14 @@ PPO = (
     *("ppo.num_prompts_per_step=56", "policy.train_global_batch_size=112"),
 )
 CONFIGS = [
-    *(("dpo", "default", ()), ("rm", "default", ()), ("ppo", "default", PPO)),
+    *(("sft", "default", ()), ("dpo", "default", ()), ("rm", "default", ()), ("ppo", "default", PPO)),
     *(("rlvr", "default", ()), ("rlvr", "nemo_gym", ()), ("rlhf", "default", ()), ("rlhf", "nemo_gym", ())),
 ]
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Go"}]
 
 
 def plan_of(runs: Path, step: str, name: str, *words: str) -> Plan:
-    found = find_step(f"rl/nemo_rl/{step}")
+    found = find_step(step)
     code = declaration(found)
     overrides = parse_overrides(list(enumerate(words, start=5)))
     resolved = load(found.config_dir, name, overrides, run_dir=str(runs / "RUN_ID"), model=code.config)
@@ -150,6 +150,21 @@ def test_prepared_pairs_are_one_file(tmp_path: Path) -> None:
     words = ("~data.train.data_path", "~data.validation.data_path", f"data.manifest_path={manifest}")
     rows = written(tmp_path, "dpo", *words)
     assert {name: len(found) for name, found in rows.items()} == {"train.jsonl": 3, "validation.jsonl": 1}
+
+
+def test_conversations_are_messages(tmp_path: Path) -> None:
+    turns = [*TALK, {"role": "assistant", "content": "Done."}]
+    rows = ({"conversations": turns}, {"instruction": "Go", "output": "Done."})
+    assert written(tmp_path, "sft", *train_on(tmp_path / "c.jsonl", *rows))["train.jsonl"] == [
+        {"messages": turns},
+        {"messages": [TALK[2], turns[3]]},
+    ]
+    spared = {"messages": [TALK[0], {**TALK[1], "weight": 0}, TALK[2], turns[3]]}
+    with pytest.raises(DataError, match="turn 2 of this one is not to be learned") as caught:
+        written(tmp_path, "sft", *train_on(tmp_path / "c.jsonl", spared))
+    assert str(caught.value.origin) == f"{tmp_path / 'c.jsonl'}:1"
+    last = written(tmp_path, "sft", "sft.only_unmask_final=true", *train_on(tmp_path / "c.jsonl", spared))
+    assert last["train.jsonl"] == [{"messages": turns}]
 
 
 def test_questions_become_input_and_output(tmp_path: Path) -> None:

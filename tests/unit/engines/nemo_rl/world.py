@@ -38,7 +38,7 @@ assert Path("nemo_rl").is_dir(), "the working folder is the root of the tree"
 policy, how = Policy(), os.environ["HOW"]
 print("Final config:", config)
 logger, folder = Logger(), Path(config["checkpointing"]["checkpoint_dir"])
-section = next(name for name in ("grpo", "dpo", "rm", "ppo") if name in config)
+section = next(name for name in ("grpo", "dpo", "rm", "ppo", "sft") if name in config)
 most = config[section]["max_num_steps"]
 if how == "refused":
     raise KeyError("use_linear_ce_fusion_loss")
@@ -85,7 +85,7 @@ def make_tree(root: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     (root / "nemo_rl" / "utils" / "__init__.py").touch()
     (root / "nemo_rl" / "utils" / "logger.py").write_text(LOGGER)
     (root / "examples" / "nemo_gym").mkdir(parents=True)
-    for name in ("run_dpo.py", "run_rm.py", "run_grpo.py", "run_ppo.py", "nemo_gym/run_grpo_nemo_gym.py"):
+    for name in ("run_dpo.py", "run_rm.py", "run_sft.py", "run_grpo.py", "run_ppo.py", "nemo_gym/run_grpo_nemo_gym.py"):
         (root / "examples" / name).write_text(SCRIPT)
     monkeypatch.setenv(ROOT_VARIABLE, str(root))
     monkeypatch.setenv(PYTHON_VARIABLE, sys.executable)
