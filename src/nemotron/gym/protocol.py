@@ -13,6 +13,9 @@ from nemotron.contracts.answers import split_reply
 from nemotron.contracts.rewards import summable
 
 Json = dict[str, Any]
+MISSING = "missing_share"
+"""Field of an answer: the share of what was asked of it, or of its group, that got no result. NeMo-RL makes a metric of
+it, ``<agent>/missing_share/mean``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ Where NeMo-Gym's math server scores a check that did not finish with 0, ours mas
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -18,16 +17,12 @@ from nemotron.config.schema.gym import GymConfig, ServerKind
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.gym.mcqa import LETTER_CODES, MODES
 from nemotron.gym.protocol import Json, output_text
+from nemotron.gym.serving import Unfit, routes
 from nemotron.processes.loop_thread import LoopThread
 from nemotron.rewards import Scorer, build_rewards
 
-MAX_BODY_BYTES = 16 * 2**20
 START_TIMEOUT_S = 30.0
 _CLIENT_GONE_S = 1.0
-
-
-class Unfit(Exception):
-    """The row lacks what the server needs; becomes status 422."""
 
 
 class OwnServer:
@@ -45,29 +40,20 @@ class OwnServer:
 
     def application(self) -> web.Application:
         """The routes of a resources server."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
-        app.router.add_get("/", _health)
-        app.router.add_post("/seed_session", _seed_session)
-        app.router.add_post("/verify", self._verify)
-        return app
+        return routes(self._verify)
 
-    async def _verify(self, request: web.Request) -> web.Response:
-        try:
-            body = await _object(request)
-            if not isinstance(body.get("responses_create_params"), dict):
-                raise Unfit("`responses_create_params` is missing")
-            response = body.get("response")
-            text = output_text(response)
-            if text is None or not isinstance(response, dict):
-                raise Unfit("`response` is no Responses-API object")
-            for name in self.needs:
-                if not isinstance(body.get(name), str):
-                    raise Unfit(f"`{name}` is missing")
-            ended = response.get("incomplete_details") is None
-            said = await self.check(body, text, ended=ended)
-        except Unfit as error:
-            return web.json_response({"detail": str(error)}, status=422)
-        return web.json_response({**body, **said})
+    async def _verify(self, body: Json) -> Json:
+        if not isinstance(body.get("responses_create_params"), dict):
+            raise Unfit("`responses_create_params` is missing")
+        response = body.get("response")
+        text = output_text(response)
+        if text is None or not isinstance(response, dict):
+            raise Unfit("`response` is no Responses-API object")
+        for name in self.needs:
+            if not isinstance(body.get(name), str):
+                raise Unfit(f"`{name}` is missing")
+        ended = response.get("incomplete_details") is None
+        return {**body, **await self.check(body, text, ended=ended)}
 
 
 class MathServer(OwnServer):
@@ -176,26 +162,3 @@ class OwnServers:
     async def _stop(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
-
-
-async def _object(request: web.Request) -> Json:
-    try:
-        body = json.loads(await request.read())
-    except ValueError:
-        raise Unfit("the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise Unfit("the body is not a JSON object")
-    return body
-
-
-async def _health(request: web.Request) -> web.Response:
-    return web.json_response({"status": "ok"})
-
-
-async def _seed_session(request: web.Request) -> web.Response:
-    """Neither server keeps anything between calls."""
-    try:
-        await _object(request)
-    except Unfit as error:
-        return web.json_response({"detail": str(error)}, status=422)
-    return web.json_response({})

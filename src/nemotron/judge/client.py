@@ -1,4 +1,4 @@
-"""Asks an OpenAI-compatible endpoint, and tells a slow judge from a dead one.
+"""Asks an OpenAI-compatible endpoint or a model server of NeMo-Gym, and tells a slow judge from a dead one.
 
 What is worth a second try (no connection, timeout, 429, 5xx) is retried with growing, jittered pauses; what is not (a
 wrong token, an unknown model) stops the run at once. aiohttp, because httpx stalls at 64 concurrent requests.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import aiohttp
 import tenacity
@@ -22,6 +23,8 @@ import tenacity
 from nemotron.config.schema.judge import JudgeConfig
 from nemotron.disk.documents import parse_json
 from nemotron.errors import JudgeError
+from nemotron.judge.messages import responses_request
+from nemotron.judge.responses import read_response
 from nemotron.judge.types import Message
 
 EXCERPT_CHARS = 300
@@ -51,6 +54,8 @@ class Endpoint:
     """The name it is served under."""
     api_key: str | None = field(default=None, repr=False)
     """Bearer token; never shown, not even in the repr."""
+    api: Literal["chat", "responses"] = "chat"
+    """``responses``: NeMo-Gym's ``genrm_model``, whose requests have the answers in ``metadata``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,9 @@ class JudgeClient:
 
         Raises JudgeError when it does not answer within ``ready_timeout_s``, refuses the token, or serves other models.
         """
+        if self.endpoint.api == "responses":
+            # It is started beside whoever asks it, knows one model, and takes a request when the model is loaded.
+            return
         deadline = time.monotonic() + self._config.ready_timeout_s
         while True:
             try:
@@ -177,14 +185,7 @@ class JudgeClient:
         given no sign of life to any request for as long as this one has been trying. 400, 413 and 422 are an Answer
         with the endpoint's words in ``failure`` where it answers other requests.
         """
-        body = {
-            "model": self.endpoint.model,
-            "messages": list(messages),
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": seed,
-        }
+        body = self._body(messages, sampling, seed)
         async with self._slots:
             started = time.monotonic()
             retrying = tenacity.AsyncRetrying(
@@ -208,6 +209,16 @@ class JudgeClient:
                 failure = str(error)
         return Answer(text, int(retrying.statistics["attempt_number"]), failure)
 
+    def _body(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> dict[str, Any]:
+        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        if self.endpoint.api == "chat":
+            most = sampling.max_tokens
+            return {"model": self.endpoint.model, "messages": list(messages), "max_tokens": most, **drawn, "seed": seed}
+        asked = responses_request(messages)
+        # The Responses API knows no seed; NeMo-Gym's model server hands these on to the chat API.
+        asked["metadata"]["extra_body"] = json.dumps({"seed": seed})
+        return {**asked, "max_output_tokens": sampling.max_tokens, **drawn}
+
     def _check_circuit(self) -> None:
         if self._broken is not None:
             raise JudgeError(
@@ -217,7 +228,8 @@ class JudgeClient:
 
     async def _complete(self, body: dict[str, Any]) -> str:
         self._check_circuit()
-        status, raw, headers = await self._exchange("POST", "/chat/completions", body)
+        chat = self.endpoint.api == "chat"
+        status, raw, headers = await self._exchange("POST", "/chat/completions" if chat else "/responses", body)
         if status in _TRANSIENT_STATUS or status >= 500:
             raise _Transient(
                 f"status {status}: {self._without_token(_excerpt(raw))}", retry_after_s=_retry_after(headers)
@@ -228,9 +240,9 @@ class JudgeClient:
             raise _Unanswerable(f"status {status}: {self._without_token(_excerpt(raw))}")
         if status != 200:
             raise self._refused(status, raw)
-        content = _content(raw)
+        content = _content(raw) if chat else _output(raw)
         if content is None:
-            raise _Transient(f"not a chat completion: {self._without_token(_excerpt(raw))}")
+            raise _Transient(f"not a {'chat completion' if chat else 'response'}: {self._without_token(_excerpt(raw))}")
         self._answered = True
         # Once more: JSON has many ways to write a text.
         return content if self._innocent else self._without_token(content)
@@ -335,6 +347,17 @@ def _content(raw: str) -> str | None:
     if content is None:
         return ""
     return content if isinstance(content, str) else None
+
+
+def _output(raw: str) -> str | None:
+    """The answer in a Responses-API object, without what was thought before; None when this is none."""
+    try:
+        response = parse_json(raw)
+    except ValueError:
+        return None
+    if not isinstance(response, dict) or not isinstance(response.get("output"), list):
+        return None
+    return read_response(response).answer
 
 
 def _model_names(raw: str) -> list[str] | None:

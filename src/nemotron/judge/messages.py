@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nemotron.judge.types import Message
+
+ROLES = ("principle", "response_1", "response_2")
+"""Roles that a judge's chat template knows beside those of a conversation."""
 
 
 def judge_messages(
@@ -27,3 +31,11 @@ def judge_messages(
         if answer is not None:
             messages.append(Message(role=role, content=answer))
     return messages
+
+
+def responses_request(messages: Sequence[Message]) -> dict[str, Any]:
+    """The same chat for a judge model of NeMo-Gym (``genrm_model``), which makes the roles of ``metadata`` itself."""
+    return {
+        "input": [{**message, "type": "message"} for message in messages if message["role"] not in ROLES],
+        "metadata": {message["role"]: message["content"] for message in messages if message["role"] in ROLES},
+    }

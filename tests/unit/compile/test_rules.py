@@ -313,7 +313,7 @@ ELSEWHERE = {
 
 def test_the_base_breaks_no_rule(compiled: Compile) -> None:
     plan = compiled("own.yaml", "engine=nemo_rl", place=NODE)
-    assert {f.name for f in plan.findings} == {"limits-from-outside", "gym-comparison"}
+    assert {f.name for f in plan.findings} == {"limits-from-outside"}
     assert [f.name for f in compiled("own.yaml").findings] == ["nemo-rl-settings"]
 
 

@@ -17,6 +17,7 @@ from nemotron.data.rows import PromptRow
 from nemotron.errors import RewardError
 from nemotron.gym.protocol import output_text
 from nemotron.gym.source import GymSource
+from tests.unit.gym.serving import free_port
 from tests.unit.judge.scripted_gym import ScriptedGym
 
 ROW = PromptRow(
@@ -29,13 +30,6 @@ ROW = PromptRow(
         "expected_answer": "4",
     },
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Agent:

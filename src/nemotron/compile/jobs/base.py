@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 EMBEDDED_MODULES = ("torch", "transformers", "safetensors", "numpy", "aiohttp", "tenacity", "jinja2")
 """Libraries of the embedded engine."""
+SERVER_MODULES = ("aiohttp", "tenacity")
+"""Libraries of the resources servers that NeMo-Gym starts for us."""
 C = TypeVar("C", bound=TrainingConfig, covariant=True)
 
 
@@ -145,8 +147,10 @@ class Job(StepJob[C]):
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Those of the embedded engine."""
-        return EMBEDDED_MODULES if self.engine == "embedded" else ()
+        """Those of the embedded engine, and of our servers beside NeMo-RL."""
+        if self.engine == "embedded":
+            return EMBEDDED_MODULES
+        return SERVER_MODULES if self.our_servers_reward else ()
 
     def models(self) -> Iterator[ModelRef]:
         """The policy; a family of steps adds its own."""
@@ -239,6 +243,11 @@ class Job(StepJob[C]):
     def steps(self) -> int | None:
         """Steps until the data or `max_num_steps` end; None when the data could not be counted."""
         return None if self.training_rows is None else self.config.steps(self.training_rows)
+
+    @property
+    def our_servers_reward(self) -> bool:
+        """Whether the rewards come from resources servers of ours where NeMo-RL trains."""
+        return False
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
         """(key, message, hint) of what is switched on, ours, and unknown to NeMo-RL."""

@@ -121,6 +121,9 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         model = self.judge_model
         if model is None:
             return
+        if self.engine != "embedded":
+            who = "our server under NeMo-Gym" if self.our_servers_reward else "NeMo-Gym's genrm_compare"
+            yield Process("comparison", f"{who}, beside the driver")
         if model.base_url is not None:
             yield Process("judge", f"endpoint {model.base_url}")
         elif self.engine == "embedded":
@@ -128,12 +131,17 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         else:
             yield Process("judge", "NeMo-Gym: starts the judge model with vLLM on further GPUs")
 
+    @property
+    def our_servers_reward(self) -> bool:
+        """Unless NeMo-Gym's own server compares."""
+        return self.config.judge.comparison_server == "nemotron"
+
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
         """NeMo-Gym takes any number for a verdict."""
         yield from super().missing_in_nemo_rl()
-        if self.config.judge.score_range is not None:
+        if self.config.judge.score_range is not None and not self.our_servers_reward:
             message = "NeMo-Gym takes verdicts of any scale"
-            yield "judge.score_range", message, "set `judge.score_range=null`, or `engine=embedded`"
+            yield "judge.score_range", message, "set `judge.score_range=null`, or `judge.comparison_server=nemotron`"
 
     @property
     def judge_calls(self) -> int:

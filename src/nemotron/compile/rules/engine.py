@@ -61,7 +61,13 @@ def limits_have_no_hook(job: AnyJob) -> Iterator[Finding]:
             "NeMo-RL has no such limit: the run is ended from outside after the step that crosses it",
         )
     for name, what in (("max_missing_share", "rewards that are missing"), ("max_rejected_share", "pairs left out")):
-        if getattr(limits, name, None) is not None:
+        if getattr(limits, name, None) is None:
+            continue
+        if name == "max_missing_share" and job.our_servers_reward:
+            yield job.note(
+                f"limits.{name}", "our server counts what is missing: the run is ended after the step that crosses it"
+            )
+        else:
             yield job.note(f"limits.{name}", f"NeMo-RL does not tell of {what}: `limits.{name}` has no effect there")
 
 

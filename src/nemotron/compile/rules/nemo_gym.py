@@ -79,13 +79,14 @@ def gym_counts_turns(job: JudgedJob) -> Iterator[Finding]:
 @rules.rule("gym-comparison", engines=NEMO_RL)
 def comparison_is_gyms(job: JudgedJob) -> Iterator[Finding]:
     """What is known of the server that the NeMo-Gym of NeMo-RL v0.7.0 brings."""
-    if job.config.env.comparison is None:
+    if job.config.env.comparison is None or job.our_servers_reward:
         return
     yield job.warning(
-        COMPARE,
+        "judge.comparison_server",
         "NeMo-Gym 0.4.0 compares the answers: it loses comparisons when those of a group arrive while the judge works, "
-        "and an answer without one, or whose judge fails, gets the default score",
-        hint="watch `train/total_reward/stddev`; the embedded engine leaves such responses out and counts them",
+        "an answer without one, or whose judge fails, gets the default score, and a group that is never whole waits "
+        "for ever",
+        hint="set `judge.comparison_server=nemotron`, or watch `train/total_reward/stddev`",
     )
 
 

@@ -48,6 +48,13 @@ class JudgeConfig(Strict):
     """Lowest and highest score that count, e.g. ``[1, 5]``: a verdict with another is asked for again and then missing.
     null takes every number that float32 can add up, as NeMo-Gym does. ``judge/out_of_scale`` counts either way."""
 
+    comparison_server: Literal["nemotron", "nemo_gym"] = "nemotron"
+    """Who compares under NeMo-Gym (engine ``nemo_rl``): our resources server, or its own ``genrm_compare``, which loses
+    comparisons of answers that arrive apart and gives an answer without one the default score (0.4.0)."""
+    group_timeout_s: float = Field(default=7200.0, gt=0)
+    """Seconds that the first answer of a group waits for the last one under NeMo-Gym; then the run fails, where
+    ``genrm_compare`` would wait for ever."""
+
     @property
     def server_threads(self) -> int:
         """CPU threads of our own server as a number."""

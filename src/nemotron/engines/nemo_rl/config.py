@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from nemotron.engines.nemo_rl.gym import JUDGE_IMPLEMENTATION, JUDGE_PATH, gym_section
+from nemotron.engines.nemo_rl.gym import JUDGE_IMPLEMENTATION, JUDGE_PATH, gym_section, serves_judge
 from nemotron.engines.nemo_rl.version import SECTIONS
 
 OURS = (
@@ -84,7 +84,7 @@ def nemo_rl_config(
     gym = uses_gym(config)
     written: dict[str, Any] = _escaped(config, 1)
     if gym:
-        written["env"]["nemo_gym"] = _escaped(gym_section(values), 2)
+        written["env"]["nemo_gym"] = _escaped(gym_section(values, folder, secrets), 2)
     _refer(written, values, secrets)
     return written
 
@@ -263,6 +263,8 @@ def _refer(config: dict[str, Any], values: Mapping[str, Any], secrets: Mapping[s
     """Secrets as references that only their last reader resolves: NeMo-RL prints its config and keeps copies of it."""
     for key, variable in secrets.items():
         *path, name = key.split(".")
+        if tuple(path) == JUDGE_PATH and not serves_judge(values):
+            continue  # our server takes it from the environment
         at: Any = config
         for part in _renamed(path, values):
             at = at.setdefault(part, {}) if isinstance(at, dict) else None

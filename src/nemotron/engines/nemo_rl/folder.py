@@ -5,6 +5,8 @@
 ``data/*.jsonl``   the rows (:mod:`nemotron.engines.nemo_rl.rows`)
 ``entry.py``       what runs the official script (:mod:`nemotron.engines.nemo_rl.entry`)
 ``launch.json``    version, words, working folder, names of environment variables, counts and hashes of the rows
+``server.py``      where NeMo-Gym has a server of ours: what it starts (:mod:`nemotron.engines.nemo_rl.server`), and
+``server.json``    the interpreter and the code that it hands over to
 =================  ===================================================================================================
 """
 
@@ -19,13 +21,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import nemotron
 from nemotron.compile.paths import with_absolute_paths
 from nemotron.config.dump import dump_yaml
 from nemotron.data.inputs import Role
 from nemotron.disk.atomic import write_atomic
 from nemotron.disk.faults import output_errors
-from nemotron.engines.nemo_rl import entry
+from nemotron.engines.nemo_rl import entry, server
 from nemotron.engines.nemo_rl.config import OURS, nemo_rl_config, secret_variable, section_of, uses_gym
+from nemotron.engines.nemo_rl.gym import SERVER, compares_itself
 from nemotron.engines.nemo_rl.rows import Written, pair_sets, write_rows
 from nemotron.engines.nemo_rl.version import CURRENT, Version
 from nemotron.errors import NotAvailableError
@@ -115,6 +119,8 @@ def prepare(
     rows = write_rows(config, values, folder / "data")
     write_atomic(folder / "entry.py", Path(entry.__file__).read_bytes())
     write_atomic(folder / "config.yaml", dump_yaml(shown).encode())
+    if compares_itself(values):
+        _write_server(folder)
     argv = launch_words(values, folder, metrics, version)
     launch = {
         **launch_of(argv, secrets, version),
@@ -122,6 +128,14 @@ def prepare(
     }
     write_atomic(folder / "launch.json", json.dumps(launch, indent=2).encode() + b"\n")
     return Prepared(folder, argv, rows)
+
+
+def _write_server(folder: Path) -> None:
+    """The program, and this interpreter with the code that this process runs: NeMo-Gym's has neither."""
+    write_atomic(folder / SERVER, Path(server.__file__).read_bytes())
+    code = Path(nemotron.__file__).parents[1]
+    said = {"python": sys.executable, "path": os.fspath(code)}
+    write_atomic((folder / SERVER).with_suffix(".json"), json.dumps(said, indent=2).encode() + b"\n")
 
 
 def launch_words(values: Mapping[str, Any], folder: Path, metrics: Path, version: Version = CURRENT) -> tuple[str, ...]:

@@ -14,6 +14,10 @@ POLICY_CONFIG = "responses_api_models/vllm_model/configs/vllm_model_for_training
 AGENT = "genrm_simple_agent"
 """The agent that rows without one of their own are for."""
 COMPARE = "genrm_compare_resources_server"
+OURS = "nemotron"
+"""What of ours a block has (:mod:`nemotron.gym.under_gym`)."""
+SERVER = "server.py"
+"""The program below the folder that becomes a server of ours."""
 
 _JUDGE = {
     "entrypoint": "app.py",
@@ -39,10 +43,34 @@ _AGENT = {
 }
 
 
-def gym_section(values: Mapping[str, Any]) -> dict[str, Any]:
+def compares_itself(values: Mapping[str, Any]) -> bool:
+    """Whether our server compares the answers."""
+    judge = values.get("judge")
+    return judge is not None and judge.get("comparison_server", OURS) == OURS
+
+
+def serves_judge(values: Mapping[str, Any]) -> bool:
+    """Whether NeMo-Gym has a model server for the judge: an endpoint elsewhere our server asks itself."""
+    return not (compares_itself(values) and _judge_of(values).get("base_url"))
+
+
+def entrypoint(folder: str) -> str:
+    """Our program as Gym can start it.
+
+    Gym runs a relative path in the folder of a server that it has an environment for, so that nothing is installed for
+    ours on the cluster: our program needs no more than a Python, and hands over to our own. ``..`` stops at the root.
+    """
+    return "../" * 32 + f"{folder.lstrip('/')}/{SERVER}"
+
+
+def gym_section(values: Mapping[str, Any], folder: str, secrets: Mapping[str, str]) -> dict[str, Any]:
     """The section of a config, with the servers that it takes for granted.
 
     What is null is left out: Gym's types refuse it where the absence of the key means the same to us.
+
+    Args:
+        folder: where our program is.
+        secrets: config key -> environment variable of every secret that is set.
     """
     given = deepcopy(values["env"].get("nemo_gym") or {})
     paths = given.setdefault("config_paths", [])
@@ -53,6 +81,8 @@ def gym_section(values: Mapping[str, Any]) -> dict[str, Any]:
     policy.setdefault("uses_reasoning_parser", False)
     if isinstance(given.get("genrm_model"), dict):
         _judged(given)
+    if compares_itself(values):
+        _compared_by_us(given, values, folder, secrets)
     found: dict[str, Any] = _without_nulls(given)
     return found
 
@@ -67,6 +97,29 @@ def _judged(section: dict[str, Any]) -> None:
     _at(compare, "genrm_responses_create_params").setdefault("input", [])
     agents = _at(section, AGENT, "responses_api_agents")
     agents["simple_agent"] = _over(_AGENT, agents.get("simple_agent") or {})
+
+
+def _compared_by_us(
+    section: dict[str, Any], values: Mapping[str, Any], folder: str, secrets: Mapping[str, str]
+) -> None:
+    """Our server in the place of genrm_compare: the same keys, another program, and what only it reads."""
+    compare = _at(section, COMPARE, "resources_servers", "genrm_compare")
+    judge, ours = _judge_of(values), {"judge": deepcopy(values["judge"])}
+    if not serves_judge(values):
+        key = f"{'.'.join(JUDGE_PATH)}.api_key"
+        ours["endpoint"] = {
+            **{name: judge.get(name) for name in ("base_url", "model", "supports_principle_role")},
+            "api_key_variable": secrets.get(key),
+        }
+        del section["genrm_model"], compare["genrm_model_server"]
+    compare.update({"entrypoint": entrypoint(folder), OURS: ours})
+
+
+def _judge_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Any = values
+    for name in JUDGE_PATH:
+        found = (found or {}).get(name)
+    return found or {}
 
 
 def _over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

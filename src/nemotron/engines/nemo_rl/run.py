@@ -8,6 +8,7 @@ step was reached *and* its checkpoint is there.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from nemotron.engines.nemo_rl.lines import MetricLines, StepRow, last_words
 from nemotron.engines.nemo_rl.version import CURRENT
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.errors import DataError, EngineError, LimitError, NemotronError, OutOfTimeError
+from nemotron.gym.protocol import MISSING
 from nemotron.manifest import declaration, find_step
 from nemotron.processes import notice
 from nemotron.processes.child import Child
@@ -31,6 +33,7 @@ from nemotron.runs.report import report_or_warn
 from nemotron.runs.summary import print_summary
 
 LOG = "nemo_rl.log"
+_OF_MISSING = re.compile(rf"train/[^/]+/{MISSING}/mean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +105,24 @@ class Watch:
 
     def _mind_limits(self, row: StepRow) -> None:
         """NeMo-RL has no place for a limit of ours: the step that crosses it is the last one that counts."""
+        self._mind_missing(row)
         most = getattr(getattr(self.config, "limits", None), "max_kl", None)
         kl = row.metrics.get("train/kl_penalty")
         if most is not None and kl is not None and kl > most:
             raise LimitError(
                 f"stopped after step {row.step}: KL to the reference is {kl:.4g}, above `limits.max_kl` {most:g}",
                 hint=f"{self._from()}; lower the learning rate, or raise `loss_fn.reference_policy_kl_penalty`",
+            )
+
+    def _mind_missing(self, row: StepRow) -> None:
+        """What our own servers under NeMo-Gym say of rewards that did not come."""
+        most = getattr(getattr(self.config, "limits", None), "max_missing_share", None)
+        told = [value for name, value in row.metrics.items() if _OF_MISSING.fullmatch(name)]
+        if most is not None and told and max(told) > most:
+            raise LimitError(
+                f"stopped after step {row.step}: {max(told):.0%} of what the rewards asked for is missing, above "
+                f"`limits.max_missing_share` {most:.0%}",
+                hint=f"{self._from()}; `failure_reason` in NeMo-RL's `train_data` files has what failed",
             )
 
     def _look_for_checkpoints(self) -> None:

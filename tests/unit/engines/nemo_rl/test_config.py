@@ -156,6 +156,38 @@ def test_the_judge_is_a_genrm_model_with_all_that_gym_wants(name: str) -> None:
     assert None not in texts_and_nulls(gym), "Gym's types refuse null"
 
 
+def test_our_comparison_takes_the_place_of_gyms() -> None:
+    """The same block for the same agent, another program, and what only that reads."""
+
+    def compare(*words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        gym = config_of("rlhf", "default", *words)["env"]["nemo_gym"]
+        return gym, gym["genrm_compare_resources_server"]["resources_servers"]["genrm_compare"]
+
+    _, theirs = compare("judge.comparison_server=nemo_gym")
+    assert (theirs["entrypoint"], "nemotron" in theirs) == ("app.py", False)
+    gym, ours = compare("judge.max_retries=2")
+    assert not ours["entrypoint"].startswith("/"), "Gym refuses an absolute one"
+    assert Path("/a/b/c/", ours["entrypoint"]).resolve() == Path("/runs/r/nemo_rl/server.py")
+    assert ours["nemotron"]["judge"]["max_retries"] == 2
+    assert "genrm_model" in gym
+    assert {key: value for key, value in ours.items() if key not in ("entrypoint", "nemotron")} == {
+        key: value for key, value in theirs.items() if key != "entrypoint"
+    }
+
+
+def test_a_judge_elsewhere_needs_no_model_server_of_gyms() -> None:
+    """Its genrm_model imports vllm even for an endpoint."""
+    words, secrets = (f"{JUDGE}.base_url=http://judge:8000/v1",), {f"{JUDGE}.api_key": "RL_REWARD_API_KEY"}
+    gym = config_of("rlhf", "default", *words, **secrets)["env"]["nemo_gym"]
+    assert "genrm_model" not in gym
+    compare = gym["genrm_compare_resources_server"]["resources_servers"]["genrm_compare"]
+    assert "genrm_model_server" not in compare
+    assert compare["nemotron"]["endpoint"] == {
+        **{"base_url": "http://judge:8000/v1", "model": "meta-llama/Llama-3.2-1B-Instruct"},
+        **{"supports_principle_role": True, "api_key_variable": "RL_REWARD_API_KEY"},
+    }
+
+
 def texts_and_nulls(value: Any) -> list[Any]:
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [found for child in children for found in texts_and_nulls(child)] if children else [value]

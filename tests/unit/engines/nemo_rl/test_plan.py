@@ -48,7 +48,20 @@ def test_a_shipped_config_starts_on_a_node(tmp_path: Path, step: str, name: str,
     assert plan.engine == "nemo_rl"
     assert plan.has_entry
     assert plan.errors == ()
-    assert {f.name for f in plan.findings if f.severity == "warning"} <= {"sample-data", "gym-comparison"}
+    assert {f.name for f in plan.findings if f.severity == "warning"} <= {"sample-data"}
+
+
+def test_gyms_own_comparison_is_named_with_its_faults(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "rlhf", "default", "judge.comparison_server=nemo_gym", "judge.score_range=[1, 5]")
+    [found] = [f for f in plan.findings if f.name == "gym-comparison"]
+    assert (found.severity, found.key) == ("warning", "judge.comparison_server")
+    assert all(word in found.message for word in ("loses comparisons", "default score", "waits for ever"))
+    assert [f.key for f in plan.errors] == ["judge.score_range"]
+    assert not [
+        f
+        for f in plan_of(tmp_path, "rlhf", "default", "judge.score_range=[1, 5]").findings
+        if f.key == "judge.score_range"
+    ]
 
 
 def test_ppo_as_it_is_says_what_nemo_rl_cannot_honour(tmp_path: Path) -> None:

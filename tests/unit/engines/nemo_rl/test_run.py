@@ -114,8 +114,17 @@ def test_a_run_that_hangs_is_ended(
         train(attempt, patience=patience)
 
 
-def test_our_limit_ends_it_from_outside(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_tree(tmp_path / "tree", monkeypatch, "drifts")
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("drifts", "after step 2: KL to the reference is 5, above `limits.max_kl` 1"),
+        ("misses", "after step 2: 50% of what the rewards asked for is missing, above `limits.max_missing_share` 5%"),
+    ],
+)
+def test_our_limit_ends_it_from_outside(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, words: str
+) -> None:
+    make_tree(tmp_path / "tree", monkeypatch, how)
     run = make_run(
         runs,
         *("grpo.max_num_steps=3", "checkpointing.save_period=1", "limits.max_kl=1.0"),
@@ -124,7 +133,7 @@ def test_our_limit_ends_it_from_outside(runs: Path, tmp_path: Path, monkeypatch:
     )
     error = ended(run)
     assert isinstance(error, LimitError)
-    assert "after step 2: KL to the reference is 5, above `limits.max_kl` 1" in error.message
+    assert words in error.message
     assert run.status().state == "stopped"
     assert max(row["step"] for row in run.read_metrics()) == 2
 

@@ -66,9 +66,11 @@ for step in range(done + 1, most + 1):
         draft.rename(folder / f"step_{step}")
     kl = 5.0 if how == "drifts" and step == 2 else 0.1
     measured = {"loss": 1.0 / step, "kl_penalty": kl, "table": [1, 2], "bad": float("nan")}
+    if how == "misses" and step == 2:
+        measured["genrm_simple_agent/missing_share/mean"] = 0.5
     logger.log_metrics(measured, step, prefix="train")
     logger.log_metrics({"total_step_time": 0.1}, step, "timing/train", step_finished=section == "grpo")
-    if how == "drifts":
+    if how in ("drifts", "misses"):
         time.sleep(2)
     if how == "out of time" and step == 2:
         break

@@ -1,0 +1,116 @@
+"""A resources server of ours as a process that NeMo-Gym starts: ``python -m nemotron.gym.under_gym``.
+
+NeMo-Gym hands a process its whole config and the name of its block in two environment variables. What of ours the block
+has stands below ``nemotron`` in it; the keys beside are those of the server that it stands in for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
+from nemotron.config.schema.rewards import RewardConfig
+from nemotron.errors import ConfigError, NemotronError
+from nemotron.gym.comparison import ComparisonServer
+from nemotron.gym.functions import RewardsServer
+from nemotron.judge.client import Endpoint
+from nemotron.judge.groups import JudgeSettings
+from nemotron.outcome import print_error
+
+CONFIG_VARIABLE = "NEMO_GYM_CONFIG_DICT"
+NAME_VARIABLE = "NEMO_GYM_CONFIG_PATH"
+OURS = "nemotron"
+"""The key in the block."""
+END_S = 0.5
+
+
+class JudgeAddress(BaseModel):
+    """Where the judge answers when NeMo-Gym does not serve it."""
+
+    base_url: str
+    model: str
+    api_key_variable: str | None = None
+    """The environment variable that holds the token: NeMo-Gym writes its config to every process and log."""
+    supports_principle_role: bool = True
+
+
+class OurBlock(BaseModel):
+    """What of ours a block has; either a judge or reward functions."""
+
+    judge: JudgeConfig | None = None
+    endpoint: JudgeAddress | None = None
+    rewards: RewardConfig | None = None
+
+
+def main() -> int:
+    """Serve until NeMo-Gym ends the process."""
+    try:
+        application, host, port = server_of(os.environ)
+        web.run_app(
+            application(),
+            host=host,
+            port=port,
+            access_log=None,
+            print=None,
+            handler_cancellation=True,
+            shutdown_timeout=END_S,
+        )
+    except NemotronError as error:
+        print_error(error)
+        return error.exit_code
+    return 0
+
+
+def server_of(env: Mapping[str, str]) -> tuple[Callable[[], web.Application], str, int]:
+    """The application that NeMo-Gym asks for, and where it has to listen.
+
+    Raises:
+        ConfigError: the variables are not NeMo-Gym's, or the block is not one that we wrote.
+    """
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.create(env[CONFIG_VARIABLE]), resolve=True)
+        block = _block(config, env[NAME_VARIABLE])
+        ours = OurBlock.model_validate(block[OURS])
+        host, port = str(block["host"]), int(block["port"])
+        if ours.rewards is not None:
+            return RewardsServer(ours.rewards).application, host, port
+        compare = GenrmCompareConfig.model_validate({key: value for key, value in block.items() if key != OURS})
+        endpoint, knows_principle = _endpoint(config, block, ours.endpoint, env)
+    except (KeyError, TypeError, ValueError, ValidationError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"NeMo-Gym's config has no block of ours at `{env.get(NAME_VARIABLE)}`: {error}",
+            hint="this program is started by NeMo-Gym, with the config that `engine=nemo_rl` writes",
+        ) from error
+    settings = JudgeSettings(compare, ours.judge or JudgeConfig(), knows_principle)
+    server = ComparisonServer(endpoint, settings, patience_s=settings.requests.group_timeout_s)
+    return server.application, host, port
+
+
+def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The block of a server: below its kind and its implementation."""
+    [kind] = config[name].values()
+    [block] = kind.values()
+    return dict(block)
+
+
+def _endpoint(
+    config: Mapping[str, Any], block: Mapping[str, Any], given: JudgeAddress | None, env: Mapping[str, str]
+) -> tuple[Endpoint, bool]:
+    if given is not None:
+        key = env[given.api_key_variable] if given.api_key_variable else None
+        return Endpoint(given.base_url, given.model, key), given.supports_principle_role
+    served = _block(config, block["genrm_model_server"]["name"])
+    # NeMo-Gym's model server leaves a principle out itself where the template has no role for it.
+    return Endpoint(f"http://{served['host']}:{served['port']}/v1", str(served.get("model")), None, "responses"), True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
