@@ -1,7 +1,8 @@
-"""The folder that NeMo-RL is given, run by the real NeMo-Gym 0.4.0: its agent calls our comparison."""
+"""The folder that NeMo-RL is given, run by the real NeMo-Gym 0.4.0: its agents call our servers."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from nemotron.engines.nemo_rl.folder import prepare
 from nemotron.manifest import declaration, find_step
+from nemotron.rewards import build_rewards
 from tests.integration.gym_world import Models, run_rows, started
 from tests.unit.engines.nemo_rl.test_config import JUDGE, values_of
 
@@ -65,3 +67,29 @@ def test_every_reward_is_right_when_answers_arrive_apart(tmp_path: Path, monkeyp
             assert {(answer["reward"], answer["mask_sample"]) for answer in masked} == {(0.0, True)}
             assert all(answer["failure_kind"] == "judge" for answer in masked)
         assert KEY not in (folder / "gym.log").read_text()
+
+
+FUNCTIONS = (
+    "rewards.functions=[{name: math, extract: boxed, weight: 2.0}, {name: format, tags: [think], weight: 0.5}, "
+    '{name: regex, pattern: "sorry|${", weight: -1.0}]'
+)
+SAID = [r"\boxed{4}", "4", r"<think>2+2</think>\boxed{4}", r"sorry, \boxed{4}", r"<think>hm</think>\boxed{5}", "${x}"]
+
+
+def test_the_same_functions_give_the_same_rewards(tmp_path: Path) -> None:
+    """A config of rlvr on this machine, and its folder under NeMo-Gym."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "What is 2 + 2?", "expected_answer": "4"}) + "\n")
+    words = (f"data.train.data_path={rows}", "data.validation=null", f"grpo.num_generations_per_prompt={len(SAID)}")
+    values = values_of("rlvr", "default", *words, FUNCTIONS.replace("${", r"\\$\\{"))
+    config = declaration(find_step("rl/nemo_rl/rlvr")).config.model_validate(values)
+    folder = tmp_path / "run" / "nemo_rl"
+    prepare(folder, config, values, secrets={}, metrics=folder / "m.jsonl")
+    row = json.loads((folder / "data" / "train.jsonl").read_text())
+    with build_rewards(config.rewards) as scorer:
+        wanted = {text: scorer.score(row, text, ended=True).reward for text in SAID}
+    prompt = row["responses_create_params"]["input"][0]["content"]
+    with Models({prompt: SAID}, spread_s=0.2, judge_s=(0, 0)) as models, started(folder, models.base_url) as agents:
+        found = run_rows(agents["nemotron_rewards_simple_agent"], [row] * len(SAID))
+    assert {text_of(answer): answer["reward"] for answer in found} == wanted
+    assert len(set(wanted.values())) >= 4

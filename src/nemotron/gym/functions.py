@@ -12,15 +12,13 @@ from typing import Any
 
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.gym.gathering import Gathering, IncompleteGroup, Place
-from nemotron.gym.protocol import MISSING, Json
+from nemotron.gym.protocol import MARK, MISSING, Json
 from nemotron.gym.servers import OwnServer
 from nemotron.gym.serving import Unfit
 from nemotron.judge.responses import read_response
 from nemotron.rewards import Scorer, build_rewards
 from nemotron.rewards.source import passed
 
-MARK = "nemotron_row"
-"""Field of a row: ``{"id": ..., "group": ...}``, which row it is and how many answers to it come in a step."""
 PATIENCE_S = 7200.0
 
 

@@ -13,6 +13,8 @@ from nemotron.contracts.answers import split_reply
 from nemotron.contracts.rewards import summable
 
 Json = dict[str, Any]
+MARK = "nemotron_row"
+"""Field of a row: ``{"id": ..., "group": ...}``, which row it is and how many answers to it come in a step."""
 MISSING = "missing_share"
 """Field of an answer: the share of what was asked of it, or of its group, that got no result. NeMo-RL makes a metric of
 it, ``<agent>/missing_share/mean``."""

@@ -172,36 +172,52 @@ class VerifiedJob(GrpoJob[VerifiedGrpoConfig]):
         weights = [function.weight for function in rewards.functions]
         return sum(min(weight, 0.0) for weight in weights), sum(max(weight, 0.0) for weight in weights)
 
+    @property
+    def our_servers_reward(self) -> bool:
+        """Where NeMo-RL's own ``env.math`` does not do the same."""
+        rewards = self.config.rewards
+        return bool(rewards and not self.config.env.should_use_nemo_gym and not rewards.is_env_math)
+
+    def _missing_in_gym(self) -> Iterator[tuple[str, str, str]]:
+        """What rollouts through NeMo-Gym's agent cannot do."""
+        generation, data = self.config.policy.generation, self.config.data
+        why, hint = "rewards other than `env.math` go through NeMo-Gym, whose requests", "set it to null"
+        if generation is not None and generation.top_k not in (None, -1):
+            yield "policy.generation.top_k", f"{why} cannot carry `top_k`", hint
+        for name in ("stop_strings", "stop_token_ids"):
+            if generation is not None and getattr(generation, name):
+                yield f"policy.generation.{name}", f"{why} cannot carry `{name}`", hint
+        if self.config.grpo.max_rollout_turns != 1:
+            yield "grpo.max_rollout_turns", f"{why} are one turn each", "set it to 1"
+        for name in ("prompt_file", "system_prompt_file"):
+            if data.default is not None and getattr(data.default, name):
+                yield f"data.default.{name}", f"{why} carry a row's own prompt", hint
+
     def processes(self) -> Iterator[Process]:
         """The policy, and where rewards are computed."""
         yield from super().processes()
         if self.config.rewards is not None:
             labels = ", ".join(function.shown for function in self.config.rewards.functions)
-            yield Process("rewards", f"{labels}: in worker processes on this machine")
+            where = "in worker processes on this machine"
+            if self.engine != "embedded":
+                where = "our server under NeMo-Gym" if self.our_servers_reward else "NeMo-RL's `env.math`"
+            yield Process("rewards", f"{labels}: {where}")
         for name, server in (self.config.gym.servers if self.config.gym else {}).items():
             place = f"server {server.base_url}" if server.base_url else f"our own `{server.kind}` server on loopback"
             yield Process(f"server {name}", place)
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
-        """NeMo-RL's own environment checks mathematical answers; everything else goes through NeMo-Gym."""
+        """NeMo-RL's own environment checks mathematics; other functions run as our resources server under NeMo-Gym."""
         yield from super().missing_in_nemo_rl()
-        config, elsewhere = self.config, "run with `engine=embedded`, or score through NeMo-Gym (`-c nemo_gym`)"
+        config = self.config
         through_gym = bool(config.env.should_use_nemo_gym)
         functions = config.rewards.functions if config.rewards else ()
         if through_gym and functions:
             message = "NeMo-Gym's servers give the rewards, and `rewards` is not read"
             yield "rewards", message, "set `rewards=null`, or `env.should_use_nemo_gym=false`"
             return
-        for index, function in enumerate(functions):
-            key = f"rewards.functions.{index}"
-            if function.name != "math":
-                yield key, f"NeMo-RL has no reward function `{function.name}`", elsewhere
-            elif function.weight != 1.0:
-                yield f"{key}.weight", "NeMo-RL's `env.math` gives 0 or 1", "set the weight to 1, or `engine=embedded`"
-            elif function.extract != "any":
-                yield f"{key}.extract", f"NeMo-RL's `env.math` has no `extract={function.extract}`", elsewhere
-            elif index:
-                yield key, "NeMo-RL's `env.math` is one function", elsewhere
+        if self.our_servers_reward:
+            yield from self._missing_in_gym()
         if not functions and not through_gym:
             message = "NeMo-RL asks resources servers through NeMo-Gym only"
             yield (

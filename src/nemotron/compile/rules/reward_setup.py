@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemotron.compile.jobs.base import AnyJob
-from nemotron.compile.rules.base import EMBEDDED, Rules
+from nemotron.compile.rules.base import Rules
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import Finding
 from nemotron.rewards import setup_problems
@@ -22,25 +22,27 @@ def reward_sections(job: AnyJob) -> Iterator[tuple[str, RewardConfig]]:
             yield key, section
 
 
-@rules.rule("missing-package", engines=EMBEDDED)
+@rules.rule("missing-package")
 def packages_are_there(job: AnyJob) -> Iterator[Finding]:
     """A library that a function needs is installed."""
     yield from _problems(job, "missing-package")
 
 
-@rules.rule("reward-function", engines=EMBEDDED)
+@rules.rule("reward-function")
 def functions_can_be_set_up(job: AnyJob) -> Iterator[Finding]:
     """The user's module can be imported, the schema file can be read."""
     yield from _problems(job, "reward-function")
 
 
-@rules.rule("weak-sandbox", engines=EMBEDDED)
+@rules.rule("weak-sandbox")
 def code_is_contained(job: AnyJob) -> Iterator[Finding]:
     """Untrusted code cannot reach the network or write outside of its folder."""
     yield from _problems(job, "weak-sandbox")
 
 
 def _problems(job: AnyJob, name: str) -> Iterator[Finding]:
+    if job.engine != "embedded" and not job.our_servers_reward:
+        return
     for key, section in reward_sections(job):
         for problem in setup_problems(section):
             place = f"{key}.functions.{problem.index}"

@@ -294,6 +294,15 @@ class RewardConfig(Strict):
     """Answers that are scored at once; ``auto`` is half the CPU cores, at most 8."""
 
     @property
+    def is_env_math(self) -> bool:
+        """Whether NeMo-RL's own ``env.math`` gives the same rewards: mathematics alone, right or wrong."""
+        if len(self.functions) != 1 or not isinstance(self.functions[0], MathRewardConfig):
+            return False
+        plain = MathRewardConfig(name="math")
+        same = set(MathRewardConfig.model_fields) - {"label", "optional", "timeout_s", "answer_field"}
+        return all(getattr(self.functions[0], name) == getattr(plain, name) for name in same)
+
+    @property
     def environment(self) -> list[str]:
         """Variables that the functions ask for; they share their processes, and so these."""
         own = [function for function in self.functions if isinstance(function, UserRewardConfig)]

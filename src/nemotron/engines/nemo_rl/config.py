@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from nemotron.engines.nemo_rl.gym import JUDGE_IMPLEMENTATION, JUDGE_PATH, gym_section, serves_judge
+from nemotron.engines.nemo_rl.functions import add_servers, scored_by_us, through_gym
+from nemotron.engines.nemo_rl.gym import JUDGE_IMPLEMENTATION, JUDGE_PATH, entrypoint, gym_section, serves_judge
 from nemotron.engines.nemo_rl.version import SECTIONS
 
 OURS = (
@@ -40,7 +41,7 @@ def section_of(values: Mapping[str, Any]) -> str:
 
 def uses_gym(values: Mapping[str, Any]) -> bool:
     """Whether rollouts and rewards go through NeMo-Gym."""
-    return bool((values.get("env") or {}).get("should_use_nemo_gym"))
+    return bool((values.get("env") or {}).get("should_use_nemo_gym")) or scored_by_us(values)
 
 
 def secret_variable(key: str, named: Mapping[str, str]) -> str:
@@ -59,6 +60,7 @@ def nemo_rl_config(
         secrets: config key -> environment variable of every secret that is set.
         pair_sets: names of the validation sets of pairs, in order, where there are several.
     """
+    given, values = values, through_gym(values)
     config = {key: deepcopy(value) for key, value in values.items() if key not in OURS}
     section = section_of(config)
     if section in ("dpo", "rm", "sft"):
@@ -85,6 +87,8 @@ def nemo_rl_config(
     written: dict[str, Any] = _escaped(config, 1)
     if gym:
         written["env"]["nemo_gym"] = _escaped(gym_section(values, folder, secrets), 2)
+        if scored_by_us(given):
+            add_servers(written["env"]["nemo_gym"], _escaped(values["rewards"], 2), entrypoint(folder))
     _refer(written, values, secrets)
     return written
 

@@ -29,6 +29,7 @@ from nemotron.disk.atomic import write_atomic
 from nemotron.disk.faults import output_errors
 from nemotron.engines.nemo_rl import entry, server
 from nemotron.engines.nemo_rl.config import OURS, nemo_rl_config, secret_variable, section_of, uses_gym
+from nemotron.engines.nemo_rl.functions import scored_by_us
 from nemotron.engines.nemo_rl.gym import SERVER, compares_itself
 from nemotron.engines.nemo_rl.rows import Written, pair_sets, write_rows
 from nemotron.engines.nemo_rl.version import CURRENT, Version
@@ -119,7 +120,7 @@ def prepare(
     rows = write_rows(config, values, folder / "data")
     write_atomic(folder / "entry.py", Path(entry.__file__).read_bytes())
     write_atomic(folder / "config.yaml", dump_yaml(shown).encode())
-    if compares_itself(values):
+    if compares_itself(values) or scored_by_us(values):
         _write_server(folder)
     argv = launch_words(values, folder, metrics, version)
     launch = {

@@ -81,9 +81,10 @@ def gym_section(values: Mapping[str, Any], folder: str, secrets: Mapping[str, st
     policy.setdefault("uses_reasoning_parser", False)
     if isinstance(given.get("genrm_model"), dict):
         _judged(given)
-    if compares_itself(values):
-        _compared_by_us(given, values, folder, secrets)
     found: dict[str, Any] = _without_nulls(given)
+    if compares_itself(values):
+        # What only our server reads may be null.
+        _compared_by_us(found, values, folder, secrets)
     return found
 
 

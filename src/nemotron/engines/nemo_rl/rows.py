@@ -10,19 +10,25 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nemotron.config.schema.data import DatasetConfig
+from nemotron.config.schema.rewards import RewardConfig
 from nemotron.data.conversations import FOUND, ConversationRow, read_conversations
 from nemotron.data.forms import GYM, PAIR_KEYS
 from nemotron.data.inputs import Role, answer_keys, named_paths, pair_keys
 from nemotron.data.rows import PairRow, PromptRow, read_pairs, read_prompts
 from nemotron.data.turns import ASSISTANT
 from nemotron.disk.atomic import write_lines
+from nemotron.engines.nemo_rl import functions
 from nemotron.engines.nemo_rl.config import data_files, section_of, uses_gym
+from nemotron.engines.nemo_rl.functions import scored_by_us
 from nemotron.engines.nemo_rl.gym import AGENT
 from nemotron.errors import DataError, Origin
+from nemotron.gym.protocol import MARK
+from nemotron.rewards.rows import row_problems, scorable
 from nemotron.rewards.text import gold_answers
 
 
@@ -52,7 +58,6 @@ def write_rows(config: Any, values: Mapping[str, Any], folder: Path) -> dict[Rol
     """
     folder.mkdir(parents=True, exist_ok=True)
     pairs = section_of(values) in ("dpo", "rm")
-    rewrite = _rewrite(config, values)
     found: dict[Role, tuple[Written, ...]] = {}
     roles: tuple[Role, ...] = ("train", "validation")
     for role in roles:
@@ -61,8 +66,9 @@ def write_rows(config: Any, values: Mapping[str, Any], folder: Path) -> dict[Rol
         groups: Sequence[Sequence[tuple[Path, DatasetConfig | None]]] = (
             [sources] if len(names) == 1 else [[source] for source in sources]
         )
+        rewrite, most = _rewrite(config, values, role), _most(values, role)
         found[role] = tuple(
-            _write(folder / name, (row for path, dataset in group for row in rewrite(path, dataset)))
+            _write(folder / name, islice((row for path, dataset in group for row in rewrite(path, dataset)), most))
             for name, group in zip(names, groups, strict=True)
         )
     return found
@@ -76,7 +82,7 @@ def pair_sets(config: Any) -> tuple[str, ...]:
     return names if len(names) > 1 else ()
 
 
-def _rewrite(config: Any, values: Mapping[str, Any]) -> Rewrite:
+def _rewrite(config: Any, values: Mapping[str, Any], role: Role) -> Rewrite:
     section = section_of(values)
     if section in ("dpo", "rm"):
         return lambda path, dataset: map(_pair, read_pairs(path, pair_keys(dataset) if dataset else PAIR_KEYS))
@@ -86,11 +92,36 @@ def _rewrite(config: Any, values: Mapping[str, Any]) -> Rewrite:
             _conversation(path, row, only_last=last)
             for row in read_conversations(path, answer_keys(dataset, default) if dataset else FOUND)
         )
+    if scored_by_us(values):
+        return lambda path, _: _scored(path, config, role)
     if uses_gym(values):
         return lambda path, _: (_gym(path, row) for row in read_prompts(path))
     answers = _math_field(config) if section == "grpo" else None
     wanted = section == "grpo"
     return lambda path, _: (_question(path, row, answers, wanted=wanted) for row in read_prompts(path))
+
+
+def _most(values: Mapping[str, Any], role: Role) -> int | None:
+    """How many validation rows count where NeMo-Gym takes a whole file."""
+    most: int | None = values["grpo"].get("max_val_samples") if role == "validation" and scored_by_us(values) else None
+    return most
+
+
+def _scored(path: Path, config: Any, role: Role) -> Iterator[dict[str, Any]]:
+    """``NemoGymDataset`` for our own functions: every field of the row, and which row it is."""
+    group = config.grpo.num_generations_per_prompt if role == "train" else 1
+    rewards: RewardConfig = config.rewards
+    needed = {index for index, function in enumerate(rewards.functions) if not function.optional}
+    for row in scorable(rewards, list(read_prompts(path))):
+        unfit = [problem for index, problem in row_problems(rewards, row.fields) if index in needed]
+        if unfit:
+            raise _refused(path, row, f"the row cannot be scored: {unfit[0]}", "correct it, or leave it out")
+        yield {
+            **row.fields,
+            GYM: row.fields.get(GYM) or {"input": row.messages},
+            "agent_ref": {"type": "responses_api_agents", "name": functions.AGENT},
+            MARK: {"id": f"{role}/{row.id}", "group": group},
+        }
 
 
 def _math_field(config: Any) -> str | None:

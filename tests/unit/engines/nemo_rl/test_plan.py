@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from nemotron.compile.plan import Plan, compile_job
+from nemotron.config.dump import dump_yaml
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
+from nemotron.config.schema.rewards import RewardConfig
 from nemotron.engines.nemo_rl.config import nemo_rl_config
+from nemotron.engines.nemo_rl.folder import launch_words
 from nemotron.engines.nemo_rl.rows import pair_sets, write_rows
 from nemotron.errors import DataError
 from nemotron.manifest import declaration, find_step
@@ -29,6 +33,7 @@ CONFIGS = [
     *(("sft", "default", ()), ("dpo", "default", ()), ("rm", "default", ()), ("ppo", "default", PPO)),
     *(("rlvr", "default", ()), ("rlvr", "nemo_gym", ()), ("rlhf", "default", ()), ("rlhf", "nemo_gym", ())),
 ]
+BOXED = "rewards.functions=[{name: math, extract: boxed}]"
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Go"}]
 
 
@@ -79,14 +84,13 @@ def test_ppo_as_it_is_says_what_nemo_rl_cannot_honour(tmp_path: Path) -> None:
     [
         ("dpo", "eval.heldout={data_path: h.jsonl, verifier: tiny_world, max_samples: 1}", "eval.heldout"),
         ("rm", "data.use_tokens=true", "data.use_tokens"),
-        ("rlvr", "rewards.functions=[{name: math, weight: 2.0}]", "rewards.functions.0.weight"),
-        ("rlvr", "rewards.functions=[{name: math, extract: boxed}]", "rewards.functions.0.extract"),
-        ("rlvr", "rewards.functions=[{name: math}, {name: math, label: again}]", "rewards.functions.1"),
         ("rlvr", "env.should_use_nemo_gym=true", "rewards"),
+        ("rlvr", f"{BOXED}; policy.generation.top_k=5", "policy.generation.top_k"),
+        ("rlvr", f"{BOXED}; policy.generation.stop_strings=[x]", "policy.generation.stop_strings"),
     ],
 )
 def test_what_is_ours_alone_is_refused(tmp_path: Path, step: str, word: str, key: str) -> None:
-    found = [f for f in plan_of(tmp_path, step, "default", word).errors if f.name == "not-in-nemo-rl"]
+    found = [f for f in plan_of(tmp_path, step, "default", *word.split("; ")).errors if f.name == "not-in-nemo-rl"]
     assert [f.key for f in found] == [key]
     assert all(f.exit_code == 10 and f.hint for f in found)
 
@@ -189,6 +193,69 @@ def test_questions_become_input_and_output(tmp_path: Path) -> None:
     assert written(tmp_path, "ppo", *train_on(tmp_path / "q.jsonl", {"prompt": "2+2?"}))["train.jsonl"] == [
         {"input": "2+2?", "output": ""}
     ]
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        *(
+            "[{name: math, weight: 2.0}]",
+            "[{name: math, extract: boxed}]",
+            "[{name: math}, {name: math, label: again}]",
+        ),
+        *(
+            '[{name: regex, pattern: "^x"}]',
+            "[{name: math, strip_thinking: false}]",
+            "[{name: choice, options_field: null}]",
+        ),
+    ],
+)
+def test_functions_that_nemo_rl_has_not_run_as_a_server_of_ours(tmp_path: Path, functions: str) -> None:
+    """What the server is told is what the embedded engine would read, null values and dollars included."""
+    plan = plan_of(tmp_path, "rlvr", "default", f"rewards.functions={functions}")
+    assert not [f for f in plan.errors if f.name == "not-in-nemo-rl"]
+    config: Any = OmegaConf.create(dump_yaml(nemo_rl_config(plan.values, folder="/r/nemo_rl", secrets={})))
+    config = OmegaConf.to_container(config, resolve=True)
+    gym: Any = OmegaConf.to_container(OmegaConf.create(config["env"]["nemo_gym"]), resolve=True)
+    [block] = gym["nemotron_rewards"]["resources_servers"].values()
+    assert RewardConfig.model_validate(block["nemotron"]["rewards"]) == plan.config.rewards
+    agent = gym["nemotron_rewards_simple_agent"]["responses_api_agents"]["simple_agent"]
+    assert agent["resources_server"] == {"type": "resources_servers", "name": "nemotron_rewards"}
+    vllm = config["policy"]["generation"]["vllm_cfg"]
+    assert (vllm["async_engine"], vllm["expose_http_server"]) == (True, True)
+    assert config["data"]["train"]["dataset_name"] == "NemoGymDataset"
+    assert (config["grpo"]["max_val_samples"], "math" in config["env"]) == (None, False)
+    launch = launch_words(plan.values, Path("/r/nemo_rl"), Path("/r/m"))
+    assert launch[3] == "examples/nemo_gym/run_grpo_nemo_gym.py"
+
+
+def test_plain_mathematics_stays_nemo_rls_own(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "rlvr", "default", "rewards.functions=[{name: math, label: m, answer_field: gold}]")
+    config = nemo_rl_config(plan.values, folder="/r/nemo_rl", secrets={})
+    assert ("nemo_gym" in config["env"], "math" in config["env"]) == (False, True)
+
+
+def test_rows_of_our_functions_keep_every_field_and_say_which_they_are(tmp_path: Path) -> None:
+    rows = [{"messages": TALK, "expected_answer": str(k), "more": k} for k in range(4)]
+    path = write_jsonl(tmp_path / "q.jsonl", rows)
+    words = (f"data.train.data_path={path}", f"data.validation.data_path={path}", "grpo.max_val_samples=3")
+    found = written(tmp_path, "rlvr", *words, BOXED)
+    assert found["train.jsonl"][1] == {
+        **rows[1],
+        "responses_create_params": {"input": TALK},
+        "agent_ref": {"type": "responses_api_agents", "name": "nemotron_rewards_simple_agent"},
+        "nemotron_row": {"id": "train/q.jsonl:2", "group": 16},
+    }
+    assert [row["nemotron_row"]["group"] for row in found["validation.jsonl"]] == [1, 1, 1]
+
+
+def test_a_row_that_our_functions_cannot_score_is_refused_or_left_out(tmp_path: Path) -> None:
+    words = train_on(tmp_path / "q.jsonl", {"question": "a", "expected_answer": "1"}, {"question": "b"})
+    with pytest.raises(DataError, match="the row cannot be scored") as caught:
+        written(tmp_path, "rlvr", *words, BOXED)
+    assert str(caught.value.origin).endswith("q.jsonl:2")
+    left = written(tmp_path, "rlvr", *words, BOXED, "rewards.unusable_rows=leave_out")
+    assert len(left["train.jsonl"]) == 1
 
 
 @pytest.mark.parametrize(
