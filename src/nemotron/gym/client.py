@@ -8,8 +8,10 @@ that is gone: when all tries of a request went by and nothing at all came back f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from http.cookies import SimpleCookie
 from types import TracebackType
@@ -21,7 +23,7 @@ import tenacity
 from nemotron.config.schema.gym import GymConfig
 from nemotron.disk.documents import parse_json
 from nemotron.errors import RewardError
-from nemotron.gym.protocol import Json, Verified, read_verified
+from nemotron.gym.protocol import Json, Verified, failure_in, read_verified
 
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 8.0
@@ -101,7 +103,7 @@ class GymClient:
     async def verify(self, server: str, body: Json, *, seed_session: bool) -> Asked:
         """``POST /seed_session`` (if asked) and ``POST /verify``. Raises RewardError when the server is gone."""
         requests = 0
-        async with self._slots:
+        async with self._slot(server):
             cookies: dict[str, str] = {}
             try:
                 if seed_session:
@@ -118,12 +120,20 @@ class GymClient:
 
         Returns the verdict and the whole answer (``response`` holds the rollout; empty when it failed).
         """
-        async with self._slots:
+        async with self._slot(agent):
             try:
                 answer, _, tries = await self._post(agent, "/run", row, {})
             except _Failed as error:
                 return Asked(Verified(None, error.reason, {}), error.requests), {}
         return Asked(read_verified(answer, row), tries), answer if isinstance(answer, dict) else {}
+
+    def _slot(self, name: str) -> AbstractAsyncContextManager[object]:
+        """One of the requests in flight. Whoever waits for the rest of its group must not keep the rest from coming."""
+        return contextlib.nullcontext() if self._group_timeout_s(name) else self._slots
+
+    def _group_timeout_s(self, name: str) -> float:
+        server = self._config.servers.get(name)
+        return (server.group_timeout_s if server else None) or 0.0
 
     async def _post(
         self, name: str, path: str, body: Json, cookies: Mapping[str, str]
@@ -157,13 +167,19 @@ class GymClient:
         if self._session is None:
             raise RuntimeError("GymClient is used outside of its `async with` block")
         try:
-            async with self._session.post(server.base_url + path, json=body, cookies=cookies) as response:
+            patience = aiohttp.ClientTimeout(total=self._config.request_timeout_s + self._group_timeout_s(name))
+            async with self._session.post(
+                server.base_url + path, json=body, cookies=cookies, timeout=patience
+            ) as response:
                 text = await response.text("utf-8", errors="replace")
                 server.last_answer = time.monotonic()
         except TimeoutError as error:
             raise _Transient("no answer in time", unreachable=True) from error
         except aiohttp.ClientError as error:
             raise _Transient(_why(error), unreachable=True) from error
+        if response.status >= 400 and (failure := failure_in(_json(text), status=response.status)) is not None:
+            # The server has tried; asked again it would say the same.
+            raise _Refused(failure)
         if response.status in _TRANSIENT_STATUS or response.status >= 500:
             raise _Transient(f"status {response.status}")
         if response.status in (401, 403, 404, 405):
@@ -224,6 +240,13 @@ def _why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return error.os_error.strerror or "cannot connect"
     return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+
+
+def _json(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
 
 
 def _cookies(found: SimpleCookie) -> dict[str, str]:

@@ -33,17 +33,20 @@ class Verified:
 
 
 def agent_of(row: Mapping[str, Any]) -> str | None:
-    """``agent_ref.name`` of a row."""
+    """Whose a row is: ``agent_ref.name``, else ``task_source`` of newer data, the name of a resources server."""
     agent = row.get("agent_ref")
-    name = agent.get("name") if isinstance(agent, Mapping) else None
+    name = agent.get("name") if isinstance(agent, Mapping) else row.get("task_source")
     return name if isinstance(name, str) else None
 
 
-def task_row(row: Mapping[str, Any], messages: Sequence[Mapping[str, str]], group: int, rollout: int) -> Json:
+def task_row(
+    row: Mapping[str, Any], messages: Sequence[Mapping[str, str]], group: int, rollout: int, *, run: str = ""
+) -> Json:
     """A data row as NeMo-Gym wants it: every field of its own, the prompt as ``responses_create_params``, the group.
 
     Rows with ``messages``, ``prompt`` or ``text`` get their prompt translated; ``group`` names the prompt of this step,
-    ``rollout`` counts the responses to it from 0.
+    ``rollout`` counts the responses to it from 0. ``run`` names who asks: a server that lives longer than a run keeps
+    its groups for hours, and takes another answer in one of them for a conflict.
     """
     params = row.get("responses_create_params")
     if not isinstance(params, Mapping):
@@ -53,7 +56,7 @@ def task_row(row: Mapping[str, Any], messages: Sequence[Mapping[str, str]], grou
         "responses_create_params": params,
         "_ng_task_index": group,
         "_ng_rollout_index": rollout,
-        "_ng_group_id": str(group),
+        "_ng_group_id": f"{run}/{group}" if run else str(group),
     }
 
 
@@ -110,8 +113,20 @@ def read_verified(body: Any, sent: Mapping[str, Any]) -> Verified:
         if name not in sent and name != "reward" and isinstance(value, bool | int | float | str)
     }
     if body.get("mask_sample") is True:
-        return Verified(None, str(body.get("failure_reason") or "the server masks the sample"), extras)
+        return Verified(None, failure_in(body) or "the server masks the sample", extras)
     reward = body.get("reward")
     if isinstance(reward, bool) or not isinstance(reward, int | float) or not summable(reward):
         return Verified(None, "the answer has no finite `reward` that float32 can add up", extras)
     return Verified(float(reward), None, extras)
+
+
+def failure_in(body: Any, *, status: int | None = None) -> str | None:
+    """Why there is no reward, as NeMo-Gym 0.7.0 says it: the kind, which is one of a few, then the reason in words.
+
+    Example: ``incomplete_group (status 503): 3 of 8 answers came within 1800 s``.
+    """
+    if not isinstance(body, Mapping):
+        return None
+    kind, reason = (body.get(name) for name in ("failure_kind", "failure_reason"))
+    kind = f"{kind} (status {status})" if kind and status else kind
+    return ": ".join(said for said in (kind, reason) if said and isinstance(said, str)) or None

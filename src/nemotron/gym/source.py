@@ -30,8 +30,10 @@ class GymSource:
     scored by the server whose ``agents`` hold its ``agent_ref.name``.
     """
 
-    def __init__(self, config: GymConfig) -> None:
+    def __init__(self, config: GymConfig, *, run: str = "") -> None:
+        """``run`` names this attempt at a run among all that ask the same servers."""
         self._config = config
+        self._run = run
         self._own = OwnServers(config)
         self._background = LoopThread("gym-client")
         self._client: GymClient | None = None
@@ -76,7 +78,10 @@ class GymSource:
             **{f"reward/{name}/mean": mean(found) for name, found in by_server.items() if found},
             "train/pass_rate": mean([float(reward >= 1.0) for reward in rewards]),
             "reward/requests": float(sum(a.requests for _, a in asked)),
-            **missing_counts((name, a.verified.failure) for name, a in asked if a.verified.failure is not None),
+            # The kind of a failure; its words may have numbers of their own.
+            **missing_counts(
+                (name, a.verified.failure.partition(": ")[0]) for name, a in asked if a.verified.failure is not None
+            ),
         }
 
     def too_many_missing(self, results: Sequence[GroupRewards], step: int, limit: float) -> RewardError:
@@ -110,14 +115,14 @@ class GymSource:
         if name is None:
             raise RewardError(
                 f"row {source.id} names the agent `{agent}`, which no server of `gym.servers` serves",
-                hint="add it to `agents` of the right server",
+                hint="add it to `agents` of the right server; `task_source` of a row may be a server's own name",
             )
         asked = await asyncio.gather(
             *(
                 self._ask(
                     self._client,
                     name,
-                    task_row(source.fields, source.messages, seed, index),
+                    task_row(source.fields, source.messages, seed, index, run=self._run),
                     response_object(text, ended=not completion.truncated, response_id=_id(seed, index)),
                 )
                 for index, (text, completion) in enumerate(zip(texts, completions, strict=True))

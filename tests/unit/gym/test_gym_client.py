@@ -81,6 +81,43 @@ def test_what_cannot_be_scored_is_missing(answer: web.Response, failure: str, re
     assert asked.requests == requests
 
 
+def test_a_server_that_says_why_is_not_asked_again() -> None:
+    """NeMo-Gym 0.7.0 after a deadline of its own."""
+
+    async def late(k: int, request: web.Request, body: dict[str, Any]) -> web.Response:
+        said = {"failure_kind": "cohort_timeout", "failure_reason": "3 of 8 came"}
+        return web.json_response(said, status=503)
+
+    with ScriptedGym(late) as gym:
+        asked = ask(gym, verify)
+    assert (asked.verified.reward, asked.requests) == (None, 2)
+    assert asked.verified.failure == "cohort_timeout (status 503): 3 of 8 came"
+
+
+def test_a_server_that_waits_for_a_group_is_given_its_time_and_no_slot() -> None:
+    """With one slot, three answers that wait for each other would wait for ever."""
+    waiting = asyncio.Event()
+    came = 0
+
+    async def whole(k: int, request: web.Request, body: dict[str, Any]) -> web.Response:
+        nonlocal came
+        came += 1
+        if came == 3:
+            waiting.set()
+        await waiting.wait()
+        await asyncio.sleep(0.6)
+        return web.json_response({"reward": 1.0})
+
+    async def together(client: GymClient) -> Any:
+        return await asyncio.gather(*(client.verify("math", ROW, seed_session=False) for _ in range(3)))
+
+    server = {"base_url": "http://127.0.0.1:9", "agents": ["a"], "group_timeout_s": 20}
+    settings = config(servers={"math": server}, max_concurrent_requests=1, request_timeout_s=0.3, max_retries=0)
+    with ScriptedGym(whole) as gym:
+        asked = ask(gym, together, settings)
+    assert [one.verified.reward for one in asked] == [1.0] * 3
+
+
 def test_a_wrong_address_ends_the_run() -> None:
     async def nothing(k: int, request: web.Request, body: dict[str, Any]) -> web.Response:
         return web.Response(status=404, text="Not Found")

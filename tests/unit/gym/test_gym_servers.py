@@ -121,10 +121,33 @@ def test_rows_that_a_server_refuses_are_missing_and_counted() -> None:
         unfit = {"responses_create_params": PARAMS, "question": "What?"}
         result = source.submit(row("math_agent", **unfit), ["4", "5"], [DONE, DONE], seed=1).result(30)
         assert (list(result.rewards), result.asked, result.missing) == ([None, None], 2, 2)
-        assert source.metrics([result])["reward/missing/math/status_422"] == 2.0
+        assert source.metrics([result])["reward/missing/math/request_status_422"] == 2.0
         error = source.too_many_missing([result], 3, 0.5)
     assert "100% of the rewards" in error.message
     assert error.exit_code == 7
+
+
+def test_newer_rows_name_a_server_and_no_agent() -> None:
+    with GymSource(GymConfig.model_validate(CONFIG)) as source:
+        fields = {**SUM, "task_source": "math"}
+        newer = PromptRow("rows:1", [{"role": "user", "content": "?"}], None, fields)
+        assert list(source.submit(newer, ["4"], [DONE], seed=1).result(30).rewards) == [1.0]
+
+
+def test_every_attempt_at_a_run_has_groups_of_its_own() -> None:
+    """A server that outlives a run takes another answer in one of its groups for a conflict."""
+
+    async def right(k: int, request: web.Request, body: dict[str, Any]) -> web.Response:
+        return web.json_response({"reward": 1.0})
+
+    with ScriptedGym(right) as gym:
+        settings = {"base_url": gym.url, "agents": ["math_agent"], "seed_session": False}
+        config = GymConfig.model_validate({**CONFIG, "servers": {"remote": settings}})
+        for run in ("r1/1", "r1/2", "r2/1"):
+            with GymSource(config, run=run) as source:
+                source.submit(row("math_agent", **SUM), ["4", "5"], [DONE, DONE], seed=5).result(30)
+    groups = [body["_ng_group_id"] for _, body, _ in gym.requests]
+    assert sorted(groups) == [one for run in ("r1/1", "r1/2", "r2/1") for one in [f"{run}/5"] * 2]
 
 
 def test_a_row_of_an_unknown_agent_ends_the_run() -> None:

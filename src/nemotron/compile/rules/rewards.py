@@ -17,6 +17,7 @@ from nemotron.config.schema.rewards import RewardConfig
 from nemotron.data.rows import read_lines
 from nemotron.disk.documents import MalformedError, parse_json
 from nemotron.errors import DataError, Finding, NemotronError, Origin
+from nemotron.gym.protocol import agent_of
 from nemotron.rewards import gold_problems, row_problems
 from nemotron.suggest import closest
 
@@ -154,10 +155,12 @@ def rows_have_what_servers_need(job: VerifiedJob) -> Iterator[Finding]:
     agents = [agent for server in gym.servers.values() for agent in server.agents]
 
     def problem(row: dict[str, Any]) -> tuple[str, str] | None:
-        agent = row.get("agent_ref")
-        name = agent.get("name") if isinstance(agent, dict) else None
-        if not isinstance(name, str):
-            return "it has no `agent_ref.name`", 'add `"agent_ref": {"type": "responses_api_agents", "name": ...}`'
+        name = agent_of(row)
+        if name is None:
+            return (
+                "it has neither `agent_ref.name` nor `task_source`",
+                'add `"agent_ref": {"type": "responses_api_agents", "name": ...}`',
+            )
         server = gym.server_of(name)
         if server is None:
             guess = closest(name, agents)

@@ -26,7 +26,12 @@ class GymServerConfig(Strict):
     kind: ServerKind | None = None
     """Our own server: ``math`` (math-verify, no judge model) or ``mcqa`` (letters of multiple-choice answers)."""
     agents: Annotated[list[Name], Field(min_length=1)]
-    """Rows whose ``agent_ref.name`` is one of these are scored by this server."""
+    """Rows whose ``agent_ref.name`` is one of these are scored by this server; so are rows with one of these, or the
+    server's own name, as ``task_source``."""
+    group_timeout_s: PositiveFloat | None = None
+    """Seconds that this server itself waits for the other answers of a group, as genrm_compare does (1800 in NeMo-Gym
+    0.7.0): its requests may take that much longer, and do not count in ``gym.max_concurrent_requests``, or the server
+    would keep answers that nobody waits for any more. null for servers that score an answer by itself."""
     seed_session: bool = True
     """Open a session before each check, as NeMo-Gym's agents do; servers without state do not need it."""
     protocol: Literal["verify", "run"] = "verify"
@@ -81,5 +86,6 @@ class GymConfig(Strict):
         return self
 
     def server_of(self, agent: str | None) -> str | None:
-        """Name of the server that scores the rows of ``agent``."""
-        return next((name for name, server in self.servers.items() if agent in server.agents), None)
+        """Name of the server that scores the rows of ``agent``, which may be a server's own name."""
+        served = next((name for name, server in self.servers.items() if agent in server.agents), None)
+        return served or (agent if agent in self.servers else None)

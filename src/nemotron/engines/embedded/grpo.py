@@ -64,7 +64,7 @@ def run_verified(attempt: Attempt, config: VerifiedGrpoConfig, threads: ThreadPl
     def open_rewards(stack: ExitStack, recorder: RunRecorder) -> RewardSource:
         if config.gym is not None:
             recorder.phase("waiting for resources servers")
-            return stack.enter_context(GymSource(config.gym))
+            return stack.enter_context(GymSource(config.gym, run=f"{attempt.run.id}/{attempt.folder.number}"))
         if config.rewards is None:
             raise ConfigError("nothing gives rewards", hint="set `rewards` or `gym`")
         return VerifierSource(stack.enter_context(build_rewards(config.rewards)), config.rewards)

@@ -161,6 +161,9 @@ def _gym(path: Path, row: PromptRow) -> dict[str, Any]:
     if fields.get(GYM) is None:
         fields = {**fields, GYM: {"input": row.messages}}
     agent = fields.get("agent_ref")
+    if agent is None and fields.get("task_source") is not None:
+        hint = 'give it `"agent_ref": {"type": "responses_api_agents", "name": ...}` beside it'
+        raise _refused(path, row, "NeMo-Gym 0.4.0 does not know `task_source`, and the row names no agent", hint)
     if agent is None:
         fields["agent_ref"] = {"type": "responses_api_agents", "name": AGENT}
     elif not (isinstance(agent, dict) and isinstance(agent.get("name"), str)):
