@@ -38,6 +38,7 @@ LETTERS = [
     "Answer: the lamp", "Answer: it is B", "**Answer**: B", "__Answer__: B", "Answer: Bees", "ANSWER:B", "final: B",
     "final: a final: B", "final: the lamp", "final: Z", r"\boxed{1. B}", "Answer: (B)", "</think> \\boxed{B}",
 ]  # fmt: skip
+OURS = {"mcqa": "mcqa_0_4_0", "math": "math"}
 MODES = ("strict_single_letter_boxed", "lenient_boxed", "lenient_answer_colon")
 TEMPLATES = (None, {"output_regex": r"final: (.+?)(?:$| final)"}, {"output_regex": [r"nothing (\w)", r"final: (\w)"]})
 READ_ON = {("lenient_boxed", r"\boxed{b}")}
@@ -71,7 +72,10 @@ def config(ports: dict[str, int] | None) -> GymConfig:
     """The real servers, or without ``ports`` our own."""
     agents = {"mcqa": "mcqa_simple_agent", "math": "math_with_judge_simple_agent"}
     servers: dict[str, Any] = {
-        kind: {"agents": [agent], **({"base_url": f"http://127.0.0.1:{ports[kind]}"} if ports else {"kind": kind})}
+        kind: {
+            "agents": [agent],
+            **({"base_url": f"http://127.0.0.1:{ports[kind]}"} if ports else {"kind": OURS[kind]}),
+        }
         for kind, agent in agents.items()
     }
     return GymConfig.model_validate({"servers": servers})

@@ -1,7 +1,6 @@
-"""Grades a multiple-choice answer as NeMo-Gym's mcqa server does: same modes, same order of rules.
+"""Grades a multiple-choice answer as the mcqa server of NeMo-Gym 0.7.0 does: same modes, same order of rules.
 
-Where NeMo-Gym finds no letter in the first box or after the first ``Answer:``, ours reads on; an answer that it
-pays is paid here.
+The last box counts, so an answer that was taken back is not paid. :mod:`nemotron.gym.mcqa_old` has the rule of 0.4.0.
 """
 
 from __future__ import annotations
@@ -10,19 +9,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemotron.rewards.text import boxes_backwards
+from nemotron.gym.mcqa_markdown import answer_in_markdown, latin
 
 Options = Sequence[Mapping[str, str | None]]
 
 MODES = ("strict_single_letter_boxed", "lenient_boxed", "lenient_answer_colon", "lenient_answer_colon_md")
-"""``strict_single_letter_boxed``: a capital letter in the first ``\\boxed{}`` that has one. ``lenient_boxed``: else the
-one option whose text stands in the first box. ``lenient_answer_colon``: ``Answer: B`` or ``Answer: text of B``.
-``lenient_answer_colon_md``: the letter after ``Answer:``, with Markdown around it."""
+"""``strict_single_letter_boxed``: the capital letter in the last ``\\boxed{}``, alone or as a label. ``lenient_boxed``:
+else the one option whose text stands there. ``lenient_answer_colon``: the first ``Answer: B`` or ``Answer: text of B``.
+``lenient_answer_colon_md``: the letter of the last ``Answer:`` that has one, with Markdown or words around it."""
 
-_BOXED_LETTER = re.compile(r"\\boxed\{\s*[^A-Za-z]*([A-Z])[^A-Za-z]*\s*\}")
+_BOX = "\\boxed{"
+_BRACES = re.compile(r"[{}]")
+_LONE = re.compile(r"^[^A-Za-z]*([A-Z])[^A-Za-z]*$")
+_LABELLED = re.compile(r"^\s*([A-Z])\s*[:).\-]")
 _TEXT_WRAP = re.compile(r"\\text\{\s*(.*?)\s*\}", re.DOTALL)
 _COLON = re.compile(r"answer\s*:\s*(.+)", re.IGNORECASE)
-_COLON_MD = re.compile(r"[*_]{0,2}answer[*_]{0,2}\s*:[*_\s]{0,2}\s*([A-Z])(?![a-zA-Z0-9])", re.IGNORECASE)
 
 
 def grade(row: Mapping[str, Any], text: str, *, mode: str | None = None) -> tuple[float, str | None]:
@@ -36,7 +37,7 @@ def grade(row: Mapping[str, Any], text: str, *, mode: str | None = None) -> tupl
     text = text.strip()
     if not text:
         return 0.0, None
-    letter = _by_template(row.get("template_metadata"), text, options)
+    letter = by_template(row.get("template_metadata"), text, options)
     if letter is None:
         letter = _by_mode(mode or row.get("grading_mode") or MODES[0], text, options)
     return float(bool(gold) and letter == gold), letter
@@ -53,39 +54,55 @@ def letter_code(row: Mapping[str, Any], response: str, *, ended: bool) -> float:
 
 
 def _by_mode(mode: str, text: str, options: Options) -> str | None:
-    letters = _letters(options)
     if mode in ("strict_single_letter_boxed", "lenient_boxed"):
-        boxed = next((found[1] for found in _BOXED_LETTER.finditer(text) if found[1] in letters), None)
-        if boxed is not None:
-            return boxed
-        return _by_boxed_text(text, options) if mode == "lenient_boxed" else None
+        box = _last_box(text)
+        if box is None:
+            return None
+        letter = _boxed_letter(box, options)
+        return _boxed_option(box, options) if letter is None and mode == "lenient_boxed" else letter
     if mode == "lenient_answer_colon":
-        said = (_letter_or_option(_bare(found[1]), options) for found in _COLON.finditer(text))
-        return next((letter for letter in said if letter is not None), None)
+        said = _COLON.search(text)
+        return letter_or_option(unwrapped(said[1]).strip(), options) if said else None
     if mode == "lenient_answer_colon_md":
-        return next((found[1].upper() for found in _COLON_MD.finditer(text) if found[1].upper() in letters), None)
+        return answer_in_markdown(text, letters_of(options))
     raise ValueError(f"`grading_mode` is `{mode}`, not one of {', '.join(MODES)}")
 
 
-def _by_boxed_text(text: str, options: Options) -> str | None:
-    """The one option whose text, or letter in dollars or ``\\text{}``, stands in the first box that has one."""
-    for box in reversed(list(boxes_backwards(text))):
-        inside = {_flat(box), _flat(_unwrapped(box.strip()))}
-        hits = {letter for letter, said in _texts(options) if said and any(said in part for part in inside)}
-        if len(hits) == 1:
-            return hits.pop()
-        if not hits and (letter := _letter_or_option(_bare(box), options)):
-            return letter
+def _last_box(text: str) -> str | None:
+    """What stands in the last ``\\boxed{}``; None where there is none, or it is not closed."""
+    begin = text.rfind(_BOX)
+    if begin < 0:
+        return None
+    depth, begin = 1, begin + len(_BOX)
+    for brace in _BRACES.finditer(text, begin):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return text[begin : brace.start()]
     return None
 
 
-def _letter_or_option(said: str, options: Options) -> str | None:
-    if len(said) == 1 and said.upper() in _letters(options):
+def _boxed_letter(box: str, options: Options) -> str | None:
+    """A lone capital letter, or one with a label's sign behind it: ``B``, ``(B)``, ``B: the lamp``."""
+    inside = unwrapped(box.strip())
+    found = _LONE.match(inside) or _LABELLED.match(inside)
+    return found[1] if found and found[1] in letters_of(options) else None
+
+
+def _boxed_option(box: str, options: Options) -> str | None:
+    """The one option whose text stands in the box."""
+    inside = {flat(box), flat(unwrapped(box.strip()))}
+    hits = {letter for letter, said in texts_of(options) if said and any(said in part for part in inside)}
+    return hits.pop() if len(hits) == 1 else None
+
+
+def letter_or_option(said: str, options: Options) -> str | None:
+    """The letter that ``said`` is, or the letter of the option whose text it is."""
+    if len(said) == 1 and said.upper() in letters_of(options):
         return said.upper()
-    return next((letter for letter, text in _texts(options) if text == _flat(said)), None)
+    return next((letter for letter, text in texts_of(options) if text == flat(said)), None)
 
 
-def _by_template(metadata: Any, text: str, options: Options) -> str | None:
+def by_template(metadata: Any, text: str, options: Options) -> str | None:
     patterns = metadata.get("output_regex") if isinstance(metadata, Mapping) else None
     for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
         try:
@@ -93,40 +110,33 @@ def _by_template(metadata: Any, text: str, options: Options) -> str | None:
         except re.error:
             continue
         if matches and isinstance(matches[-1], str):
-            said = matches[-1].strip().upper()
+            said = latin(matches[-1].strip()).upper()
             # As upstream: a lone letter is believed, whether or not the options have it.
-            letter = said if len(said) == 1 and said.isalpha() else _letter_or_option(said, options)
+            letter = said if len(said) == 1 and said.isalpha() else letter_or_option(said, options)
             if letter is not None:
                 return letter
     return None
 
 
-def _letters(options: Options) -> set[str]:
-    return {letter for letter, _ in _texts(options)}
+def letters_of(options: Options) -> set[str]:
+    return {letter for letter, _ in texts_of(options)}
 
 
-def _texts(options: Options) -> list[tuple[str, str]]:
+def texts_of(options: Options) -> list[tuple[str, str]]:
     """(capital letter, normalised text) of every usable option."""
     return [
-        (key.upper(), _flat(value))
+        (key.upper(), flat(value))
         for option in options
         for key, value in option.items()
         if isinstance(key, str) and len(key) == 1 and key.isalpha() and isinstance(value, str)
     ]
 
 
-def _unwrapped(text: str) -> str:
+def unwrapped(text: str) -> str:
     while found := _TEXT_WRAP.fullmatch(text):
         text = found[1]
     return text
 
 
-def _bare(text: str) -> str:
-    """Without dollars, emphasis and ``\\text{}`` around it."""
-    while (bare := _unwrapped(text.strip().strip("$*_").strip())) != text:
-        text = bare
-    return text
-
-
-def _flat(text: str) -> str:
+def flat(text: str) -> str:
     return " ".join(text.lower().split())

@@ -1,4 +1,4 @@
-"""Two resources servers of our own that speak NeMo-Gym's protocol: ``math`` and ``mcqa``. Loopback, no model.
+"""Resources servers of our own that speak NeMo-Gym's protocol: ``math`` and ``mcqa``. Loopback, no model.
 
 They stand in for NeMo-Gym's servers of the same names where those are not installed: same requests, same answers.
 Where NeMo-Gym's math server scores a check that did not finish with 0, ours masks the sample.
@@ -79,13 +79,14 @@ class MathServer(OwnServer):
 
 
 class McqaServer(OwnServer):
-    """``mcqa``: the letter of a multiple-choice answer."""
+    """``mcqa``: the letter of a multiple-choice answer, by the rule of NeMo-Gym 0.7.0."""
 
     needs = ("expected_answer",)
+    rule = "nemotron.gym.mcqa:letter_code"
 
     def __init__(self) -> None:
         # Rows bring patterns of their own (`output_regex`), so the letter is read in a process that can be killed.
-        config = {"functions": [{"name": "user", "label": "letter", "function": "nemotron.gym.mcqa:letter_code"}]}
+        config = {"functions": [{"name": "user", "label": "letter", "function": self.rule}]}
         self._scorer: Scorer = build_rewards(RewardConfig.model_validate(config))
 
     async def check(self, row: Mapping[str, Any], text: str, *, ended: bool) -> Json:
@@ -110,7 +111,13 @@ class McqaServer(OwnServer):
         self._scorer.close()
 
 
-KINDS: dict[ServerKind, type[OwnServer]] = {"math": MathServer, "mcqa": McqaServer}
+class OldMcqaServer(McqaServer):
+    """``mcqa_0_4_0``: by the rule of NeMo-Gym 0.4.0."""
+
+    rule = "nemotron.gym.mcqa_old:letter_code"
+
+
+KINDS: dict[ServerKind, type[OwnServer]] = {"math": MathServer, "mcqa": McqaServer, "mcqa_0_4_0": OldMcqaServer}
 
 
 class OwnServers:

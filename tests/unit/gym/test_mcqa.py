@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nemotron.gym import mcqa_old
 from nemotron.gym.mcqa import grade
 
 OPTIONS = [{"A": "Rome"}, {"B": "the lamp"}, {"C": "Monday"}, {"D": None}]
@@ -15,6 +16,48 @@ STRICT, BOXED, COLON, MARKDOWN = (
     "lenient_answer_colon",
     "lenient_answer_colon_md",
 )
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "letter"),
+    [
+        (STRICT, r"so \boxed{B}", "B"),
+        (STRICT, r"\boxed{ (B) }", "B"),
+        (STRICT, r"\boxed{b}", None),
+        (STRICT, r"\boxed{D}", None),
+        (STRICT, r"\boxed{the lamp}", None),
+        (STRICT, "B", None),
+        (STRICT, "", None),
+        # What was taken back does not count, whichever way.
+        (STRICT, r"\boxed{A} no, \boxed{B}", "B"),
+        (STRICT, r"\boxed{B} no, \boxed{A}", "A"),
+        (STRICT, r"\boxed{B} no, \boxed{Z}", None),
+        (STRICT, r"\boxed{B} or \boxed{", None),
+        (STRICT, r"\boxed{\text{B}}", "B"),
+        (STRICT, r"\boxed{B: the lamp}", "B"),
+        (STRICT, r"\boxed{B) lamp}", "B"),
+        (STRICT, r"\boxed{Be}", None),
+        (STRICT, r"\boxed{A and B}", None),
+        (BOXED, r"\boxed{The  Lamp}", "B"),
+        (BOXED, r"\boxed{\text{Rome}}", "A"),
+        (BOXED, r"\boxed{Rome or Monday}", None),
+        (BOXED, r"\boxed{Rome} no, \boxed{the lamp}", "B"),
+        (COLON, "Answer: b", "B"),
+        (COLON, "The answer : The Lamp", "B"),
+        (COLON, "Answer: it is B", None),
+        (COLON, "Answer: see below.\nAnswer: B", None),
+        (MARKDOWN, "**Answer**: B", "B"),
+        (MARKDOWN, "Answer: Bees", None),
+        (MARKDOWN, "Answer: A\n**Answer:** B because of the lamp", "B"),
+        (MARKDOWN, "Answer: B\nAnswer: A or B", "B"),
+        (MARKDOWN, "Answer: it must be B.", "B"),
+        (MARKDOWN, "Answer: ب", "B"),
+        (MARKDOWN, "Answer: Z", None),
+    ],
+)
+def test_letters(mode: str, text: str, letter: str | None) -> None:
+    row = {"options": OPTIONS, "expected_answer": "b", "grading_mode": mode}
+    assert grade(row, text) == (float(letter == "B"), letter)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +89,9 @@ STRICT, BOXED, COLON, MARKDOWN = (
         (MARKDOWN, "Answer: Z\n**Answer:** B", "B"),
     ],
 )
-def test_letters(mode: str, text: str, letter: str | None) -> None:
+def test_letters_by_the_rule_of_0_4_0(mode: str, text: str, letter: str | None) -> None:
     row = {"options": OPTIONS, "expected_answer": "b", "grading_mode": mode}
-    assert grade(row, text) == (float(letter == "B"), letter)
+    assert mcqa_old.grade(row, text) == (float(letter == "B"), letter)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ ROWS_READ = 2000
 SERVER_NEEDS: Mapping[ServerKind, tuple[str, ...]] = {
     "math": ("question", "expected_answer"),
     "mcqa": ("expected_answer",),
+    "mcqa_0_4_0": ("expected_answer",),
 }
 """Fields that our own servers read of a row."""
 

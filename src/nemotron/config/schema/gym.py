@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.fields import Count, Name, NonNegativeInt, Port, PositiveFloat
 
-ServerKind = Literal["math", "mcqa"]
+ServerKind = Literal["math", "mcqa", "mcqa_0_4_0"]
 
 
 def _address(url: str) -> str:
@@ -24,7 +24,8 @@ class GymServerConfig(Strict):
     base_url: Annotated[str, AfterValidator(_address)] | None = None
     """Address of a running server, e.g. ``http://localhost:12001``; null starts our own ``kind`` on loopback."""
     kind: ServerKind | None = None
-    """Our own server: ``math`` (math-verify, no judge model) or ``mcqa`` (letters of multiple-choice answers)."""
+    """Our own server: ``math`` (math-verify, no judge model), ``mcqa`` (letters of multiple-choice answers; the last
+    box counts, as in NeMo-Gym 0.7.0), ``mcqa_0_4_0`` (the first box, as in the NeMo-Gym of NeMo-RL v0.7.0)."""
     agents: Annotated[list[Name], Field(min_length=1)]
     """Rows whose ``agent_ref.name`` is one of these are scored by this server; so are rows with one of these, or the
     server's own name, as ``task_source``."""
