@@ -8,6 +8,7 @@ from typing import Self
 
 from nemotron.judge.client import Endpoint, Explain, JudgeClient
 from nemotron.judge.groups import JudgeSettings, judge_group
+from nemotron.judge.support import wait_until_asked
 from nemotron.judge.types import GroupRequest, GroupResult
 from nemotron.processes.loop_thread import LoopThread
 
@@ -66,7 +67,7 @@ class JudgePool:
     async def _open(self) -> None:
         self._client = JudgeClient(self._endpoint, self._settings.requests, explain=self._explain)
         await self._client.__aenter__()
-        await self._client.wait_ready()
+        await wait_until_asked(self._client, self._settings)
 
     async def _leave(self) -> None:
         if self._client is not None:

@@ -48,6 +48,22 @@ class JudgeConfig(Strict):
     """Lowest and highest score that count, e.g. ``[1, 5]``: a verdict with another is asked for again and then missing.
     null takes every number that float32 can add up, as NeMo-Gym does. ``judge/out_of_scale`` counts either way."""
 
+    prompt: Literal["auto", "genrm", "instruct"] = "auto"
+    """How the judge is asked. ``genrm``: NeMo-Gym's roles ``principle``, ``response_1``, ``response_2``, which the chat
+    template of a GenRM knows. ``instruct``: one turn of the user, which every instruct model reads. ``auto``:
+    ``instruct`` for a model whose chat template can be seen and knows no such roles, else ``genrm``."""
+    instruct_template: Annotated[str | None, OnDisk()] = None
+    """Jinja file that writes the turn of ``prompt: instruct``; null takes the shipped ``judge/instruct.jinja``."""
+    verdict: Literal["auto", "text", "schema", "logits"] = "auto"
+    """How the judge answers. ``text``: as it likes, and the verdict is looked for in it. ``schema``: decoding is held
+    to the verdict's JSON schema. ``logits``: one token a score, and the expectation over the scores' probabilities.
+    ``auto``: ``text`` of a GenRM; of an instruct model ``logits`` where we serve it, ``schema`` where others do."""
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Lowest and highest score that the judge is asked for."""
+        return (self.score_range[0], self.score_range[1]) if self.score_range else (1.0, 5.0)
+
     @property
     def server_threads(self) -> int:
         """CPU threads of our own server as a number."""
