@@ -77,10 +77,10 @@ def own_template(path: str) -> str:
     try:
         text = read_template(file)
     except OSError as error:
-        raise ConfigError(f"`{KEY}`: cannot read `{path}`: {error.strerror}", hint=f"copy `{SHIPPED}`") from error
+        raise ConfigError(f"cannot read `{path}`: {error.strerror}", hint=f"copy `{SHIPPED}`") from error
     if (fault := template_fault(text)) is not None:
         raise ConfigError(
-            f"`{KEY}`: `{path}` {fault}", hint=f"`{SHIPPED}` is one that works, and says what it is given"
+            f"the template `{path}` {fault}", hint=f"`{SHIPPED}` is one that works, and says what it is given"
         )
     return text
 

@@ -20,6 +20,8 @@ REASK_TEMPERATURE = 0.6
 """A greedy judge repeats itself word for word, so asking it again only makes sense with some temperature."""
 TOP_LOGPROBS = 20
 """The most that OpenAI's API gives."""
+_LONGEST_DOCUMENT = 96
+"""Tokens that a verdict and nothing else can have, whatever the tokenizer; more would only be taken from the prompt."""
 _DIGITS = 6
 """Decimals of an expected score: what comes after them is rounding of the arithmetic."""
 
@@ -94,8 +96,10 @@ class Asking:
         """How the judge writes a verdict."""
         params = self.compare.genrm_responses_create_params
         temperature = params.temperature or (REASK_TEMPERATURE if attempt else 0.0)
-        schema = verdict_schema(self.requests.scale) if self.form.verdict == "schema" else None
-        return Sampling(params.max_output_tokens, temperature, params.top_p, schema)
+        if self.form.verdict == "text":
+            return Sampling(params.max_output_tokens, temperature, params.top_p)
+        longest = min(params.max_output_tokens, _LONGEST_DOCUMENT)
+        return Sampling(longest, temperature, params.top_p, verdict_schema(self.requests.scale))
 
     def reading(self) -> Sampling:
         """How a single score is asked for."""

@@ -301,7 +301,9 @@ ELSEWHERE = {
     "too-few-rows",
     "vocabulary",
     *(rule.name for rule in doubts.members),
+    "judge-form",
     "judge-roles",
+    "judge-template",
     "slow-precision",
     "optimizer",
     # what this step shares with others and cannot break

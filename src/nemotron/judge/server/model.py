@@ -67,7 +67,7 @@ class JudgeModel:
         if tokenizer.chat_template is None:
             raise ArtifactError(
                 f"the tokenizer of judge model `{folder}` has no chat template",
-                hint="a judge's template must know the roles `principle`, `response_1` and `response_2`",
+                hint="put the one that it was trained with beside it, as `chat_template.jinja`",
             )
         if isinstance(tokenizer.chat_template, str) and (fault := template_fault(tokenizer.chat_template)):
             raise ArtifactError(f"the chat template of judge model `{folder}` {fault}")

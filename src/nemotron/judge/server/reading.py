@@ -1,9 +1,9 @@
 """Reads the probabilities of one token after each prompt, with the same bits whatever else is asked beside it.
 
 An expected score is a number, not a choice among tokens: rounding does not vanish in it, and what shares a batch
-changes how sums are rounded. So nothing shares a batch here. What prompts have in common is computed once all the same: in
-pieces of fixed length from their beginning, each behind what stands before it, so that a piece is computed in the same
-shape whichever prompt comes first.
+changes how sums are rounded. So nothing shares a batch here. What prompts have in common is computed once all the same:
+in pieces of fixed length from their beginning, each behind what stands before it, so that a piece is computed in the
+same shape whichever prompt comes first.
 """
 
 from __future__ import annotations
