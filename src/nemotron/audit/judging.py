@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from nemotron.audit.records import Audited, Judgement, Pair, Purpose, digest
 from nemotron.config.schema.reward_audit import AuditSettings
+from nemotron.errors import ConfigError
 from nemotron.judge.client import JudgeClient
+from nemotron.judge.form import VerdictForm, problem
 from nemotron.judge.groups import JudgeSettings, judge_group
 from nemotron.judge.local import RunningJudge
 from nemotron.judge.source import judged_response
@@ -43,6 +45,17 @@ class Questions:
                 "repeat_temperature": self.audit.repeat_temperature,
             }
         )
+
+    def answered_as(self, verdict: VerdictForm) -> Questions:
+        """The same questions with another form of answer, each asked once.
+
+        Raises ConfigError when this judge cannot answer so.
+        """
+        form = self.settings.form.answering(verdict)
+        if (found := problem(form, self.settings.requests)) is not None:
+            raise ConfigError(f"`audit.compare_verdicts`: {found[1]}", hint=f"leave `{verdict}` out, or {found[2]}")
+        audit = self.audit.model_copy(update={"repeats": 0})
+        return replace(self, settings=replace(self.settings, form=form), audit=audit)
 
     def repeats(self, pair: Pair) -> int:
         """How often the judge is asked the same again about this pair."""
@@ -132,4 +145,6 @@ def _judgement(comparison: Comparison, purpose: Purpose, swapped: bool) -> Judge
         requests=comparison.requests,
         unparseable=comparison.unparseable,
         failure=comparison.failure,
+        tokens_read=comparison.tokens_read,
+        tokens_written=comparison.tokens_written,
     )
