@@ -13,7 +13,7 @@ from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.plan import FileRef
 from nemotron.compile.probes.model_files import folder_of, read_model
-from nemotron.config.schema.judge import JudgeConfig
+from nemotron.config.schema.judge import JudgeConfig, ProbedJudgeConfig
 from nemotron.config.schema.policy import TokenizerConfig
 from nemotron.config.schema.rewards import JsonSchemaRewardConfig, UserRewardConfig
 
@@ -57,10 +57,12 @@ def loose_files(value: object, key: str = "") -> Iterator[FileRef]:
             yield _files("tokenizer", f"{key}.name", value.name, files)
         if template.suffix == ".jinja" and isfile(template):
             yield _files("chat template", f"{key}.chat_template", str(template), [template])
-    elif isinstance(value, JudgeConfig) and value.instruct_template is not None:
-        wording = Path(value.instruct_template).expanduser()
-        if isfile(wording):
-            yield _files("judge's instruction", f"{key}.instruct_template", str(wording), [wording])
+    elif isinstance(value, JudgeConfig):
+        probe = value.probe.data_path if isinstance(value, ProbedJudgeConfig) and value.probe.enabled else None
+        wording = ("judge's instruction", "instruct_template", value.instruct_template)
+        for role, name, path in (wording, ("judge's probe", "probe.data_path", probe)):
+            if path is not None and isfile(file := Path(path).expanduser()):
+                yield _files(role, f"{key}.{name}", str(file), [file])
     elif isinstance(value, JsonSchemaRewardConfig) and value.schema_file is not None:
         schema = Path(value.schema_file).expanduser()
         if isfile(schema):

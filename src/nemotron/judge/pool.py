@@ -50,14 +50,17 @@ class JudgePool:
     ) -> None:
         self.close()
 
-    def submit(self, request: GroupRequest, *, seed: int) -> concurrent.futures.Future[GroupResult]:
-        """Start judging a group. The future raises JudgeError when the judge refuses or does not answer.
+    def submit(
+        self, request: GroupRequest, *, seed: int, settings: JudgeSettings | None = None
+    ) -> concurrent.futures.Future[GroupResult]:
+        """Start judging a group, with other settings than the pool's where these are given.
 
+        The future raises JudgeError when the judge refuses or does not answer.
         ``seed`` should be derived from run seed, step and group (``derive_seed``), so that a resumed run asks the same.
         """
         if self._client is None:
             raise RuntimeError("JudgePool.submit is called outside of its `with` block")
-        return self._background.run(judge_group(self._client, request, self._settings, seed=seed))
+        return self._background.run(judge_group(self._client, request, settings or self._settings, seed=seed))
 
     def close(self) -> None:
         """Cancel everything in flight and stop the thread. May be called more than once."""

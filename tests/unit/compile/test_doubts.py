@@ -175,6 +175,15 @@ def test_words_of_a_user_s_own_are_looked_at(compiled: Compile, world: Path) -> 
     assert "does not show `response_2`" in finding.message
 
 
+def test_a_probe_without_pairs_is_an_error(compiled: Compile, world: Path) -> None:
+    key = "judge.probe.data_path"
+    (finding,) = named(compiled("own.yaml", f"{key}={world / 'nowhere.jsonl'}"), "judge-probe")
+    assert (finding.severity, finding.key) == ("error", key)
+    assert not named(
+        compiled("own.yaml", f"{key}={world / 'nowhere.jsonl'}", "judge.probe.enabled=false"), "judge-probe"
+    )
+
+
 def test_a_form_that_cannot_be_asked_is_an_error(compiled: Compile) -> None:
     (finding,) = named(compiled("own.yaml", "judge.prompt=genrm", "judge.verdict=logits"), "judge-form")
     assert (finding.severity, finding.key) == ("error", "judge.verdict")

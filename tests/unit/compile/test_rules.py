@@ -302,6 +302,7 @@ ELSEWHERE = {
     "vocabulary",
     *(rule.name for rule in doubts.members),
     "judge-form",
+    "judge-probe",
     "judge-roles",
     "judge-template",
     "slow-precision",

@@ -9,11 +9,12 @@ from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.rules.base import Rules
 from nemotron.compile.rules.conversations import unheard_end, writing
 from nemotron.compile.secrets import elsewhere, secrets_in
-from nemotron.config.schema.judge import JUDGE_MODEL
-from nemotron.errors import ConfigError, Finding
+from nemotron.config.schema.judge import JUDGE_MODEL, ProbedJudgeConfig
+from nemotron.errors import ConfigError, DataError, Finding
 from nemotron.judge.form import ANSWERS, knows_answers, problem
 from nemotron.judge.instruct import KEY as INSTRUCT_TEMPLATE
 from nemotron.judge.instruct import own_template
+from nemotron.judge.probe_pairs import probe_pairs
 
 rules: Rules[AnyStepJob] = Rules("judge")
 
@@ -95,6 +96,20 @@ def own_wording_can_be_used(job: AnyStepJob) -> Iterator[Finding]:
         own_template(settings.instruct_template)
     except ConfigError as error:
         yield job.refused(INSTRUCT_TEMPLATE, error)
+
+
+@rules.rule("judge-probe")
+def probe_has_pairs(job: AnyStepJob) -> Iterator[Finding]:
+    """The pairs that the judge is asked about first."""
+    settings = job.judge_settings
+    if not isinstance(settings, ProbedJudgeConfig) or not settings.probe.enabled or job.engine != "embedded":
+        return
+    path = settings.probe.data_path
+    if path is not None and job.sees(path):
+        try:
+            probe_pairs(settings.probe)
+        except DataError as error:
+            yield job.refused("judge.probe.data_path", error)
 
 
 @rules.rule("judge-turn-end", needs=(f"{JUDGE_MODEL}.model",))

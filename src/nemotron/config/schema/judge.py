@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, SecretStr
 
 from nemotron.config.schema.base import Open, Strict
-from nemotron.config.schema.fields import OnDisk
+from nemotron.config.schema.fields import DiskPath, OnDisk, Probability
 
 JUDGE_MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 """Key of the block that says which model judges."""
@@ -68,6 +68,31 @@ class JudgeConfig(Strict):
     def server_threads(self) -> int:
         """CPU threads of our own server as a number."""
         return 1 if self.threads == "auto" else self.threads
+
+
+class JudgeProbeConfig(Strict):
+    """Known pairs that the judge is asked about before anything else: below the limits the run does not start."""
+
+    enabled: bool = True
+    """Probe the judge when a run starts; ``--probe-judge`` and ``--no-probe-judge`` set it."""
+    data_path: DiskPath | None = None
+    """JSONL file of preference pairs; null takes the shipped ones, everyday questions with good, bad, equal and
+    adversarial answers."""
+    pairs: int = Field(default=16, ge=1)
+    """Pairs from the beginning of the file; each is asked about in both orders."""
+    min_verdicts: Probability = 0.9
+    """Smallest share of comparisons that must have a verdict."""
+    min_agreement: Probability = 0.6
+    """Smallest share of labelled pairs whose better answer the judge must prefer; a tie counts half."""
+    min_consistency: Probability = 0.5
+    """Smallest share of pairs that must have no other winner when the order changes."""
+
+
+class ProbedJudgeConfig(JudgeConfig):
+    """A judge that a run trains with."""
+
+    probe: JudgeProbeConfig = JudgeProbeConfig()
+    """What it must be able to do before the run starts."""
 
 
 class GenrmModelConfig(Open):
