@@ -56,7 +56,9 @@ SURFACE = {
             "--explain",
             "--force-squash",
             "--json",
+            "--no-probe-judge",
             "--only",
+            "--probe-judge",
             "--resume",
             "--run",
             "--runs-dir",
@@ -71,7 +73,7 @@ def surface(command: Any, path: str) -> dict[str, list[str]]:
     names = [
         name if name.startswith("-") else parameter.metavar
         for parameter in command.params
-        for name in parameter.opts
+        for name in (*parameter.opts, *parameter.secondary_opts)
         if name not in ("-h", "--help")
     ]
     found = {path: sorted(names)} if names else {}

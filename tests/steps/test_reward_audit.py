@@ -214,3 +214,28 @@ def test_a_judge_that_rambles_is_missing_not_scored(tmp_path: Path) -> None:
     assert metrics["agreement"] == 1, "what is missing is no disagreement"
     assert list(found["details"]["failures"]) == ["no verdict in 'I like both.'"]
     assert "Why verdicts are missing" in (only_run(tmp_path) / "report.html").read_text()
+
+
+def test_forms_of_verdict_are_compared_on_the_same_pairs(tmp_path: Path) -> None:
+    """The shipped GenRM writes its verdict in the schema's form by itself, so holding it to that changes nothing."""
+    done = audit(tmp_path, "audit.pairs=12", "audit.repeats=0", "audit.compare_verdicts=[text,schema]")
+    assert done.code == 0, done.err
+    run = only_run(tmp_path)
+    forms = json.loads((run / "results" / "eval_results.json").read_text())["details"]["forms"]
+    assert list(forms) == ["text", "schema"]
+    assert forms["text"] == forms["schema"] | {
+        name: forms["text"][name] for name in ("tokens_written_each", "tokens_read_each")
+    }
+    assert forms["text"]["comparisons"] == 24
+    assert forms["text"]["verdicts_share"] == 1.0
+    assert forms["text"]["tokens_read_each"] > forms["text"]["tokens_written_each"] >= 8
+    assert "Forms of verdict" in (run / "report.html").read_text()
+    rows = (run / "samples.jsonl").read_text().splitlines()
+    assert len(rows) == len({json.loads(row)["key"] for row in rows}) == 24
+
+
+def test_a_genrm_gives_no_single_scores(tmp_path: Path) -> None:
+    done = audit(tmp_path, "audit.compare_verdicts=[logits]")
+    assert done.code == 2
+    assert "audit.compare_verdicts" in done.err
+    assert "leave `logits` out" in done.err

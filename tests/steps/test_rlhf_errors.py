@@ -15,7 +15,7 @@ from aiohttp import web
 from syrupy.assertion import SnapshotAssertion
 
 import nemotron
-from tests.steps.commands import Result, command, kill_when, only_run, run, run_command, steps_logged
+from tests.steps.commands import Result, command, kill_when, only_run, run, run_command, run_here, steps_logged
 from tests.unit.judge.scripted_judge import Scripted
 
 JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
@@ -49,9 +49,19 @@ def test_judge_answers_garbage(tmp_path: Path, snapshot: SnapshotAssertion) -> N
         return web.json_response({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
     with Scripted(garbage) as judge:
-        result = run(tmp_path, *REMOTE, f"{JUDGE}.base_url={judge.base_url}")
+        words = (*REMOTE, f"{JUDGE}.base_url={judge.base_url}")
+        result = run(tmp_path / "all-the-same", *words, "--no-probe-judge")
+        unfit = run(tmp_path / "probed", *words)
     assert readable(result, tmp_path) == snapshot
-    assert status(tmp_path)["exit_code"] == 7
+    assert status(tmp_path / "all-the-same")["exit_code"] == 7
+    assert readable(unfit, tmp_path) == snapshot(name="probed")
+    assert status(tmp_path / "probed")["steps_done"] == 0
+
+
+def test_a_step_without_a_judge_has_none_to_probe(tmp_path: Path) -> None:
+    result = run_here([*command(tmp_path)[:5], "rlvr", "-c", "tiny", "--runs-dir", str(tmp_path), "--probe-judge"])
+    assert result.code == 2
+    assert "trains with no judge" in result.stderr
 
 
 def test_judge_serves_another_model(tmp_path: Path, snapshot: SnapshotAssertion) -> None:

@@ -51,6 +51,7 @@ LEVEL = {package: level for level, package in enumerate(LAYERS)}
 TORCH_PACKAGES = {"rl"}
 TORCH_MODULES = {
     "engines/embedded/parts.py",
+    "judge/server/reading.py",
     "judge/server/worker.py",
     "checkpoints/convert.py",
     "checkpoints/policy.py",

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 
 from nemotron.audit.records import Audited, Judgement, Pair, Purpose, digest
 from nemotron.config.schema.reward_audit import AuditSettings
+from nemotron.errors import ConfigError
 from nemotron.judge.client import JudgeClient
+from nemotron.judge.form import VerdictForm, problem
 from nemotron.judge.groups import JudgeSettings, judge_group
 from nemotron.judge.local import RunningJudge
 from nemotron.judge.source import judged_response
+from nemotron.judge.support import wait_until_asked
 from nemotron.judge.types import Comparison, GroupRequest, Message, derive_seed
 
 Done = Callable[[Audited], None]
@@ -28,18 +31,31 @@ class Questions:
 
     def key(self, pair: Pair) -> str:
         """Says what is asked about a pair: rows of a run with the same key need not be asked again."""
+        form = self.settings.form
         return digest(
             {
                 "pair": pair.content,
                 "model": self.model,
                 "compare": self.settings.compare.model_dump(mode="json"),
                 "principle_role": self.settings.supports_principle_role,
+                "form": [form.prompt, form.verdict, form.template],
                 "seed": self.audit.seed,
                 "both_orders": self.audit.both_orders,
                 "repeats": self.repeats(pair),
                 "repeat_temperature": self.audit.repeat_temperature,
             }
         )
+
+    def answered_as(self, verdict: VerdictForm) -> Questions:
+        """The same questions with another form of answer, each asked once.
+
+        Raises ConfigError when this judge cannot answer so.
+        """
+        form = self.settings.form.answering(verdict)
+        if (found := problem(form, self.settings.requests)) is not None:
+            raise ConfigError(f"`audit.compare_verdicts`: {found[1]}", hint=f"leave `{verdict}` out, or {found[2]}")
+        audit = self.audit.model_copy(update={"repeats": 0})
+        return replace(self, settings=replace(self.settings, form=form), audit=audit)
 
     def repeats(self, pair: Pair) -> int:
         """How often the judge is asked the same again about this pair."""
@@ -49,7 +65,9 @@ class Questions:
         """The comparison of training, between two answers."""
         orders = "circular" if self.audit.both_orders else "all_pairs"
         change = {"comparison_strategy": orders, "num_rollouts_per_prompt": 2}
-        return replace(self.settings, compare=self.settings.compare.model_copy(update=change))
+        compare = self.settings.compare.model_copy(update=change)
+        # The audit draws the order of answers itself, and has to know it.
+        return replace(self.settings, compare=compare, form=self.settings.form.without_swaps())
 
     def again(self, repeats: int) -> JudgeSettings:
         """The same, asked ``repeats`` times, at the temperature of repeats."""
@@ -79,7 +97,7 @@ def judge_pairs(judge: RunningJudge, questions: Questions, pairs: Sequence[Pair]
 async def _judge_pairs(judge: RunningJudge, questions: Questions, pairs: Sequence[Pair], done: Done) -> None:
     requests = questions.settings.requests
     async with JudgeClient(judge.endpoint, requests, explain=judge.explain) as client:
-        await client.wait_ready()
+        await wait_until_asked(client, questions.settings)
         waiting = iter(pairs)
         workers = [
             asyncio.create_task(_work(client, questions, waiting, done))
@@ -127,4 +145,6 @@ def _judgement(comparison: Comparison, purpose: Purpose, swapped: bool) -> Judge
         requests=comparison.requests,
         unparseable=comparison.unparseable,
         failure=comparison.failure,
+        tokens_read=comparison.tokens_read,
+        tokens_written=comparison.tokens_written,
     )

@@ -206,6 +206,9 @@ class Missing:
     """Answers that held no verdict, of all answers and failed requests."""
     comparisons: int
     requests: int
+    tokens_read: int
+    """Of all questions, as the endpoint counts them; 0 where it does not say."""
+    tokens_written: int
     failures: dict[str, int]
     """Why verdicts are missing, the most frequent reasons first."""
 
@@ -215,7 +218,7 @@ def missing(rows: Sequence[Audited]) -> Missing:
     asked = [judgement for row in rows for judgement in row.judgements]
     if not asked:
         lost = sum(row.margin is None for row in rows)
-        return Missing(lost / max(len(rows), 1), None, len(rows), 0, {})
+        return Missing(lost / max(len(rows), 1), None, len(rows), 0, 0, 0, {})
     failures = Counter((j.failure or "no reason given")[:80] for j in asked if j.verdict is None)
     requests = sum(j.requests for j in asked)
     return Missing(
@@ -223,6 +226,8 @@ def missing(rows: Sequence[Audited]) -> Missing:
         unparseable_share=sum(j.unparseable for j in asked) / requests if requests else None,
         comparisons=len(asked),
         requests=requests,
+        tokens_read=sum(j.tokens_read for j in asked),
+        tokens_written=sum(j.tokens_written for j in asked),
         failures=dict(failures.most_common(5)),
     )
 

@@ -57,17 +57,14 @@ class Judgement:
     requests: int = 1
     unparseable: int = 0
     failure: str | None = None
+    tokens_read: int = 0
+    """Of the questions, as the endpoint counts them."""
+    tokens_written: int = 0
 
     @property
     def first_preferred(self) -> float | None:
-        """Preference for the answer shown first: score difference, or ``3.5 - ranking`` of equal scores; None: missing.
-
-        As the aggregation does: the scores decide, and only equal scores ask the ranking.
-        """
-        v = self.verdict
-        if v is None:
-            return None
-        return v.score_1 - v.score_2 if v.score_1 != v.score_2 else 3.5 - v.ranking
+        """Preference for the answer shown first; None: missing."""
+        return None if self.verdict is None else self.verdict.preference
 
     @property
     def chosen_preferred(self) -> float | None:

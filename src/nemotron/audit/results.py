@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 from nemotron.audit import measures
@@ -15,8 +15,18 @@ from nemotron.config.schema.reward_audit import AuditLimits
 Metrics = dict[str, float | None]
 
 
-def results(rows: Sequence[Audited], *, kind: str, pairs_in_data: int, worst: int) -> dict[str, Any]:
-    """What ``eval_results.json`` holds. ``kind``: ``judge`` or ``reward_model``. Equal rows give equal bytes."""
+def results(
+    rows: Sequence[Audited],
+    *,
+    kind: str,
+    pairs_in_data: int,
+    worst: int,
+    forms: Mapping[str, Sequence[Audited]] | None = None,
+) -> dict[str, Any]:
+    """What ``eval_results.json`` holds. ``kind``: ``judge`` or ``reward_model``. Equal rows give equal bytes.
+
+    ``forms``: the same pairs by every form of verdict that is compared, the judge's own among them.
+    """
     agreement, position, length = measures.agreement(rows), measures.position(rows), measures.length(rows)
     consistency, missing = measures.consistency(rows), measures.missing(rows)
     saturation, calibration = measures.saturation(rows), measures.calibration(rows)
@@ -43,6 +53,8 @@ def results(rows: Sequence[Audited], *, kind: str, pairs_in_data: int, worst: in
         "unparseable_share": missing.unparseable_share,
         "comparisons": float(missing.comparisons),
         "requests": float(missing.requests),
+        "tokens_read": float(missing.tokens_read),
+        "tokens_written": float(missing.tokens_written),
         "extreme_score_share": saturation.extreme_share,
         "off_scale_share": saturation.off_scale_share,
         "commonest_score_share": saturation.commonest_share,
@@ -63,7 +75,27 @@ def results(rows: Sequence[Audited], *, kind: str, pairs_in_data: int, worst: in
             "histogram": [[score, count] for score, count in saturation.histogram],
             "calibration": _plain(calibration),
             "worst": [_shown(row) for row in measures.worst(rows, worst)],
+            "forms": {name: form_figures(asked) for name, asked in (forms or {}).items()},
         },
+    }
+
+
+def form_figures(rows: Sequence[Audited]) -> Metrics:
+    """What one form of verdict is worth, and what it costs: questions asked again to see how firm it is left out."""
+    once = [replace(row, judgements=tuple(j for j in row.judgements if j.purpose == "reward")) for row in rows]
+    agreement, position, missing = measures.agreement(once), measures.position(once), measures.missing(once)
+    count = max(missing.comparisons, 1)
+    return {
+        "comparisons": float(missing.comparisons),
+        "verdicts_share": None if missing.share is None else 1 - missing.share,
+        **_estimate("agreement", agreement.all),
+        **_estimate("verdict_agreement", agreement.verdicts),
+        **_estimate("position_bias", position.bias),
+        **_estimate("length_bias", measures.length(once).bias),
+        "score_tie_share": measures.saturation(once).tie_share,
+        "requests_each": missing.requests / count,
+        "tokens_read_each": missing.tokens_read / count,
+        "tokens_written_each": missing.tokens_written / count,
     }
 
 

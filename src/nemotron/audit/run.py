@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,18 +67,20 @@ class Audit:
     def run_to_end(self) -> None:
         """See :func:`run_audit`."""
         began = time.monotonic() - (self.run.status().wall_s or 0.0)
-        total = len(self.sample.pairs)
+        # Each form of verdict goes through all pairs.
+        total = len(self.sample.pairs) * len(self.forms)
         known = self.known()
+        done = sum(map(len, known.values()))
         self.run.write_status(
-            state="running", phase="asking", steps_total=total, steps_done=len(known), error=None, exit_code=None
+            state="running", phase="asking", steps_total=total, steps_done=done, error=None, exit_code=None
         )
-        with PairsBar(total, len(known)) as bar:
+        with PairsBar(total, done) as bar:
             if self.kind == "judge":
                 self._ask_judge(known, bar)
             else:
-                self._ask_reward_model(known, bar)
+                self._ask_reward_model(known[self.forms[0]], bar)
         self.run.write_status(phase="report", steps_done=total, wall_s=time.monotonic() - began)
-        found = self.write_results(by_index(list(known.values())))
+        found = self.write_results({form: by_index(list(rows.values())) for form, rows in known.items()})
         self.run.truncate_metrics(0)
         self.run.append_metrics({"step": total, **{f"audit/{name}": v for name, v in found["metrics"].items()}})
         beyond = crossed(found["metrics"], self.config.limits)
@@ -91,28 +94,45 @@ class Audit:
                 hint=f"look at `{self.run.report}`, better the reward, or change the limits",
             )
 
-    def known(self) -> dict[int, Audited]:
-        """Pairs that an earlier attempt has done, by index. Rows that belong to other questions are dropped."""
-        wanted = {self.key(pair): pair for pair in self.sample.pairs}
+    @cached_property
+    def forms(self) -> tuple[str, ...]:
+        """The forms of verdict that the pairs are asked in, the judge's own first; of a reward model there is one."""
+        if self.kind == "reward_model":
+            return ("score",)
+        return tuple(dict.fromkeys([self._questions.settings.form.verdict, *self.config.audit.compare_verdicts]))
+
+    def known(self) -> dict[str, dict[int, Audited]]:
+        """Pairs that an earlier attempt has done, by form and index. Rows of other questions are dropped."""
+        wanted = {self.key(pair, form): (form, pair) for form in self.forms for pair in self.sample.pairs}
         kept: dict[str, Row] = {row["key"]: row for row in self.run.read_samples() if row.get("key") in wanted}
         if self.kind == "reward_model":
             for batch in scoring.batches(self.sample.pairs, self.config.reward_model.batch_size):
-                keys = [self.key(pair) for pair in batch]
+                keys = [self.key(pair, self.forms[0]) for pair in batch]
                 if not all(key in kept for key in keys):
                     kept = {key: row for key, row in kept.items() if key not in keys}
         # A torn last line goes as well.
         JsonLines(self.run.samples).keep(lambda row: row.get("key") in kept)
-        return {wanted[key].index: from_row(row) for key, row in kept.items()}
+        found: dict[str, dict[int, Audited]] = {form: {} for form in self.forms}
+        for key, row in kept.items():
+            form, pair = wanted[key]
+            found[form][pair.index] = from_row(row)
+        return found
 
-    def key(self, pair: Pair) -> str:
+    def key(self, pair: Pair, form: str) -> str:
         """What a row of this pair answers."""
         if self.kind == "reward_model":
             return scoring.key(self.config.reward_model, pair)
-        return self._questions.key(pair)
+        return self._questions_of(form).key(pair)
 
-    def write_results(self, rows: list[Audited]) -> dict[str, Any]:
+    def write_results(self, rows: dict[str, list[Audited]]) -> dict[str, Any]:
         """``eval_results.json`` with its record beside it."""
-        found = results(rows, kind=self.kind, pairs_in_data=self.sample.rows, worst=self.config.audit.worst)
+        found = results(
+            rows[self.forms[0]],
+            kind=self.kind,
+            pairs_in_data=self.sample.rows,
+            worst=self.config.audit.worst,
+            forms=rows if len(rows) > 1 else None,
+        )
         folder = Path(self.config.output_dir).expanduser()
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -142,21 +162,35 @@ class Audit:
         settings = JudgeSettings.of(self.config.env, self.config.judge)
         return Questions(settings, self.config.audit, self._judge_model.model)
 
-    def _ask_judge(self, known: dict[int, Audited], bar: PairsBar) -> None:
+    def _questions_of(self, form: str) -> Questions:
+        own = self._questions
+        return own if form == own.settings.form.verdict else self._others[form]
+
+    @cached_property
+    def _others(self) -> dict[str, Questions]:
+        own = self._questions
+        compared = self.config.audit.compare_verdicts
+        return {verdict: own.answered_as(verdict) for verdict in compared if verdict != own.settings.form.verdict}
+
+    def _ask_judge(self, known: dict[str, dict[int, Audited]], bar: PairsBar) -> None:
         from nemotron.audit.judging import judge_pairs
         from nemotron.judge.local import running_judge
 
-        todo = [pair for pair in self.sample.pairs if pair.index not in known]
-        if not todo:
+        todo = {form: [pair for pair in self.sample.pairs if pair.index not in rows] for form, rows in known.items()}
+        if not any(todo.values()):
             return
+        with running_judge(self._judge_model, self.config.judge, log_path=self.attempt.logs / "judge.log") as judge:
+            for form, pairs in todo.items():
+                if pairs:
+                    judge_pairs(judge, self._questions_of(form), pairs, self._keeping(form, known[form], bar))
 
+    def _keeping(self, form: str, known: dict[int, Audited], bar: PairsBar) -> Callable[[Audited], None]:
         def done(audited: Audited) -> None:
-            self.run.append_samples([to_row(audited, self.key(audited.pair))])
+            self.run.append_samples([to_row(audited, self.key(audited.pair, form))])
             known[audited.pair.index] = audited
             bar.advance(1)
 
-        with running_judge(self._judge_model, self.config.judge, log_path=self.attempt.logs / "judge.log") as judge:
-            judge_pairs(judge, self._questions, todo, done)
+        return done
 
     def _ask_reward_model(self, known: dict[int, Audited], bar: PairsBar) -> None:
         model = self.config.reward_model
@@ -166,7 +200,7 @@ class Audit:
             return
 
         def done(batch: list[Audited]) -> None:
-            self.run.append_samples([to_row(one, self.key(one.pair)) for one in batch])
+            self.run.append_samples([to_row(one, self.key(one.pair, self.forms[0])) for one in batch])
             known.update({one.pair.index: one for one in batch})
             bar.advance(len(batch))
 

@@ -126,6 +126,14 @@ def rendered(template: str, turns: Turns, more: Mapping[str, Any]) -> str | None
     return text
 
 
+def written(template: str, given: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Why a template that is no chat template cannot be used, and what it writes of ``given``; None where it does not
+    take that, or without jinja2."""
+    found = _tried(template, json.dumps(given, sort_keys=True), (("a",),))
+    texts = found.get("texts")
+    return found.get("fault"), texts[0] if texts else None
+
+
 @cache
 def _shipped() -> frozenset[str]:
     """The templates of the shipped models."""

@@ -35,6 +35,8 @@ RUN_OPTIONS = (
         "--json",
         "--force-squash",
         "--only",
+        "--probe-judge",
+        "--no-probe-judge",
         "--resume",
         "--accept-changed-inputs",
         "--runs-dir",
@@ -136,6 +138,13 @@ AcceptChanged = Annotated[
 Only = Annotated[
     str | None, typer.Option(metavar="SIDE", help="Run one side of a step that has two: `critic` or `actor` of ppo.")
 ]
+ProbeJudge = Annotated[
+    bool | None,
+    typer.Option(
+        "--probe-judge/--no-probe-judge",
+        help="Ask the judge about known pairs first, and start only if it is fit; on unless the config says otherwise.",
+    ),
+]
 Sweep = Annotated[
     list[str] | None,
     typer.Option(
@@ -161,6 +170,7 @@ def run_command(
     as_json: PlanAsJson = False,
     force_squash: ForceSquash = False,
     only: Only = None,
+    probe_judge: ProbeJudge = None,
     explain: Explain = None,
     sweep: Sweep = None,
     resume: Resume = False,
@@ -178,6 +188,8 @@ def run_command(
     parsed = _overrides(ctx.obj.words, overrides or [])
     if only is not None:
         parsed.append(_only(ctx.obj.words, only, found.id, code.config))
+    if probe_judge is not None:
+        parsed.append(_probe(ctx.obj.words, probe_judge, found.id, code.config))
     request = Request(found, code, config, _profile(run or batch), runs_dir, ctx.obj.words, ctx.obj.passthrough, resume)
     if sweep:
         from nemotron.cli.sweeps import SweepOptions, run_sweep
@@ -343,6 +355,26 @@ def _only(words: Sequence[str], side: str, step: str, model: type[BaseModel]) ->
             origin=Origin("command line", argument=place),
         )
     return parse_overrides([(place, f"only={side}")])[0]
+
+
+def _probe(words: Sequence[str], enabled: bool, step: str, model: type[BaseModel]) -> Override:
+    """``--probe-judge`` and ``--no-probe-judge`` as the override that they stand for.
+
+    Raises:
+        UsageError: the step trains with no judge.
+    """
+    from nemotron.config.overrides import parse_overrides
+
+    option = f"--{'' if enabled else 'no-'}probe-judge"
+    place = words.index(option) + 1
+    judge = model.model_fields.get("judge")
+    if judge is None or "probe" not in getattr(judge.annotation, "model_fields", {}):
+        raise UsageError(
+            f"`{step}` trains with no judge, so `{option}` has no use",
+            hint="`eval/reward_audit` measures a judge" if "judge" in model.model_fields else None,
+            origin=Origin("command line", argument=place),
+        )
+    return parse_overrides([(place, f"judge.probe.enabled={str(enabled).lower()}")])[0]
 
 
 def _print_json(value: Any) -> None:

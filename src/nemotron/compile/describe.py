@@ -13,6 +13,7 @@ from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.plan import FileRef
 from nemotron.compile.probes.model_files import folder_of, read_model
+from nemotron.config.schema.judge import JudgeConfig, ProbedJudgeConfig
 from nemotron.config.schema.policy import TokenizerConfig
 from nemotron.config.schema.rewards import JsonSchemaRewardConfig, UserRewardConfig
 
@@ -42,13 +43,13 @@ def inputs(job: AnyJob) -> Iterator[FileRef]:
             yield FileRef(f"{file.role} data", file.key, str(job.config.data.manifest_path), detail, shards)
     if job.place.is_here:
         seen = {ref.name for ref in job.models()}
-        for one in _loose(job.config):
+        for one in loose_files(job.config):
             if one.path not in seen:
                 seen.add(one.path)
                 yield one
 
 
-def _loose(value: object, key: str = "") -> Iterator[FileRef]:
+def loose_files(value: object, key: str = "") -> Iterator[FileRef]:
     """Code, schemas, tokenizers and templates that a config names by files: they make a run as data do."""
     if isinstance(value, TokenizerConfig):
         folder, template = Path(value.name).expanduser(), Path(value.chat_template or "").expanduser()
@@ -56,6 +57,12 @@ def _loose(value: object, key: str = "") -> Iterator[FileRef]:
             yield _files("tokenizer", f"{key}.name", value.name, files)
         if template.suffix == ".jinja" and isfile(template):
             yield _files("chat template", f"{key}.chat_template", str(template), [template])
+    elif isinstance(value, JudgeConfig):
+        probe = value.probe.data_path if isinstance(value, ProbedJudgeConfig) and value.probe.enabled else None
+        wording = ("judge's instruction", "instruct_template", value.instruct_template)
+        for role, name, path in (wording, ("judge's probe", "probe.data_path", probe)):
+            if path is not None and isfile(file := Path(path).expanduser()):
+                yield _files(role, f"{key}.{name}", str(file), [file])
     elif isinstance(value, JsonSchemaRewardConfig) and value.schema_file is not None:
         schema = Path(value.schema_file).expanduser()
         if isfile(schema):
@@ -67,10 +74,10 @@ def _loose(value: object, key: str = "") -> Iterator[FileRef]:
             yield _files("reward function", f"{key}.function", str(code[0]), code[:1])
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _loose(getattr(value, name), f"{key}.{name}" if key else name)
+            yield from loose_files(getattr(value, name), f"{key}.{name}" if key else name)
     elif isinstance(value, list):
         for index, child in enumerate(value):
-            yield from _loose(child, f"{key}.{index}")
+            yield from loose_files(child, f"{key}.{index}")
 
 
 def _files(role: str, key: str, path: str, files: Sequence[Path]) -> FileRef:

@@ -12,8 +12,8 @@ import email.utils
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -65,6 +65,24 @@ class Sampling:
     max_tokens: int
     temperature: float
     top_p: float
+    schema: Mapping[str, Any] | None = None
+    """JSON schema that the answer is held to."""
+    top_logprobs: int = 0
+    """Tokens whose probabilities come along, at every position."""
+
+    def body(self) -> dict[str, Any]:
+        """Fields of the request; none that has nothing to say, as not every endpoint knows all of them."""
+        said: dict[str, Any] = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
+        if self.schema is not None:
+            named = {"name": "verdict", "schema": dict(self.schema), "strict": True}
+            said["response_format"] = {"type": "json_schema", "json_schema": named}
+        if self.top_logprobs:
+            said |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+        return said
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,21 @@ class Answer:
     """HTTP requests sent for it."""
     failure: str | None = None
     """Why there is none."""
+    first_token: Mapping[str, float] | None = None
+    """Log-probabilities of what could stand first, by text; None where the endpoint gives none."""
+    tokens_read: int = 0
+    """Tokens of the question, as the endpoint counts them; 0 where it does not say."""
+    tokens_written: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A completion."""
+
+    text: str
+    first_token: Mapping[str, float] | None
+    tokens_read: int
+    tokens_written: int
 
 
 class _Transient(Exception):
@@ -111,6 +144,8 @@ class JudgeClient:
                 hint="it has a line break or a character outside ASCII; copy the token again",
             )
         self.endpoint = endpoint
+        self.holds_digits = True
+        """Whether it takes a schema for a single score (`judge.support` finds out)."""
         self._config = config
         self._explain = explain
         self._base = endpoint.base_url.rstrip("/")
@@ -194,11 +229,11 @@ class JudgeClient:
                 wait=_pause,
                 reraise=True,
             )
-            text: str | None = None
+            said: _Said | None = None
             failure: str | None = None
             try:
                 with self._counted():
-                    text = await retrying(self._complete, body)
+                    said = await retrying(self._complete, body)
             except _Transient as error:
                 failure = error.reason
                 if error.unreachable and self._last_answer < started:
@@ -207,16 +242,30 @@ class JudgeClient:
                     self._check_circuit()
             except _Unanswerable as error:
                 failure = str(error)
-        return Answer(text, int(retrying.statistics["attempt_number"]), failure)
+        requests = int(retrying.statistics["attempt_number"])
+        if said is None:
+            return Answer(None, requests, failure)
+        return Answer(said.text, requests, None, said.first_token, said.tokens_read, said.tokens_written)
+
+    async def takes(self, messages: Sequence[Message], sampling: Sampling) -> Answer:
+        """One completion of a request that the endpoint may not know: a refusal of it is an Answer with ``failure``.
+
+        Raises JudgeError when it does not answer, or refuses whatever is asked (401, 403, 404).
+        """
+        # What it refuses, it refuses this one: an endpoint that answers nothing else is found out by the others.
+        before, self._answered = self._answered, True
+        try:
+            return await self.ask(messages, sampling, seed=0)
+        finally:
+            self._answered = before
 
     def _body(self, messages: Sequence[Message], sampling: Sampling, seed: int) -> dict[str, Any]:
-        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if self.endpoint.api == "chat":
-            most = sampling.max_tokens
-            return {"model": self.endpoint.model, "messages": list(messages), "max_tokens": most, **drawn, "seed": seed}
+            return {"model": self.endpoint.model, "messages": list(messages), **sampling.body(), "seed": seed}
         asked = responses_request(messages)
         # The Responses API knows no seed; NeMo-Gym's model server hands these on to the chat API.
         asked["metadata"]["extra_body"] = json.dumps({"seed": seed})
+        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         return {**asked, "max_output_tokens": sampling.max_tokens, **drawn}
 
     def _check_circuit(self) -> None:
@@ -226,7 +275,7 @@ class JudgeClient:
                 hint="see whether it still runs; `judge.max_retries` and `judge.request_timeout_s` say how long to try",
             )
 
-    async def _complete(self, body: dict[str, Any]) -> str:
+    async def _complete(self, body: dict[str, Any]) -> _Said:
         self._check_circuit()
         chat = self.endpoint.api == "chat"
         status, raw, headers = await self._exchange("POST", "/chat/completions" if chat else "/responses", body)
@@ -240,12 +289,12 @@ class JudgeClient:
             raise _Unanswerable(f"status {status}: {self._without_token(_excerpt(raw))}")
         if status != 200:
             raise self._refused(status, raw)
-        content = _content(raw) if chat else _output(raw)
-        if content is None:
+        said = _said(raw) if chat else _output(raw)
+        if said is None:
             raise _Transient(f"not a {'chat completion' if chat else 'response'}: {self._without_token(_excerpt(raw))}")
         self._answered = True
         # Once more: JSON has many ways to write a text.
-        return content if self._innocent else self._without_token(content)
+        return said if self._innocent else replace(said, text=self._without_token(said.text))
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -337,19 +386,40 @@ def _retry_after(headers: Any) -> float | None:
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
 
 
-def _content(raw: str) -> str | None:
-    """The first choice's text; an empty text when the model said nothing; None when this is no chat completion."""
+def _said(raw: str) -> _Said | None:
+    """The first choice; an empty text when the model said nothing; None when this is no chat completion."""
     try:
-        message = parse_json(raw)["choices"][0]["message"]
-        content = message["content"]
+        answer = parse_json(raw)
+        choice = answer["choices"][0]
+        content = choice["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
         return None
-    if content is None:
-        return ""
-    return content if isinstance(content, str) else None
+    if content is not None and not isinstance(content, str):
+        return None
+    usage = answer.get("usage")
+    read, written = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+    return _Said(content or "", _first_token(choice), read, written)
 
 
-def _output(raw: str) -> str | None:
+def _count(usage: object, name: str) -> int:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _first_token(choice: Mapping[str, Any]) -> dict[str, float] | None:
+    """What could stand first, by its text; of texts that several tokens have, the sum."""
+    try:
+        entries = choice["logprobs"]["content"][0]["top_logprobs"]
+        found: dict[str, float] = {}
+        for entry in entries:
+            text, value = str(entry["token"]), float(entry["logprob"])
+            found[text] = value if text not in found else math.log(math.exp(value) + math.exp(found[text]))
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    return found or None
+
+
+def _output(raw: str) -> _Said | None:
     """The answer in a Responses-API object, without what was thought before; None when this is none."""
     try:
         response = parse_json(raw)
@@ -357,7 +427,7 @@ def _output(raw: str) -> str | None:
         return None
     if not isinstance(response, dict) or not isinstance(response.get("output"), list):
         return None
-    return read_response(response).answer
+    return _Said(read_response(response).answer, None, 0, 0)
 
 
 def _model_names(raw: str) -> list[str] | None:

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemotron.judge.style import RewardTerms, apply_terms
-from nemotron.judge.types import JudgedResponse, Verdict
+from nemotron.judge.types import RANKING_MIDPOINT, JudgedResponse, Verdict
 
 STRATEGIES = ("all_pairs", "circular")
 AGGREGATORS = ("simple_tiebreaker",)
-RANKING_MIDPOINT = 3.5
-"""Rankings run from 1 (first much better) to 6 (second much better)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
 from nemotron.contracts.rewards import summable
-from nemotron.judge.client import EXCERPT_CHARS, JudgeClient, Sampling
+from nemotron.judge.client import JudgeClient
 from nemotron.judge.compare import aggregate, comparison_pairs
-from nemotron.judge.messages import judge_messages
-from nemotron.judge.parsing import parse_verdict
+from nemotron.judge.form import Form, form_of
+from nemotron.judge.questions import Asking, Shown
 from nemotron.judge.responses import shown_answer
 from nemotron.judge.style import RewardTerms
 from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict, derive_seed
 
-REASK_TEMPERATURE = 0.6
-"""A greedy judge repeats itself word for word, so asking it again only makes sense with some temperature."""
-
-SCORES, RANKINGS = (1.0, 5.0), (1.0, 6.0)
-"""The scale that the judge is asked for."""
+RANKINGS = (1.0, 6.0)
+"""The scale of rankings that the judge is asked for."""
+_ORDER = 7_919
+"""Of the seed that draws which answer is shown first: no attempt has such a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +30,22 @@ class JudgeSettings:
     compare: GenrmCompareConfig
     requests: JudgeConfig
     supports_principle_role: bool = True
+    form: Form = Form()  # noqa: RUF009  frozen
 
     @classmethod
     def of(cls, env: EnvConfig, requests: JudgeConfig) -> JudgeSettings:
         """The settings of a config; NeMo-Gym's defaults where it has no block for the comparison.
 
         Raises:
-            ConfigError: no judge is named.
+            ConfigError: no judge is named, or it cannot be asked as the config says.
         """
-        return cls(env.comparison or GenrmCompareConfig(), requests, env.required_judge().supports_principle_role)
+        model = env.required_judge()
+        compare = env.comparison or GenrmCompareConfig()
+        return cls(compare, requests, model.supports_principle_role, form_of(model, requests))
+
+    def asking(self, *, holds_digits: bool = True) -> Asking:
+        """How one question is asked."""
+        return Asking(self.form, self.compare, self.requests, self.supports_principle_role, holds_digits)
 
 
 async def judge_group(client: JudgeClient, request: GroupRequest, settings: JudgeSettings, *, seed: int) -> GroupResult:
@@ -68,7 +74,7 @@ async def judge_group(client: JudgeClient, request: GroupRequest, settings: Judg
         rewards=result.rewards,
         comparisons=comparisons,
         metrics=result.metrics,
-        retries=sum(max(c.requests - 1, 0) for c in comparisons),
+        retries=sum(max(c.requests - (2 if settings.form.verdict == "logits" else 1), 0) for c in comparisons),
         missing=len(comparisons) - len(done),
     )
 
@@ -83,8 +89,8 @@ def summarise(results: Sequence[GroupResult]) -> dict[str, float]:
     """
     comparisons = [comparison for result in results for comparison in result.comparisons]
     verdicts = [comparison.verdict for comparison in comparisons if comparison.verdict is not None]
-    # As in the aggregation: the scores decide, and only equal scores ask the ranking (1..6, below 3.5 means the first).
-    preference = [v.score_1 - v.score_2 if v.score_1 != v.score_2 else 3.5 - v.ranking for v in verdicts]
+    # Of what was shown first, which with swapped pairs is not the first of the pair.
+    preference = [c.verdict.preference * (-1 if c.swapped else 1) for c in comparisons if c.verdict is not None]
     decided = [value for value in preference if value != 0]
     return {
         "comparisons": float(len(comparisons)),
@@ -105,38 +111,46 @@ async def _compare(
     judge: int,
     seed: int,
 ) -> Comparison:
-    config = settings.compare
-    first, second = pair
+    config, (first, second) = settings.compare, pair
     principle = (request.principle or config.default_principle) if config.use_principle else None
-    messages = judge_messages(
-        request.conversation,
-        shown_answer(request.responses[first]),
-        shown_answer(request.responses[second]),
-        principle=principle,
-        supports_principle_role=settings.supports_principle_role,
-    )
-    requests, failure, unparseable, outside = 0, None, 0, 0
+    swapped = _swapped(settings.form, seed, pair, judge)
+    answers = [shown_answer(request.responses[index]) for index in (pair[::-1] if swapped else pair)]
+    shown = Shown(request.conversation, answers[0], answers[1], principle)
+    asking = settings.asking(holds_digits=client.holds_digits)
+    bounds = settings.requests.score_range
+    scale = (bounds[0], bounds[1]) if bounds else None
+    done = Comparison(first, second, judge, None, 0, swapped=swapped)
     for attempt in range(config.genrm_parse_retries + 1):
         if attempt:
             await asyncio.sleep(config.genrm_parse_retry_sleep_s)
-        question_seed = derive_seed(seed, first, second, judge, attempt)
-        answer = await client.ask(messages, _sampling(config, attempt), seed=question_seed)
-        requests += answer.requests
-        if answer.text is None:
-            # The client has already tried as often as it may.
-            return Comparison(first, second, judge, None, requests, unparseable, answer.failure, outside)
-        verdict = parse_verdict(answer.text, default_score=config.default_score, default_ranking=config.default_ranking)
-        if verdict is None:
-            unparseable += 1
-            failure = f"no verdict in {answer.text[:EXCERPT_CHARS]!r}"
-            continue
-        bounds = settings.requests.score_range
-        scale = (bounds[0], bounds[1]) if bounds else None
-        outside += not _within(verdict, scale or SCORES, RANKINGS)
-        failure = _refusal(verdict, scale)
-        if failure is None:
-            return Comparison(first, second, judge, verdict, requests, unparseable, out_of_scale=outside)
-    return Comparison(first, second, judge, None, requests, unparseable, failure, outside)
+        read = await asking.ask(client, shown, seed=derive_seed(seed, first, second, judge, attempt), attempt=attempt)
+        outside = read.verdict is not None and not _within(read.verdict, settings.requests.scale, RANKINGS)
+        failure = read.failure if read.verdict is None else _refusal(read.verdict, scale)
+        answered = all(answer.text is not None for answer in read.answers)
+        done = replace(
+            done,
+            requests=done.requests + sum(answer.requests for answer in read.answers),
+            unparseable=done.unparseable + (read.verdict is None and answered),
+            failure=failure,
+            out_of_scale=done.out_of_scale + outside,
+            tokens_read=done.tokens_read + sum(answer.tokens_read for answer in read.answers),
+            tokens_written=done.tokens_written + sum(answer.tokens_written for answer in read.answers),
+        )
+        if read.verdict is not None and failure is None:
+            return replace(done, verdict=read.verdict.the_other_way_round() if swapped else read.verdict)
+        if read.final:
+            break
+    return done
+
+
+def _swapped(form: Form, seed: int, pair: tuple[int, int], judge: int) -> bool:
+    """Whether the second answer is shown first: half of the pairs, and of several judges every other one.
+
+    A GenRM is never shown a pair the other way round, as NeMo-Gym does not do it either.
+    """
+    if form.prompt == "genrm" or not form.swaps:
+        return False
+    return (derive_seed(seed, *pair, _ORDER) + judge) % 2 == 1
 
 
 def _within(verdict: Verdict, scores: tuple[float, float], rankings: tuple[float, float]) -> bool:
@@ -152,12 +166,6 @@ def _refusal(verdict: Verdict, scale: tuple[float, float] | None) -> str | None:
     if scale is not None and not _within(verdict, scale, RANKINGS):
         return f"scores {verdict.score_1:g} and {verdict.score_2:g}, ranking {verdict.ranking:g} outside of the scale"
     return None
-
-
-def _sampling(config: GenrmCompareConfig, attempt: int) -> Sampling:
-    params = config.genrm_responses_create_params
-    temperature = params.temperature or (REASK_TEMPERATURE if attempt else 0.0)
-    return Sampling(params.max_output_tokens, temperature, params.top_p)
 
 
 def _terms(config: GenrmCompareConfig) -> RewardTerms:

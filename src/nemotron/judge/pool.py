@@ -8,6 +8,7 @@ from typing import Self
 
 from nemotron.judge.client import Endpoint, Explain, JudgeClient
 from nemotron.judge.groups import JudgeSettings, judge_group
+from nemotron.judge.support import wait_until_asked
 from nemotron.judge.types import GroupRequest, GroupResult
 from nemotron.processes.loop_thread import LoopThread
 
@@ -49,14 +50,17 @@ class JudgePool:
     ) -> None:
         self.close()
 
-    def submit(self, request: GroupRequest, *, seed: int) -> concurrent.futures.Future[GroupResult]:
-        """Start judging a group. The future raises JudgeError when the judge refuses or does not answer.
+    def submit(
+        self, request: GroupRequest, *, seed: int, settings: JudgeSettings | None = None
+    ) -> concurrent.futures.Future[GroupResult]:
+        """Start judging a group, with other settings than the pool's where these are given.
 
+        The future raises JudgeError when the judge refuses or does not answer.
         ``seed`` should be derived from run seed, step and group (``derive_seed``), so that a resumed run asks the same.
         """
         if self._client is None:
             raise RuntimeError("JudgePool.submit is called outside of its `with` block")
-        return self._background.run(judge_group(self._client, request, self._settings, seed=seed))
+        return self._background.run(judge_group(self._client, request, settings or self._settings, seed=seed))
 
     def close(self) -> None:
         """Cancel everything in flight and stop the thread. May be called more than once."""
@@ -66,7 +70,7 @@ class JudgePool:
     async def _open(self) -> None:
         self._client = JudgeClient(self._endpoint, self._settings.requests, explain=self._explain)
         await self._client.__aenter__()
-        await self._client.wait_ready()
+        await wait_until_asked(self._client, self._settings)
 
     async def _leave(self) -> None:
         if self._client is not None:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+RANKING_MIDPOINT = 3.5
+"""Rankings run from 1 (first much better) to 6 (second much better)."""
+
 
 class Message(TypedDict):
     """One turn of a chat, as OpenAI's chat API wants it."""
@@ -35,15 +38,24 @@ class Verdict:
     score_2: float
     ranking: float
 
+    @property
+    def preference(self) -> float:
+        """For the first: score difference, or ``3.5 - ranking`` of equal scores, as the aggregation takes it."""
+        return self.score_1 - self.score_2 if self.score_1 != self.score_2 else RANKING_MIDPOINT - self.ranking
+
+    def the_other_way_round(self) -> Verdict:
+        """The same verdict about the pair in the other order."""
+        return Verdict(self.score_2, self.score_1, 2 * RANKING_MIDPOINT - self.ranking)
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """One question to the judge and what became of it."""
 
     first: int
-    """Index of the response shown as ``response_1``."""
+    """Index of the response that ``score_1`` is about; shown as ``response_1`` unless ``swapped``."""
     second: int
-    """Index of the response shown as ``response_2``."""
+    """Index of the response that ``score_2`` is about."""
     judge: int
     """0-based index of the judge (``num_judges_per_comparison``)."""
     verdict: Verdict | None
@@ -56,6 +68,17 @@ class Comparison:
     """Why the verdict is missing."""
     out_of_scale: int = 0
     """Answers whose verdict lies outside of the scale, taken or not."""
+    swapped: bool = False
+    """The judge was shown ``second`` as ``response_1``; the verdict is about the pair as it stands here."""
+    tokens_read: int = 0
+    """Tokens of the questions, as the endpoint counts them; 0 where it does not say."""
+    tokens_written: int = 0
+    """Tokens of the answers."""
+
+    @property
+    def shown_first(self) -> int:
+        """Index of the response that the judge was shown as ``response_1``."""
+        return self.second if self.swapped else self.first
 
 
 @dataclass(frozen=True, slots=True)

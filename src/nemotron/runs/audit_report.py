@@ -70,6 +70,8 @@ def render_audit(run: RunFolder, state: ReportedState | None = None) -> str:
         other=other(metrics, summary) if results else [],
         remarks=list(remarks(metrics)) if results else [],
         table=list(table(metrics)),
+        form_columns=FORM_COLUMNS,
+        forms=list(forms_table(results)) if results else [],
         failures=results["details"]["failures"] if results else {},
         worst=results["details"]["worst"] if results else [],
         asked=asked_of(job),
@@ -196,7 +198,23 @@ def table(metrics: Metrics) -> Iterator[Figures]:
         yield Figures(label(name), shown, "" if low is None or high is None else f"{low:.4f} to {high:.4f}")
 
 
-_COUNTS = ("pairs", "pairs_in_data", "comparisons", "requests")
+FORM_COLUMNS = (
+    *("verdict", "comparisons with one", "agreement", "single verdicts", "position bias", "length bias", "ties"),
+    *("requests", "tokens read", "tokens written"),
+)
+"""Of the table of forms; what a form costs is per comparison."""
+
+
+def forms_table(results: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Each form of verdict that was compared, as a row of :data:`FORM_COLUMNS`."""
+    for name, metrics in results["details"].get("forms", {}).items():
+        shares = (percent(metrics.get(key)) for key in ("verdicts_share", "agreement", "verdict_agreement"))
+        biases = (_signed(metrics.get(key)) for key in ("position_bias", "length_bias"))
+        costs = (fixed(metrics.get(f"{key}_each"), 1) for key in ("requests", "tokens_read", "tokens_written"))
+        yield (name, *shares, *biases, percent(metrics.get("score_tie_share")), *costs)
+
+
+_COUNTS = ("pairs", "pairs_in_data", "comparisons", "requests", "tokens_read", "tokens_written")
 
 
 def _bias_tone(metrics: Metrics, name: str) -> Tone:

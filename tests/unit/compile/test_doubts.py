@@ -127,12 +127,66 @@ def template(world: Path, text: str) -> None:
     (write_model(world / "model") / "chat_template.jinja").write_text(text)
 
 
-def test_an_ordinary_instruct_model_is_no_judge(compiled: Compile, world: Path) -> None:
-    template(world, "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}")
-    (finding,) = named(compiled("own.yaml"), "judge-roles")
+PLAIN = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+
+
+def judge_of(plan: Plan) -> str:
+    (process,) = (process for process in plan.processes if process.role == "judge")
+    return process.where
+
+
+def test_an_instruct_model_is_asked_in_one_turn(compiled: Compile, world: Path) -> None:
+    template(world, PLAIN)
+    plan = compiled("own.yaml")
+    assert not named(plan, "judge-roles")
+    assert "asked in one turn of the user (its chat template does not know `response_1`)" in judge_of(plan)
+    assert "verdict: the probabilities of the scores" in judge_of(plan)
+    calls = plan.work.judge_calls if plan.work else None
+    (finding,) = named(compiled("own.yaml", "judge.prompt=genrm"), "judge-roles")
     assert (finding.severity, finding.key) == ("warning", f"{JUDGE}.model")
-    assert "`response_1`, `response_2`:" in finding.message
-    assert not named(compiled("own.yaml", f"{JUDGE}.base_url='http://host/v1'"), "judge-roles")
+    assert "`response_1`, `response_2`, but" in finding.message
+    as_text = compiled("own.yaml", "judge.verdict=text")
+    assert as_text.work is not None
+    assert calls == 2 * (as_text.work.judge_calls or 0)
+
+
+def test_an_endpoint_is_asked_by_the_template_that_can_be_seen(compiled: Compile, world: Path) -> None:
+    template(world, PLAIN)
+    seen = judge_of(compiled("own.yaml", f"{JUDGE}.base_url='http://host/v1'"))
+    assert "one turn of the user" in seen
+    assert "JSON held to its schema" in seen
+    words = (f"{JUDGE}.base_url='http://host/v1'", f"{JUDGE}.model=name-there")
+    assert "in a GenRM's roles (its chat template cannot be seen)" in judge_of(compiled("own.yaml", *words))
+
+
+def test_words_of_a_user_s_own_are_looked_at(compiled: Compile, world: Path) -> None:
+    template(world, PLAIN)
+    own = world / "own.jinja"
+    own.write_text("{{ response_1 }} or {{ response_2 }}?")
+    key = "judge.instruct_template"
+    plan = compiled("own.yaml", f"{key}={own}")
+    assert not named(plan, "judge-template")
+    assert [ref.path for ref in plan.inputs if ref.key == key] == [str(own)]
+    (finding,) = named(compiled("own.yaml", f"{key}={own}", "judge.prompt=genrm"), "judge-template")
+    assert (finding.severity, finding.key) == ("warning", key)
+    own.write_text("{{ response_1 }}")
+    (finding,) = named(compiled("own.yaml", f"{key}={own}"), "judge-template")
+    assert (finding.severity, finding.key) == ("error", key)
+    assert "does not show `response_2`" in finding.message
+
+
+def test_a_probe_without_pairs_is_an_error(compiled: Compile, world: Path) -> None:
+    key = "judge.probe.data_path"
+    (finding,) = named(compiled("own.yaml", f"{key}={world / 'nowhere.jsonl'}"), "judge-probe")
+    assert (finding.severity, finding.key) == ("error", key)
+    assert not named(
+        compiled("own.yaml", f"{key}={world / 'nowhere.jsonl'}", "judge.probe.enabled=false"), "judge-probe"
+    )
+
+
+def test_a_form_that_cannot_be_asked_is_an_error(compiled: Compile) -> None:
+    (finding,) = named(compiled("own.yaml", "judge.prompt=genrm", "judge.verdict=logits"), "judge-form")
+    assert (finding.severity, finding.key) == ("error", "judge.verdict")
 
 
 def test_a_judge_without_a_role_for_the_principle(compiled: Compile, world: Path) -> None:
@@ -203,7 +257,7 @@ def test_an_audit_looks_at_its_judge(tmp_path: Path) -> None:
     (judge / "chat_template.jinja").write_text("{{ messages }}")
     found = find_step("reward_audit")
     code = declaration(found)
-    words = parse_overrides([(5, f"{JUDGE}.model={judge}"), (6, "judge.dtype=bfloat16")])
+    words = parse_overrides([(5, f"{JUDGE}.model={judge}"), (6, "judge.dtype=bfloat16"), (7, "judge.prompt=genrm")])
     resolved = load(found.config_dir, "tiny", words, run_dir="r", model=code.config)
     plan = compile_job(found, resolved, code, runs_dir=tmp_path, place=OLD, env={})
     assert len(named(plan, "judge-roles")) == len(named(plan, "slow-precision")) == 1

@@ -301,7 +301,10 @@ ELSEWHERE = {
     "too-few-rows",
     "vocabulary",
     *(rule.name for rule in doubts.members),
+    "judge-form",
+    "judge-probe",
     "judge-roles",
+    "judge-template",
     "slow-precision",
     "optimizer",
     # what this step shares with others and cannot break

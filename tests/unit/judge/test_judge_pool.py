@@ -20,8 +20,9 @@ from nemotron.config.schema.judge import GenrmCompareConfig, GenrmResponsesCreat
 from nemotron.contracts.rewards import LARGEST_REWARD
 from nemotron.errors import JudgeError
 from nemotron.judge.client import Endpoint
-from nemotron.judge.groups import REASK_TEMPERATURE, JudgeSettings, summarise
+from nemotron.judge.groups import JudgeSettings, summarise
 from nemotron.judge.pool import JudgePool
+from nemotron.judge.questions import REASK_TEMPERATURE
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse, Verdict
 from tests.unit.judge.scripted_judge import Scripted, says, verdict
 

@@ -115,7 +115,7 @@ def test_the_token_is_needed(model: JudgeModel, header: str | None) -> None:
     [
         ({"stream": True}, "stream"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"temprature": 1}, "temprature"),

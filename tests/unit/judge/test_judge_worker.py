@@ -77,13 +77,13 @@ def test_sharing_changes_no_text(policy: Policy, temperature: float, monkeypatch
 
 def test_equal_questions_are_computed_once(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    forward = worker._State._forward
+    forward = worker.BatchState._forward
 
-    def counting(state: worker._State, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def counting(state: worker.BatchState, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         sizes.append(len(ids))
         return forward(state, ids, mask)
 
-    monkeypatch.setattr(worker._State, "_forward", counting)
+    monkeypatch.setattr(worker.BatchState, "_forward", counting)
     greedy = write(policy, [Job([20, 30, 40], 3, 0.0, 1.0, seed) for seed in range(9)])
     assert max(sizes) == 1
     assert len(greedy) == 9

@@ -13,7 +13,9 @@ TEMPLATE = (
 )
 
 
-def make_tiny_judge(folder: Path, *, hidden: int = 32, layers: int = 2, heads: int = 4, vocab: int = 320) -> Path:
+def make_tiny_judge(
+    folder: Path, *, hidden: int = 32, layers: int = 2, heads: int = 4, vocab: int = 320, context: int = 512
+) -> Path:
     """Write a random Llama of the given size and a byte-level tokenizer whose template knows the judge's roles."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -39,7 +41,7 @@ def make_tiny_judge(folder: Path, *, hidden: int = 32, layers: int = 2, heads: i
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         eos_token_id=fast.eos_token_id,
         pad_token_id=fast.pad_token_id,
         initializer_range=0.2,

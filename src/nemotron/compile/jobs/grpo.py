@@ -11,10 +11,10 @@ from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
 from nemotron.compile.jobs.step import ModelRef, NumberType
 from nemotron.compile.plan import Process
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
-from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig
+from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig, JudgeConfig
 from nemotron.config.schema.verified import VerifiedGrpoConfig
 
-TEMPLATE_HINT = "a judge's template must know the roles `response_1` and `response_2`: put one beside its tokenizer"
+TEMPLATE_HINT = "put the chat template that it was trained with beside its tokenizer, as `chat_template.jinja`"
 G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
 
 
@@ -97,9 +97,14 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         return self.config.env.comparison
 
     @property
+    def judge_settings(self) -> JudgeConfig:
+        """``judge``."""
+        return self.config.judge
+
+    @property
     def reward_range(self) -> tuple[float, float] | None:
         """The judge's scores, before bonuses."""
-        return 1.0, 5.0
+        return self.config.judge.scale
 
     def number_types(self) -> Iterator[NumberType]:
         """The policy's, and the judge's where we serve it."""
@@ -119,15 +124,16 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         """The policy and its judge."""
         yield from super().processes()
         model = self.judge_model
-        if model is None:
+        if model is None or self.judge_form is None:
             return
+        told = self.judge_form.told
         if self.engine != "embedded":
             who = "our server under NeMo-Gym" if self.our_servers_reward else "NeMo-Gym's genrm_compare"
             yield Process("comparison", f"{who}, beside the driver")
         if model.base_url is not None:
-            yield Process("judge", f"endpoint {model.base_url}")
+            yield Process("judge", f"endpoint {model.base_url}, {told}")
         elif self.engine == "embedded":
-            yield Process("judge", "child process: serves the judge model on a free loopback port")
+            yield Process("judge", f"child process: serves the judge model on a free loopback port, {told}")
         else:
             yield Process("judge", "NeMo-Gym: starts the judge model with vLLM on further GPUs")
 
@@ -137,11 +143,17 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         return self.config.judge.comparison_server == "nemotron"
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
-        """NeMo-Gym takes any number for a verdict."""
+        """How a judge is asked there, and what counts as its verdict."""
         yield from super().missing_in_nemo_rl()
         if self.config.judge.score_range is not None and not self.our_servers_reward:
             message = "NeMo-Gym takes verdicts of any scale"
             yield "judge.score_range", message, "set `judge.score_range=null`, or `judge.comparison_server=nemotron`"
+        if self.config.judge.prompt == "instruct":
+            message = "under NeMo-Gym a judge is asked in the roles of a GenRM only"
+            yield "judge.prompt", message, "set `judge.prompt=auto`, or `engine=embedded`"
+        if self.config.judge.verdict in ("schema", "logits"):
+            message = "under NeMo-Gym verdicts are read from text only"
+            yield "judge.verdict", message, "set `judge.verdict=auto`, or `engine=embedded`"
 
     @property
     def judge_calls(self) -> int:
@@ -151,7 +163,9 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         if block is None or group < 2:
             return 0
         pairs = group if block.comparison_strategy == "circular" else group * (group - 1) // 2
-        return pairs * block.num_judges_per_comparison * grpo.num_prompts_per_step
+        # Two scores are two questions.
+        questions = 2 if self.judge_form is not None and self.judge_form.verdict == "logits" else 1
+        return questions * pairs * block.num_judges_per_comparison * grpo.num_prompts_per_step
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
@@ -12,8 +13,9 @@ from pydantic import BaseModel
 from nemotron.compile.plan import FileRef, Memory, Process, Work
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.layers import Resolved
-from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig
-from nemotron.errors import ConfigError, Finding, NemotronError, Origin, Severity
+from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig, JudgeConfig
+from nemotron.errors import ArtifactError, ConfigError, Finding, NemotronError, Origin, Severity
+from nemotron.judge.form import Form, choose, seen_template
 from nemotron.manifest import EngineName
 from nemotron.place import Place
 
@@ -89,8 +91,31 @@ class StepJob(Generic[M]):
 
     @property
     def comparison(self) -> GenrmCompareConfig | None:
-        """How it is asked."""
+        """How its verdicts become rewards."""
         return None
+
+    @property
+    def judge_settings(self) -> JudgeConfig | None:
+        """How it is asked and served."""
+        return None
+
+    @cached_property
+    def judge_form(self) -> Form | None:
+        """In which words it is asked and how it answers; None without a judge."""
+        model, settings = self.judge_model, self.judge_settings
+        if model is None or settings is None:
+            return None
+        if self.engine == "nemo_rl":
+            return Form(why_prompt="NeMo-Gym asks so", why_verdict="NeMo-Gym reads no other")
+        return choose(model, settings, self.judge_template)
+
+    @cached_property
+    def judge_template(self) -> str | None:
+        """The judge's chat template, where it can be seen and read."""
+        try:
+            return seen_template(self.judge_model, self.place) if self.judge_model else None
+        except ArtifactError:
+            return None  # of a model that we serve another rule says so; another endpoint has its own
 
     def models(self) -> Iterator[ModelRef]:
         """Every model that the run loads itself."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, templates_of
+from nemotron.checkpoints.folders import folder_of as folder_of
+from nemotron.checkpoints.folders import is_path as is_path
 from nemotron.disk.documents import open_regular, parse_json, read_json
 from nemotron.place import Place
 
@@ -41,23 +42,6 @@ class ModelFiles:
     """One more than the highest token id of ``tokenizer.json``."""
     damage: str | None = None
     """What is wrong with `config.json` or the tokenizer's files, whoever reads them: a clause about the folder."""
-
-
-def is_path(name: str) -> bool:
-    """Whether a model name can only mean a folder: hub names have the form ``owner/name`` or ``name``."""
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.count(os.sep) > 1
-
-
-def folder_of(name: str, place: Place) -> Path | None:
-    """Where the files of a model are: a local folder, or its snapshot in the Hugging Face cache."""
-    folder = Path(name).expanduser()
-    if place.sees(folder) and folder.is_dir():
-        return folder
-    if place.hub_cache is None:
-        return None
-    snapshots = place.hub_cache / f"models--{name.replace('/', '--')}" / "snapshots"
-    found = sorted(path.parent for path in snapshots.glob("*/config.json")) if not is_path(name) else []
-    return found[-1] if found else None
 
 
 def read_model(name: str, place: Place) -> ModelFiles | None:

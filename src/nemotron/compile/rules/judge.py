@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from nemotron.compile.jobs.step import AnyStepJob
-from nemotron.compile.probes.model_files import folder_of, tokenizer_facts
 from nemotron.compile.rules.base import Rules
 from nemotron.compile.rules.conversations import unheard_end, writing
 from nemotron.compile.secrets import elsewhere, secrets_in
-from nemotron.config.schema.judge import JUDGE_MODEL
-from nemotron.errors import Finding
+from nemotron.config.schema.judge import JUDGE_MODEL, ProbedJudgeConfig
+from nemotron.errors import ConfigError, DataError, Finding
+from nemotron.judge.form import ANSWERS, knows_answers, problem
+from nemotron.judge.instruct import KEY as INSTRUCT_TEMPLATE
+from nemotron.judge.instruct import own_template
+from nemotron.judge.probe_pairs import probe_pairs
 
 rules: Rules[AnyStepJob] = Rules("judge")
 
@@ -44,27 +47,69 @@ def endpoint_is_a_url(job: AnyStepJob) -> Iterator[Finding]:
 def judge_knows_its_roles(job: AnyStepJob) -> Iterator[Finding]:
     """Verdicts of a model that takes the answers for turns of a conversation are noise, if they can be read at all.
 
-    Only a template that names the roles can tell the two answers from a conversation: others print a role's name as it
-    is, or refuse it. A template that is not there says nothing here.
+    Only a template that names the roles can tell the two answers from a conversation. A template that is not there says
+    nothing here, and a model that is asked in one turn of the user needs none of them.
     """
-    model, block = job.judge_model, job.comparison
-    folder = folder_of(model.model, job.place) if model is not None and model.base_url is None else None
-    template = tokenizer_facts(folder).chat_template if folder else None
-    if model is None or template is None:
+    model, block, form, template = job.judge_model, job.comparison, job.judge_form, job.judge_template
+    # What somebody else serves has the template that its server was given.
+    if model is None or form is None or form.prompt != "genrm" or template is None or model.base_url is not None:
         return
     principle = bool(block and block.use_principle and model.supports_principle_role)
-    roles = [*("response_1", "response_2"), *(["principle"] if principle else [])]
-    # A template may put the name together: `'response_' ~ loop.index`.
-    missing = [role for role in roles if role not in template and (role == "principle" or "response_" not in template)]
+    missing = [] if knows_answers(template) else [role for role in ANSWERS if role not in template]
+    missing += ["principle"] if principle and "principle" not in template else []
     if missing:
         yield job.warning(
             f"{JUDGE_MODEL}.model",
             f"the chat template of the judge `{model.model}` does not know "
-            f"{', '.join(f'`{role}`' for role in missing)}: "
-            "an ordinary instruct model is not made to compare two answers",
-            hint="give a judge that was trained to compare answers (a GenRM), or set "
-            f"`{JUDGE_MODEL}.supports_principle_role=false` when only `principle` is missing",
+            f"{', '.join(f'`{role}`' for role in missing)}, but it is asked in these roles",
+            hint=f"set `{JUDGE_MODEL}.supports_principle_role=false`"
+            if missing == ["principle"]
+            else "leave `judge.prompt` at `auto`, which asks an instruct model in one turn of the user, with "
+            "`engine=embedded`; or give a judge that was trained to compare answers (a GenRM)",
         )
+
+
+@rules.rule("judge-form")
+def judge_can_be_asked_so(job: AnyStepJob) -> Iterator[Finding]:
+    """Questions and answers that fit each other, and a scale that the form of the answer can have."""
+    if job.judge_form is None or job.judge_settings is None:
+        return
+    found = problem(job.judge_form, job.judge_settings)
+    if found is not None:
+        yield job.error(found[0], found[1], hint=found[2])
+
+
+@rules.rule("judge-template")
+def own_wording_can_be_used(job: AnyStepJob) -> Iterator[Finding]:
+    """The user's own template of the question: it is there, comes to an end, and shows both answers."""
+    settings, form = job.judge_settings, job.judge_form
+    if settings is None or form is None or settings.instruct_template is None:
+        return
+    if form.prompt != "instruct":
+        message = f"it is not read: the judge is asked in a GenRM's roles ({form.why_prompt})"
+        yield job.warning(INSTRUCT_TEMPLATE, message, hint="set `judge.prompt=instruct`, or leave it out")
+        return
+    if not job.sees(settings.instruct_template):
+        yield job.note(INSTRUCT_TEMPLATE, f"`{settings.instruct_template}` was not looked at from here")
+        return
+    try:
+        own_template(settings.instruct_template)
+    except ConfigError as error:
+        yield job.refused(INSTRUCT_TEMPLATE, error)
+
+
+@rules.rule("judge-probe")
+def probe_has_pairs(job: AnyStepJob) -> Iterator[Finding]:
+    """The pairs that the judge is asked about first."""
+    settings = job.judge_settings
+    if not isinstance(settings, ProbedJudgeConfig) or not settings.probe.enabled or job.engine != "embedded":
+        return
+    path = settings.probe.data_path
+    if path is not None and job.sees(path):
+        try:
+            probe_pairs(settings.probe)
+        except DataError as error:
+            yield job.refused("judge.probe.data_path", error)
 
 
 @rules.rule("judge-turn-end", needs=(f"{JUDGE_MODEL}.model",))
@@ -78,8 +123,9 @@ def judge_ends_its_verdicts(job: AnyStepJob) -> Iterator[Finding]:
 @rules.rule("principle-role")
 def principle_reaches_the_judge(job: AnyStepJob) -> Iterator[Finding]:
     """A principle travels in a chat role of its own."""
-    block, model = job.comparison, job.judge_model
-    if block and model and block.use_principle and not model.supports_principle_role:
+    block, model, form = job.comparison, job.judge_model, job.judge_form
+    by_role = form is None or form.prompt == "genrm"
+    if block and model and by_role and block.use_principle and not model.supports_principle_role:
         yield job.warning(
             f"{JUDGE_MODEL}.supports_principle_role",
             "a principle is configured, but the judge's template has no role for it: it is not sent",

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.fields import Count, DiskPath, Name, Omittable, PositiveFloat, Probability
-from nemotron.config.schema.judge import JudgeConfig
+from nemotron.config.schema.judge import ProbedJudgeConfig
 from nemotron.config.schema.master import GrpoMasterConfig
 from nemotron.config.schema.reads import Read
 from nemotron.config.schema.rewards import RewardConfig
@@ -79,5 +79,5 @@ class JudgedGrpoConfig(GrpoRunConfig):
 
     env: Read[EnvConfig]
     """Where rewards come from: the judge, at NeMo-Gym's places."""
-    judge: Read[JudgeConfig]
-    """How the judge is served and asked."""
+    judge: Read[ProbedJudgeConfig]
+    """How the judge is served and asked, and what it must be able to do before the run starts."""

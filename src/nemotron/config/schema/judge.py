@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, SecretStr
 
 from nemotron.config.schema.base import Open, Strict
-from nemotron.config.schema.fields import OnDisk
+from nemotron.config.schema.fields import DiskPath, OnDisk, Probability
 
 JUDGE_MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 """Key of the block that says which model judges."""
@@ -54,11 +54,51 @@ class JudgeConfig(Strict):
     group_timeout_s: float = Field(default=7200.0, gt=0)
     """Seconds that the first answer of a group waits for the last one under NeMo-Gym; then the run fails, where
     ``genrm_compare`` would wait for ever."""
+    prompt: Literal["auto", "genrm", "instruct"] = "auto"
+    """How the judge is asked. ``genrm``: NeMo-Gym's roles ``principle``, ``response_1``, ``response_2``, which the chat
+    template of a GenRM knows. ``instruct``: one turn of the user, which every instruct model reads. ``auto``:
+    ``instruct`` for a model whose chat template can be seen and knows no such roles, else ``genrm``."""
+    instruct_template: Annotated[str | None, OnDisk()] = None
+    """Jinja file that writes the turn of ``prompt: instruct``; null takes the shipped ``judge/instruct.jinja``."""
+    verdict: Literal["auto", "text", "schema", "logits"] = "auto"
+    """How the judge answers. ``text``: as it likes, and the verdict is looked for in it. ``schema``: decoding is held
+    to the verdict's JSON schema. ``logits``: one token a score, and the expectation over the scores' probabilities.
+    ``auto``: ``text`` of a GenRM; of an instruct model ``logits`` where we serve it, ``schema`` where others do."""
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Lowest and highest score that the judge is asked for."""
+        return (self.score_range[0], self.score_range[1]) if self.score_range else (1.0, 5.0)
 
     @property
     def server_threads(self) -> int:
         """CPU threads of our own server as a number."""
         return 1 if self.threads == "auto" else self.threads
+
+
+class JudgeProbeConfig(Strict):
+    """Known pairs that the judge is asked about before anything else: below the limits the run does not start."""
+
+    enabled: bool = True
+    """Probe the judge when a run starts; ``--probe-judge`` and ``--no-probe-judge`` set it."""
+    data_path: DiskPath | None = None
+    """JSONL file of preference pairs; null takes the shipped ones, everyday questions with good, bad, equal and
+    adversarial answers."""
+    pairs: int = Field(default=16, ge=1)
+    """Pairs from the beginning of the file; each is asked about in both orders."""
+    min_verdicts: Probability = 0.9
+    """Smallest share of comparisons that must have a verdict."""
+    min_agreement: Probability = 0.6
+    """Smallest share of labelled pairs whose better answer the judge must prefer; a tie counts half."""
+    min_consistency: Probability = 0.5
+    """Smallest share of pairs that must have no other winner when the order changes."""
+
+
+class ProbedJudgeConfig(JudgeConfig):
+    """A judge that a run trains with."""
+
+    probe: JudgeProbeConfig = JudgeProbeConfig()
+    """What it must be able to do before the run starts."""
 
 
 class GenrmModelConfig(Open):

@@ -59,6 +59,8 @@ class AuditSettings(Strict):
     """Pairs of the sample that are asked about again."""
     repeat_temperature: NonNegativeFloat | None
     """Temperature of the repeats; null takes the judge's own."""
+    compare_verdicts: list[Literal["text", "schema", "logits"]]
+    """Further forms of `judge.verdict` in which the same pairs are asked about, for a table beside each other."""
     worst: NonNegativeInt
     """Pairs that are shown in full, those that contradict their label most."""
 

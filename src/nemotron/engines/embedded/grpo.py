@@ -22,6 +22,8 @@ from nemotron.gym.source import GymSource
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.local import RemoteJudge, RunningJudge
 from nemotron.judge.pool import JudgePool
+from nemotron.judge.probe import probe_judge
+from nemotron.judge.probe_pairs import probe_pairs
 from nemotron.judge.source import JudgeSource
 from nemotron.rewards import build_rewards
 from nemotron.rewards.source import VerifierSource
@@ -33,8 +35,9 @@ from nemotron.rl.saving import POLICY, Progress, Trained
 from nemotron.rl.threads import ThreadPlan
 
 G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
-OpenRewards = Callable[[ExitStack, RunRecorder], RewardSource]
-"""Waits until rewards can be had, and leaves on the stack what has to be closed. Raises RewardError."""
+OpenRewards = Callable[[ExitStack, RunRecorder, bool], RewardSource]
+"""Waits until rewards can be had, and leaves on the stack what has to be closed; is told whether the run begins.
+Raises RewardError."""
 
 
 def run_judged(attempt: Attempt, config: JudgedGrpoConfig, judge: RunningJudge, threads: ThreadPlan) -> None:
@@ -46,12 +49,20 @@ def run_judged(attempt: Attempt, config: JudgedGrpoConfig, judge: RunningJudge, 
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
 
-    def open_judge(stack: ExitStack, recorder: RunRecorder) -> RewardSource:
+    def open_judge(stack: ExitStack, recorder: RunRecorder, first: bool) -> RewardSource:
         recorder.phase("waiting for the judge")
-        pool = JudgePool(judge.endpoint, JudgeSettings.of(config.env, config.judge), explain=judge.explain)
-        return JudgeSource(stack.enter_context(pool))
+        settings = JudgeSettings.of(config.env, config.judge)
+        pool = stack.enter_context(JudgePool(judge.endpoint, settings, explain=judge.explain))
+        if first and probe.enabled:
+            recorder.phase("probing the judge")
+            found = probe_judge(pool, settings, probe_pairs(probe))
+            recorder.phase(f"judge probed: {found.told}")
+            recorder.write(0, found.metrics)
+            found.hold_to(probe)
+        return JudgeSource(pool)
 
-    _run(attempt, config, threads, open_judge, rewards_first=isinstance(judge, RemoteJudge))
+    probe, remote = config.judge.probe, isinstance(judge, RemoteJudge)
+    _run(attempt, config, threads, open_judge, rewards_first=remote, asked_first=probe.enabled)
 
 
 def run_verified(attempt: Attempt, config: VerifiedGrpoConfig, threads: ThreadPlan) -> None:
@@ -61,7 +72,7 @@ def run_verified(attempt: Attempt, config: VerifiedGrpoConfig, threads: ThreadPl
         NemotronError: of every kind; what was finished before stays in the run folder.
     """
 
-    def open_rewards(stack: ExitStack, recorder: RunRecorder) -> RewardSource:
+    def open_rewards(stack: ExitStack, recorder: RunRecorder, first: bool) -> RewardSource:
         if config.gym is not None:
             recorder.phase("waiting for resources servers")
             return stack.enter_context(GymSource(config.gym, run=f"{attempt.run.id}/{attempt.folder.number}"))
@@ -73,13 +84,20 @@ def run_verified(attempt: Attempt, config: VerifiedGrpoConfig, threads: ThreadPl
 
 
 def _run(
-    attempt: Attempt, config: GrpoRunConfig, threads: ThreadPlan, open_rewards: OpenRewards, *, rewards_first: bool
+    attempt: Attempt,
+    config: GrpoRunConfig,
+    threads: ThreadPlan,
+    open_rewards: OpenRewards,
+    *,
+    rewards_first: bool,
+    asked_first: bool = False,
 ) -> None:
     """Run the job of ``attempt`` from where it stands to its end: loop, held-out metric, report, summary.
 
     Args:
         rewards_first: open the rewards before models are loaded, so that a wrong address costs no time. Otherwise after
             the first held-out metric: a server that we start ourselves loads its model meanwhile.
+        asked_first: of a run that begins, open them before that metric: what is found out may end the run.
 
     Raises:
         NemotronError: of every kind; what was finished before stays in the run folder.
@@ -97,13 +115,15 @@ def _run(
         ExitStack() as stack,
     ):
         recorder = work.recorder
-        rewards = open_rewards(stack, recorder) if rewards_first else None
+        rewards = open_rewards(stack, recorder, work.first) if rewards_first else None
         recorder.phase("loading policy")
         policy, reference = parts.load_models(reference=config.needs_reference)
         optimization, stream = parts.optimization(policy.parameters()), parts.stream()
         heldout = heldout_metric(parts, config.eval.heldout, config.grpo.seed, config.limits.max_missing_share)
+        if rewards is None and asked_first and work.first:
+            rewards = open_rewards(stack, recorder, True)
         work.before((lambda: heldout.measure(reference or policy)) if heldout else None)
-        rewards = rewards or open_rewards(stack, recorder)
+        rewards = rewards or open_rewards(stack, recorder, work.first)
         setup = parts.grpo(policy, reference, optimization, stream, rewards, recorder)
         progress = setup.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from nemotron.judge.server.batching import Batcher, Job, Writer, Written
+from nemotron.judge.server.constraint import Constraint
 from nemotron.judge.server.protocol import ApiError, ChatRequest, choice, completion, model_list, parse_request
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -36,6 +37,9 @@ class Model(Protocol):
 
     def token(self, token_id: int) -> str:
         """Text of one token."""
+
+    def constraint(self, schema: Mapping[str, Any]) -> Constraint:
+        """What holds a text to a schema. Raises ApiError (400) for a schema that it cannot be held to."""
 
     @property
     def write(self) -> Writer:
@@ -104,6 +108,8 @@ class ChatServer:
         prompt = self._model.encode([{"role": m.role, "content": m.text} for m in chat.messages])
         job_limit = self._token_limit(chat, len(prompt))
         seed = secrets.randbits(63) if chat.seed is None else chat.seed
+        schema = chat.schema_wanted
+        constraint = None if schema is None else self._model.constraint(schema)
         if self._batcher is None:
             raise RuntimeError("the application has not been started")
         texts = await asyncio.gather(
@@ -115,6 +121,8 @@ class ChatServer:
                         1.0 if chat.temperature is None else chat.temperature,
                         1.0 if chat.top_p is None else chat.top_p,
                         seed + index,
+                        constraint,
+                        chat.top_logprobs or 0,
                     )
                 )
                 for index in range(chat.n or 1)
@@ -155,7 +163,11 @@ class ChatServer:
 
     def _logprobs(self, written: Written) -> list[dict[str, Any]]:
         entries = []
-        for token_id, logprob in zip(written.token_ids, written.logprobs, strict=True):
-            text = self._model.token(token_id)
-            entries.append({"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []})
+        for place, (token_id, logprob) in enumerate(zip(written.token_ids, written.logprobs, strict=True)):
+            likely = written.top[place] if written.top else []
+            entries.append({**self._entry(token_id, logprob), "top_logprobs": [self._entry(*one) for one in likely]})
         return entries
+
+    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
+        text = self._model.token(token_id)
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}

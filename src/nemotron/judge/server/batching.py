@@ -6,8 +6,10 @@ import asyncio
 import concurrent.futures
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from nemotron.judge.server.constraint import Constraint
 
 # A client sends a group's comparisons back to back: wait as long as they keep coming, but not longer than this.
 _GATHER_STEP_S = 0.002
@@ -23,11 +25,20 @@ class Job:
     temperature: float
     top_p: float
     seed: int
+    constraint: Constraint | None = None
+    """What the text is held to."""
+    top_logprobs: int = 0
+    """How many tokens are told at each position, with their log-probabilities."""
 
     @property
-    def family(self) -> tuple[float, float]:
+    def family(self) -> tuple[float, float, bool]:
         """Jobs of one family can be decoded together."""
-        return (self.temperature, self.top_p)
+        return (self.temperature, self.top_p, self.is_reading)
+
+    @property
+    def is_reading(self) -> bool:
+        """Nothing is written: probabilities of one token are asked for."""
+        return self.max_tokens == 1 and self.top_logprobs > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,8 @@ class Written:
     """Tokens computed, the end-of-sequence token included."""
     stopped: bool
     """Ended by itself, not by ``max_tokens``."""
+    top: list[list[tuple[int, float]]] = field(default_factory=list)
+    """One list per token id: the likeliest tokens there, where they were asked for."""
 
 
 Deliver = Callable[[int, Written], None]

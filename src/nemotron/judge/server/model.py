@@ -5,7 +5,9 @@ torch is imported inside functions, so that ``nemotron.judge`` imports without i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,12 +15,14 @@ from nemotron.checkpoints.chat_template import template_fault
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.errors import ArtifactError
 from nemotron.judge.server.batching import Deliver, Job
+from nemotron.judge.server.constraint import Constraint, chain_of, token_texts
 from nemotron.judge.server.protocol import ApiError
 
 if TYPE_CHECKING:
     from nemotron.rl.policy import Policy
 
 Dtype = Literal["auto", "float32", "float64", "bfloat16"]
+_MOST_SCHEMAS = 64
 FLOAT64_PARAMETERS = 50_000_000
 """Below this size ``dtype: auto`` computes in float64."""
 
@@ -36,6 +40,7 @@ class JudgeModel:
         self._policy = policy
         self._tokenizer = tokenizer
         self._stop_ids = tuple(stop_ids)
+        self._constraints: dict[str, Constraint] = {}
 
     @classmethod
     def load(cls, name: str, *, dtype: Dtype, device: str, threads: int) -> JudgeModel:
@@ -62,7 +67,7 @@ class JudgeModel:
         if tokenizer.chat_template is None:
             raise ArtifactError(
                 f"the tokenizer of judge model `{folder}` has no chat template",
-                hint="a judge's template must know the roles `principle`, `response_1` and `response_2`",
+                hint="put the one that it was trained with beside it, as `chat_template.jinja`",
             )
         if isinstance(tokenizer.chat_template, str) and (fault := template_fault(tokenizer.chat_template)):
             raise ArtifactError(f"the chat template of judge model `{folder}` {fault}")
@@ -105,11 +110,40 @@ class JudgeModel:
         text: str = self._tokenizer.decode([token_id])
         return text
 
+    def constraint(self, schema: Mapping[str, Any]) -> Constraint:
+        """What holds a text to a schema; made once for each. Raises ApiError (400) where nothing can."""
+        key = json.dumps(schema)
+        if key not in self._constraints:
+            made = Constraint(chain_of(schema), self._token_texts)
+            if not made.allowed(made.start):
+                raise ApiError(
+                    400, "this model's tokenizer cannot write what the schema asks for", param="response_format"
+                )
+            if len(self._constraints) >= _MOST_SCHEMAS:
+                self._constraints.clear()
+            self._constraints[key] = made
+        return self._constraints[key]
+
+    @cached_property
+    def _token_texts(self) -> dict[int, str]:
+        special = {number for number, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        plain = [number for number in range(len(self._tokenizer)) if number not in special]
+
+        def decode(texts: list[list[int]]) -> list[str]:
+            found: list[str] = self._tokenizer.batch_decode(texts, clean_up_tokenization_spaces=False)
+            return found
+
+        return token_texts(decode, plain)
+
     def write(self, jobs: Sequence[Job], deliver: Deliver) -> None:
         """Write a batch of jobs of one family (see ``Writer``)."""
+        from nemotron.judge.server.reading import read
         from nemotron.judge.server.worker import decode
 
-        decode(self._policy, jobs, self._stop_ids, deliver)
+        if jobs[0].is_reading:
+            read(self._policy, jobs, self._stop_ids, deliver)
+        else:
+            decode(self._policy, jobs, self._stop_ids, deliver)
 
 
 def find_model(name: str) -> Path:

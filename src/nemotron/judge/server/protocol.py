@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 # They change nothing about the answer.
 _WITHOUT_EFFECT = frozenset(
@@ -29,12 +29,10 @@ _OFF_VALUES: dict[str, tuple[object, ...]] = {
     "prediction": (),
     "presence_penalty": (0,),
     "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "stream": (False,),
     "stream_options": (),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -80,6 +78,30 @@ class ChatMessage(BaseModel):
         return self.content or ""
 
 
+class _JsonSchema(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(BaseModel):
+    """``text``, or a JSON schema that the answer is held to."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    type: Literal["text", "json_schema"]
+    json_schema: _JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("`json_schema` comes with the type of that name")
+        return self
+
+
 class ChatRequest(BaseModel):
     """Body of ``POST /v1/chat/completions``; null means the default, as with OpenAI."""
 
@@ -95,6 +117,21 @@ class ChatRequest(BaseModel):
     n: Annotated[int, Field(ge=1, le=64)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _asks_for_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
+        if top and not info.data.get("logprobs"):
+            raise ValueError("it needs `logprobs: true`")
+        return top
+
+    @property
+    def schema_wanted(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer is held to."""
+        wanted = self.response_format.json_schema if self.response_format else None
+        return wanted.schema_ if wanted else None
 
     @property
     def limit(self) -> int | None:
@@ -145,7 +182,9 @@ def _invalid(error: ValidationError) -> ApiError:
     return ApiError(400, f"`{param}`: {first['msg'].lower()}", param=param, code="invalid_value")
 
 
-_FIELD_NAMES = frozenset({*ChatRequest.model_fields, *ChatMessage.model_fields, *_Part.model_fields})
+_FIELD_NAMES = frozenset(
+    {*ChatRequest.model_fields, *ChatMessage.model_fields, *_Part.model_fields, *ResponseFormat.model_fields}
+)
 
 
 def choice(index: int, text: str, *, stopped: bool, logprobs: list[dict[str, Any]] | None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Decodes a batch of jobs: what prompts have in common is computed once, rows that have ended leave the batch.
 
 A group's comparisons begin with the same conversation and principle, which is a third to a half of all tokens, and
-equal questions are common once a policy has settled. This is the server's only module that imports torch.
+equal questions are common once a policy has settled. This module and ``reading.py`` are the server's only ones that
+import torch.
 
 Legend: N rows, A rows still in the batch, V vocabulary.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from nemotron.contracts.samples import SamplingParams
 from nemotron.judge.server.batching import Deliver, Job, Written
+from nemotron.judge.server.constraint import State
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import draw, uniforms
 
@@ -34,30 +36,37 @@ def decode(policy: Policy, jobs: Sequence[Job], stop_ids: Sequence[int], deliver
 
     A job's text depends on its prompt, limit and seed; rounding aside, not on the jobs beside it.
     """
-    temperature, top_p = jobs[0].family
-    equal = _equal_jobs(jobs)
+    temperature, top_p, _ = jobs[0].family
+    equal = equal_jobs(jobs)
     rows = [jobs[indices[0]] for indices in equal]
     longest = max(job.max_tokens for job in rows)
     params = SamplingParams(longest, tuple(stop_ids), temperature=temperature, top_p=top_p)
     random = uniforms([job.seed % 2**64 for job in rows], longest).to(policy.device)
-    texts: list[tuple[list[int], list[float]]] = [([], []) for _ in rows]
+    texts = [Text([], [], [], job.constraint.start if job.constraint else None) for job in rows]
     stops = frozenset(stop_ids)
+    constrained = any(job.constraint for job in rows)
 
-    state = _State(policy)
+    state = BatchState(policy)
     logits = state.prefill([job.prompt_ids for job in rows])
     batch, ended = list(range(len(rows))), set[int]()
     for time in range(longest):
+        if constrained:
+            logits = torch.stack(
+                [
+                    one if row in ended else held(one, rows[row], texts[row], stop_ids)
+                    for one, row in zip(logits, batch, strict=True)
+                ]
+            )
         tokens, logprobs = draw(logits, random[batch, time], params)
-        for row, token, logprob in zip(batch, tokens.tolist(), logprobs.tolist(), strict=True):
+        for position, (row, token, logprob) in enumerate(zip(batch, tokens.tolist(), logprobs.tolist(), strict=True)):
             if row in ended:
                 continue
-            ids, values = texts[row]
-            ids.append(token)
-            values.append(logprob)
-            if token in stops or len(ids) == rows[row].max_tokens:
+            text = texts[row]
+            text.add(rows[row], token, logprob, logits[position], stops)
+            if token in stops or len(text.ids) == rows[row].max_tokens:
                 ended.add(row)
                 for index in equal[row]:
-                    deliver(index, _written(ids, values, stopped=token in stops))
+                    deliver(index, text.written(stopped=token in stops))
         if len(ended) == len(rows):
             return
         alive = [position for position, row in enumerate(batch) if row not in ended]
@@ -68,16 +77,54 @@ def decode(policy: Policy, jobs: Sequence[Job], stop_ids: Sequence[int], deliver
         logits = state.step(tokens)
 
 
-def _written(ids: list[int], logprobs: list[float], *, stopped: bool) -> Written:
-    length = len(ids) - stopped
-    return Written(ids[:length], logprobs[:length], tokens=len(ids), stopped=stopped)
+@dataclass(slots=True)
+class Text:
+    """What has been written of a job."""
+
+    ids: list[int]
+    logprobs: list[float]
+    top: list[list[tuple[int, float]]]
+    state: State | None
+    """Where it stands in what it is held to."""
+
+    def add(self, job: Job, token: int, logprob: float, logits: Tensor, stops: frozenset[int]) -> None:
+        """One token more, drawn from ``logits`` [V]."""
+        if job.constraint is not None and self.state is not None and token not in stops:
+            self.state = job.constraint.allowed(self.state)[token]
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        if job.top_logprobs:
+            self.top.append(likeliest(logits, job.top_logprobs))
+
+    def written(self, *, stopped: bool) -> Written:
+        """What is delivered: without the end-of-sequence token."""
+        length = len(self.ids) - stopped
+        return Written(self.ids[:length], self.logprobs[:length], len(self.ids), stopped, self.top[:length])
 
 
-def _equal_jobs(jobs: Sequence[Job]) -> list[list[int]]:
+def held(logits: Tensor, job: Job, text: Text, stop_ids: Sequence[int]) -> Tensor:
+    """``logits`` [V] with everything at minus infinity that the job's text may not go on with."""
+    if job.constraint is None or text.state is None:
+        return logits
+    allowed = list(job.constraint.allowed(text.state))
+    if job.constraint.complete(text.state):
+        allowed += stop_ids
+    index = torch.tensor(allowed, device=logits.device)
+    return torch.full_like(logits, -torch.inf).index_copy(0, index, logits[index])
+
+
+def likeliest(logits: Tensor, count: int) -> list[tuple[int, float]]:
+    """The likeliest tokens and their log-probabilities, those that cannot be left out."""
+    values, ids = logits.log_softmax(-1).topk(min(count, len(logits)))
+    return [(int(i), float(v)) for i, v in zip(ids, values, strict=True) if v > -torch.inf]
+
+
+def equal_jobs(jobs: Sequence[Job]) -> list[list[int]]:
     """Indices of jobs that must get the same text: a greedy judge gives equal questions equal answers."""
     found: dict[tuple[object, ...], list[int]] = {}
     for index, job in enumerate(jobs):
-        what = (tuple(job.prompt_ids), job.max_tokens, job.seed if job.temperature else None)
+        seed = job.seed if job.temperature else None
+        what = (tuple(job.prompt_ids), job.max_tokens, seed, id(job.constraint), job.top_logprobs)
         found.setdefault(what, []).append(index)
     return list(found.values())
 
@@ -134,7 +181,7 @@ def _common(left: Sequence[int], right: Sequence[int]) -> int:
     return length
 
 
-class _State:
+class BatchState:
     """KV cache, mask and positions of a batch. Ragged pieces are padded on the left and masked."""
 
     def __init__(self, policy: Policy) -> None:
@@ -150,12 +197,12 @@ class _State:
         """Compute the prompts; logits [N,V] of the first new token."""
         split = split_prompts(prompts)
         if split is None:
-            self._begin(len(prompts))
-            return self._extend(prompts)
-        self._begin(len(split.prefixes))
-        self._extend(split.prefixes)
+            self.begin(len(prompts))
+            return self.extend(prompts)
+        self.begin(len(split.prefixes))
+        self.extend(split.prefixes)
         self.keep(torch.tensor(split.owner, device=self.policy.device))
-        return self._extend(split.rests)
+        return self.extend(split.rests)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to every row, [A]; logits [A,V] of the next."""
@@ -166,11 +213,26 @@ class _State:
         self.cache.batch_select_indices(index)
         self.mask, self.lengths = self.mask[index], self.lengths[index]
 
-    def _begin(self, rows: int) -> None:
+    @property
+    def can_cut(self) -> bool:
+        """Whether the cache keeps every position by itself, so that its end can be taken away."""
+        layers = getattr(self.cache, "layers", None) or []
+        return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+
+    def cut(self, length: int) -> None:
+        """Forget what stands behind the first ``length`` positions; of rows that are not padded."""
+        self.cache.crop(length)
+        self.mask = self.mask[:, :length]
+        self.lengths = torch.full_like(self.lengths, length)
+
+    def begin(self, rows: int) -> None:
+        """An empty batch."""
+        self.cache = None
         self.mask = torch.zeros(rows, 0, dtype=torch.int64, device=self.policy.device)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=self.policy.device)
 
-    def _extend(self, pieces: Sequence[list[int]]) -> Tensor:
+    def extend(self, pieces: Sequence[list[int]]) -> Tensor:
+        """Append a piece to every row; logits [N,V] of what follows."""
         width = max(map(len, pieces))
         ids = torch.tensor([[0] * (width - len(piece)) + piece for piece in pieces])
         mask = torch.tensor([[0] * (width - len(piece)) + [1] * len(piece) for piece in pieces])

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from nemotron.audit.sample import keys_of, paths_of
+from nemotron.compile.describe import loose_files
 from nemotron.compile.jobs.base import EMBEDDED_MODULES
 from nemotron.compile.jobs.grpo import TEMPLATE_HINT
 from nemotron.compile.jobs.step import ModelRef, NumberType, PlainJob
 from nemotron.compile.plan import FileRef, Process
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.probes.survey import Shape, Survey, survey
-from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig
+from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig, JudgeConfig
 from nemotron.config.schema.reward_audit import RewardAuditConfig
 from nemotron.errors import DataError
 
@@ -47,6 +48,11 @@ class AuditJob(PlainJob[RewardAuditConfig]):
     def comparison(self) -> GenrmCompareConfig | None:
         """The comparison block, or its defaults, when a judge is audited."""
         return (self.config.env.comparison or GenrmCompareConfig()) if self.audits_judge else None
+
+    @property
+    def judge_settings(self) -> JudgeConfig:
+        """``judge``."""
+        return self.config.judge
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -96,9 +102,10 @@ class AuditJob(PlainJob[RewardAuditConfig]):
         again = min(pairs, config.audit.repeat_pairs) * config.audit.repeats
         calls = orders * (pairs * self.comparison.num_judges_per_comparison + again)
         yield Process("audit", f"this process: asks {calls:,} questions about {pairs:,} pairs")
-        if model is not None:
+        if model is not None and self.judge_form is not None:
             served = "child process: serves the judge model on a free loopback port"
-            yield Process("judge", served if model.base_url is None else f"endpoint {model.base_url}")
+            where = served if model.base_url is None else f"endpoint {model.base_url}"
+            yield Process("judge", f"{where}, {self.judge_form.told}")
 
     def inputs(self) -> Iterator[FileRef]:
         """What is audited, and on which pairs."""
@@ -109,6 +116,8 @@ class AuditJob(PlainJob[RewardAuditConfig]):
         data = self.config.data
         place = (DATA, data.data_path) if data.manifest_path is None else (MANIFEST, data.manifest_path)
         yield FileRef("pairs", *place, self.survey.told)
+        if self.audits_judge and self.place.is_here:
+            yield from loose_files(self.config.judge, "judge")
 
     def outputs(self) -> Iterator[FileRef]:
         """The run folder, and the results."""

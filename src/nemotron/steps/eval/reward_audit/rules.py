@@ -13,6 +13,7 @@ from nemotron.compile.rules.base import Rules, Stages
 from nemotron.config import resolvers
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import ArtifactError, DataError, Finding, Origin
+from nemotron.judge.form import problem
 from nemotron.steps.eval.reward_audit.job import DATA, MANIFEST, REWARD_MODEL, AuditJob
 
 rules: Rules[AuditJob] = Rules("audit")
@@ -53,6 +54,15 @@ def reward_model_has_a_head(job: AuditJob) -> Iterator[Finding]:
         hint = f"audit it as a judge (`{JUDGE_MODEL}.model`), or train a reward model from it with `rl/nemo_rl/rm`"
         message = f"`{name}` is a language model without a reward head"
         yield job.error(REWARD_MODEL, message, hint=hint, kind=ArtifactError)
+
+
+@rules.rule("compared-verdicts", needs=("judge.verdict", "judge.prompt"))
+def forms_can_be_compared(job: AuditJob) -> Iterator[Finding]:
+    """Forms of verdict that this judge can be asked for."""
+    for verdict in job.config.audit.compare_verdicts:
+        found = problem(job.judge_form.answering(verdict), job.config.judge) if job.judge_form else None
+        if found is not None:
+            yield job.error("audit.compare_verdicts", found[1], hint=f"leave `{verdict}` out, or {found[2]}")
 
 
 @rules.rule("greedy-repeats")

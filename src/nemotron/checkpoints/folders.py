@@ -1,0 +1,25 @@
+"""Where the files of a model are, by the name that a config has for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nemotron.place import Place
+
+
+def is_path(name: str) -> bool:
+    """Whether a model name can only mean a folder: hub names have the form ``owner/name`` or ``name``."""
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.count(os.sep) > 1
+
+
+def folder_of(name: str, place: Place) -> Path | None:
+    """Where the files of a model are: a local folder, or its snapshot in the Hugging Face cache."""
+    folder = Path(name).expanduser()
+    if place.sees(folder) and folder.is_dir():
+        return folder
+    if place.hub_cache is None:
+        return None
+    snapshots = place.hub_cache / f"models--{name.replace('/', '--')}" / "snapshots"
+    found = sorted(path.parent for path in snapshots.glob("*/config.json")) if not is_path(name) else []
+    return found[-1] if found else None

@@ -1,0 +1,17 @@
+"""The pairs of a probe; read without the judge's client."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from nemotron.config.schema.judge import JudgeProbeConfig
+from nemotron.data.rows import PairRow, read_pairs
+
+SHIPPED = Path(__file__).with_name("probe_pairs.jsonl")
+
+
+def probe_pairs(config: JudgeProbeConfig) -> list[PairRow]:
+    """The first pairs of the file. Raises DataError when it cannot be read, has none, or a row is no pair."""
+    path = SHIPPED if config.data_path is None else Path(config.data_path).expanduser()
+    return list(islice(read_pairs(path), config.pairs))

@@ -1,0 +1,19 @@
+"""What several integration tests need."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct; ``NEMOTRON_SMOLLM2`` names another than that of install.sh."""
+    folder = Path(os.environ.get("NEMOTRON_SMOLLM2", ROOT / "build" / "smollm2" / "model"))
+    if not (folder / "config.json").exists():
+        pytest.fail(f"no SmolLM2 in {folder}; run tests/integration/smollm2/install.sh build/smollm2")
+    return folder
