@@ -64,6 +64,8 @@ class Provenance(_Part):
     host: str
     packages: dict[str, str]
     git: Commit | None
+    code: str | None = None
+    """Hash of our own source; None of a job that is older than this."""
 
 
 class Changed(_Part):
@@ -106,6 +108,13 @@ class SweepMember(_Part):
     """(key, value) of what differs between its runs."""
 
 
+class PipelineMember(_Part):
+    """A run's place in the pipeline that started it."""
+
+    id: str
+    node: str
+
+
 class Asked(_Part):
     """What was asked for, in the words of who asked; no secrets. Empty for a run that no command made."""
 
@@ -122,6 +131,8 @@ class Asked(_Part):
     resumed: tuple[Resumed, ...] = ()
     sweep: SweepMember | None = None
     """None for a run that was started alone."""
+    pipeline: PipelineMember | None = None
+    """None for a run that no pipeline started."""
 
 
 class CompiledJob(_Part):

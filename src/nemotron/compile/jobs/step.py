@@ -16,6 +16,7 @@ from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig
 from nemotron.errors import ConfigError, Finding, NemotronError, Origin, Severity
 from nemotron.manifest import EngineName
 from nemotron.place import Place
+from nemotron.promises import Promise
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Surroundings
@@ -114,6 +115,10 @@ class StepJob(Generic[M]):
 
     def outputs(self) -> Iterator[FileRef]:
         """What is written."""
+        return iter(())
+
+    def promises(self) -> Iterator[Promise]:
+        """What the run will make, as far as that is known before it: what steps after it are compiled against."""
         return iter(())
 
     def work(self) -> Work | None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,9 @@ def is_path(name: str) -> bool:
 
 def folder_of(name: str, place: Place) -> Path | None:
     """Where the files of a model are: a local folder, or its snapshot in the Hugging Face cache."""
+    if (promised := place.promised_model(name)) is not None:
+        # It has the files of the model that it is made of: their sizes, and their tokenizer where it has no other.
+        return folder_of(promised.like, place)
     folder = Path(name).expanduser()
     if place.sees(folder) and folder.is_dir():
         return folder
@@ -62,8 +65,20 @@ def folder_of(name: str, place: Place) -> Path | None:
 
 def read_model(name: str, place: Place) -> ModelFiles | None:
     """Facts of a model that is on this machine, else None."""
+    if (promised := place.promised_model(name)) is not None:
+        made_of, tokenizer = read_model(promised.like, place), read_model(promised.tokenizer, place)
+        if made_of is None:
+            return None
+        tokens = made_of.tokens if tokenizer is None else tokenizer.tokens
+        return replace(made_of, config={**made_of.config, **promised.changes}, tokens=tokens)
     folder = folder_of(name, place)
     return _facts(folder) if folder else None
+
+
+def tokenizer_folder(name: str, place: Place) -> Path | None:
+    """Where the files of the tokenizer ``name`` are; of a promised model, those of the one that it will hold."""
+    promised = place.promised_model(name)
+    return folder_of(name, place) if promised is None else tokenizer_folder(promised.tokenizer, place)
 
 
 def _facts(folder: Path) -> ModelFiles:
@@ -219,9 +234,9 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
 
 def template_problem(name: str, place: Place) -> str | None:
     """Why conversations cannot be written with the tokenizer ``name``; None when they can, or when it is not here."""
-    folder = folder_of(name, place)
+    folder = tokenizer_folder(name, place)
     if folder is None or not _facts(folder).has_tokenizer:
         return None
-    if not Path(name).expanduser().is_dir() and not (folder / "tokenizer_config.json").is_file():
+    if folder != Path(name).expanduser() and not (folder / "tokenizer_config.json").is_file():
         return None  # a download that is not whole: the rest is fetched when the run starts
     return folder_problem(folder)
