@@ -48,6 +48,17 @@ class Input(_Part):
         return {name: value for name, value in write(self).items() if value}
 
 
+class Awaited(_Part):
+    """An input that another run makes, which has not ended when this job is written."""
+
+    key: str
+    type: str
+    path: str
+    """What stands for it in the config until it is there; no file has this path."""
+    run: str
+    """The folder of the run that makes it, by the name that the job knows."""
+
+
 class Commit(_Part):
     """The git commit of the folder that the command was given in."""
 
@@ -160,6 +171,8 @@ class CompiledJob(_Part):
     secret_variables: dict[str, str] = {}
     """Config key -> environment variable that holds the secret."""
     inputs: tuple[Input, ...] = ()
+    awaits: tuple[Awaited, ...] = ()
+    """Inputs that are found when the run starts; none after that."""
     asked: Asked = Asked()
     provenance: Provenance
     config: dict[str, Any]

@@ -5,7 +5,7 @@ Of a training run it is the newest checkpoint, with which its training ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.store import CheckpointStore
 from nemotron.errors import ArtifactError, NotFoundError
 from nemotron.job import CompiledJob
-from nemotron.manifest import Step, find_step
-from nemotron.runs.folder import RunFolder
+from nemotron.manifest import Step, find_step, load_types
+from nemotron.runs.folder import RunFolder, find_run, list_runs
 from nemotron.suggest import closest, listed
 
 CHECKPOINTS = "checkpointing.checkpoint_dir"
@@ -44,9 +44,32 @@ def made_by(run: RunFolder, kind: str) -> Path:
         ended = "" if state == "finished" else f" (it is {state})"
         where = f": there is nothing at `{path}`" if path is not None else ""
         unsaved = kind == "checkpoint_hf" and path is None
-        hint = "`checkpointing.save_consolidated=true` writes it" if unsaved else None
-        raise ArtifactError(f"run `{run.id}` has no `{kind}`{ended}{where}", hint=hint)
+        way_out = "`checkpointing.save_consolidated=true` writes it" if unsaved else None
+        raise ArtifactError(f"run `{run.id}` has no `{kind}`{ended}{where}", hint=way_out)
     return path
+
+
+def by_name(runs_dir: Path) -> Callable[[str, str], str]:
+    """Finds what `${artifact:RUN:TYPE}` names: RUN as in the other commands, `last` the newest that makes that type."""
+
+    def find(name: str, kind: str) -> str:
+        if kind not in load_types():
+            guess = closest(kind, load_types())
+            hint = f"did you mean `{guess}`?" if guess else "`docs/reference/artifact-types.md` lists them"
+            raise NotFoundError(f"there is no artifact type `{kind}`", hint=hint)
+        return str(made_by(_newest(runs_dir, kind) if name == "last" else find_run(runs_dir, name), kind))
+
+    return find
+
+
+def _newest(runs_dir: Path, kind: str) -> RunFolder:
+    for run in reversed(list_runs(runs_dir)):
+        try:
+            if any(artifact.type == kind for artifact in find_step(run.job().step).produces):
+                return run
+        except (ArtifactError, NotFoundError):
+            continue  # a run that this version cannot read made nothing that it could use
+    raise NotFoundError(f"no run in `{runs_dir}` makes a `{kind}`", hint="`nemotron runs list` shows the runs")
 
 
 def all_made(run: RunFolder) -> Iterator[tuple[str, Path]]:

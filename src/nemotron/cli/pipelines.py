@@ -125,9 +125,10 @@ def resume_command(ctx: typer.Context, pipeline: StartedName = "last", runs_dir:
     """Go on with a pipeline at the node where it was cut off."""
     from nemotron.pipelines.start import reopen
     from nemotron.pipelines.state import find
+    from nemotron.pipelines.status import overall
 
     folder = find(runs_dir, pipeline)
-    if folder.read().is_done:
+    if overall(folder) == "finished":
         print(f"pipeline {folder.id} is finished already", file=sys.stderr)
         return
     raise typer.Exit(_work(ctx, reopen(folder), folder))
@@ -142,6 +143,7 @@ def status_command(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Show how the nodes of a pipeline stand, or all pipelines that were started."""
+    from nemotron.pipelines.page import write_page
     from nemotron.pipelines.state import find, started
     from nemotron.pipelines.status import node_rows, overall
 
@@ -157,10 +159,13 @@ def status_command(
         return
     folder = find(runs_dir, pipeline)
     rows_of = node_rows(folder)
+    if not folder.is_held:
+        write_page(folder, runs_dir)
     if as_json:
-        _print_json({"id": folder.id, "state": overall(folder), "report": str(folder.report), "nodes": rows_of})
+        said = {"id": folder.id, "state": overall(folder, rows_of), "report": str(folder.report)}
+        _print_json({**said, "nodes": rows_of})
         return
-    print(f"{folder.id}: {overall(folder)}")
+    print(f"{folder.id}: {overall(folder, rows_of)}")
     cells = [(row["name"], row["state"], row["run"] or "", row["reason"] or "") for row in rows_of]
     print_columns(cells, header=("NODE", "STATE", "RUN", "REASON"))
 

@@ -197,10 +197,11 @@ def run_command(
     plan = request.compile(parsed)
     launch: Launch | None = None
     if request.profile is not None:
+        from nemotron.executors.base import How
         from nemotron.executors.elsewhere import launch_of
 
-        how = {"attached": run is not None, "force_squash": force_squash}
-        plan, launch = launch_of(plan, request.asked, request.profile, rehearsal=dry_run, **how)
+        how = How(attached=run is not None, force_squash=force_squash)
+        plan, launch = launch_of(plan, request.asked, request.profile, how, rehearsal=dry_run)
     say_plan(plan, launch, as_json=as_json, dry_run=dry_run, show_config=show_config)
     if dry_run:
         return

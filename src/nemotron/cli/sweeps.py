@@ -57,12 +57,13 @@ def run_sweep(request: Request, overrides: Sequence[Override], words: Sequence[s
 
     launches: dict[int, Launch] = {}
     if profile is not None:
+        from nemotron.executors.base import How
         from nemotron.executors.elsewhere import launch_of
 
-        how = {"attached": options.attached, "force_squash": options.force_squash}
+        how = How(attached=options.attached, force_squash=options.force_squash)
         for index, member in enumerate(members):
             said = partial(_said, asked, member)
-            plan, launch = launch_of(member.plan, said, profile, rehearsal=options.dry_run, **how)
+            plan, launch = launch_of(member.plan, said, profile, how, rehearsal=options.dry_run)
             members[index] = replace(member, plan=plan)
             if launch is not None:
                 launches[member.number] = launch

@@ -11,18 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nemotron.artifacts.made import IN_FOLDER
+from nemotron.artifacts.made import IN_FOLDER, by_name
 from nemotron.compile.plan import Plan, compile_job
-from nemotron.config.layers import load
+from nemotron.config.layers import Resolved, load
 from nemotron.config.origins import Node as Value
 from nemotron.config.overrides import Override
 from nemotron.errors import CompileError, Finding, NemotronError, Origin
-from nemotron.manifest import Declaration, Step, declaration, find_step, load_types
+from nemotron.manifest import Declaration, Step, declaration, find_step, load_catalog, load_types
 from nemotron.pipelines import bind
 from nemotron.pipelines.file import NodeSpec, PipelineSpec, Taken
 from nemotron.pipelines.order import finding, in_order
 from nemotron.place import Place
 from nemotron.profiles.load import Profile, Profiles
+from nemotron.profiles.model import SlurmProfile
 from nemotron.promises import Promise
 
 PROMISED = Path("/pipeline")
@@ -69,8 +70,13 @@ class Node:
         """The nodes before it."""
         return tuple(dict.fromkeys([*(one.node for one in self.bindings), *(name for name, _ in self.spec.after)]))
 
-    def compile(self, runs_dir: Path, inputs: Mapping[str, str], place: Place | None = None) -> Plan:
-        """The plan with the given paths for the keys that are bound. Raises NemotronError as `steps run` does."""
+    def compile(self, runs_dir: Path, inputs: Mapping[str, str], promised: Mapping[str, Promise] | None = None) -> Plan:
+        """The plan with the given paths for the keys that are bound, some of which may still be promised.
+
+        Raises:
+            NemotronError: as `steps run` raises them.
+        """
+        place = replace(_place(self.profile), promised=promised or {})
         return compile_node(self.spec, self.step, self.code, self.bindings, inputs, runs_dir, self.profile, place)
 
 
@@ -85,6 +91,15 @@ class Chain:
     def node(self, name: str) -> Node:
         """The node of that name."""
         return next(node for node in self.nodes if node.name == name)
+
+    @property
+    def promised(self) -> dict[str, Promise]:
+        """What all nodes will make, by the paths under which it goes until then."""
+        return {
+            Binding("", promise.type, node.name, node.spec.origin).promised: promise
+            for node in self.nodes
+            for promise in node.plan.promises
+        }
 
     def after(self, name: str) -> set[str]:
         """The nodes that depend on one, itself included."""
@@ -107,10 +122,10 @@ def compile_chain(pipeline: PipelineSpec, runs_dir: Path, *, profile: str | None
     order, findings = in_order(pipeline)
     if findings:
         raise CompileError(findings)
-    making = _Making(runs_dir, profile)
+    making = _Making(order, runs_dir, profile)
     for spec in order:
         making.add(spec)
-    findings = [*making.findings, *_same_folders(making.nodes)]
+    findings = [*making.findings, *_same_folders(making.nodes), *_places(making.nodes)]
     if any(one.severity == "error" for one in findings):
         raise CompileError(findings)
     return Chain(spec=pipeline, nodes=tuple(making.nodes), runs_dir=runs_dir)
@@ -119,12 +134,17 @@ def compile_chain(pipeline: PipelineSpec, runs_dir: Path, *, profile: str | None
 class _Making:
     """Nodes that have been compiled so far, with what they promise."""
 
-    def __init__(self, runs_dir: Path, profile: str | None) -> None:
+    def __init__(self, order: Sequence[NodeSpec], runs_dir: Path, profile: str | None) -> None:
         self.nodes: list[Node] = []
         self.findings: list[Finding] = []
         self._runs_dir, self._profile = runs_dir, profile
         self._types = load_types()
         self._promised: dict[str, Promise] = {}
+        steps = {step.id: step for step in load_catalog().steps}
+        self._declared = {
+            spec.name: {one.type for one in steps[spec.step].produces} for spec in order if spec.step in steps
+        }
+        """What each node makes by the manifest of its step, for who asks the wrong one."""
         self._broken: set[str] = set()
         self._profiles: dict[str, Profile] = {}
         self._no_profiles: set[str] = set()
@@ -198,8 +218,7 @@ class _Making:
             for source in sorted(makes):
                 if (converter := self._types[source].convert_to.get(target)) is not None:
                     return Binding(key, target, self._converted(taken, source, target, converter), taken.origin)
-        made = {node.name: {one.type for one in node.plan.promises} for node in self.nodes}
-        others = [name for name, kinds in made.items() if bind.fitting(kinds, wanted, self._types)]
+        others = [name for name, kinds in self._declared.items() if bind.fitting(kinds, wanted, self._types)]
         raise CompileError([bind.nothing_fits(taken, key, wanted, makes, others)])
 
     def _converted(self, taken: Taken, source: str, target: str, converter: str) -> str:
@@ -238,8 +257,9 @@ def compile_node(
     ]
     overrides = [*_own_folder(spec, step), *spec.overrides, *words]
 
-    def loaded(words: Sequence[Override]):  # type: ignore[no-untyped-def]
-        return load(step.config_dir, spec.config, words, run_dir=str(runs_dir / "RUN_ID"), model=code.config)
+    def loaded(words: Sequence[Override]) -> Resolved:
+        place, found = str(runs_dir / "RUN_ID"), by_name(runs_dir)
+        return load(step.config_dir, spec.config, words, run_dir=place, model=code.config, artifacts=found)
 
     resolved = loaded(overrides)
     if profile is not None:
@@ -279,6 +299,29 @@ def _same_folders(nodes: Sequence[Node]) -> Iterator[Finding]:
                 hint = f"give `{ref.key}` of one of them another folder, or leave it out: it is in the run folder then"
                 yield finding("same-folder", message, origin, hint)
             seen[path] = node
+
+
+def _places(nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Nodes run here, or as jobs of one Slurm that wait for each other; what runs here cannot wait for a job."""
+    jobs: dict[str, Node] = {}
+    for node in nodes:
+        profile, origin = node.profile, node.spec.origin
+        if profile is None:
+            if before := next((name for name in node.needs if name in jobs), None):
+                message = f"`{node.name}` runs on this machine, and `{before}` before it is a job of a cluster"
+                yield finding("pipeline-place", message, origin, f"give `{node.name}` a `profile` of that cluster, too")
+            continue
+        if not isinstance(profile.settings, SlurmProfile):
+            message = f"`{profile.name}` is no profile for Slurm, and pipelines run here or on Slurm"
+            yield finding(
+                "pipeline-place", message, origin, 'leave `profile` out, or give one with `executor = "slurm"`'
+            )
+            continue
+        other = next(iter(jobs.values()), node)
+        if other.profile and getattr(other.profile.settings, "host", None) != profile.settings.host:
+            message = f"`{node.name}` and `{other.name}` are jobs of two clusters, which cannot wait for each other"
+            yield finding("pipeline-place", message, origin)
+        jobs[node.name] = node
 
 
 def _overlap(one: Path, other: Path) -> bool:

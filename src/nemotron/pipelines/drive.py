@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from nemotron.artifacts.made import made_by
@@ -14,13 +15,16 @@ from nemotron.compile.plan import Plan
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, CompileError, LimitError, NemotronError, NotAvailableError, OutputError
 from nemotron.executors import apart, goes_on
-from nemotron.job import PipelineMember
+from nemotron.executors.elsewhere import say_submitted
+from nemotron.job import Asked, CompiledJob, PipelineMember
 from nemotron.outcome import print_error, print_findings
-from nemotron.pipelines.chain import Chain, Node
+from nemotron.pipelines.chain import Binding, Chain, Node
 from nemotron.pipelines.page import write_page
 from nemotron.pipelines.reuse import same_work
 from nemotron.pipelines.state import WELL, PipelineFolder, PipelineState, StateName
+from nemotron.pipelines.submit import go_on, job_of, prepared
 from nemotron.processes.termination import terminated_like_interrupted
+from nemotron.profiles.load import Profile
 from nemotron.runs.folder import RunFolder, new_run_id
 
 ORPHAN_S = 60.0
@@ -62,7 +66,8 @@ class _Driver:
         entry = self._state.node(node.name)
         if entry.state == "left" or (entry.state in WELL and self._run(node.name) is not None):
             return
-        missing = [name for name in node.needs if self._state.node(name).state not in WELL]
+        may_wait = WELL if node.profile is None else {*WELL, "submitted"}
+        missing = [name for name in node.needs if self._state.node(name).state not in may_wait]
         if missing:
             reason = f"`{missing[0]}` is {self._state.node(missing[0]).state}"
             self._write(node.name, state="skipped", reason=reason)
@@ -70,6 +75,9 @@ class _Driver:
             return
         try:
             run = self._run(node.name)
+            if node.profile is not None:
+                self._submit(node, node.profile, run)
+                return
             code = self._begin(node) if run is None else self._go_on(node, run)
         except KeyboardInterrupt:
             self._write(node.name, state="interrupted", exit_code=130, reason=None)
@@ -86,22 +94,64 @@ class _Driver:
     def _begin(self, node: Node) -> int | None:
         """A new run, or one that has done the same; None where one stands in."""
         plan = self._compiled(node)
-        member = PipelineMember(id=self._folder.id, node=node.name)
-        said = asked(plan, self._command, node.step.config_dir, node.code.config).model_copy(
-            update={"pipeline": member}
-        )
-        job = plan.job(said)
-        if not self._state.node(node.name).forced:
-            earlier = same_work(job, self._chain.runs_dir, self._needed(node))
-            if earlier is not None:
-                say(f"{node.name}: reused, {earlier.id} did the same")
-                self._write(node.name, state="reused", run=earlier.id, exit_code=0, reason=None)
-                return None
+        job = plan.job(self._asked(node, plan))
+        if self._reused(node, job):
+            return None
         self._write(node.name, state="running", run=plan.run_id, exit_code=None, reason=None)
         say(f"{node.name}: {plan.step}")
         with output_errors(self._chain.runs_dir):
             self._chain.runs_dir.mkdir(parents=True, exist_ok=True)
         return apart.start(job, self._chain.runs_dir, plan.secrets())
+
+    def _asked(self, node: Node, plan: Plan) -> Asked:
+        said = asked(plan, self._command, node.step.config_dir, node.code.config)
+        return said.model_copy(update={"pipeline": PipelineMember(id=self._folder.id, node=node.name)})
+
+    def _reused(self, node: Node, job: CompiledJob) -> bool:
+        """Whether a run that did the same stands in for a node."""
+        if self._state.node(node.name).forced:
+            return False
+        earlier = same_work(job, self._chain.runs_dir, self._needed(node))
+        if earlier is None:
+            return False
+        say(f"{node.name}: reused, {earlier.id} did the same")
+        self._write(node.name, state="reused", run=earlier.id, exit_code=0, reason=None)
+        return True
+
+    def _submit(self, node: Node, profile: Profile, run: RunFolder | None) -> None:
+        """A job that waits for those that it needs; a run that was cut off goes on as one.
+
+        Raises:
+            NemotronError: of every kind; nothing was submitted.
+        """
+        waited_for = [name for name in node.needs if self._state.node(name).state == "submitted"]
+        after = [job for name in waited_for if (job := job_of(self._made(name))) is not None]
+        if run is not None:
+            go_on(run, after, self._command)
+        else:
+            awaits = [one for one in node.bindings if one.node in waited_for]
+            plan = self._compiled_for_later(node, awaits)
+            # What cannot be looked at from here cannot be compared.
+            known = not waited_for and all(plan.place.sees(Path(ref.path)) for ref in plan.inputs)
+            if known and self._reused(node, plan.job(self._asked(node, plan))):
+                return
+            runs = {name: self._made(name) for name in waited_for}
+            launch = prepared(plan, profile, partial(self._asked, node), awaits, runs, after)
+            self._write(node.name, state="submitted", run=plan.run_id, exit_code=None, reason=None)
+            run = launch.submit(self._chain.runs_dir)
+        self._write(node.name, state="submitted", exit_code=None, reason=None)
+        say_submitted(run)
+
+    def _compiled_for_later(self, node: Node, awaits: Sequence[Binding]) -> Plan:
+        """The plan against what is there, and against promises of what will be."""
+        there = [one for one in node.bindings if one not in awaits]
+        inputs = {one.key: str(made_by(self._made(one.node), one.type)) for one in there}
+        inputs |= {one.key: one.promised for one in awaits}
+        promised = {one.promised: self._chain.promised[one.promised] for one in awaits}
+        plan = node.compile(self._chain.runs_dir, inputs, promised)
+        if not plan.ok:
+            raise CompileError(plan.findings)
+        return replace(plan, run_id=new_run_id(plan.step, node.name))
 
     def _go_on(self, node: Node, run: RunFolder) -> int:
         self._wait_for_orphan(run)
@@ -170,11 +220,14 @@ class _Driver:
         """Say how it ended; the exit code."""
         asked_for = [node for node in self._state.nodes if node.state != "left"]
         well = [node for node in asked_for if node.state in WELL]
+        submitted = [node for node in asked_for if node.state == "submitted"]
         reused = sum(node.state == "reused" for node in well)
         again = f", {reused} of them reused" if reused else ""
         say(f"{self._folder.id}: {len(well)} of {len(asked_for)} nodes done{again}")
+        if submitted:
+            say(f"{len(submitted)} jobs submitted: `nemotron pipelines status {self._folder.id}` says how they stand")
         for node in asked_for:
-            if node.state not in WELL:
+            if node.state not in {*WELL, "submitted"}:
                 say(f"  {node.name}: {node.state}" + (f": {node.reason}" if node.reason else ""))
         say(f"page: {_relative(self._folder.report)}")
         return self._codes[0] if self._codes else 0

@@ -30,9 +30,13 @@ from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.suggest import closest
 
 FILE, LOCK, REPORT = "pipeline.json", "pipeline.lock", "report.html"
-StateName = Literal["waiting", "running", "finished", "reused", "failed", "stopped", "skipped", "interrupted", "left"]
-"""``reused``: a run that had done the same already stands in for it. ``stopped``: a limit of its config ended it, as a
-gate does. ``skipped``: a node that it needs did not end well. ``left``: the command was not asked for it."""
+StateName = Literal[
+    "waiting", "submitted", "running", "finished", "reused", "failed", "stopped", "skipped", "interrupted", "left"
+]
+"""``submitted``: a cluster has it, and its run says the rest. ``reused``: a run that had done the same already stands
+in for it. ``stopped``: a limit of its config ended it, as a gate does. ``skipped``: a node that it needs did not end
+well.
+``left``: the command was not asked for it."""
 WELL: frozenset[StateName] = frozenset({"finished", "reused"})
 
 
@@ -85,11 +89,6 @@ class PipelineState(_Part):
         """The same with one node changed."""
         nodes = tuple(one.model_copy(update=changes) if one.name == name else one for one in self.nodes)
         return self.model_copy(update={"nodes": nodes})
-
-    @property
-    def is_done(self) -> bool:
-        """Whether every node ended well."""
-        return all(node.state in WELL for node in self.nodes)
 
 
 class PipelineFolder:
