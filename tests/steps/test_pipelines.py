@@ -93,7 +93,8 @@ def results(folder: PipelineFolder) -> dict[str, str]:
     found = {}
     for node, kind in kinds.items():
         path = made_by(run_of(folder, node), kind)
-        found[node] = fingerprint(path, "training_jsonl" if path.is_file() else None)
+        # Of data the shards: their manifest names the sources by where they lie.
+        found[node] = fingerprint(path.parent if path.is_file() else path)
     return found
 
 

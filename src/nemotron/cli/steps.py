@@ -168,7 +168,7 @@ def run_command(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compile the config of a step and run it. Words after `--` go to the step's own script."""
-    from nemotron.cli.request import Request
+    from nemotron.executors.request import Request
     from nemotron.manifest import declaration, find_step
 
     found = find_step(step)

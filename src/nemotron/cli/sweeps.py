@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from nemotron.cli.render import print_columns, print_rendered, print_submission, print_title
-from nemotron.cli.request import Request
 from nemotron.compile.plan import Plan, render_plan
 from nemotron.compile.sweep import Member, compile_all, findings_of
 from nemotron.config.overrides import Override
 from nemotron.config.sweep import combinations
 from nemotron.errors import CompileError, UsageError
 from nemotron.executors.launch import Launch
+from nemotron.executors.request import Request
 from nemotron.executors.sweep import SweepRun, name_of, run_here, submit_all
 from nemotron.job import Asked
 from nemotron.outcome import print_findings
