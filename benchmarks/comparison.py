@@ -4,7 +4,8 @@
 
 ``/compare`` of both servers is asked about all prompts at once (circular: as many judge calls as answers). Server,
 judge and client are a process each; the rounds take turns, and the CPU time is that of the server's process.
-``/verify`` sends every answer by itself: how many rewards are wrong when answers arrive while a judge of 0.1 to 1 s works?
+``/verify`` sends every answer by itself: how many rewards are wrong when answers arrive while a judge of 0.1 to 1 s
+works?
 """
 
 from __future__ import annotations

@@ -48,6 +48,17 @@ class Input(_Part):
         return {name: value for name, value in write(self).items() if value}
 
 
+class Awaited(_Part):
+    """An input that another run makes, which has not ended when this job is written."""
+
+    key: str
+    type: str
+    path: str
+    """What stands for it in the config until it is there; no file has this path."""
+    run: str
+    """The folder of the run that makes it, by the name that the job knows."""
+
+
 class Commit(_Part):
     """The git commit of the folder that the command was given in."""
 
@@ -64,6 +75,8 @@ class Provenance(_Part):
     host: str
     packages: dict[str, str]
     git: Commit | None
+    code: str | None = None
+    """Hash of our own source; None of a job that is older than this."""
 
 
 class Changed(_Part):
@@ -106,6 +119,13 @@ class SweepMember(_Part):
     """(key, value) of what differs between its runs."""
 
 
+class PipelineMember(_Part):
+    """A run's place in the pipeline that started it."""
+
+    id: str
+    node: str
+
+
 class Asked(_Part):
     """What was asked for, in the words of who asked; no secrets. Empty for a run that no command made."""
 
@@ -122,6 +142,8 @@ class Asked(_Part):
     resumed: tuple[Resumed, ...] = ()
     sweep: SweepMember | None = None
     """None for a run that was started alone."""
+    pipeline: PipelineMember | None = None
+    """None for a run that no pipeline started."""
 
 
 class CompiledJob(_Part):
@@ -149,6 +171,8 @@ class CompiledJob(_Part):
     secret_variables: dict[str, str] = {}
     """Config key -> environment variable that holds the secret."""
     inputs: tuple[Input, ...] = ()
+    awaits: tuple[Awaited, ...] = ()
+    """Inputs that are found when the run starts; none after that."""
     asked: Asked = Asked()
     provenance: Provenance
     config: dict[str, Any]

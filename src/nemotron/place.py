@@ -12,8 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
+
+from nemotron.promises import DataPromise, ModelPromise, Promise
 
 HERE = "here"
 BF16_FLAGS = {"flags": frozenset({"avx512_bf16", "amx_bf16"}), "Features": frozenset({"bf16"})}
@@ -50,6 +53,8 @@ class Place:
     """Folder of downloaded Hugging Face models, where it can be looked at."""
     offline: bool = False
     """Downloads are switched off."""
+    promised: Annotated[Mapping[str, Promise], Field(exclude=True)] = field(default_factory=dict)
+    """What runs before this one will make, by absolute path. Written into no job: when a run starts, it is there."""
 
     @classmethod
     def this_machine(cls) -> Place:
@@ -75,8 +80,24 @@ class Place:
         """Those of ``modules`` that are known not to be installed there."""
         return tuple(name for name in modules if self.has(name) is False)
 
+    def promise(self, path: str | Path | None) -> Promise | None:
+        """What is promised to lie at ``path``; None of everything else."""
+        return self.promised.get(str(path)) if path is not None else None
+
+    def promised_model(self, name: str | Path | None) -> ModelPromise | None:
+        """The promised checkpoint at ``name``."""
+        found = self.promise(name)
+        return found if isinstance(found, ModelPromise) else None
+
+    def promised_data(self, path: str | Path | None) -> DataPromise | None:
+        """The promised data whose manifest is ``path``."""
+        found = self.promise(path)
+        return found if isinstance(found, DataPromise) else None
+
     def sees(self, path: Path) -> bool:
-        """Whether what lies at ``path`` there can be looked at from here."""
+        """Whether what lies at ``path`` there can be looked at from here; what is only promised cannot."""
+        if str(path) in self.promised:
+            return False
         if self.is_here:
             return True
         absolute = Path(os.path.normpath(path.expanduser().absolute()))

@@ -14,6 +14,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "nemotron"
 LAYERS = [
     "__main__",
     "cli",
+    "api",
+    "pipelines",
     "executors",
     "steps",
     "audit",
@@ -38,6 +40,7 @@ LAYERS = [
     "out_of_memory",
     "job",
     "place",
+    "promises",
     "manifest",
     "disk",
     "snapshot",

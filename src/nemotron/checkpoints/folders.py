@@ -15,6 +15,9 @@ def is_path(name: str) -> bool:
 
 def folder_of(name: str, place: Place) -> Path | None:
     """Where the files of a model are: a local folder, or its snapshot in the Hugging Face cache."""
+    if (promised := place.promised_model(name)) is not None:
+        # It has the files of the model that it is made of: their sizes, and their tokenizer where it has no other.
+        return folder_of(promised.like, place)
     folder = Path(name).expanduser()
     if place.sees(folder) and folder.is_dir():
         return folder
@@ -23,3 +26,9 @@ def folder_of(name: str, place: Place) -> Path | None:
     snapshots = place.hub_cache / f"models--{name.replace('/', '--')}" / "snapshots"
     found = sorted(path.parent for path in snapshots.glob("*/config.json")) if not is_path(name) else []
     return found[-1] if found else None
+
+
+def tokenizer_folder(name: str, place: Place) -> Path | None:
+    """Where the files of the tokenizer ``name`` are; of a promised model, those of the one that it will hold."""
+    promised = place.promised_model(name)
+    return folder_of(name, place) if promised is None else tokenizer_folder(promised.tokenizer, place)

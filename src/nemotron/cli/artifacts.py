@@ -1,13 +1,15 @@
-"""``nemotron artifacts``: look at a checkpoint, data set or result; check that it is whole."""
+"""``nemotron artifacts``: look at a checkpoint, data set or result; check that it is whole; where it came from."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nemotron.cli.render import print_columns
+from nemotron.outcome import print_error
 
 if TYPE_CHECKING:
     from nemotron.artifacts.inspect import CheckpointFacts, DataFacts, Inspection, ResultFacts
@@ -16,6 +18,9 @@ app = typer.Typer(help="Inspect and verify checkpoints, data and results.", no_a
 
 ArtifactPath = Annotated[
     Path, typer.Argument(metavar="PATH", help="A checkpoint folder, a JSONL file or folder, results.")
+]
+RunsDir = Annotated[
+    Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -45,6 +50,44 @@ def verify_command(path: ArtifactPath, as_json: AsJson = False) -> None:
         return
     rows = [("type", found.type), *(("ok", check) for check in found.checks), ("fingerprint", found.fingerprint)]
     print_columns(rows, header=("CHECK", "RESULT"))
+
+
+@app.command("list")
+def list_command(
+    kind: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only artifacts of this type.")] = None,
+    as_json: AsJson = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """List what the runs have made; `${artifact:RUN:TYPE}` names one in a config or an override."""
+    from nemotron.artifacts.made import all_made
+    from nemotron.errors import ArtifactError, NotFoundError
+    from nemotron.runs.folder import list_runs
+    from nemotron.runs.words import relative
+
+    rows = []
+    for run in list_runs(runs_dir):
+        try:
+            rows += [(run.id, type_, path) for type_, path in all_made(run) if kind in (None, type_)]
+        except (ArtifactError, NotFoundError) as error:
+            print_error(error, label="warning")
+    if as_json:
+        _print_json([{"run": run, "type": type_, "path": str(path)} for run, type_, path in rows])
+    elif rows:
+        print_columns([(run, type_, relative(str(path))) for run, type_, path in rows], header=("RUN", "TYPE", "PATH"))
+    else:
+        print("no artifacts", file=sys.stderr)
+
+
+@app.command("lineage")
+def lineage_command(path: ArtifactPath, as_json: AsJson = False) -> None:
+    """Show the chain of data, judge, models, configs and code that made an artifact."""
+    from nemotron.artifacts.lineage import lineage, lines
+
+    found = lineage(path)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print("\n".join(lines(found)))
 
 
 def _print_json(value: Any) -> None:

@@ -18,7 +18,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 import typer
 
 from nemotron import __version__
-from nemotron.cli import artifacts, profiles, runs, steps
+from nemotron.cli import artifacts, pipelines, profiles, runs, steps
 from nemotron.errors import Origin, UsageError
 from nemotron.outcome import exit_code_of
 from nemotron.suggest import closest, listed
@@ -36,6 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(steps.app, name="steps", context_settings=_HELP)
+app.add_typer(pipelines.app, name="pipelines", context_settings=_HELP)
 app.add_typer(runs.app, name="runs", context_settings=_HELP)
 app.add_typer(profiles.app, name="profiles", context_settings=_HELP)
 app.add_typer(artifacts.app, name="artifacts", context_settings=_HELP)

@@ -178,7 +178,7 @@ def run_command(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compile the config of a step and run it. Words after `--` go to the step's own script."""
-    from nemotron.cli.request import Request
+    from nemotron.executors.request import Request
     from nemotron.manifest import declaration, find_step
 
     found = find_step(step)
@@ -209,10 +209,11 @@ def run_command(
     plan = request.compile(parsed)
     launch: Launch | None = None
     if request.profile is not None:
+        from nemotron.executors.base import How
         from nemotron.executors.elsewhere import launch_of
 
-        how = {"attached": run is not None, "force_squash": force_squash}
-        plan, launch = launch_of(plan, request.asked, request.profile, rehearsal=dry_run, **how)
+        how = How(attached=run is not None, force_squash=force_squash)
+        plan, launch = launch_of(plan, request.asked, request.profile, how, rehearsal=dry_run)
     say_plan(plan, launch, as_json=as_json, dry_run=dry_run, show_config=show_config)
     if dry_run:
         return

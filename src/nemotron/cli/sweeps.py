@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from nemotron.cli.render import print_columns, print_rendered, print_submission, print_title
-from nemotron.cli.request import Request
 from nemotron.compile.plan import Plan, render_plan
 from nemotron.compile.sweep import Member, compile_all, findings_of
 from nemotron.config.overrides import Override
 from nemotron.config.sweep import combinations
 from nemotron.errors import CompileError, UsageError
 from nemotron.executors.launch import Launch
+from nemotron.executors.request import Request
 from nemotron.executors.sweep import SweepRun, name_of, run_here, submit_all
 from nemotron.job import Asked
 from nemotron.outcome import print_findings
@@ -57,12 +57,13 @@ def run_sweep(request: Request, overrides: Sequence[Override], words: Sequence[s
 
     launches: dict[int, Launch] = {}
     if profile is not None:
+        from nemotron.executors.base import How
         from nemotron.executors.elsewhere import launch_of
 
-        how = {"attached": options.attached, "force_squash": options.force_squash}
+        how = How(attached=options.attached, force_squash=options.force_squash)
         for index, member in enumerate(members):
             said = partial(_said, asked, member)
-            plan, launch = launch_of(member.plan, said, profile, rehearsal=options.dry_run, **how)
+            plan, launch = launch_of(member.plan, said, profile, how, rehearsal=options.dry_run)
             members[index] = replace(member, plan=plan)
             if launch is not None:
                 launches[member.number] = launch

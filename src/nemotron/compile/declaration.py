@@ -81,5 +81,6 @@ def _described(job: AnyStepJob, findings: tuple[Finding, ...]) -> Preflight:
         outputs=tuple(job.outputs()),
         work=job.work(),
         memory=job.memory(),
+        promises=tuple(job.promises()),
         secrets=secrets_in(job.config),
     )

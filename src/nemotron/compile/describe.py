@@ -41,6 +41,9 @@ def inputs(job: AnyJob) -> Iterator[FileRef]:
             shards = tuple(map(str, file.paths))
             detail = f"{detail} in {len(shards)} shard{'s' if len(shards) > 1 else ''} of the manifest"
             yield FileRef(f"{file.role} data", file.key, str(job.config.data.manifest_path), detail, shards)
+    manifest = job.config.data.manifest_path
+    if manifest is not None and job.place.promised_data(manifest) is not None:
+        yield FileRef("data", "data.manifest_path", manifest, "made before this runs")
     if job.place.is_here:
         seen = {ref.name for ref in job.models()}
         for one in loose_files(job.config):

@@ -22,6 +22,7 @@ from nemotron.errors import Finding
 from nemotron.job import Asked, CompiledJob
 from nemotron.manifest import Declaration, EngineName, ViewName
 from nemotron.place import Place
+from nemotron.promises import Promise
 from nemotron.runs.folder import new_run_id
 
 
@@ -109,6 +110,8 @@ class Preflight:
     outputs: tuple[FileRef, ...] = ()
     work: Work | None = None
     memory: Memory | None = None
+    promises: tuple[Promise, ...] = ()
+    """What the run will make."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Values that must never be written, by name."""
 
@@ -166,6 +169,8 @@ class Plan:
     """Embedded engine, and only when the policy's files are on this machine."""
     inputs: tuple[FileRef, ...] = ()
     outputs: tuple[FileRef, ...] = ()
+    promises: tuple[Promise, ...] = ()
+    """What the run will make: what steps after it in a pipeline are compiled against."""
     _secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -290,6 +295,7 @@ def compile_job(
         memory=result.memory,
         inputs=result.inputs,
         outputs=result.outputs,
+        promises=result.promises,
         _secrets=secrets,
     )
 

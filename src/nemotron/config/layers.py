@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from nemotron.config.edit import Applier
 from nemotron.config.merge import merge_layer
+from nemotron.config.named import Artifacts, write_out
 from nemotron.config.origins import Node, kind, no_text, plain, readable, shown, walk
 from nemotron.config.overrides import Override
 from nemotron.config.resolvers import interpolate
@@ -108,11 +109,12 @@ def load(
     *,
     run_dir: str,
     model: type[BaseModel] | None = None,
+    artifacts: Artifacts | None = None,
 ) -> Resolved:
     """Load a config: ``name_or_path`` is a name in ``config_dir`` or a path (see :func:`find_config`).
 
     ``model`` tells which keys an override may set although no YAML mentions them. Overrides that cannot work are kept
-    in ``Resolved.findings``.
+    in ``Resolved.findings``. ``artifacts`` finds what `${artifact:RUN:TYPE}` names.
 
     Raises:
         NotFoundError: no such config, or a `defaults` entry that does not exist.
@@ -123,8 +125,9 @@ def load(
     applier = Applier(root, model)
     applier.apply(overrides)
     origins = {**applier.removed, **{key: node.origin for key, node in walk(root)}}
+    findings = list(write_out(root, artifacts)) if artifacts is not None else []
     raw = plain(root)
-    findings = list(_no_texts(raw, origins))
+    findings = findings or list(_no_texts(raw, origins))
     if not findings:
         values, findings = interpolate(raw, origins, run_dir=run_dir)
         # The environment may hold what the files do not.

@@ -7,7 +7,7 @@ Runs after the overrides, so that everything that refers to an overridden key fo
 ``${mul:a,b}``              product; ``${div:a,b}`` true division (always a float); ``${max:a,b}``
 ``${asset:tiny_world/policy}``  a file shipped with the package
 ``${run_dir:}``             the folder of this run
-``${artifact:NAME}``        reserved for the registry of artifacts
+``${artifact:RUN:TYPE}``    what a run made (:mod:`nemotron.config.named`)
 =========================  ============================================================================
 """
 
@@ -171,10 +171,8 @@ def _asset(name: str) -> str:
     return str(path)
 
 
-def _artifact(name: str) -> str:
-    raise NotAvailableError(
-        f"the artifact registry is not available yet, so `{name}` cannot be looked up", hint="give a path instead"
-    )
+def _artifact(*words: str) -> str:
+    raise NotAvailableError(f"artifacts cannot be looked up here: `{','.join(words)}`", hint="give a path instead")
 
 
 def _texts(value: Any, key: str = "") -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from nemotron.artifacts.inputs import Hashing, changed_inputs, refuse_changed
 from nemotron.engines.base import ENGINES, Attempt
+from nemotron.engines.settle import settled
 from nemotron.errors import LimitError, NemotronError, NotAvailableError
 from nemotron.job import Changed, CompiledJob
 from nemotron.manifest import declaration, find_step
@@ -55,6 +56,8 @@ def work(
     """
     gc.set_threshold(*USUAL_COLLECTION)
     with run.lock(), terminated_like_interrupted(), notice.listening():
+        if run.job().awaits:
+            _settle(run)
         changed = changed_inputs(run.job())
         if changed and not accept_changed:
             raise refuse_changed(run.id, changed)
@@ -87,6 +90,15 @@ def work(
             run.write_status(state="failed", error=f"internal error: {type(error).__name__}", exit_code=1)
             raise
     return 0
+
+
+def _settle(run: RunFolder) -> None:
+    """Find what the job waited for; the status says where that is not there. Raises ArtifactError."""
+    try:
+        run.write_job(settled(run.job(), run.path.parent))
+    except NemotronError as error:
+        run.write_status(state="failed", error=error.message, exit_code=error.exit_code)
+        raise
 
 
 def secrets_of(job: CompiledJob) -> dict[str, str]:

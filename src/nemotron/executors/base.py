@@ -188,6 +188,8 @@ class How:
     """Import the container image anew."""
     accept_changed: bool = False
     """Go on although an input is not what it was."""
+    after: tuple[str, ...] = ()
+    """Jobs of the same scheduler that have to end well first."""
 
     def worker(self, python: str, run_dir: str, number: int) -> list[str]:
         """The command line that every executor ends in."""

@@ -68,10 +68,9 @@ def launch_of(
     plan: Plan,
     asked: Callable[[Plan], Asked],
     profile: Profile,
+    how: How,
     *,
     rehearsal: bool,
-    attached: bool,
-    force_squash: bool,
 ) -> tuple[Plan, Launch | None]:
     """The plan with what the profile finds, and what would be sent; None where the plan does not hold.
 
@@ -87,7 +86,6 @@ def launch_of(
             f"the engine `{plan.engine}` is not available yet",
             hint="set `engine=embedded`, or wait for a later version",
         )
-    how = How(attached=attached, force_squash=force_squash)
     return plan, prepare(plan, asked(plan), profile, runs_dir=plan.runs_dir, how=how)
 
 

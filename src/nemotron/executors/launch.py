@@ -80,7 +80,12 @@ def prepare(plan: Plan, asked: Asked, profile: Profile, *, runs_dir: Path, how: 
 
 
 def resume(
-    run: RunFolder, *, max_steps: int | None, command: Sequence[str], accept_changed: bool = False
+    run: RunFolder,
+    *,
+    max_steps: int | None,
+    command: Sequence[str],
+    accept_changed: bool = False,
+    after: Sequence[str] = (),
 ) -> RunFolder | None:
     """Another attempt at a run that is not worked on, by the executor of its last one; None where it is finished.
 
@@ -113,7 +118,7 @@ def resume(
             run.write_status(state="starting", error=None, exit_code=None)
     job = run.job()
     number = attempts_of(run.path)[-1].number + 1
-    submission = by.plan(profile, job, target, number, How(accept_changed=accept_changed))
+    submission = by.plan(profile, job, target, number, How(accept_changed=accept_changed, after=tuple(after)))
     _hand_over(run, profile, job, target, submission, secrets_of(job))
     return run
 

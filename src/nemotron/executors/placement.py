@@ -123,6 +123,8 @@ def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Find
     seen: set[str] = set()
     for role, file in [*(("read", one) for one in plan.inputs), *(("written", one) for one in plan.outputs)]:
         path = _path_of(plan, file)
+        if plan.place.promise(file.path) is not None:
+            continue  # a job that runs before this one makes it, where both can read
         if path is None or str(path) in seen or any(path.is_relative_to(folder) for folder in reaches):
             continue
         seen.add(str(path))

@@ -6,12 +6,8 @@ that was cut off needs nothing else to go on: runs of its name that are finished
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sys
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,15 +15,12 @@ from nemotron.compile.sweep import Member
 from nemotron.disk import lock
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, ExecutorError, NemotronError, NotAvailableError, OutputError
-from nemotron.executors import goes_on
+from nemotron.executors import apart, goes_on
 from nemotron.executors.launch import Launch
 from nemotron.job import Asked, CompiledJob
-from nemotron.outcome import exit_code_of, print_error
+from nemotron.outcome import print_error
 from nemotron.processes.termination import terminated_like_interrupted
 from nemotron.runs.folder import RunFolder, list_runs, new_run_id
-
-SIGNALLED = 128
-"""Added to the number of the signal that ended a process, as shells do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,64 +179,8 @@ def _told(ends: Sequence[tuple[SweepRun, int]], sweep: str, *, finished: bool = 
 
 def _to_its_end(one: SweepRun, earlier: RunFolder | None, runs_dir: Path, *, accept_changed: bool) -> int:
     """Work on a run in a process of its own, and wait; a new run is called after the moment in which it starts."""
-    plan = one.member.plan
-    job = None
-    if earlier is None:
-        plan = replace(plan, run_id=new_run_id(plan.step, plan.config_name))
-        job = plan.job(one.asked).to_bytes()
-    # What the process is told goes through a pipe: secrets stand in no list of processes.
-    arguments = (job, earlier and earlier.path, runs_dir, plan.secrets(), one.asked.command, accept_changed)
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=arguments)
-    process.start()
-    while True:
-        try:
-            process.join()
-            break
-        except KeyboardInterrupt:
-            try:
-                process.terminate()
-                process.join()
-            except KeyboardInterrupt:
-                process.kill()
-                process.join()
-            raise
-    code = process.exitcode
-    assert code is not None
-    return code if code >= 0 else SIGNALLED - code
-
-
-def _work(
-    job: bytes | None,
-    earlier: Path | None,
-    runs_dir: Path,
-    secrets: Mapping[str, str],
-    command: Sequence[str],
-    accept_changed: bool,
-) -> None:
-    """In the process of the run."""
-    # Ctrl-C reaches every process of a terminal. It is for the command, which then tells this one once.
-    signal.signal(signal.SIGINT, lambda number, frame: None)
-    threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
-
-    def start() -> int:
-        from nemotron.engines.worker import work
-        from nemotron.executors.local import announce, preparing
-
-        if earlier is not None:
-            run = RunFolder.open(earlier)
-            announce(f"{run.job().step}: going on in {run.path}")
-            return work(run, secrets, preparing(run, command), accept_changed=accept_changed)
-        assert job is not None
-        run = RunFolder.create(runs_dir, CompiledJob.model_validate_json(job))
-        announce(f"{run.job().step}: starting in {run.path}")
-        return work(run, secrets)
-
-    sys.exit(exit_code_of(start, tuple(command)))
-
-
-def _end_with_parent() -> None:
-    """A command that is killed takes the run along: nobody would begin the next one."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    plan, command = one.member.plan, one.asked.command
+    if earlier is not None:
+        return apart.go_on(earlier, plan.secrets(), command, accept_changed=accept_changed)
+    plan = replace(plan, run_id=new_run_id(plan.step, plan.config_name))
+    return apart.start(plan.job(one.asked), runs_dir, plan.secrets())

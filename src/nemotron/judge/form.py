@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nemotron.checkpoints.chat_template import DEFAULT, templates_of
-from nemotron.checkpoints.folders import folder_of
+from nemotron.checkpoints.folders import tokenizer_folder
 from nemotron.config.schema.judge import GenrmModelConfig, JudgeConfig
 from nemotron.errors import ConfigError
 from nemotron.place import Place
@@ -56,7 +56,7 @@ def knows_answers(template: str) -> bool:
 def seen_template(model: GenrmModelConfig, place: Place) -> str | None:
     """The judge's chat template, where its files can be looked at: also of an endpoint that calls its model by the name
     of a folder, or of a model in the cache. Raises ArtifactError when the file cannot be read."""
-    folder = folder_of(model.model, place)
+    folder = tokenizer_folder(model.model, place)
     return templates_of(folder).get(DEFAULT) if folder else None
 
 

@@ -22,23 +22,39 @@ def page(template: str, figures: Sequence[Figure], **values: Any) -> str:
         NotAvailableError: jinja2 or plotly is not installed.
     """
     try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
-        raise NotAvailableError(f"reports need the package `{error.name}`", hint=install_extra("local")) from error
+        raise _missing(error) from error
+    drawn = [figure for figure in figures if figure.data]
+    return plain_page(
+        template,
+        figures=drawn,
+        figure_data=[{"id": f.id, "data": f.data, "layout": f.layout} for f in drawn],
+        plotly=get_plotlyjs(),
+        nonce=secrets.token_urlsafe(16),
+        **values,
+    )
+
+
+def plain_page(template: str, *, trusted: Sequence[str] = ("plotly",), **values: Any) -> str:
+    """The HTML of a template without figures; ``trusted`` names values that are code of ours, and not escaped.
+
+    Raises:
+        NotAvailableError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from markupsafe import Markup
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
     loader = PackageLoader("nemotron.runs", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     own = {name: Markup(loader.get_source(environment, name)[0]) for name in ("report.css", "report.js")}
-    drawn = [figure for figure in figures if figure.data]
-    return environment.get_template(template).render(
-        figures=drawn,
-        figure_data=[{"id": f.id, "data": f.data, "layout": f.layout} for f in drawn],
-        css=own["report.css"],
-        script=own["report.js"],
-        plotly=Markup(get_plotlyjs()),
-        nonce=secrets.token_urlsafe(16),
-        **values,
-    )
+    code = {name: Markup(values.pop(name)) for name in trusted if name in values}
+    return environment.get_template(template).render(css=own["report.css"], script=own["report.js"], **code, **values)
+
+
+def _missing(error: ModuleNotFoundError) -> NotAvailableError:
+    return NotAvailableError(f"reports need the package `{error.name}`", hint=install_extra("local"))

@@ -7,7 +7,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from nemotron import __version__
+from nemotron import __version__, snapshot
 from nemotron.job import Commit, Provenance
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "aiohttp")
@@ -22,6 +22,7 @@ def provenance(cwd: Path | None = None) -> Provenance:
         host=platform.node(),
         packages={name: version for name in _PACKAGES if (version := _version(name)) is not None},
         git=_git(cwd or Path()),
+        code=snapshot.digest(),
     )
 
 

@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from nemotron.checkpoints.megatron import families
 from nemotron.compile.choice import choose
 from nemotron.compile.jobs.files import files
 from nemotron.compile.jobs.step import ModelRef, NumberType, StepJob
 from nemotron.compile.plan import FileRef, Memory, Process, Work
+from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
@@ -19,7 +21,9 @@ from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.policy import OptimizerConfig, SchedulerEntry
 from nemotron.config.schema.training import Course, TrainingConfig
 from nemotron.data.inputs import HeldoutFiles
+from nemotron.errors import ArtifactError
 from nemotron.manifest import EngineName
+from nemotron.promises import FilePromise, ModelPromise, Promise
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Surroundings
@@ -213,6 +217,35 @@ class Job(StepJob[C]):
         from nemotron.compile.describe import inputs
 
         return inputs(self)
+
+    def promises(self) -> Iterator[Promise]:
+        """Checkpoints of the policy, where any are written, and the files of every training run."""
+        yield from map(FilePromise, ("metrics_jsonl", "samples_jsonl", "report_html"))
+        settings = self.config.checkpointing
+        if not settings.enabled:
+            return
+        policy = self.config.policy
+        like, tokenizer = policy.model_name, policy.tokenizer.name
+        yield ModelPromise("checkpoint_run", like, tokenizer)
+        if self.saves_megatron:
+            yield ModelPromise("checkpoint_megatron", like, tokenizer)
+        if settings.save_consolidated or not self.saves_megatron:
+            yield ModelPromise("checkpoint_hf", like, tokenizer, self.changes())
+
+    @property
+    def saves_megatron(self) -> bool:
+        """Whether the weights of a checkpoint are in Megatron-Core's format, as far as the model is known."""
+        if self.engine == "nemo_rl":
+            return bool(self.config.policy.megatron)
+        model = read_model(self.config.policy.model_name, self.place)
+        try:
+            return model is None or bool(families.from_hf(model.config, "the model"))
+        except ArtifactError:
+            return False
+
+    def changes(self) -> dict[str, Any]:
+        """What the trained model's `config.json` says otherwise than that of the policy."""
+        return {}
 
     def outputs(self) -> Iterator[FileRef]:
         """The run folder and what lands elsewhere."""

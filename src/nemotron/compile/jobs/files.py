@@ -12,12 +12,15 @@ from nemotron.config.schema.data import DatasetConfig
 from nemotron.data.inputs import answer_keys, pair_keys
 from nemotron.data.manifest import Manifest, ShardFile
 from nemotron.errors import DataError
+from nemotron.promises import DataPromise
 
 if TYPE_CHECKING:
     from nemotron.compile.jobs.base import AnyJob
 
 MANIFEST = "data.manifest_path"
 HELDOUT_SPLIT = "eval.heldout.split"
+UNKNOWN_KIND = "unknown"
+"""Kind of promised rows whose sources do not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,9 @@ def named_files(job: AnyJob) -> list[DataFile]:
 
 
 def _prepared_files(job: AnyJob) -> list[DataFile]:
-    """The splits of the manifest."""
+    """The splits of the manifest; of promised data nothing can be read yet."""
+    if job.place.promised_data(job.config.data.manifest_path) is not None:
+        return []
     found = []
     for role, (key, shards) in shards_of(job).items():
         paths, rows = tuple(shard.path for shard in shards), sum(shard.rows for shard in shards)
@@ -90,12 +95,23 @@ def _shape(job: AnyJob, rows: DatasetConfig) -> Shape:
 def manifest_of(job: AnyJob) -> Manifest | None:
     """The manifest of the config; None when there is none, or none that can be read (a rule says so)."""
     path = job.config.data.manifest_path
+    if path is not None and (promised := job.place.promised_data(path)) is not None:
+        return promised_manifest(Path(path), promised)
     if path is None or not job.sees(path):
         return None
     try:
         return Manifest.read(Path(path).expanduser())
     except DataError:
         return None
+
+
+def promised_manifest(path: Path, promised: DataPromise) -> Manifest | None:
+    """A manifest that names the kind and the splits, with one shard of each that is not there; None where the splits
+    are not known."""
+    if promised.splits is None:
+        return None
+    splits = {name: (ShardFile(path.parent / name, 1, 0, ""),) for name in promised.splits}
+    return Manifest(path, promised.kind or UNKNOWN_KIND, splits, splits if promised.tokens else {}, {})
 
 
 def splits_wanted(job: AnyJob) -> dict[str, tuple[str, str]]:

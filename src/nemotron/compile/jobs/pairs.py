@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.rows import RowJob
 from nemotron.compile.plan import Work
+from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.schema.dpo import DpoRunConfig
 from nemotron.config.schema.pairs import PairTrainingConfig
@@ -77,6 +78,19 @@ class RmJob(PairJob[RmRunConfig]):
         *("loss", "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean", "num_valid_samples"),
     )
     step_metrics: ClassVar[tuple[str, ...]] = measured.REWARD_MODEL
+
+    @property
+    def saves_megatron(self) -> bool:
+        """Megatron-Core's format has no place for the head."""
+        return False
+
+    def changes(self) -> dict[str, Any]:
+        """A head with one output, and what the rewards of the training pairs are like."""
+        model = read_model(self.config.policy.model_name, self.place)
+        kinds = (model.config.get("architectures") if model else None) or ["ForCausalLM"]
+        names = [str(kind).replace("ForCausalLM", "ForSequenceClassification") for kind in kinds]
+        measured = {"reward_mean": 0.0, "reward_std": 1.0} if self.engine == "embedded" else {}
+        return {"architectures": names, "num_labels": 1, **measured}
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
         """Margin and centring are ours."""

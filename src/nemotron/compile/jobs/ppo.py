@@ -14,6 +14,7 @@ from nemotron.compile.jobs.step import ModelRef, NumberType
 from nemotron.compile.plan import Process
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
+from nemotron.promises import Promise
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
             yield ModelRef("reward model", "reward_model.model_name", config.reward_model.model_name)
             if self.has_critic:
                 yield ModelRef("critic", "value.model_name", config.value.model_name)
+
+    def promises(self) -> Iterator[Promise]:
+        """Those of the actor, who writes the checkpoints of both."""
+        return super().promises() if self.config.only != "critic" else iter(())
 
     def missing_features(self) -> Iterator[tuple[str, str, object]]:
         """What PPO in NeMo-RL can and the embedded engine cannot."""

@@ -18,6 +18,7 @@ from nemotron.errors import ArtifactError, ConfigError, Finding, NemotronError, 
 from nemotron.judge.form import Form, choose, seen_template
 from nemotron.manifest import EngineName
 from nemotron.place import Place
+from nemotron.promises import Promise
 
 if TYPE_CHECKING:
     from nemotron.compile.plan import Surroundings
@@ -139,6 +140,10 @@ class StepJob(Generic[M]):
 
     def outputs(self) -> Iterator[FileRef]:
         """What is written."""
+        return iter(())
+
+    def promises(self) -> Iterator[Promise]:
+        """What the run will make, as far as that is known before it: what steps after it are compiled against."""
         return iter(())
 
     def work(self) -> Work | None:

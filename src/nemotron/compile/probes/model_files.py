@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, templates_of
 from nemotron.checkpoints.folders import folder_of as folder_of
 from nemotron.checkpoints.folders import is_path as is_path
+from nemotron.checkpoints.folders import tokenizer_folder as tokenizer_folder
 from nemotron.disk.documents import open_regular, parse_json, read_json
 from nemotron.place import Place
 
@@ -46,6 +47,12 @@ class ModelFiles:
 
 def read_model(name: str, place: Place) -> ModelFiles | None:
     """Facts of a model that is on this machine, else None."""
+    if (promised := place.promised_model(name)) is not None:
+        made_of, tokenizer = read_model(promised.like, place), read_model(promised.tokenizer, place)
+        if made_of is None:
+            return None
+        tokens = made_of.tokens if tokenizer is None else tokenizer.tokens
+        return replace(made_of, config={**made_of.config, **promised.changes}, tokens=tokens)
     folder = folder_of(name, place)
     return _facts(folder) if folder else None
 
@@ -203,9 +210,9 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
 
 def template_problem(name: str, place: Place) -> str | None:
     """Why conversations cannot be written with the tokenizer ``name``; None when they can, or when it is not here."""
-    folder = folder_of(name, place)
+    folder = tokenizer_folder(name, place)
     if folder is None or not _facts(folder).has_tokenizer:
         return None
-    if not Path(name).expanduser().is_dir() and not (folder / "tokenizer_config.json").is_file():
+    if folder != Path(name).expanduser() and not (folder / "tokenizer_config.json").is_file():
         return None  # a download that is not whole: the rest is fetched when the run starts
     return folder_problem(folder)

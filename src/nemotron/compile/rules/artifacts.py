@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nemotron.checkpoints.chat_template import DEFAULT, read_template, template_fault
 from nemotron.checkpoints.megatron import layout
-from nemotron.checkpoints.megatron.describe import Checkpoint, describe
+from nemotron.checkpoints.megatron.describe import describe
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.jobs.step import AnyStepJob
-from nemotron.compile.probes.model_files import folder_of, is_path, read_model, template_problem, tokenizer_facts
+from nemotron.compile.probes.model_files import (
+    folder_of,
+    is_path,
+    read_model,
+    template_problem,
+    tokenizer_facts,
+    tokenizer_folder,
+)
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.errors import ArtifactError, Finding
 
@@ -25,6 +33,8 @@ def models_are_complete(job: AnyStepJob) -> Iterator[Finding]:
     for model in job.models():
         key, name = model.key, model.name
         role = model.role if model.role.endswith("model") else f"{model.role} model"
+        if job.place.promised_model(name) is not None:
+            continue  # the run that makes it is checked for what it makes it of
         if job.sees(name) and Path(name).expanduser().is_file():
             yield job.error(key, f"the {role} `{name}` is a file, not a folder", kind=ArtifactError)
         elif folder_of(name, job.place) is None:
@@ -99,7 +109,7 @@ def places_are_looked_at(job: AnyJob) -> Iterator[Finding]:
     manifest = job.config.data.manifest_path
     named += [("data.manifest_path", manifest)] if manifest else []
     for key, path in named:
-        if not job.sees(path):
+        if not job.sees(path) and job.place.promise(path) is None:
             yield job.note(key, f"`{path}` lies on `{job.place.name}` and was not looked at from here")
 
 
@@ -222,33 +232,42 @@ def megatron_weights_can_be_read(job: AnyJob) -> Iterator[Finding]:
 def megatron_weights_fit(job: AnyJob) -> Iterator[Finding]:
     """A Megatron checkpoint is of the config's own model and tokenizer."""
     start = job.config.policy.pretrained_checkpoint
-    if start is not None:
+    if start is None:
+        return
+    if (promised := job.place.promised_model(start.path)) is not None:
+        made_of = read_model(start.path, job.place)
+        differing = list(_other_model(job, made_of.config)) if made_of else []
+        inside = tokenizer_folder(promised.tokenizer, job.place)
+    elif job.sees(start.path):
         found = describe(Path(start.path).expanduser())
-        differing = list(_other_model(job, found))
-        yield from differing or _other_tokenizer(job, found)
+        differing = list(_other_model(job, found.hf_config))
+        inside = layout.tokenizer_of(found.folder)
+    else:
+        return
+    yield from differing or _other_tokenizer(job, inside)
 
 
-def _other_model(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:
+def _other_model(job: AnyJob, found: Mapping[str, Any]) -> Iterator[Finding]:
+    """``found``: the `config.json` of the checkpoint's model."""
     model = read_model(job.config.policy.model_name, job.place)
     if model is None:
         return
     sizes = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    differing = [name for name in sizes if model.config.get(name) != found.hf_config.get(name)]
+    differing = [name for name in sizes if model.config.get(name) != found.get(name)]
     if differing:
         name = differing[0]
         yield job.error(
             "policy.pretrained_checkpoint.path",
-            f"the checkpoint has `{name}` {found.hf_config.get(name)}, `policy.model_name` {model.config.get(name)}",
+            f"the checkpoint has `{name}` {found.get(name)}, `policy.model_name` {model.config.get(name)}",
             kind=ArtifactError,
             hint="give the checkpoint of that model, or start from the model's own weights with "
             "`~policy.pretrained_checkpoint`",
         )
 
 
-def _other_tokenizer(job: AnyJob, found: Checkpoint) -> Iterator[Finding]:
+def _other_tokenizer(job: AnyJob, inside: Path | None) -> Iterator[Finding]:
     """The policy was trained with the tokenizer that lies in its checkpoint, and with that chat template."""
-    inside = layout.tokenizer_of(found.folder)
-    given = folder_of(job.config.policy.tokenizer.name, job.place)
+    given = tokenizer_folder(job.config.policy.tokenizer.name, job.place)
     if inside is None or given is None:
         return
     here, there = tokenizer_facts(inside), tokenizer_facts(given)

@@ -12,7 +12,7 @@ from nemotron.checkpoints.chat_template import DEFAULT, THOUGHT, rendered
 from nemotron.checkpoints.turn_end import end_tokens, model_ends, named_tokens, start_of, tokenizer_end, written_end
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.step import AnyStepJob
-from nemotron.compile.probes.model_files import folder_of, tokenizer_facts
+from nemotron.compile.probes.model_files import folder_of, tokenizer_facts, tokenizer_folder
 from nemotron.compile.rules.base import Rules
 from nemotron.compile.rules.prepared import chat_template
 from nemotron.errors import ArtifactError, Finding
@@ -43,7 +43,7 @@ class Writing:
 
 def writing(name: str, job: AnyStepJob) -> Writing | None:
     """That of the tokenizer ``name`` by itself; None when it is not here, or has no template."""
-    folder = folder_of(name, job.place)
+    folder = tokenizer_folder(name, job.place)
     template = tokenizer_facts(folder).chat_template if folder else None
     return Writing(name, folder, template, {}) if folder and template else None
 
@@ -51,7 +51,7 @@ def writing(name: str, job: AnyStepJob) -> Writing | None:
 def policy_writing(job: AnyJob) -> Writing | None:
     """That of the policy, whose template the config may give."""
     settings = job.config.policy.tokenizer
-    folder = folder_of(settings.name, job.place)
+    folder = tokenizer_folder(settings.name, job.place)
     if folder is None:
         return None
     own = settings.chat_template if "chat_template" in settings.model_fields_set else DEFAULT

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from nemotron.compile.jobs.ppo import PpoJob
-from nemotron.compile.probes.model_files import folder_of, read_model, tokenizer_facts
+from nemotron.compile.probes.model_files import read_model, tokenizer_facts, tokenizer_folder
 from nemotron.compile.rules.artifacts import longer_than_positions
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.errors import ArtifactError, Finding
@@ -214,12 +214,12 @@ def reward_scale_is_known(job: PpoJob) -> Iterator[Finding]:
 )
 def models_share_tokens(job: PpoJob) -> Iterator[Finding]:
     """The critic's server is handed token ids, so both models must mean the same by them."""
-    policy = folder_of(job.config.policy.tokenizer.name, job.place)
+    policy = tokenizer_folder(job.config.policy.tokenizer.name, job.place)
     for key, name in (
         ("reward_model.model_name", job.config.reward_model.model_name),
         ("value.tokenizer.name", job.config.value.tokenizer.name),
     ):
-        other = folder_of(name, job.place)
+        other = tokenizer_folder(name, job.place)
         if policy is None or other is None:
             continue
         ours, theirs = tokenizer_facts(policy).vocabulary, tokenizer_facts(other).vocabulary

@@ -11,8 +11,8 @@ from nemotron.checkpoints.chat_template import read_template
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import HELDOUT_SPLIT as HELDOUT
 from nemotron.compile.jobs.files import MANIFEST as KEY
-from nemotron.compile.jobs.files import manifest_of, splits_wanted
-from nemotron.compile.probes.model_files import TokenizerFacts, folder_of, tokenizer_facts
+from nemotron.compile.jobs.files import UNKNOWN_KIND, manifest_of, splits_wanted
+from nemotron.compile.probes.model_files import TokenizerFacts, tokenizer_facts, tokenizer_folder
 from nemotron.compile.rules.base import Rules
 from nemotron.config.known import embedded_reads
 from nemotron.config.layers import Resolved
@@ -53,7 +53,7 @@ def shards_are_unchanged(job: AnyJob) -> Iterator[Finding]:
     The engine hashes all that it reads before it trains.
     """
     manifest = manifest_of(job)
-    if manifest is not None:
+    if manifest is not None and job.sees(manifest.path):
         for problem in manifest.problems(tokens=bool(job.config.data.use_tokens)):
             yield _error(job, KEY, problem)
 
@@ -77,7 +77,7 @@ def splits_have_rows(job: AnyJob) -> Iterator[Finding]:
 def rows_are_of_the_kind(job: AnyJob) -> Iterator[Finding]:
     """Preferences are learned from pairs; of pairs, a step that samples answers uses the prompts alone."""
     manifest = manifest_of(job)
-    if manifest is None:
+    if manifest is None or manifest.kind == UNKNOWN_KIND:
         return
     if job.row_kind == "preference" and manifest.kind != "preference":
         message = (
@@ -108,14 +108,14 @@ def tokens_are_those_of_the_policy(job: AnyJob) -> Iterator[Finding]:
         if split in manifest.splits and split not in manifest.tokens:
             hint = f"prepare the data with `tokenize.tokenizer={name}`"
             yield job.error(TOKENS, f"the manifest has no token ids of the split `{split}`", kind=DataError, hint=hint)
-        elif split in manifest.tokens:
+        elif split in manifest.tokens and job.sees(manifest.path):
             yield from _other_tokens(job, split, manifest.value["splits"][split].get("tokens", {}))
 
 
 def _other_tokens(job: AnyJob, split: str, made: Mapping[str, Any]) -> Iterator[Finding]:
     """``made``: what the manifest says about the tokens of a split."""
     settings = job.config.policy.tokenizer
-    folder = folder_of(settings.name, job.place)
+    folder = tokenizer_folder(settings.name, job.place)
     facts = tokenizer_facts(folder) if folder else TokenizerFacts(None, None)
     own = settings.chat_template if "chat_template" in settings.model_fields_set else "default"
     template = chat_template(own, facts)

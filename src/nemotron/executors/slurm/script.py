@@ -28,7 +28,7 @@ def batch_script(
         two_sided: the step has a critic's side, which gets machines of its own where the profile gives it some.
     """
     critic = profile.critic if two_sided else None
-    options = list(_options(profile, name=name, run_dir=run_dir, number=number, attached=how.attached))
+    options = list(_options(profile, name=name, run_dir=run_dir, number=number, how=how))
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
     if critic is not None:
         lines += ["#SBATCH hetjob", *(f"#SBATCH {option}" for option in _critic_options(profile, critic, name))]
@@ -109,13 +109,13 @@ def image_file(profile: SlurmProfile) -> str | None:
     return f"{folder}/{re.sub(r'[^A-Za-z0-9._-]+', '+', image)}.sqsh"
 
 
-def _options(profile: SlurmProfile, *, name: str, run_dir: str, number: int, attached: bool) -> Iterator[str]:
+def _options(profile: SlurmProfile, *, name: str, run_dir: str, number: int, how: How) -> Iterator[str]:
     log = f"{run_dir}/attempts/{number}/logs/{LOG}"
     yield _option("job-name", name)
     # A per cent sign begins a pattern of Slurm's.
     yield _option("output", log.replace("%", "%%"))
     yield "--open-mode=append"
-    partition = (profile.run_partition if attached else profile.batch_partition) or profile.partition
+    partition = (profile.run_partition if how.attached else profile.batch_partition) or profile.partition
     values = {
         "account": profile.account,
         "partition": partition,
@@ -124,12 +124,15 @@ def _options(profile: SlurmProfile, *, name: str, run_dir: str, number: int, att
         **_machines(profile),
         "exclude": profile.exclude,
         "reservation": profile.reservation,
-        "dependency": profile.dependency,
+        "dependency": ",".join(filter(None, [profile.dependency, _after(how)])) or None,
         "comment": profile.comment,
     }
     for option, value in values.items():
         if value is not None:
             yield _option(option, str(value))
+    if how.after:
+        # A job whose turn cannot come any more is cancelled, and does not wait for ever.
+        yield "--kill-on-invalid-dep=yes"
     if profile.exclusive:
         yield "--exclusive"
     yield "--requeue" if profile.requeue else "--no-requeue"
@@ -140,6 +143,10 @@ def _options(profile: SlurmProfile, *, name: str, run_dir: str, number: int, att
     for extra in profile.sbatch_options:
         option, equals, value = extra.removeprefix("--").partition("=")
         yield _option(option, value) if equals else f"--{option}"
+
+
+def _after(how: How) -> str | None:
+    return ":".join(["afterok", *how.after]) if how.after else None
 
 
 def _machines(group: SlurmProfile | CriticGroup) -> dict[str, str | int | None]:

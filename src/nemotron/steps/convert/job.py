@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from nemotron.compile.jobs.step import PlainJob
 from nemotron.compile.plan import FileRef
+from nemotron.promises import ModelPromise, Promise
 from nemotron.steps.convert.run import is_hub_name
 
 OUTPUT = "output_dir"
@@ -62,6 +63,18 @@ class ConvertJob(PlainJob[M]):
         """transformers only to compare logits and to reach the hub."""
         wanted = self.settings.verify == "logits" or any(is_hub_name(name) for _, name in self.hf_models())
         return ("torch", "safetensors", "numpy", *(("transformers",) if wanted else ()))
+
+    def promises(self) -> Iterator[Promise]:
+        """The target, which is the source in another form."""
+        made_of, tokenizer = self.made_of
+        if made_of is not None:
+            yield ModelPromise(self.kinds[1], made_of, tokenizer or made_of)
+
+    @property
+    def made_of(self) -> tuple[str | None, str | None]:
+        """The Hugging Face model whose config the target has, and the one whose tokenizer; None where neither is
+        known here."""
+        raise NotImplementedError
 
     def folders(self) -> dict[str, tuple[str, Path]]:
         """Run folder, and the one in which the target will appear."""

@@ -24,6 +24,8 @@ def models_are_there(job: AnyConvertJob) -> Iterator[Finding]:
     """A folder, or a name on the hub that is here or can be fetched."""
     for key, name in job.hf_models():
         folder = Path(name).expanduser()
+        if job.place.promised_model(name) is not None:
+            continue
         if is_hub_name(name):
             if folder_of(name, job.place) is not None:
                 continue

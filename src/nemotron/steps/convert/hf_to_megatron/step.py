@@ -10,8 +10,9 @@ from typing import ClassVar
 
 from nemotron.compile.declaration import PlainStep
 from nemotron.compile.plan import FileRef
-from nemotron.compile.probes.model_files import folder_of
+from nemotron.compile.probes.model_files import folder_of, read_model
 from nemotron.engines.base import Attempt
+from nemotron.errors import ArtifactError
 from nemotron.steps.convert.hf_to_megatron.config import Config
 from nemotron.steps.convert.job import ConvertJob
 from nemotron.steps.convert.rules import STAGES
@@ -32,7 +33,14 @@ class Job(ConvertJob[Config]):
         """The model's folder; None where it has to be fetched, or is not there."""
         name = self.config.hf_model
         folder = Path(name).expanduser()
+        if self.place.promised_model(name) is not None:
+            return folder_of(name, self.place)
         return folder_of(name, self.place) if is_hub_name(name) else folder if folder.is_dir() else None
+
+    @property
+    def made_of(self) -> tuple[str | None, str | None]:
+        """The source."""
+        return self.config.hf_model, None
 
     def hf_models(self) -> Iterator[tuple[str, str]]:
         """The one that is converted."""
@@ -50,7 +58,13 @@ class Job(ConvertJob[Config]):
         source = self.source
         if source is None:
             return
-        families.from_hf(hf.read_config(source), f"`{source}`")
+        model = read_model(self.config.hf_model, self.place)
+        config = model.config if model is not None else hf.read_config(source)
+        families.from_hf(config, f"`{self.config.hf_model}`")
+        kinds = config.get("architectures")
+        if isinstance(kinds, list) and kinds and not any(str(kind).endswith("ForCausalLM") for kind in kinds):
+            message = f"`{self.config.hf_model}` is a `{kinds[0]}`: only language models convert"
+            raise ArtifactError(message, hint="a reward model stays in Hugging Face form: use it as it is")
         # Of a hub model the cache may hold a part; the rest is fetched when the run starts.
         if not is_hub_name(self.config.hf_model) and not self.place.lacking(self.modules):
             hf.headers(source)

@@ -11,7 +11,7 @@ from typing import ClassVar
 from nemotron.checkpoints.megatron import layout
 from nemotron.compile.declaration import PlainStep
 from nemotron.compile.plan import FileRef
-from nemotron.compile.probes.model_files import folder_of
+from nemotron.compile.probes.model_files import folder_of, read_model
 from nemotron.engines.base import Attempt
 from nemotron.errors import ArtifactError
 from nemotron.steps.convert.job import ConvertJob
@@ -40,6 +40,16 @@ class Job(ConvertJob[Config]):
         name = self.config.hf_model
         return folder_of(name, self.place) if name is not None else None
 
+    @property
+    def made_of(self) -> tuple[str | None, str | None]:
+        """The model that lends its config, or what lies beside the weights."""
+        if self.config.hf_model is not None:
+            return self.config.hf_model, None
+        if (promised := self.place.promised_model(self.config.megatron_path)) is not None:
+            return promised.like, promised.tokenizer
+        kept = layout.beside(self.source)
+        return (str(kept), str(layout.tokenizer_of(kept.parent) or kept)) if kept is not None else (None, None)
+
     def hf_models(self) -> Iterator[tuple[str, str]]:
         """The one that lends config and tokenizer."""
         if self.config.hf_model is not None:
@@ -52,8 +62,14 @@ class Job(ConvertJob[Config]):
             ArtifactError: as the conversion would.
         """
         from nemotron.checkpoints import hf
+        from nemotron.checkpoints.megatron import families
         from nemotron.checkpoints.megatron.describe import describe
 
+        if self.place.promised_model(self.config.megatron_path) is not None:
+            model = read_model(self.config.hf_model or self.config.megatron_path, self.place)
+            if model is not None:
+                families.from_hf(model.config, f"`{self.config.megatron_path}`")
+            return
         given = self.given
         if self.config.hf_model is not None and given is None:
             # Without its config no more can be said than that a checkpoint is there.

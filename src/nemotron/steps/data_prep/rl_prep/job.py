@@ -13,6 +13,7 @@ from nemotron.compile.jobs.step import PlainJob
 from nemotron.compile.plan import FileRef, Process
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.errors import NemotronError
+from nemotron.promises import DataPromise, Promise
 
 if TYPE_CHECKING:
     from nemotron.data.prep.blend import Dataset, SourceFile
@@ -71,6 +72,16 @@ class PrepJob(PlainJob[DataPrepConfig]):
             helpers = processes_of(self.config) - 1
             extra = f" and {helpers} helper{'s' if helpers > 1 else ''}" if helpers else ""
             yield Process("data", f"this process{extra}: read, check, sort, write")
+
+    def promises(self) -> Iterator[Promise]:
+        """The shards and their manifest."""
+        from nemotron.data.prep.foresight import kind_of, splits_of
+
+        sources, problems = self.sources
+        known = self.ready and not problems and not any(dataset.path.startswith("hf://") for dataset in self.read[0])
+        kind = kind_of(sources) if known and sources else None
+        splits = splits_of(self.config, sources) if known and sources else None
+        yield DataPromise("prepared_data", kind, splits, self.config.tokenize is not None)
 
     def inputs(self) -> Iterator[FileRef]:
         """Every file, and what is fetched from the hub."""

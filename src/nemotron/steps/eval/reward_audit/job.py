@@ -19,6 +19,7 @@ from nemotron.compile.probes.survey import Shape, Survey, survey
 from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig, JudgeConfig
 from nemotron.config.schema.reward_audit import RewardAuditConfig
 from nemotron.errors import DataError
+from nemotron.promises import DataPromise, FilePromise, Promise
 
 DATA, MANIFEST, REWARD_MODEL = "data.data_path", "data.manifest_path", "reward_model.path"
 _CLIENT = ("aiohttp", "tenacity", "jinja2")
@@ -73,10 +74,17 @@ class AuditJob(PlainJob[RewardAuditConfig]):
         if self.judge_model is not None and self.judge_model.base_url is None:
             yield NumberType("judge.dtype", self.config.judge.dtype)
 
+    @property
+    def promised(self) -> DataPromise | None:
+        """The pairs, where they are still to be prepared."""
+        return self.place.promised_data(self.config.data.manifest_path)
+
     @cached_property
     def survey(self) -> Survey:
-        """What was found in the data."""
+        """What was found in the data; nothing yet in those that are promised."""
         data = self.config.data
+        if self.promised is not None:
+            return Survey()
         try:
             return survey(paths_of(data), Shape("preference", keys_of(data)))
         except DataError as error:
@@ -87,6 +95,10 @@ class AuditJob(PlainJob[RewardAuditConfig]):
         """Pairs of the sample."""
         rows, wanted = self.survey.rows, self.config.audit.pairs
         return rows if wanted is None else min(rows, wanted)
+
+    def promises(self) -> Iterator[Promise]:
+        """Figures, verdicts, page."""
+        return map(FilePromise, ("eval_results", "samples_jsonl", "report_html"))
 
     def folders(self) -> dict[str, tuple[str, Path]]:
         """The run folder, and the results."""
@@ -115,7 +127,7 @@ class AuditJob(PlainJob[RewardAuditConfig]):
             yield FileRef("judge model" if ref.role == "judge" else ref.role, ref.key, ref.name, detail)
         data = self.config.data
         place = (DATA, data.data_path) if data.manifest_path is None else (MANIFEST, data.manifest_path)
-        yield FileRef("pairs", *place, self.survey.told)
+        yield FileRef("pairs", *place, self.survey.told if self.promised is None else "made before this runs")
         if self.audits_judge and self.place.is_here:
             yield from loose_files(self.config.judge, "judge")
 

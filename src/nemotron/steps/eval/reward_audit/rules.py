@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemotron.audit.sample import paths_of
+from nemotron.compile.jobs.files import UNKNOWN_KIND, promised_manifest
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.probes.survey import told_once
 from nemotron.compile.rules import artifacts, doubts, engine, judge, output
@@ -94,13 +95,29 @@ def split_is_there(job: AuditJob) -> Iterator[Finding]:
 
 
 def _manifest_problem(job: AuditJob, *, of_split: bool) -> Iterator[Finding]:
-    if job.config.data.manifest_path is None:
+    if job.config.data.manifest_path is None or job.promised is not None:
         return
     try:
         paths_of(job.config.data)
     except DataError as error:
         if ("split" in error.message) == of_split:
             yield job.refused(MANIFEST, error)
+
+
+@pairs.rule("manifest-split")
+def promised_pairs_are_pairs(job: AuditJob) -> Iterator[Finding]:
+    """What is still to be prepared will have that split, and pairs in it."""
+    promised, path = job.promised, job.config.data.manifest_path
+    manifest = promised_manifest(Path(path), promised) if promised and path else None
+    if manifest is None:
+        return
+    try:
+        manifest.split(job.config.data.split)
+    except DataError as error:
+        yield job.refused(MANIFEST, error)
+    if manifest.kind not in ("preference", UNKNOWN_KIND):
+        message = f"an audit needs preference pairs, and the rows will be of the kind `{manifest.kind}`"
+        yield job.error(MANIFEST, message, hint="prepare rows with `prompt`, `chosen` and `rejected`", kind=DataError)
 
 
 @pairs.rule("data-twice", needs=(MANIFEST,))
@@ -116,6 +133,8 @@ def pairs_are_named_once(job: AuditJob) -> Iterator[Finding]:
 def file_can_be_read(job: AuditJob) -> Iterator[Finding]:
     """The file is there and has rows."""
     path, found = job.config.data.data_path, job.survey
+    if job.promised is not None:
+        return
     if found.problem:
         what = "does not exist" if not Path(path).expanduser().exists() else f"cannot be read: {found.problem}"
         yield job.error(DATA, f"the data `{path}` {what}", hint=f"check `{DATA}`", kind=DataError)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemotron.artifacts.made import by_name
 from nemotron.compile.asked import asked
 from nemotron.compile.plan import Plan, compile_job
 from nemotron.config.layers import Resolved, load
@@ -35,7 +36,10 @@ class Request:
     def load(self, overrides: Sequence[Override]) -> Resolved:
         """The config. The run folder is named when it is made; until then its paths are written with a placeholder."""
         place = str(self.runs_dir / "RUN_ID")
-        return load(self.step.config_dir, self.config, overrides, run_dir=place, model=self.code.config)
+        found = by_name(self.runs_dir)
+        return load(
+            self.step.config_dir, self.config, overrides, run_dir=place, model=self.code.config, artifacts=found
+        )
 
     def compile(self, overrides: Sequence[Override]) -> Plan:
         """The plan, for the place of the profile where there is one.

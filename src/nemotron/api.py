@@ -1,0 +1,274 @@
+"""The product from Python: compile, run, and pipelines, by the same code that the command line calls.
+
+Example::
+
+    from nemotron import api
+
+    plan = api.compile("dpo", "tiny", {"dpo.max_num_steps": 20})
+    run = api.run("dpo", "tiny", {"dpo.max_num_steps": 20})
+    run.state, run.heldout, run.artifacts["checkpoint_megatron"]
+    [row["train/loss"] for row in run.metrics if "train/loss" in row]
+
+A mistake raises what the command would print: a ``NemotronError`` with ``message``, ``hint`` and ``origin``
+(:mod:`nemotron.errors`). Training happens in a process of its own, so a notebook's kernel keeps its memory and threads.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemotron.artifacts.made import all_made
+from nemotron.compile.plan import Plan
+from nemotron.config.origins import located
+from nemotron.config.overrides import Override, parse_overrides
+from nemotron.errors import CompileError, NotAvailableError, Origin
+from nemotron.executors import apart, goes_on, state_of
+from nemotron.executors.request import Request
+from nemotron.manifest import declaration, find_step
+from nemotron.pipelines.chain import Chain
+from nemotron.pipelines.drive import work
+from nemotron.pipelines.file import find_pipeline
+from nemotron.pipelines.start import begin, compile_file, reopen
+from nemotron.pipelines.state import PipelineFolder, find
+from nemotron.runs.folder import RunFolder, find_run
+from nemotron.runs.summary import summarise
+
+Overrides = Mapping[str, Any] | Sequence[str]
+"""Dotted keys and values, or words as on the command line: ``["dpo.seed=3", "~policy.scheduler"]``."""
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run; everything is read from its folder when it is asked for."""
+
+    folder: RunFolder
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return self.folder.id
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.folder.path
+
+    @property
+    def state(self) -> str:
+        """``finished``, ``failed``, ``stopped`` ..., as `nemotron runs list` says it."""
+        return state_of(self.folder)
+
+    @property
+    def error(self) -> str | None:
+        """Why it did not end well."""
+        return self.folder.status().error
+
+    @property
+    def exit_code(self) -> int | None:
+        """That of its process; None while it works, or was killed."""
+        status = self.folder.status()
+        return 0 if status.state == "finished" else status.exit_code
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row a step, NeMo-RL's names: what `pandas.DataFrame` takes."""
+        return self.folder.read_metrics()
+
+    @property
+    def heldout(self) -> dict[str, dict[str, float] | None]:
+        """Shares of held-out answers ``before`` and ``after``."""
+        status = self.folder.status()
+        return {"before": status.heldout_before, "after": status.heldout_after}
+
+    @property
+    def artifacts(self) -> dict[str, Path]:
+        """Artifact type -> path of what it has made."""
+        return dict(all_made(self.folder))
+
+    @property
+    def report(self) -> Path | None:
+        """Its page, where there is one."""
+        return self.folder.report if self.folder.report.is_file() else None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `nemotron runs show --json` prints."""
+        return summarise(self.folder, state_of(self.folder))
+
+
+def compile(step: str, config: str = "default", overrides: Overrides = (), *, runs_dir: str | Path = "runs") -> Plan:
+    """What `steps run --dry-run` finds: ``plan.ok``, ``plan.findings``, ``plan.work``, ``plan.to_json()``.
+
+    Args:
+        step: a step id, or a unique tail of one.
+        config: a config of the step, or the path of a YAML file.
+
+    Raises:
+        NemotronError: there is no such step or config, or it cannot be read.
+    """
+    return _request(step, config, runs_dir).compile(_overrides(overrides))
+
+
+def run(
+    step: str,
+    config: str = "default",
+    overrides: Overrides = (),
+    *,
+    runs_dir: str | Path = "runs",
+    progress: bool = True,
+) -> Run:
+    """Compile and run a step to its end, in a process of its own. How it ended says the run's ``state``.
+
+    Raises:
+        CompileError: the config has errors; nothing was started.
+        NemotronError: of every other kind before the start.
+        KeyboardInterrupt: the run has saved its state.
+    """
+    request = _request(step, config, runs_dir)
+    plan = request.compile(_overrides(overrides))
+    if not plan.ok:
+        raise CompileError(plan.findings)
+    if not plan.has_entry:
+        raise NotAvailableError(f"the engine `{plan.engine}` is not available yet", hint="set `engine=embedded`")
+    job = plan.job(request.asked(plan))
+    folder = RunFolder(Path(runs_dir).resolve() / plan.run_id)
+    with _progress(folder, shown=progress):
+        apart.start(job, Path(runs_dir), plan.secrets())
+    return Run(RunFolder.open(folder.path))
+
+
+def resume(name: str, *, runs_dir: str | Path = "runs", progress: bool = True) -> Run:
+    """Go on with a run, by its id, ``last`` or ``last:STEP``; one that is finished is left alone."""
+    from nemotron.engines.worker import secrets_of
+
+    folder = find_run(Path(runs_dir), name)
+    if folder.status().state != "finished" and not goes_on(folder):
+        with _progress(folder, shown=progress):
+            apart.go_on(folder, secrets_of(folder.job()), ("api", "resume", name))
+    return Run(folder)
+
+
+def open_run(name: str, *, runs_dir: str | Path = "runs") -> Run:
+    """A run that exists, by its id, ``last`` or ``last:STEP``. Raises NotFoundError."""
+    return Run(find_run(Path(runs_dir), name))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline: a shipped one by its name, or a file of your own by its path."""
+
+    name: str
+    overrides: Overrides = ()
+    """Keys begin with the name of a node: ``{"rm.rm.seed": 3}``."""
+    runs_dir: str | Path = "runs"
+
+    def compile(self) -> Chain:
+        """Every node against what its inputs will be: ``chain.nodes``, each with its ``plan``.
+
+        Raises:
+            CompileError: what is wrong with any of them.
+        """
+        return compile_file(find_pipeline(self.name), _overrides(self.overrides), Path(self.runs_dir))
+
+    def run(self, *, force: Sequence[str] = (), begin_with: str | None = None, until: str | None = None) -> PipelineRun:
+        """Run what has not been done. A node that fails stops what depends on it; ``states`` says how each ended.
+
+        Args:
+            force: nodes that are done anew.
+            begin_with: the node that is done anew with all that depends on it.
+            until: the node after which it ends.
+
+        Raises:
+            CompileError: nothing was started.
+        """
+        chain, overrides = self.compile(), _overrides(self.overrides)
+        folder = begin(chain, overrides=overrides, force=force, begin_with=begin_with, until=until)
+        work(chain, folder, command=("api", "pipelines", "run", self.name))
+        return PipelineRun(folder)
+
+
+@dataclass(frozen=True)
+class PipelineRun:
+    """A pipeline that was started."""
+
+    folder: PipelineFolder
+
+    @classmethod
+    def open(cls, name: str = "last", *, runs_dir: str | Path = "runs") -> PipelineRun:
+        """One that exists, by its id or ``last``. Raises NotFoundError."""
+        return cls(find(Path(runs_dir), name))
+
+    @property
+    def states(self) -> dict[str, str]:
+        """Node -> how it ended."""
+        return {node.name: node.state for node in self.folder.read().nodes}
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """Node -> its run, of those that have one."""
+        state = self.folder.read()
+        paths = {node.name: Path(state.runs_dir) / node.run for node in state.nodes if node.run is not None}
+        return {name: Run(RunFolder.open(path)) for name, path in paths.items()}
+
+    @property
+    def report(self) -> Path:
+        """The page that links the reports of all nodes."""
+        return self.folder.report
+
+    def resume(self) -> PipelineRun:
+        """Go on where it was cut off. Raises ArtifactError when its file or a config is not what it was."""
+        work(reopen(self.folder), self.folder, command=("api", "pipelines", "resume", self.folder.id))
+        return self
+
+
+def _request(step: str, config: str, runs_dir: str | Path) -> Request:
+    found = find_step(step)
+    words = ("api", "run", found.id, "-c", config)
+    return Request(found, declaration(found), config, None, Path(runs_dir), words, (), False)
+
+
+def _overrides(overrides: Overrides) -> list[Override]:
+    if not isinstance(overrides, Mapping):
+        return parse_overrides(list(enumerate(overrides, 1)))
+    origin = Origin("Python")
+    return [
+        Override("set", tuple(key.split(".")), located(value, origin), origin, f"{key}={json.dumps(value)}")
+        for key, value in overrides.items()
+    ]
+
+
+@contextmanager
+def _progress(folder: RunFolder, *, shown: bool) -> Iterator[None]:
+    """Say in this process what the run does: what it prints itself goes to the terminal, which a notebook has not."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        said = ""
+        while not ended.wait(_POLL_S):
+            if not (folder.path / "status.json").is_file():
+                continue
+            status = folder.status()
+            steps = f"step {status.steps_done}/{status.steps_total}" if status.steps_total else ""
+            now = ", ".join(filter(None, (status.phase or status.state, steps)))
+            if now != said:
+                print(f"{folder.id}: {now}", flush=True)
+                said = now
+
+    watcher = threading.Thread(target=watch, daemon=True, name="progress")
+    if shown:
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if shown:
+            watcher.join()
+            if (folder.path / "status.json").is_file():
+                print(f"{folder.id}: {folder.status().state}", flush=True)

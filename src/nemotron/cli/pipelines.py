@@ -1,0 +1,267 @@
+"""`nemotron pipelines`: steps that feed one another, from one file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nemotron.cli.render import print_columns, print_rendered, print_title
+from nemotron.errors import Origin, UsageError
+from nemotron.outcome import print_findings
+
+if TYPE_CHECKING:
+    from nemotron.config.overrides import Override
+    from nemotron.pipelines.chain import Chain, Node
+    from nemotron.pipelines.state import PipelineFolder
+
+app = typer.Typer(help="List, explain and run chains of steps.", no_args_is_help=True, rich_markup_mode=None)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunsDir = Annotated[
+    Path,
+    typer.Option(
+        "--runs-dir",
+        envvar="NEMOTRON_RUNS_DIR",
+        help="The folder that holds the run folders; `pipelines` lies next to it.",
+    ),
+]
+PipelineName = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="A shipped pipeline, or the path of a YAML file of your own.")
+]
+StartedName = Annotated[str, typer.Argument(metavar="ID", help="`last`, an id, or a unique beginning or end of one.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="NODE.KEY=VALUE", help="Overrides: node.a.b=v, +node.a.b=v, ~node.a.b")
+]
+DryRun = Annotated[bool, typer.Option("-d", "--dry-run", help="Compile, print graph and plans, write nothing.")]
+JsonPlan = Annotated[bool, typer.Option("--json", help="With --dry-run: print graph and plans as JSON.")]
+Force = Annotated[
+    list[str] | None, typer.Option("--force", metavar="NODE", help="Do a node anew; may be given more than once.")
+]
+From = Annotated[str | None, typer.Option("--from", metavar="NODE", help="Do a node anew, and all that depends on it.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="NODE", help="Do only a node and what it needs.")]
+Batch = Annotated[
+    str | None, typer.Option("-b", "--batch", metavar="PROFILE", help="Submit nodes without a profile of their own.")
+]
+
+
+@app.command("list")
+def list_command(as_json: AsJson = False) -> None:
+    """List the shipped pipelines."""
+    from nemotron.pipelines.file import read_pipeline, shipped
+
+    found = [read_pipeline(path) for path in shipped().values()]
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": one.name,
+                    "title": one.title,
+                    "description": one.description,
+                    "nodes": {name: node.step for name, node in one.nodes.items()},
+                    "file": str(one.path),
+                }
+                for one in found
+            ]
+        )
+        return
+    rows = [(one.name, str(len(one.nodes)), one.title) for one in found]
+    print_columns(rows, header=("PIPELINE", "NODES", "WHAT IT DOES"))
+
+
+@app.command("show")
+def show_command(
+    ctx: typer.Context,
+    pipeline: PipelineName,
+    overrides: Overrides = None,
+    as_svg: Annotated[bool, typer.Option("--svg", help="Print the graph as an SVG picture.")] = False,
+    as_json: AsJson = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Explain a pipeline: its nodes, who takes what from whom, and what is inserted."""
+    chain = _compiled(ctx, pipeline, overrides, runs_dir, None)[0]
+    if as_svg:
+        from nemotron.pipelines.draw import svg
+        from nemotron.pipelines.start import planned
+
+        print(svg(planned(chain)), end="")
+    elif as_json:
+        _print_json(_graph(chain))
+    else:
+        _print_graph(chain)
+
+
+@app.command("run")
+def run_command(
+    ctx: typer.Context,
+    pipeline: PipelineName,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: JsonPlan = False,
+    force: Force = None,
+    begin_with: From = None,
+    until: Until = None,
+    batch: Batch = None,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Compile a pipeline and run its nodes; what was done already is taken from the run that did it."""
+    if as_json and not dry_run:
+        raise UsageError("`--json` prints the plans, so it needs `--dry-run`")
+    chain, parsed = _compiled(ctx, pipeline, overrides, runs_dir, batch)
+    if dry_run:
+        _print_plans(chain, as_json=as_json)
+        return
+    from nemotron.pipelines.start import begin
+
+    folder = begin(chain, overrides=parsed, profile=batch, force=force or (), begin_with=begin_with, until=until)
+    print(f"{folder.id}: {len(chain.nodes)} nodes", file=sys.stderr)
+    raise typer.Exit(_work(ctx, chain, folder))
+
+
+@app.command("resume")
+def resume_command(ctx: typer.Context, pipeline: StartedName = "last", runs_dir: RunsDir = Path("runs")) -> None:
+    """Go on with a pipeline at the node where it was cut off."""
+    from nemotron.pipelines.start import reopen
+    from nemotron.pipelines.state import find
+    from nemotron.pipelines.status import overall
+
+    folder = find(runs_dir, pipeline)
+    if overall(folder) == "finished":
+        print(f"pipeline {folder.id} is finished already", file=sys.stderr)
+        return
+    raise typer.Exit(_work(ctx, reopen(folder), folder))
+
+
+@app.command("status")
+def status_command(
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="ID", help="`last`, an id, or a part of one; all unless given.")
+    ] = None,
+    as_json: AsJson = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Show how the nodes of a pipeline stand, or all pipelines that were started."""
+    from nemotron.pipelines.page import write_page
+    from nemotron.pipelines.state import find, started
+    from nemotron.pipelines.status import node_rows, overall
+
+    if pipeline is None:
+        found = [(one, one.read()) for one in started(runs_dir)]
+        if as_json:
+            _print_json([{"id": one.id, "state": overall(one), **_counts(state)} for one, state in found])
+        elif found:
+            rows = [(one.id, overall(one), f"{_counts(state)['done']}/{len(state.nodes)}") for one, state in found]
+            print_columns(rows, header=("PIPELINE", "STATE", "DONE"))
+        else:
+            print("no pipelines were started", file=sys.stderr)
+        return
+    folder = find(runs_dir, pipeline)
+    rows_of = node_rows(folder)
+    if not folder.is_held:
+        write_page(folder, runs_dir)
+    if as_json:
+        said = {"id": folder.id, "state": overall(folder, rows_of), "report": str(folder.report)}
+        _print_json({**said, "nodes": rows_of})
+        return
+    print(f"{folder.id}: {overall(folder, rows_of)}")
+    cells = [(row["name"], row["state"], row["run"] or "", row["reason"] or "") for row in rows_of]
+    print_columns(cells, header=("NODE", "STATE", "RUN", "REASON"))
+
+
+@app.command("cancel")
+def cancel_command(pipeline: StartedName = "last", runs_dir: RunsDir = Path("runs")) -> None:
+    """End a pipeline; the node that is at work saves its state."""
+    from nemotron.pipelines.state import find
+    from nemotron.pipelines.status import cancel
+
+    cancel(find(runs_dir, pipeline))
+
+
+def _compiled(
+    ctx: typer.Context, pipeline: str, overrides: list[str] | None, runs_dir: Path, profile: str | None
+) -> tuple[Chain, list[Override]]:
+    from nemotron.config.overrides import is_override, parse_overrides
+    from nemotron.pipelines.file import find_pipeline
+    from nemotron.pipelines.start import compile_file
+
+    words, tokens, start = ctx.obj.words, [], 0
+    for word in overrides or []:
+        start = words.index(word, start) + 1
+        if not is_override(word):
+            origin = Origin("command line", argument=start)
+            raise UsageError(f"`{word}` is not an override", hint="write `NODE.KEY=VALUE`", origin=origin)
+        tokens.append((start, word))
+    parsed = parse_overrides(tokens)
+    return compile_file(find_pipeline(pipeline), parsed, runs_dir, profile=profile), parsed
+
+
+def _work(ctx: typer.Context, chain: Chain, folder: PipelineFolder) -> int:
+    from nemotron.pipelines.drive import work
+
+    return work(chain, folder, command=ctx.obj.words)
+
+
+def _print_graph(chain: Chain) -> None:
+    print(chain.spec.title)
+    if chain.spec.description:
+        print(chain.spec.description)
+    print()
+    rows = []
+    for node in chain.nodes:
+        takes = [f"{one.key} <- {one.node} ({one.type})" for one in node.bindings]
+        takes += [f"after {name}" for name, _ in node.spec.after]
+        name = f"{node.name} (inserted)" if node.inserted else node.name
+        rows.append((name, f"{node.step.id} -c {node.plan.config_name}", "; ".join(takes)))
+    print_columns(rows, header=("NODE", "STEP", "TAKES"))
+
+
+def _print_plans(chain: Chain, *, as_json: bool) -> None:
+    if as_json:
+        plans = {node.name: node.plan.to_json() for node in chain.nodes}
+        _print_json({**_graph(chain), "plans": plans})
+        return
+    from nemotron.compile.plan import render_plan
+
+    _print_graph(chain)
+    for node in chain.nodes:
+        print_title(f"--- {node.name}")
+        print_rendered(render_plan(node.plan))
+    sys.stdout.flush()
+    print_findings(one for node in chain.nodes for one in node.plan.findings if one.severity == "warning")
+
+
+def _graph(chain: Chain) -> dict[str, Any]:
+    return {
+        "name": chain.spec.name,
+        "title": chain.spec.title,
+        "description": chain.spec.description,
+        "result": [name for name, _ in chain.spec.result],
+        "nodes": [_node_json(node) for node in chain.nodes],
+    }
+
+
+def _node_json(node: Node) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        "step": node.step.id,
+        "config": node.spec.config,
+        "inserted": node.inserted,
+        "profile": node.profile.name if node.profile else None,
+        "takes": [{"key": one.key, "type": one.type, "node": one.node} for one in node.bindings],
+        "after": [name for name, _ in node.spec.after],
+        "makes": [one.type for one in node.plan.promises],
+    }
+
+
+def _counts(state: Any) -> dict[str, Any]:
+    from nemotron.pipelines.state import WELL
+
+    return {"name": state.name, "done": sum(node.state in WELL for node in state.nodes), "nodes": len(state.nodes)}
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))

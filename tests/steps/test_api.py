@@ -1,0 +1,78 @@
+"""The product from Python: the same plans, runs and errors as on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemotron import api
+from nemotron.errors import CompileError, NotFoundError, UsageError
+from tests.in_process import nemotron
+
+TWO = {"dpo.max_num_steps": 2, "eval.heldout.max_samples": 8, "checkpointing.save_period": 2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    return api.run("dpo", "tiny", TWO, runs_dir=tmp_path_factory.mktemp("api") / "runs", progress=False)
+
+
+def test_a_plan_is_the_one_of_the_dry_run(tmp_path: Path) -> None:
+    words = [f"{key}={value}" for key, value in TWO.items()]
+    told = nemotron("steps", "run", "dpo", "-c", "tiny", *words, "--dry-run", "--json", cwd=tmp_path)
+    by_words = api.compile("dpo", "tiny", words, runs_dir=tmp_path / "runs")
+    by_values = api.compile("dpo", "tiny", TWO, runs_dir=tmp_path / "runs")
+    assert by_words.ok
+    assert by_words.fingerprint == by_values.fingerprint == json.loads(told.stdout)["fingerprint"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_says_everything_that_its_folder_knows(run: api.Run) -> None:
+    assert (run.state, run.error, run.exit_code) == ("finished", None, 0)
+    assert [row["step"] for row in run.metrics if "train/loss" in row] == [1, 2]
+    assert run.heldout["before"] is not None
+    assert run.heldout["after"] is not None
+    assert run.artifacts["checkpoint_run"] == run.path / "checkpoints" / "step_2"
+    assert run.report == run.path / "report.html"
+    assert run.summary["steps"] == 2
+    assert api.open_run("last", runs_dir=run.path.parent).id == run.id
+    assert api.resume(run.id, runs_dir=run.path.parent).state == "finished"
+
+
+def test_progress_is_said_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = api.run("megatron_to_hf", "tiny", {"verify": "none"}, runs_dir=tmp_path / "runs")
+    assert capsys.readouterr().out.splitlines()[-1] == f"{found.id}: finished"
+
+
+def test_mistakes_raise_what_the_command_would_print(tmp_path: Path) -> None:
+    with pytest.raises(CompileError) as caught:
+        api.run("dpo", "tiny", {"dpo.max_num_stesp": 2}, runs_dir=tmp_path / "runs")
+    (finding,) = (one for one in caught.value.findings if one.severity == "error")
+    assert finding.key == "dpo.max_num_stesp"
+    assert str(finding.origin) == "Python"
+    assert not api.compile("dpo", "tiny", ["policy.precision=float31"], runs_dir=tmp_path).ok
+    with pytest.raises(NotFoundError):
+        api.compile("dop")
+    with pytest.raises(UsageError):
+        api.compile("dpo", "tiny", ["seed"])
+    with pytest.raises(NotFoundError):
+        api.Pipeline("pop").compile()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipeline_from_python(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(
+        "nodes:\n"
+        "  mega: {step: hf_to_megatron, config: tiny, overrides: {verify: none}}\n"
+        "  back: {step: megatron_to_hf, takes: {checkpoint_megatron: mega}}\n"
+    )
+    pipeline = api.Pipeline(str(tmp_path / "two.yaml"), {"back.verify": "none"}, tmp_path / "runs")
+    assert [node.name for node in pipeline.compile().nodes] == ["mega", "back"]
+    done = pipeline.run()
+    assert done.states == {"mega": "finished", "back": "finished"}
+    assert (done.runs["back"].artifacts["checkpoint_hf"] / "config.json").is_file()
+    assert pipeline.run().states == {"mega": "reused", "back": "reused"}
+    assert api.PipelineRun.open(runs_dir=tmp_path / "runs").resume().states == {"mega": "reused", "back": "reused"}
+    assert done.report.is_file()

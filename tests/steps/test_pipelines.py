@@ -1,0 +1,245 @@
+"""Pipelines at work: what was done is taken over, a killed one ends with the same bits, a gate closes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron.artifacts.fingerprint import fingerprint
+from nemotron.artifacts.made import made_by
+from nemotron.executors import goes_on
+from nemotron.pipelines.state import PipelineFolder, started
+from nemotron.runs.folder import RunFolder, list_runs
+from tests.in_process import Result, nemotron
+from tests.steps.commands import TIMEOUT_S
+
+SHORT = """\
+title: Pairs to a policy
+result: hf
+nodes:
+  pairs:
+    step: data_prep/rl_prep
+    config: tiny
+    overrides:
+      blend.train: ["${asset:tiny_world/data/pairs_train.jsonl}"]
+      blend.validation: ["${asset:tiny_world/data/pairs_validation.jsonl}"]
+      blend.heldout: ["${asset:tiny_world/data/pairs_heldout.jsonl}"]
+  rm:
+    step: rl/nemo_rl/rm
+    config: tiny
+    overrides:
+      rm.max_num_steps: 4
+      checkpointing.save_period: 2
+      eval.heldout: {split: heldout, max_samples: 16}
+    takes: {prepared_data: pairs}
+  audit:
+    step: eval/reward_audit
+    config: tiny
+    overrides: {audit.pairs: 32, data.split: heldout, limits.min_agreement: 0.0}
+    takes: {prepared_data: pairs, reward_model.path: rm.checkpoint_hf}
+  dpo:
+    step: rl/nemo_rl/dpo
+    config: tiny
+    overrides:
+      dpo.max_num_steps: 4
+      checkpointing.save_period: 2
+      checkpointing.save_consolidated: false
+      eval.heldout: null
+    takes: {prepared_data: pairs}
+    after: audit
+  hf:
+    step: convert/megatron_to_hf
+    takes: {checkpoint_megatron: dpo}
+"""
+NODES = ("pairs", "rm", "audit", "dpo", "hf")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the pipeline was run once."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    (folder / "short.yaml").write_text(SHORT)
+    result = pipeline(folder)
+    assert result.code == 0, result.stderr
+    return folder
+
+
+def pipeline(folder: Path, *words: str) -> Result:
+    return nemotron("pipelines", "run", "short.yaml", *words, cwd=folder)
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {node.name: node.state for node in started(folder / "runs")[-1].read().nodes}
+
+
+def run_of(folder: PipelineFolder, node: str) -> RunFolder:
+    state = folder.read()
+    return RunFolder.open(Path(state.runs_dir) / str(state.node(node).run))
+
+
+def results(folder: PipelineFolder) -> dict[str, str]:
+    """The content of what the nodes made."""
+    kinds = {"pairs": "prepared_data", "rm": "checkpoint_hf", "dpo": "checkpoint_megatron", "hf": "checkpoint_hf"}
+    found = {}
+    for node, kind in kinds.items():
+        path = made_by(run_of(folder, node), kind)
+        # Of data the shards: their manifest names the sources by where they lie.
+        found[node] = fingerprint(path.parent if path.is_file() else path)
+    return found
+
+
+def test_every_node_is_an_ordinary_run_and_the_page_links_them(done: Path) -> None:
+    first = started(done / "runs")[0]
+    state = first.read()
+    assert [(node.name, node.state) for node in state.nodes] == [(name, "finished") for name in NODES]
+    page = first.report.read_text()
+    for node in state.nodes:
+        run = run_of(first, node.name)
+        member = run.job().asked.pipeline
+        assert member is not None
+        assert (member.id, member.node) == (first.id, node.name)
+        if run.report.is_file():
+            assert f'href="../../runs/{run.id}/report.html"' in page
+    # What the next node was given is what the one before made, by its content.
+    given = {one.key: one.path for one in run_of(first, "audit").job().inputs}
+    assert given["reward_model.path"] == str(made_by(run_of(first, "rm"), "checkpoint_hf"))
+    assert (made_by(run_of(first, "hf"), "checkpoint_hf") / "config.json").is_file()
+
+
+def test_what_was_done_is_taken_from_the_run_that_did_it(done: Path) -> None:
+    before = [run.id for run in list_runs(done / "runs")]
+    again = pipeline(done)
+    assert again.code == 0, again.stderr
+    assert states(done) == dict.fromkeys(NODES, "reused")
+    assert all(f"{node}: reused, " in again.stderr for node in NODES)
+    assert [run.id for run in list_runs(done / "runs")] == before
+
+
+def test_one_override_leaves_what_is_before_it(done: Path) -> None:
+    other = pipeline(done, "rm.policy.optimizer.kwargs.lr=0.0005")
+    assert other.code == 0, other.stderr
+    assert states(done) == {
+        "pairs": "reused", "rm": "finished", "audit": "finished",
+        # The policy is trained on the same pairs: only the gate before it looks at the reward model.
+        "dpo": "reused", "hf": "reused",
+    }  # fmt: skip
+
+
+def test_from_force_and_until_say_what_is_done_anew(done: Path) -> None:
+    assert pipeline(done, "--from", "dpo", "--until", "dpo").code == 0
+    assert states(done) == {"pairs": "reused", "rm": "reused", "audit": "reused", "dpo": "finished", "hf": "left"}
+    # The same bits come out of it, so what is behind it need not be done again.
+    assert pipeline(done, "--force", "dpo").code == 0
+    assert states(done) == {**dict.fromkeys(NODES, "reused"), "dpo": "finished"}
+    assert pipeline(done, "--force", "dop").code == 4
+
+
+def test_a_result_that_was_taken_away_is_made_again(done: Path, tmp_path: Path) -> None:
+    newest = [run for run in list_runs(done / "runs") if run.job().step == "convert/megatron_to_hf"]
+    moved = []
+    for run in newest:
+        (run.path / "output").rename(run.path / "output.gone")
+        moved.append(run)
+    try:
+        assert pipeline(done).code == 0
+        assert states(done) == {**dict.fromkeys(NODES, "reused"), "hf": "finished"}
+    finally:
+        for run in moved:
+            (run.path / "output.gone").rename(run.path / "output")
+
+
+def test_a_gate_stops_what_is_behind_it_and_says_why(done: Path) -> None:
+    closed = pipeline(done, "audit.limits.min_agreement=1.0", "dpo.dpo.seed=7")
+    assert closed.code == 9, closed.stderr
+    assert states(done) == {
+        "pairs": "reused", "rm": "reused", "audit": "stopped", "dpo": "skipped", "hf": "skipped",
+    }  # fmt: skip
+    shown = nemotron("pipelines", "status", "last", "--json", cwd=done)
+    rows = {row["name"]: row for row in json.loads(shown.stdout)["nodes"]}
+    assert "agreement" in rows["audit"]["reason"]
+    assert rows["dpo"]["reason"] == "`audit` is stopped"
+    assert rows["dpo"]["run"] is None
+    # A gate that is resumed is asked again, and says the same.
+    again = nemotron("pipelines", "resume", "last", cwd=done)
+    assert again.code == 9, again.stderr
+
+
+def test_a_pipeline_whose_file_was_changed_does_not_go_on(done: Path) -> None:
+    assert pipeline(done, "audit.limits.min_agreement=1.0").code == 9
+    (done / "short.yaml").write_text(SHORT.replace("dpo.max_num_steps: 4", "dpo.max_num_steps: 5"))
+    try:
+        refused = nemotron("pipelines", "resume", "last", cwd=done)
+    finally:
+        (done / "short.yaml").write_text(SHORT)
+    assert refused.code == 6, refused.stderr
+    assert "`dpo`" in refused.stderr
+
+
+def kill_and_resume(folder: Path, after_s: float | None, sign: signal.Signals = signal.SIGKILL) -> PipelineFolder:
+    """Start the pipeline, end it in that moment, and resume until it is done."""
+    folder.mkdir(exist_ok=True)
+    (folder / "short.yaml").write_text(SHORT)
+    words = [sys.executable, "-m", "nemotron", "pipelines", "run", "short.yaml"]
+    quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    command = subprocess.Popen(words, cwd=folder, start_new_session=True, **quiet)
+    try:
+        command.wait(after_s)
+    except subprocess.TimeoutExpired:
+        # The command and the run that it works on, as the kernel does when memory is gone.
+        os.killpg(command.pid, sign) if sign == signal.SIGKILL else command.send_signal(sign)
+    command.wait(TIMEOUT_S)
+    go_on = ("resume", "last") if started(folder / "runs") else ("run", "short.yaml")
+    again = nemotron("pipelines", *go_on, cwd=folder)
+    assert again.code == 0, again.stderr
+    return started(folder / "runs")[-1]
+
+
+def test_a_killed_pipeline_ends_with_the_same_bits(done: Path, tmp_path: Path) -> None:
+    whole = results(started(done / "runs")[0])
+    assert results(kill_and_resume(tmp_path / "killed", 14.0)) == whole
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("number", range(10))
+def test_a_pipeline_that_is_killed_at_any_moment_ends_with_the_same_bits(
+    done: Path, tmp_path: Path, number: int
+) -> None:
+    whole = results(started(done / "runs")[0])
+    moment = random.Random(number).uniform(1.0, 40.0)
+    assert results(kill_and_resume(tmp_path / "killed", moment)) == whole
+
+
+def test_a_cancelled_pipeline_says_so_and_goes_on(done: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.yaml").write_text(SHORT)
+    words = [sys.executable, "-m", "nemotron", "pipelines", "run", "short.yaml"]
+    quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.DEVNULL)
+    command = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, **quiet)
+
+    def at_work() -> bool:
+        found = started(tmp_path / "runs")
+        assert command.poll() is None
+        return bool(found) and any(node.state == "running" for node in found[-1].read().nodes)
+
+    until = time.monotonic() + TIMEOUT_S
+    while not at_work():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert "running" in nemotron("pipelines", "status", cwd=tmp_path).stdout
+    assert nemotron("pipelines", "cancel", cwd=tmp_path).code == 0
+    _, said = command.communicate(timeout=TIMEOUT_S)
+    assert command.returncode == 130, said
+    assert re.search(r"goes on with `nemotron pipelines resume \S+-short-\w{4}`", said)
+    folder = started(tmp_path / "runs")[-1]
+    assert not any(goes_on(run) for run in list_runs(tmp_path / "runs"))
+    assert nemotron("pipelines", "status", "last", cwd=tmp_path).stdout.startswith(f"{folder.id}: interrupted")
+    assert nemotron("pipelines", "cancel", cwd=tmp_path).code == 4
