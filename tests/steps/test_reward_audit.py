@@ -99,6 +99,7 @@ def test_runs_show_leads_with_what_matters(whole: Path) -> None:
     assert "Worst disagreements" in (only_run(whole) / "report.html").read_text()
 
 
+@pytest.mark.full
 def test_a_killed_audit_ends_with_the_same_figures(whole: Path, tmp_path: Path) -> None:
     argv = command(tmp_path, *SHORT)
     assert kill_when(argv, lambda: len(samples(tmp_path)) >= 10) == -signal.SIGKILL

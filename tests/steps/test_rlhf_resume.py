@@ -47,7 +47,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return only_run(runs)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+# `make full` kills at each of them.
+SOME = ("while a checkpoint is written", "before the run folder exists")
+
+
+@pytest.mark.parametrize("moment", [pytest.param(m, marks=[] if m in SOME else pytest.mark.full) for m in MOMENTS])
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
     argv = command(tmp_path, *SHORT)
     assert kill_when(argv, lambda: MOMENTS[moment](tmp_path)) == -signal.SIGKILL

@@ -107,7 +107,7 @@ def test_a_run_that_is_not_there_yet(tmp_path: Path, times: int) -> None:
         one_trained(folder, together([steps_run(folder, *WORDS, "--resume")] * 2), attempts=1)
 
 
-@pytest.mark.parametrize("times", ONCE_OR_OFTEN)
+@pytest.mark.parametrize("times", TIMES)
 def test_a_run_that_was_killed(killed: Path, tmp_path: Path, times: int) -> None:
     """Every pair of the ways to go on with it."""
     for number in range(times):

@@ -60,6 +60,7 @@ def test_random_damage(models: tuple[Path, Path], tmp_path: Path, file: str) -> 
     assert refused > 20
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     """Anonymous memory of both directions, for 13 MB and 105 MB of weights: a few megabytes either way."""
     benchmarks = Path(__file__).parents[3] / "benchmarks"

@@ -105,6 +105,7 @@ def test_tensorboard_of_a_run_that_starts_over(make_run: MakeRun, tmp_path: Path
     assert [step for step, _ in found["heldout/fully_right"]] == [0]
 
 
+@pytest.mark.full
 def test_wandb_offline_is_one_whole_file(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(wandb_enabled=True)
     with pytest.raises(KeyboardInterrupt):
