@@ -35,6 +35,7 @@ SURFACE = {
     "nemotron": ["--version"],
     "nemotron artifacts inspect": ["--json", "PATH"],
     "nemotron artifacts verify": ["--json", "PATH"],
+    "nemotron doctor": ["--json", "[PROFILE]"],
     "nemotron profiles check": ["PROFILE"],
     "nemotron profiles init": ["FOLDER"],
     "nemotron profiles list": ["--json"],

@@ -19,6 +19,7 @@ import typer
 
 from nemotron import __version__
 from nemotron.cli import artifacts, pipelines, profiles, runs, steps
+from nemotron.cli.doctor import doctor
 from nemotron.errors import Origin, UsageError
 from nemotron.outcome import exit_code_of
 from nemotron.suggest import closest, listed
@@ -39,6 +40,7 @@ app.add_typer(steps.app, name="steps", context_settings=_HELP)
 app.add_typer(pipelines.app, name="pipelines", context_settings=_HELP)
 app.add_typer(runs.app, name="runs", context_settings=_HELP)
 app.add_typer(profiles.app, name="profiles", context_settings=_HELP)
+app.command("doctor")(doctor)
 app.add_typer(artifacts.app, name="artifacts", context_settings=_HELP)
 
 

@@ -74,6 +74,8 @@ def there(profile: Profile, env: Mapping[str, str]) -> list[Check]:
     if profile.unfilled:
         fix = "`nemotron profiles init` copies the shipped profiles; fill in what stands in <>"
         checks.append(Check("placeholders", "lacks", listed(profile.unfilled), fix))
+    if settings.kind == "local":
+        checks.append(_libraries(Place.this_machine()))
     checks.append(_nemo_rl_there(profile))
     checks += [_mount(mount) for mount in getattr(settings, "mounts", ())]
     for name in settings.pass_env:

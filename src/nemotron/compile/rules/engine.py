@@ -28,6 +28,11 @@ def engine_is_installed(job: AnyStepJob) -> Iterator[Finding]:
         noun = "module" if len(missing) == 1 else "modules"
         names = ", ".join(f"`{name}`" for name in missing)
         found = f"{job.who} needs the {noun} {names}", install_extra("local")
+        other = (
+            _nemo_rl_lacks(job) if getattr(job.config, "engine", None) == "auto" and "nemo_rl" in job.engines else None
+        )
+        if other and job.engine == "embedded":
+            found = f"{found[0]}; the other engine cannot run either: {other[0]}", f"{found[1]}; or {other[1]}"
     if found:
         key = "" if job.engine == "plain" else "engine"
         yield job.error(key, found[0], hint=found[1], kind=NotAvailableError)
@@ -37,11 +42,16 @@ def _nemo_rl_lacks(job: AnyStepJob) -> tuple[str, str] | None:
     where = "here" if job.place.is_here else f"on `{job.place.name}`"
     if "nemo_rl" not in job.engines:
         return "this step does not run on NeMo-RL", "set `engine=embedded`"
+    doctor = "nemotron doctor" if job.place.is_here else f"nemotron doctor {job.place.name}"
+    lacks = []
     if job.place.has("nemo_rl") is False:
-        return f"NeMo-RL is not installed {where}", "run inside NeMo-RL's container, or set `engine=embedded`"
+        lacks.append(f"NeMo-RL is not installed {where}")
     if not job.place.has_cuda:
-        return "NeMo-RL needs a CUDA device, none is visible", "set `engine=embedded`"
-    return None
+        lacks.append("NeMo-RL needs a CUDA device, none is visible")
+    if not lacks:
+        return None
+    get = "run inside NeMo-RL's container on a machine with GPUs, or set `engine=embedded`"
+    return ", and ".join(lacks), f"{get}; `{doctor}` shows all that is missing and how to get it"
 
 
 @rules.rule("not-in-nemo-rl", engines=NEMO_RL)
