@@ -74,6 +74,9 @@ class Work:
     """Pairs per step, where it trains on pairs."""
     judge_calls: int | None = None
     """Judge requests per step, without retries; None without a judge."""
+    judge_reads: int | None = None
+    """Tokens that a judge reads in a step at most; what it writes is ``judge_writes``."""
+    judge_writes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,23 @@ class Memory:
         return self.policy + self.reference + self.judge + self.critic + self.activations
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuMemory:
+    """Estimated memory of the policy on each GPU that trains under NeMo-RL, in bytes (:mod:`nemotron.compile.gpus`)."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    generation_share: float | None
+    """The share of a GPU that vLLM takes while it generates; what trains is moved away meanwhile."""
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts that train."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
     """What a step says about one typed config: what is wrong with it, and what would run."""
@@ -109,7 +129,7 @@ class Preflight:
     inputs: tuple[FileRef, ...] = ()
     outputs: tuple[FileRef, ...] = ()
     work: Work | None = None
-    memory: Memory | None = None
+    memory: Memory | GpuMemory | None = None
     promises: tuple[Promise, ...] = ()
     """What the run will make."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -165,7 +185,7 @@ class Plan:
     """The typed config; None when it has errors."""
     processes: tuple[Process, ...] = ()
     work: Work | None = None
-    memory: Memory | None = None
+    memory: Memory | GpuMemory | None = None
     """Embedded engine, and only when the policy's files are on this machine."""
     inputs: tuple[FileRef, ...] = ()
     outputs: tuple[FileRef, ...] = ()

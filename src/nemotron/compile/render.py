@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from nemotron.compile.plan import Plan
+    from nemotron.compile.plan import GpuMemory, Plan
 
 
 def render_plan(plan: Plan, *, with_config: bool = False) -> RenderableType:
@@ -25,7 +25,7 @@ def render_plan(plan: Plan, *, with_config: bool = False) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
-    for name, value in _rows(plan, config_above=with_config):
+    for name, value in plan_rows(plan, config_above=with_config):
         table.add_row(name, Text(value))
     if not with_config:
         return table
@@ -34,7 +34,10 @@ def render_plan(plan: Plan, *, with_config: bool = False) -> RenderableType:
     return Group(rules[0], config, Text(), rules[1], table)
 
 
-def _rows(plan: Plan, *, config_above: bool) -> list[tuple[str, str]]:
+def plan_rows(plan: Plan, *, config_above: bool = False) -> list[tuple[str, str]]:
+    """Name and value of each line of the summary."""
+    from nemotron.compile.plan import GpuMemory
+
     rows = [
         ("job", f"{plan.step} -c {plan.config_name}"),
         ("engine", f"{plan.engine} ({plan.engine_reason})"),
@@ -49,8 +52,11 @@ def _rows(plan: Plan, *, config_above: bool) -> list[tuple[str, str]]:
             ("tokens", f"at most {w.tokens_per_step:,} per step"),
         ]
         if w.judge_calls is not None:
-            rows.append(("judge calls", f"{w.judge_calls:,} per step"))
-    if plan.memory:
+            most = f", at most {w.judge_reads:,} tokens read and {w.judge_writes:,} written" if w.judge_reads else ""
+            rows.append(("judge calls", f"{w.judge_calls:,} per step{most}"))
+    if isinstance(plan.memory, GpuMemory):
+        rows.append(("memory of a GPU", _of_a_gpu(plan.memory)))
+    elif plan.memory:
         m = plan.memory
         parts = {
             "policy and optimizer": m.policy,
@@ -66,6 +72,13 @@ def _rows(plan: Plan, *, config_above: bool) -> list[tuple[str, str]]:
     rows += [] if config_above else [("config", "`--show-config` prints it, resolved")]
     rows += [("fingerprint", plan.fingerprint), ("findings", _counts(plan))]
     return rows
+
+
+def _of_a_gpu(memory: GpuMemory) -> str:
+    parts = ("weights", "gradients", "optimizer", "activations")
+    shown = ", ".join(f"{name} {_size(getattr(memory, name))}" for name in parts)
+    share = memory.generation_share
+    return f"about {_size(memory.total)}: {shown}" + (f"; vLLM takes {share:.0%} of it in its turn" if share else "")
 
 
 def _counts(plan: Plan) -> str:

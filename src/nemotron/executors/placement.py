@@ -14,8 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nemotron import snapshot
+from nemotron.compile.gpus import judge_gpus, judge_nodes
 from nemotron.compile.plan import FileRef, Plan
 from nemotron.compile.secrets import secret_variables
+from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding, NotAvailableError
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import LeptonProfile, RayProfile, SlurmProfile
@@ -195,20 +197,39 @@ def _sizes(plan: Plan, profile: Profile) -> Iterator[Finding]:
             'set `nodes = 1`, or use `executor = "ray"` with a cluster that is up',
             exit_code=NotAvailableError.exit_code,
         )
-    for key, name, have in (
-        ("num_nodes", "nodes", settings.nodes),
-        ("gpus_per_node", "gpus_per_node", settings.gpus_per_node),
+    yield from _cluster(plan, profile, cluster)
+
+
+def _cluster(plan: Plan, profile: Profile, cluster: dict[str, Any]) -> Iterator[Finding]:
+    """The profile's nodes hold what `cluster` names, and the judge that NeMo-Gym starts beside it."""
+    settings = profile.settings
+    nodes, gpus = cluster.get("num_nodes"), cluster.get("gpus_per_node")
+    judge = judge_gpus(getattr(getattr(plan.config, "env", None), "judge_model", None))
+    if judge and (nodes, settings.nodes) == (1, 1) and gpus == settings.gpus_per_node - judge:
+        return
+    more = judge_nodes(plan.config) if judge else 0
+    for key, name, want, have, beside in (
+        ("num_nodes", "nodes", nodes, settings.nodes, more),
+        ("gpus_per_node", "gpus_per_node", gpus, settings.gpus_per_node, 0),
     ):
-        want = cluster.get(key)
-        if isinstance(want, int) and want != have:
-            yield Finding(
-                "error",
-                "cluster-does-not-fit",
-                f"`cluster.{key}` is {want}, the profile `{profile.name}` gives {have}",
-                f"cluster.{key}",
-                plan.resolved.origin(f"cluster.{key}"),
-                f"set `cluster.{key}={have}`, or `{name} = {want}` in the profile",
-            )
+        if not isinstance(want, int) or want + beside == have:
+            continue
+        needs = f", and the judge needs {judge} GPU(s) of its own" if beside else ""
+        hint = f"set `cluster.{key}={have}`, or `{name} = {want}` in the profile"
+        if beside:
+            hint = f"set `{name} = {want + beside}` in the profile, or `{JUDGE_MODEL}.base_url` to a judge elsewhere"
+            if settings.nodes == 1 and settings.gpus_per_node > judge:
+                hint += (
+                    f", or leave the judge a part of the node: `cluster.gpus_per_node={settings.gpus_per_node - judge}`"
+                )
+        yield Finding(
+            "error",
+            "cluster-does-not-fit",
+            f"`cluster.{key}` is {want}{needs}, the profile `{profile.name}` gives {have}",
+            f"cluster.{key}",
+            plan.resolved.origin(f"cluster.{key}"),
+            hint,
+        )
 
 
 def _finding(plan: Plan, name: str, file: FileRef, message: str, hint: str) -> Finding:

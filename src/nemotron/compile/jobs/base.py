@@ -12,7 +12,7 @@ from nemotron.checkpoints.megatron import families
 from nemotron.compile.choice import choose
 from nemotron.compile.jobs.files import files
 from nemotron.compile.jobs.step import ModelRef, NumberType, StepJob
-from nemotron.compile.plan import FileRef, Memory, Process, Work
+from nemotron.compile.plan import FileRef, GpuMemory, Memory, Process, Work
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.layers import Resolved
@@ -253,11 +253,12 @@ class Job(StepJob[C]):
 
         return outputs(self)
 
-    def memory(self) -> Memory | None:
-        """Of the embedded engine; None when the policy is not on this machine."""
+    def memory(self) -> Memory | GpuMemory | None:
+        """Of the embedded engine, or of each GPU under NeMo-RL; None when the policy is not on this machine."""
         from nemotron.compile.estimate import memory
+        from nemotron.compile.gpus import gpu_memory
 
-        return memory(self) if self.engine == "embedded" else None
+        return memory(self) if self.engine == "embedded" else gpu_memory(self)
 
     @cached_property
     def training_rows(self) -> int | None:

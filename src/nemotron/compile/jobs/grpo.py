@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from nemotron.compile.gpus import judge_gpus, judge_nodes
 from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
 from nemotron.compile.jobs.step import ModelRef, NumberType
@@ -16,6 +17,9 @@ from nemotron.config.schema.verified import VerifiedGrpoConfig
 
 TEMPLATE_HINT = "put the chat template that it was trained with beside its tokenizer, as `chat_template.jinja`"
 G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
+
+NODE_GPUS = 8
+"""Of the nodes that NeMo-RL is made for."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,16 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         elif self.engine == "embedded":
             yield Process("judge", f"child process: serves the judge model on a free loopback port, {told}")
         else:
-            yield Process("judge", "NeMo-Gym: starts the judge model with vLLM on further GPUs")
+            gpus, nodes, cluster = judge_gpus(model), judge_nodes(self.config), self.config.cluster
+            yield Process("judge", f"NeMo-Gym's genrm_model: vLLM on {gpus} GPU(s) of its own")
+            if cluster.num_nodes == 1 and cluster.gpus_per_node + gpus <= NODE_GPUS:
+                where = f"1 node: {cluster.gpus_per_node} GPUs to train (`cluster.gpus_per_node`), {gpus} for the judge"
+            else:
+                where = (
+                    f"{cluster.num_nodes + nodes} nodes of {cluster.gpus_per_node} GPUs: {cluster.num_nodes} to train "
+                    f"(`cluster.num_nodes`), {nodes} more for the judge"
+                )
+            yield Process("allocation", where)
 
     @property
     def our_servers_reward(self) -> bool:
@@ -154,6 +167,16 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         if self.config.judge.verdict in ("schema", "logits"):
             message = "under NeMo-Gym verdicts are read from text only"
             yield "judge.verdict", message, "set `judge.verdict=auto`, or `engine=embedded`"
+
+    @property
+    def judge_tokens(self) -> tuple[int | None, int | None]:
+        """A prompt and two answers a question, and a verdict with what is thought before it."""
+        block, generation = self.comparison, self.config.policy.generation
+        if block is None or generation is None:
+            return None, None
+        calls, answer = self.judge_calls, generation.max_new_tokens
+        prompt = max(0, self.config.policy.max_total_sequence_length - answer)
+        return calls * (prompt + 2 * answer), calls * block.genrm_responses_create_params.max_output_tokens
 
     @property
     def judge_calls(self) -> int:

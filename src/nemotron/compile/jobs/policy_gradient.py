@@ -129,6 +129,11 @@ class PolicyGradientJob(Job[P]):
         return None, None
 
     @property
+    def judge_tokens(self) -> tuple[int | None, int | None]:
+        """Tokens that a judge reads and writes in a step at most."""
+        return None, None
+
+    @property
     def judge_calls(self) -> int | None:
         """Judge requests of one step; None without a judge."""
         return None
@@ -147,6 +152,8 @@ class PolicyGradientJob(Job[P]):
             data_steps=self.data_steps,
             tokens_per_step=self.responses * response + prompts * prompt,
             judge_calls=self.judge_calls,
+            judge_reads=self.judge_tokens[0],
+            judge_writes=self.judge_tokens[1],
         )
 
 

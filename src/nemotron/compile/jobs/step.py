@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel
 
-from nemotron.compile.plan import FileRef, Memory, Process, Work
+from nemotron.compile.plan import FileRef, GpuMemory, Memory, Process, Work
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig, JudgeConfig
@@ -150,7 +150,7 @@ class StepJob(Generic[M]):
         """Sizes of the run, where it has steps."""
         return None
 
-    def memory(self) -> Memory | None:
+    def memory(self) -> Memory | GpuMemory | None:
         """Peak memory, where it can be estimated."""
         return None
 

@@ -14,6 +14,7 @@ from nemotron.errors import DataError, EngineError, LimitError, NemotronError, O
 from nemotron.job import CompiledJob
 from nemotron.runs.folder import RunFolder
 from tests.compiled_jobs import attempt_at
+from tests.unit.engines.nemo_rl.test_config import JUDGE
 from tests.unit.engines.nemo_rl.world import make_run, make_tree
 
 STEPS = ("dpo.max_num_steps=3", "checkpointing.save_period=1")
@@ -149,6 +150,27 @@ def test_data_that_make_no_step_are_refused(runs: Path, tmp_path: Path, monkeypa
     with run.lock():
         run.write_job(CompiledJob.model_validate({**job.model_dump(), "config": {**job.config, "data": data}}))
     assert isinstance(ended(run), DataError)
+
+
+@pytest.mark.parametrize(
+    "words", [(), (f"{JUDGE}.base_url=http://judge:8000/v1",), ("judge.comparison_server=nemo_gym",)]
+)
+def test_the_judges_key_is_in_no_file_of_a_run(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """The script prints its whole config, as NeMo-RL does."""
+    make_tree(tmp_path / "tree", monkeypatch, "fine")
+    monkeypatch.setenv("RL_REWARD_API_KEY", "sk-planted-0123456789")
+    steps = ("grpo.max_num_steps=1", "checkpointing.save_period=1")
+    run = make_run(runs, *steps, *words, step="rlhf", name="nemo_gym")
+    with run.lock(), attempt_at(run, **{f"{JUDGE}.api_key": "sk-planted-0123456789"}) as attempt:
+        train(attempt)
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    assert [path for path in files if b"sk-planted" in path.read_bytes()] == []
+    launch = json.loads((run.path / "nemo_rl" / "launch.json").read_text())
+    assert launch["environment"] == ["RL_REWARD_API_KEY"]
+    assert (run.path / "nemo_rl" / "server.py").is_file() == (words != ("judge.comparison_server=nemo_gym",))
 
 
 def test_a_secret_reaches_the_process_and_no_file(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def make_run(runs: Path, *words: str, step: str = "dpo", name: str = "tiny") -> 
     """A run of a step that is compiled for NeMo-RL on a node with one GPU."""
     found = find_step(f"rl/nemo_rl/{step}")
     code = declaration(found)
-    sizes = ("engine=nemo_rl", "eval.heldout=null", "cluster.gpus_per_node=1", *OFF)
+    sizes = ("engine=nemo_rl", "eval.heldout=null", "cluster.gpus_per_node=1", *(OFF if name == "tiny" else ()))
     overrides = parse_overrides(list(enumerate((*sizes, *words), start=5)))
     resolved = load(found.config_dir, name, overrides, run_dir=str(runs / "RUN_ID"), model=code.config)
     plan = compile_job(found, resolved, code, runs_dir=runs, place=replace(NODE, memory_bytes=None))
