@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from nemotron.compile.jobs.step import AnyStepJob
-from nemotron.compile.probes.model_files import tokenizer_facts, tokenizer_folder
+from nemotron.compile.probes.model_files import tokenizer_at
 from nemotron.compile.rules.base import Rules
 from nemotron.compile.rules.conversations import unheard_end, writing
 from nemotron.compile.secrets import elsewhere, secrets_in
@@ -48,8 +48,8 @@ def judge_knows_its_roles(job: AnyStepJob) -> Iterator[Finding]:
     is, or refuse it. A template that is not there says nothing here.
     """
     model, block = job.judge_model, job.comparison
-    folder = tokenizer_folder(model.model, job.place) if model is not None and model.base_url is None else None
-    template = tokenizer_facts(folder).chat_template if folder else None
+    facts = tokenizer_at(model.model, job.place) if model is not None and model.base_url is None else None
+    template = facts.chat_template if facts else None
     if model is None or template is None:
         return
     principle = bool(block and block.use_principle and model.supports_principle_role)
