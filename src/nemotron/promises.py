@@ -21,9 +21,11 @@ class ModelPromise:
     like: str
     """Folder or hub name of the model whose family and sizes it has; a promised path where that is promised itself."""
     tokenizer: str
-    """Folder or hub name of the tokenizer, and of the chat template, that lies in it."""
+    """Folder or hub name of the tokenizer that lies in it, with its chat template unless ``template`` says another."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """What its `config.json` says otherwise than that of ``like``."""
+    template: str | None = None
+    """The chat template that is stored with its tokenizer, where the config gives one."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ nodes:
     step: convert/megatron_to_hf
     takes: {checkpoint_megatron: dpo}
 """
+pytestmark = pytest.mark.timeout(900)
 NODES = ("pairs", "rm", "audit", "dpo", "hf")
 
 

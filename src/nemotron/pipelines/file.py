@@ -209,27 +209,18 @@ def _takes(value: Value | None, node: str) -> Iterator[Taken]:
 
 
 def _overrides(value: Value | None, node: str) -> Iterator[Override]:
-    """Every value below ``overrides``, as the word of the command line that it stands for."""
+    """Every entry of ``overrides`` as the word of the command line that it stands for."""
     if value is None:
         return
-
-    def leaves(at: Value, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Value]]:
-        if isinstance(at.value, dict) and at.value:
-            for name, child in at.value.items():
-                yield from leaves(child, (*path, *str(name).split(".")))
-        else:
-            yield path, at
-
-    _mapping(value, f"`overrides` of `{node}`", "keys to values, as `rm.max_num_epochs: 2`")
-    for (first, *rest), leaf in ((path, leaf) for path, leaf in leaves(value, ()) if path):
-        name = first.lstrip("+~")
-        operation = _OPERATIONS.get(first[: len(first) - len(name)])
-        if operation is None or not name or (operation == "delete" and leaf.value is not None):
+    for key, child in _mapping(value, f"`overrides` of `{node}`", "keys to values, as `rm.max_num_epochs: 2`"):
+        name = key.lstrip("+~")
+        operation = _OPERATIONS.get(key[: len(key) - len(name)])
+        if operation is None or not all(name.split(".")) or (operation == "delete" and child.value is not None):
             hint = "write `key: value`, or `~key:` without a value to delete"
-            raise ConfigError(f"`{first}` is no key of a config", hint=hint, origin=leaf.origin)
-        written = None if operation == "delete" else leaf
+            raise ConfigError(f"`{key}` is no key of a config", hint=hint, origin=child.origin)
+        written = None if operation == "delete" else child
         # Not the value: it may be a secret.
-        yield Override(operation, (name, *rest), written, leaf.origin, f"{'.'.join((first, *rest))}: ...")
+        yield Override(operation, tuple(name.split(".")), written, child.origin, f"{key}: ...")
 
 
 def _mapping(value: Value, what: str, hint: str) -> list[tuple[str, Value]]:

@@ -34,8 +34,9 @@ def same_work(job: CompiledJob, runs_dir: Path, needed: Iterable[str]) -> RunFol
     for run in reversed(list_runs(runs_dir)):
         try:
             earlier = run.job()
-            if run.status().state != "finished" or _outline(earlier) != wanted:
-                continue
+            mixed = any(entry.changed for entry in earlier.asked.resumed)
+            if mixed or run.status().state != "finished" or _outline(earlier) != wanted:
+                continue  # unfinished, another work, or done with one input first and another later
             for kind in needed:
                 made_by(run, kind)
         except (ArtifactError, NotFoundError):

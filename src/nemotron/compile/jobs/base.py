@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from nemotron.checkpoints.chat_template import DEFAULT
 from nemotron.checkpoints.megatron import families
 from nemotron.compile.choice import choose
 from nemotron.compile.jobs.files import files
 from nemotron.compile.jobs.step import ModelRef, NumberType, StepJob
 from nemotron.compile.plan import FileRef, GpuMemory, Memory, Process, Work
-from nemotron.compile.probes.model_files import read_model
+from nemotron.compile.probes.model_files import TokenizerFacts, chat_template, read_model
 from nemotron.compile.probes.survey import RowKind
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.generation import GenerationConfig, VllmConfig
@@ -225,12 +226,15 @@ class Job(StepJob[C]):
         if not settings.enabled:
             return
         policy = self.config.policy
-        like, tokenizer = policy.model_name, policy.tokenizer.name
-        yield ModelPromise("checkpoint_run", like, tokenizer)
+        like, tokenizer, changes = policy.model_name, policy.tokenizer.name, self.changes()
+        template = None
+        if "chat_template" in policy.tokenizer.model_fields_set and policy.tokenizer.chat_template != DEFAULT:
+            template = chat_template(policy.tokenizer.chat_template, TokenizerFacts(None, None))
+        yield ModelPromise("checkpoint_run", like, tokenizer, template=template)
         if self.saves_megatron:
-            yield ModelPromise("checkpoint_megatron", like, tokenizer)
+            yield ModelPromise("checkpoint_megatron", like, tokenizer, template=template)
         if settings.save_consolidated or not self.saves_megatron:
-            yield ModelPromise("checkpoint_hf", like, tokenizer, self.changes())
+            yield ModelPromise("checkpoint_hf", like, tokenizer, changes, template)
 
     @property
     def saves_megatron(self) -> bool:

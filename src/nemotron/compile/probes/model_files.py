@@ -10,10 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, templates_of
+from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, read_template, template_fault, templates_of
 from nemotron.checkpoints.folders import folder_of as folder_of
 from nemotron.checkpoints.folders import is_path as is_path
 from nemotron.checkpoints.folders import tokenizer_folder as tokenizer_folder
+from nemotron.data.manifest import PASS_THROUGH
 from nemotron.disk.documents import open_regular, parse_json, read_json
 from nemotron.place import Place
 
@@ -208,11 +209,44 @@ def tokenizer_facts(folder: Path) -> TokenizerFacts:
     return TokenizerFacts(vocabulary if isinstance(vocabulary, dict) else None, templates_of(folder).get(DEFAULT))
 
 
+def tokenizer_at(name: str, place: Place) -> TokenizerFacts | None:
+    """Facts of the tokenizer ``name``, or of the one that a promised model will hold; None when it is not here."""
+    folder = tokenizer_folder(name, place)
+    if folder is None:
+        return None
+    facts, template = tokenizer_facts(folder), _promised_template(name, place)
+    return facts if template is None else replace(facts, chat_template=template)
+
+
+def _promised_template(name: str, place: Place) -> str | None:
+    """The chat template that a promised model will hold, where it is not that of its tokenizer's files."""
+    promised = place.promised_model(name)
+    return None if promised is None else promised.template or _promised_template(promised.tokenizer, place)
+
+
+def chat_template(name: str | None, facts: TokenizerFacts) -> str | None:
+    """The text of a chat template: NeMo-RL's `null` joins contents, `default` is the tokenizer's own; None unknown."""
+    if name is None:
+        return PASS_THROUGH
+    if name == "default":
+        return facts.chat_template
+    if name.endswith(".jinja"):
+        path = Path(name).expanduser()
+        try:
+            return read_template(path)
+        except OSError:
+            return None  # the rules about the tokenizer say so
+    return name
+
+
 def template_problem(name: str, place: Place) -> str | None:
     """Why conversations cannot be written with the tokenizer ``name``; None when they can, or when it is not here."""
     folder = tokenizer_folder(name, place)
     if folder is None or not _facts(folder).has_tokenizer:
         return None
+    if (template := _promised_template(name, place)) is not None:
+        fault = template_fault(template)
+        return f"has a chat template that {fault}" if fault else None
     if folder != Path(name).expanduser() and not (folder / "tokenizer_config.json").is_file():
         return None  # a download that is not whole: the rest is fetched when the run starts
     return folder_problem(folder)

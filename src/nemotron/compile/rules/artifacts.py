@@ -13,12 +13,13 @@ from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.model_files import (
+    TokenizerFacts,
     folder_of,
     is_path,
     read_model,
     template_problem,
+    tokenizer_at,
     tokenizer_facts,
-    tokenizer_folder,
 )
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.errors import ArtifactError, Finding
@@ -234,17 +235,18 @@ def megatron_weights_fit(job: AnyJob) -> Iterator[Finding]:
     start = job.config.policy.pretrained_checkpoint
     if start is None:
         return
-    if (promised := job.place.promised_model(start.path)) is not None:
+    if job.place.promised_model(start.path) is not None:
         made_of = read_model(start.path, job.place)
         differing = list(_other_model(job, made_of.config)) if made_of else []
-        inside = tokenizer_folder(promised.tokenizer, job.place)
+        facts, inside = tokenizer_at(start.path, job.place), start.path
     elif job.sees(start.path):
         found = describe(Path(start.path).expanduser())
         differing = list(_other_model(job, found.hf_config))
-        inside = layout.tokenizer_of(found.folder)
+        folder = layout.tokenizer_of(found.folder)
+        facts, inside = tokenizer_facts(folder) if folder is not None else None, str(folder)
     else:
         return
-    yield from differing or _other_tokenizer(job, inside)
+    yield from differing or _other_tokenizer(job, facts, inside)
 
 
 def _other_model(job: AnyJob, found: Mapping[str, Any]) -> Iterator[Finding]:
@@ -265,12 +267,11 @@ def _other_model(job: AnyJob, found: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _other_tokenizer(job: AnyJob, inside: Path | None) -> Iterator[Finding]:
+def _other_tokenizer(job: AnyJob, here: TokenizerFacts | None, inside: str) -> Iterator[Finding]:
     """The policy was trained with the tokenizer that lies in its checkpoint, and with that chat template."""
-    given = tokenizer_folder(job.config.policy.tokenizer.name, job.place)
-    if inside is None or given is None:
+    there = tokenizer_at(job.config.policy.tokenizer.name, job.place)
+    if here is None or there is None:
         return
-    here, there = tokenizer_facts(inside), tokenizer_facts(given)
     if here.vocabulary and there.vocabulary and here.vocabulary != there.vocabulary:
         yield job.error(
             "policy.tokenizer.name",

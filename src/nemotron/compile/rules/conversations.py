@@ -12,9 +12,8 @@ from nemotron.checkpoints.chat_template import DEFAULT, THOUGHT, rendered
 from nemotron.checkpoints.turn_end import end_tokens, model_ends, named_tokens, start_of, tokenizer_end, written_end
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.step import AnyStepJob
-from nemotron.compile.probes.model_files import folder_of, tokenizer_facts, tokenizer_folder
+from nemotron.compile.probes.model_files import TokenizerFacts, chat_template, folder_of, tokenizer_at, tokenizer_folder
 from nemotron.compile.rules.base import Rules
-from nemotron.compile.rules.prepared import chat_template
 from nemotron.errors import ArtifactError, Finding
 
 rules: Rules[AnyJob] = Rules("conversations")
@@ -43,8 +42,8 @@ class Writing:
 
 def writing(name: str, job: AnyStepJob) -> Writing | None:
     """That of the tokenizer ``name`` by itself; None when it is not here, or has no template."""
-    folder = tokenizer_folder(name, job.place)
-    template = tokenizer_facts(folder).chat_template if folder else None
+    folder, facts = tokenizer_folder(name, job.place), tokenizer_at(name, job.place)
+    template = facts.chat_template if facts else None
     return Writing(name, folder, template, {}) if folder and template else None
 
 
@@ -55,7 +54,7 @@ def policy_writing(job: AnyJob) -> Writing | None:
     if folder is None:
         return None
     own = settings.chat_template if "chat_template" in settings.model_fields_set else DEFAULT
-    template = chat_template(own, tokenizer_facts(folder))
+    template = chat_template(own, tokenizer_at(settings.name, job.place) or TokenizerFacts(None, None))
     return Writing(settings.name, folder, template, dict(settings.chat_template_kwargs or {})) if template else None
 
 

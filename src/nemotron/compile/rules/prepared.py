@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nemotron.checkpoints.chat_template import read_template
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import HELDOUT_SPLIT as HELDOUT
 from nemotron.compile.jobs.files import MANIFEST as KEY
 from nemotron.compile.jobs.files import UNKNOWN_KIND, manifest_of, splits_wanted
-from nemotron.compile.probes.model_files import TokenizerFacts, tokenizer_facts, tokenizer_folder
+from nemotron.compile.probes.model_files import TokenizerFacts, chat_template, tokenizer_at
 from nemotron.compile.rules.base import Rules
 from nemotron.config.known import embedded_reads
 from nemotron.config.layers import Resolved
-from nemotron.data.manifest import PASS_THROUGH, Manifest, text_sha256, vocabulary_sha256
+from nemotron.data.manifest import Manifest, text_sha256, vocabulary_sha256
 from nemotron.errors import ArtifactError, DataError, Finding, NemotronError
 
 TOKENS = "data.use_tokens"
@@ -115,8 +114,7 @@ def tokens_are_those_of_the_policy(job: AnyJob) -> Iterator[Finding]:
 def _other_tokens(job: AnyJob, split: str, made: Mapping[str, Any]) -> Iterator[Finding]:
     """``made``: what the manifest says about the tokens of a split."""
     settings = job.config.policy.tokenizer
-    folder = tokenizer_folder(settings.name, job.place)
-    facts = tokenizer_facts(folder) if folder else TokenizerFacts(None, None)
+    facts = tokenizer_at(settings.name, job.place) or TokenizerFacts(None, None)
     own = settings.chat_template if "chat_template" in settings.model_fields_set else "default"
     template = chat_template(own, facts)
     ours = vocabulary_sha256(facts.vocabulary) if facts.vocabulary else None
@@ -129,21 +127,6 @@ def _other_tokens(job: AnyJob, split: str, made: Mapping[str, Any]) -> Iterator[
         how = f"`tokenize.tokenizer={settings.name}` and `tokenize.chat_template={own or 'null'}`"
         message = f"{wrong} (split `{split}`)"
         yield job.error(TOKENS, message, kind=ArtifactError, hint=f"prepare the data with {how}")
-
-
-def chat_template(name: str | None, facts: TokenizerFacts) -> str | None:
-    """The text of a chat template: NeMo-RL's `null` joins contents, `default` is the tokenizer's own; None unknown."""
-    if name is None:
-        return PASS_THROUGH
-    if name == "default":
-        return facts.chat_template
-    if name.endswith(".jinja"):
-        path = Path(name).expanduser()
-        try:
-            return read_template(path)
-        except OSError:
-            return None  # the rules about the tokenizer say so
-    return name
 
 
 @rules.rule("data-twice")

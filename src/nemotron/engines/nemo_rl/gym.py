@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from nemotron.config.schema.judge import JudgeConfig
+
 JUDGE_PATH = ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_model")
 """Where every config of ours keeps the judge."""
 JUDGE_IMPLEMENTATION = "genrm_model"
@@ -105,7 +107,9 @@ def _compared_by_us(
 ) -> None:
     """Our server in the place of genrm_compare: the same keys, another program, and what only it reads."""
     compare = _at(section, COMPARE, "resources_servers", "genrm_compare")
-    judge, ours = _judge_of(values), {"judge": deepcopy(values["judge"])}
+    # The probe belongs to the run, not to who compares.
+    asked = {name: deepcopy(value) for name, value in values["judge"].items() if name in JudgeConfig.model_fields}
+    judge, ours = _judge_of(values), {"judge": asked}
     if not serves_judge(values):
         key = f"{'.'.join(JUDGE_PATH)}.api_key"
         ours["endpoint"] = {

@@ -45,8 +45,8 @@ class Job(ConvertJob[Config]):
         """The model that lends its config, or what lies beside the weights."""
         if self.config.hf_model is not None:
             return self.config.hf_model, None
-        if (promised := self.place.promised_model(self.config.megatron_path)) is not None:
-            return promised.like, promised.tokenizer
+        if self.place.promised_model(self.config.megatron_path) is not None:
+            return self.config.megatron_path, None
         kept = layout.beside(self.source)
         return (str(kept), str(layout.tokenizer_of(kept.parent) or kept)) if kept is not None else (None, None)
 
