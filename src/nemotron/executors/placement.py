@@ -37,6 +37,7 @@ def placed(plan: Plan, profile: Profile, *, ships_assets: bool, rehearsal: bool)
         *_paths(plan, profile, ships_assets=ships_assets),
         *_open_secrets(plan, profile),
         *_mirror(profile),
+        *_judge_room(plan, profile),
     ]
     if rehearsal:
         blocking = [replace(f, severity="warning", message=f"{f.message}; a submission refuses this") for f in blocking]
@@ -201,35 +202,59 @@ def _sizes(plan: Plan, profile: Profile) -> Iterator[Finding]:
 
 
 def _cluster(plan: Plan, profile: Profile, cluster: dict[str, Any]) -> Iterator[Finding]:
-    """The profile's nodes hold what `cluster` names, and the judge that NeMo-Gym starts beside it."""
-    settings = profile.settings
-    nodes, gpus = cluster.get("num_nodes"), cluster.get("gpus_per_node")
-    judge = judge_gpus(getattr(getattr(plan.config, "env", None), "judge_model", None))
-    if judge and (nodes, settings.nodes) == (1, 1) and gpus == settings.gpus_per_node - judge:
+    """The profile's nodes are those that `cluster` names, and as many more as the judge needs."""
+    settings, more = profile.settings, judge_nodes(plan.config)
+    if _shares_a_node(plan, profile):
         return
-    more = judge_nodes(plan.config) if judge else 0
-    for key, name, want, have, beside in (
-        ("num_nodes", "nodes", nodes, settings.nodes, more),
-        ("gpus_per_node", "gpus_per_node", gpus, settings.gpus_per_node, 0),
+    for key, name, want in (
+        ("num_nodes", "nodes", cluster.get("num_nodes")),
+        ("gpus_per_node", "gpus_per_node", cluster.get("gpus_per_node")),
     ):
-        if not isinstance(want, int) or want + beside == have:
+        have = getattr(settings, name)
+        if not isinstance(want, int) or have in ((want, want + more) if name == "nodes" else (want,)):
             continue
-        needs = f", and the judge needs {judge} GPU(s) of its own" if beside else ""
-        hint = f"set `cluster.{key}={have}`, or `{name} = {want}` in the profile"
-        if beside:
-            hint = f"set `{name} = {want + beside}` in the profile, or `{JUDGE_MODEL}.base_url` to a judge elsewhere"
-            if settings.nodes == 1 and settings.gpus_per_node > judge:
-                hint += (
-                    f", or leave the judge a part of the node: `cluster.gpus_per_node={settings.gpus_per_node - judge}`"
-                )
         yield Finding(
             "error",
             "cluster-does-not-fit",
-            f"`cluster.{key}` is {want}{needs}, the profile `{profile.name}` gives {have}",
+            f"`cluster.{key}` is {want}, the profile `{profile.name}` gives {have}",
             f"cluster.{key}",
             plan.resolved.origin(f"cluster.{key}"),
-            hint,
+            f"set `cluster.{key}={have}`, or `{name} = {want}` in the profile",
         )
+
+
+def _judge_room(plan: Plan, profile: Profile) -> Iterator[Finding]:
+    """NeMo-Gym starts the judge beside what `cluster` names, and waits for ever where there is no GPU left for it."""
+    settings, judge = profile.settings, _judge_of(plan)
+    if plan.engine != "nemo_rl" or not judge or _shares_a_node(plan, profile):
+        return
+    want, more = plan.resolved.get("cluster.num_nodes"), judge_nodes(plan.config)
+    if not isinstance(want, int) or settings.nodes != want:
+        return
+    choices = [f"`{JUDGE_MODEL}.base_url` to a judge elsewhere"]
+    if isinstance(settings, RayProfile):
+        choices.insert(0, f"`nodes = {want + more}` in the profile")
+    if settings.nodes == 1 and settings.gpus_per_node > judge:
+        choices.append(f"`cluster.gpus_per_node={settings.gpus_per_node - judge}`, which leaves the judge a part of it")
+    yield Finding(
+        "error",
+        "judge-without-gpus",
+        f"`cluster` takes every GPU of the profile `{profile.name}`, and the judge needs {judge} of its own",
+        "cluster.num_nodes",
+        plan.resolved.origin("cluster.num_nodes"),
+        f"set {', or '.join(choices)}",
+    )
+
+
+def _judge_of(plan: Plan) -> int:
+    return judge_gpus(getattr(getattr(plan.config, "env", None), "judge_model", None))
+
+
+def _shares_a_node(plan: Plan, profile: Profile) -> bool:
+    """Whether `cluster` leaves the judge the GPUs that it needs on the one node."""
+    settings, judge = profile.settings, _judge_of(plan)
+    nodes, gpus = (plan.resolved.get(f"cluster.{key}") for key in ("num_nodes", "gpus_per_node"))
+    return bool(judge) and (nodes, settings.nodes) == (1, 1) and gpus == settings.gpus_per_node - judge
 
 
 def _finding(plan: Plan, name: str, file: FileRef, message: str, hint: str) -> Finding:
