@@ -23,6 +23,7 @@ from nemotron.gym.serving import Unfit, answering, routes
 from nemotron.judge.client import Endpoint, JudgeClient
 from nemotron.judge.groups import JudgeSettings, judge_group
 from nemotron.judge.responses import prompt_key, read_conversation, read_response
+from nemotron.judge.support import wait_until_asked
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse, Message, derive_seed
 
 
@@ -67,7 +68,7 @@ class ComparisonServer:
 
     async def _running(self, app: web.Application) -> AsyncIterator[None]:
         async with JudgeClient(self._endpoint, self._settings.requests) as client:
-            await client.wait_ready()
+            await wait_until_asked(client, self._settings)
             self._client = client
             yield
             self._gathering.close()

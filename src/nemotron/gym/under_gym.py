@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -16,12 +17,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
+from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig, ProbedJudgeConfig
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import ConfigError, NemotronError
 from nemotron.gym.comparison import ComparisonServer
 from nemotron.gym.functions import RewardsServer
 from nemotron.judge.client import Endpoint
+from nemotron.judge.form import form_of
 from nemotron.judge.groups import JudgeSettings
 from nemotron.outcome import print_error
 
@@ -45,7 +47,7 @@ class JudgeAddress(BaseModel):
 class OurBlock(BaseModel):
     """What of ours a block has; either a judge or reward functions."""
 
-    judge: JudgeConfig | None = None
+    judge: ProbedJudgeConfig | None = None
     endpoint: JudgeAddress | None = None
     rewards: RewardConfig | None = None
 
@@ -83,13 +85,20 @@ def server_of(env: Mapping[str, str]) -> tuple[Callable[[], web.Application], st
         if ours.rewards is not None:
             return RewardsServer(ours.rewards).application, host, port
         compare = GenrmCompareConfig.model_validate({key: value for key, value in block.items() if key != OURS})
-        endpoint, knows_principle = _endpoint(config, block, ours.endpoint, env)
+        endpoint = _endpoint(config, block, ours.endpoint, env)
     except (KeyError, TypeError, ValueError, ValidationError, OmegaConfBaseException) as error:
         raise ConfigError(
             f"NeMo-Gym's config has no block of ours at `{env.get(NAME_VARIABLE)}`: {error}",
             hint="this program is started by NeMo-Gym, with the config that `engine=nemo_rl` writes",
         ) from error
-    settings = JudgeSettings(compare, ours.judge or JudgeConfig(), knows_principle)
+    requests = ours.judge or ProbedJudgeConfig()
+    settings = JudgeSettings(compare, requests)
+    if ours.endpoint is not None:
+        # As the embedded engine asks it. What NeMo-Gym serves knows a GenRM's roles, and leaves a principle out itself.
+        model = GenrmModelConfig.model_validate(ours.endpoint.model_dump(exclude={"api_key_variable"}))
+        settings = replace(
+            settings, supports_principle_role=model.supports_principle_role, form=form_of(model, requests)
+        )
     server = ComparisonServer(endpoint, settings, patience_s=settings.requests.group_timeout_s)
     return server.application, host, port
 
@@ -103,13 +112,12 @@ def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _endpoint(
     config: Mapping[str, Any], block: Mapping[str, Any], given: JudgeAddress | None, env: Mapping[str, str]
-) -> tuple[Endpoint, bool]:
+) -> Endpoint:
     if given is not None:
         key = env[given.api_key_variable] if given.api_key_variable else None
-        return Endpoint(given.base_url, given.model, key), given.supports_principle_role
+        return Endpoint(given.base_url, given.model, key)
     served = _block(config, block["genrm_model_server"]["name"])
-    # NeMo-Gym's model server leaves a principle out itself where the template has no role for it.
-    return Endpoint(f"http://{served['host']}:{served['port']}/v1", str(served.get("model")), None, "responses"), True
+    return Endpoint(f"http://{served['host']}:{served['port']}/v1", str(served.get("model")), None, "responses")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,14 @@ def test_a_judge_that_gym_serves_is_asked_where_gym_has_put_it() -> None:
     assert (made._endpoint.base_url, made._endpoint.api) == ("http://10.0.0.7:12000/v1", "responses")
 
 
+def test_a_judge_elsewhere_is_asked_as_the_embedded_engine_asks_it() -> None:
+    words = (f"{JUDGE}.base_url=http://judge:8000/v1", "judge.prompt=instruct", "judge.verdict=schema")
+    made: Any = server_of(environment(*words))[0].__self__  # type: ignore[attr-defined]
+    assert (made._settings.form.prompt, made._settings.form.verdict) == ("instruct", "schema")
+    by_gym: Any = server_of(environment())[0].__self__  # type: ignore[attr-defined]
+    assert (by_gym._settings.form.prompt, by_gym._settings.form.verdict) == ("genrm", "text")
+
+
 @pytest.mark.parametrize("name", [COMPARE, "policy_model", "nothing"])
 def test_a_block_that_is_not_ours_is_an_error_of_one_line(name: str) -> None:
     env = environment("judge.comparison_server=nemo_gym")

@@ -155,18 +155,26 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
         """Unless NeMo-Gym's own server compares."""
         return self.config.judge.comparison_server == "nemotron"
 
+    @property
+    def gym_asks_the_judge(self) -> bool:
+        """Unless our server asks an endpoint elsewhere, as the embedded engine does."""
+        elsewhere = self.judge_model is not None and self.judge_model.base_url is not None
+        return self.engine == "nemo_rl" and not (self.our_servers_reward and elsewhere)
+
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
         """How a judge is asked there, and what counts as its verdict."""
         yield from super().missing_in_nemo_rl()
         if self.config.judge.score_range is not None and not self.our_servers_reward:
             message = "NeMo-Gym takes verdicts of any scale"
             yield "judge.score_range", message, "set `judge.score_range=null`, or `judge.comparison_server=nemotron`"
+        if not self.gym_asks_the_judge:
+            return
         if self.config.judge.prompt == "instruct":
-            message = "under NeMo-Gym a judge is asked in the roles of a GenRM only"
-            yield "judge.prompt", message, "set `judge.prompt=auto`, or `engine=embedded`"
+            message = "a judge that NeMo-Gym serves is asked in the roles of a GenRM only"
+            yield "judge.prompt", message, f"set `judge.prompt=auto`, or `{JUDGE_MODEL}.base_url`"
         if self.config.judge.verdict in ("schema", "logits"):
-            message = "under NeMo-Gym verdicts are read from text only"
-            yield "judge.verdict", message, "set `judge.verdict=auto`, or `engine=embedded`"
+            message = "verdicts of a judge that NeMo-Gym serves are read from text only"
+            yield "judge.verdict", message, f"set `judge.verdict=auto`, or `{JUDGE_MODEL}.base_url`"
 
     @property
     def judge_tokens(self) -> tuple[int | None, int | None]:

@@ -106,9 +106,14 @@ class StepJob(Generic[M]):
         model, settings = self.judge_model, self.judge_settings
         if model is None or settings is None:
             return None
-        if self.engine == "nemo_rl":
+        if self.gym_asks_the_judge:
             return Form(why_prompt="NeMo-Gym asks so", why_verdict="NeMo-Gym reads no other")
         return choose(model, settings, self.judge_template)
+
+    @property
+    def gym_asks_the_judge(self) -> bool:
+        """Whether questions go through NeMo-Gym's model server, which knows a GenRM's roles and text alone."""
+        return self.engine == "nemo_rl"
 
     @cached_property
     def judge_template(self) -> str | None:

@@ -95,6 +95,17 @@ def test_what_is_ours_alone_is_refused(tmp_path: Path, step: str, word: str, key
     assert all(f.exit_code == 10 and f.hint for f in found)
 
 
+def test_how_a_judge_is_asked_is_refused_only_where_gym_asks_it(tmp_path: Path) -> None:
+    words = ("judge.prompt=instruct", "judge.verdict=schema")
+    key = "env.nemo_gym.genrm_model.responses_api_models.vllm_model.base_url"
+    served = plan_of(tmp_path, "rlhf", "default", *words)
+    assert [f.key for f in served.errors if f.name == "not-in-nemo-rl"] == ["judge.prompt", "judge.verdict"]
+    elsewhere = plan_of(tmp_path, "rlhf", "default", *words, f"{key}=http://judge:8000/v1")
+    assert elsewhere.errors == ()
+    gyms = plan_of(tmp_path, "rlhf", "default", *words, f"{key}=http://h:8000/v1", "judge.comparison_server=nemo_gym")
+    assert [f.key for f in gyms.errors if f.name == "not-in-nemo-rl"] == ["judge.prompt", "judge.verdict"]
+
+
 def test_servers_of_ones_own_are_not_nemo_rls(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "rlvr", "nemo_gym", "gym.servers.math.base_url=http://h:1", "gym.servers.math.kind=null")
     assert [f.key for f in plan.errors if f.name == "not-in-nemo-rl"] == ["gym.servers.math.base_url"]
