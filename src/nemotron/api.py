@@ -16,6 +16,7 @@ A mistake raises what the command would print: a ``NemotronError`` with ``messag
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from nemotron.config.overrides import Override, parse_overrides
 from nemotron.errors import CompileError, NotAvailableError, Origin
 from nemotron.executors import apart, goes_on, state_of
 from nemotron.executors.request import Request
-from nemotron.manifest import declaration, find_step
+from nemotron.manifest import VARIABLE, declaration, find_step, own_folders
 from nemotron.pipelines.chain import Chain
 from nemotron.pipelines.drive import work
 from nemotron.pipelines.file import find_pipeline
@@ -42,6 +43,13 @@ from nemotron.runs.summary import summarise
 Overrides = Mapping[str, Any] | Sequence[str]
 """Dotted keys and values, or words as on the command line: ``["dpo.seed=3", "~policy.scheduler"]``."""
 _POLL_S = 0.5
+
+
+def use_steps(folder: str | Path) -> None:
+    """Take the steps of a folder of your own, here and in the runs that are started from here."""
+    known = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = os.pathsep.join(filter(None, [str(Path(folder).absolute()), known]))
+    own_folders()
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,16 @@ Keys that are not known are errors, and one broken manifest does not hide the ot
 
 from __future__ import annotations
 
+import hashlib
+import os
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from nemotron.errors import ConfigError, NemotronError, NotFoundError, Origin
@@ -25,6 +29,8 @@ T = TypeVar("T")
 
 STEPS = Path(__file__).parent / "steps"
 """The folder of the shipped steps."""
+VARIABLE = "NEMOTRON_STEPS"
+"""Folders with steps of one's own, separated as in PATH; ``nemotron --steps-dir`` sets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +119,11 @@ class Step:
         return self.id.partition("/")[0]
 
     @property
+    def is_shipped(self) -> bool:
+        """Whether it comes with the product."""
+        return self.folder.is_relative_to(STEPS)
+
+    @property
     def config_dir(self) -> Path:
         """The folder of the shipped configs."""
         return self.folder / "config"
@@ -159,18 +170,46 @@ def is_a(name: str, other: str, types: Mapping[str, ArtifactType]) -> bool:
     return other in seen
 
 
-@cache
 def load_catalog(root: Path = STEPS) -> Catalog:
-    """Read every manifest below ``root``, in order of id."""
+    """Read every manifest below ``root`` and the folders of one's own steps, in order of id.
+
+    Raises:
+        NotFoundError: a folder of one's own that is none.
+    """
+    return _catalog(root, own_folders())
+
+
+def own_folders() -> tuple[Path, ...]:
+    """The folders that `NEMOTRON_STEPS` names.
+
+    Raises:
+        NotFoundError: one of them is no folder.
+    """
+    found = tuple(Path(name).expanduser().absolute() for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name)
+    for folder in found:
+        if not folder.is_dir():
+            hint = f"`--steps-dir` and `{VARIABLE}` name a folder that holds `<id>/step.toml`"
+            raise NotFoundError(f"there is no folder of steps `{folder}`", hint=hint)
+    return found
+
+
+@cache
+def _catalog(root: Path, own: tuple[Path, ...]) -> Catalog:
     types = load_types(root / "types.toml")
-    steps, problems = [], {}
-    for path in sorted(root.rglob("step.toml")):
-        step_id = path.parent.relative_to(root).as_posix()
-        try:
-            steps.append(read_step(path, step_id, types))
-        except NemotronError as error:
-            problems[step_id] = error
-    return Catalog(tuple(steps), problems)
+    steps: dict[str, Step] = {}
+    problems: dict[str, NemotronError] = {}
+    for folder in (root, *own):
+        for path in sorted(folder.rglob("step.toml")):
+            step_id = path.parent.relative_to(folder).as_posix()
+            try:
+                if step_id in steps:
+                    raise _wrong(
+                        path, f"there is a step `{step_id}` already, in `{steps[step_id].folder}`", "rename it"
+                    )
+                steps[step_id] = read_step(path, step_id, types)
+            except NemotronError as error:
+                problems[f"{step_id} ({folder})" if step_id in steps else step_id] = error
+    return Catalog(tuple(steps[name] for name in sorted(steps)), problems)
 
 
 def read_step(path: Path, step_id: str, types: Mapping[str, ArtifactType]) -> Step:
@@ -271,9 +310,37 @@ class Declaration(Protocol):
 
 
 def declaration(step: Step) -> Declaration:
-    """What the step.py of a step declares."""
-    found: Declaration = import_module(f"nemotron.steps.{step.id.replace('/', '.')}.step").STEP
-    return found
+    """What the step.py of a step declares.
+
+    Raises:
+        ConfigError: a step of one's own has none, or it declares nothing.
+    """
+    if step.is_shipped:
+        found: Declaration = import_module(f"nemotron.steps.{step.id.replace('/', '.')}.step").STEP
+        return found
+    return _own_declaration(step)
+
+
+def _own_declaration(step: Step) -> Declaration:
+    """Of a folder that is on no path: it becomes a package of its own, so that `from .config import ...` works there,
+    and `f"{__name__}:run"` names its function in every process."""
+    path = step.folder / "step.py"
+    package = f"nemotron_own_steps_{hashlib.sha256(str(step.folder).encode()).hexdigest()[:12]}"
+    if package not in sys.modules:
+        made = ModuleType(package)
+        made.__path__ = [str(step.folder)]
+        sys.modules[package] = made
+    try:
+        own: Declaration = import_module(f"{package}.step").STEP
+    except ModuleNotFoundError as error:
+        if error.name != f"{package}.step":
+            raise _wrong(path, f"it needs the module `{error.name}`, which is not installed") from error
+        raise _wrong(step.folder / "step.toml", "there is no `step.py` beside it") from None
+    except AttributeError:
+        raise _wrong(path, "it declares no `STEP`", "see docs/guides/write-a-step.md") from None
+    except SyntaxError as error:
+        raise ConfigError(f"broken Python: {error.msg}", origin=Origin(str(path), error.lineno)) from None
+    return own
 
 
 def _check(what: str, value: str | None, known: Iterable[str]) -> None:

@@ -43,6 +43,17 @@ def digest(*, assets: bool = False) -> str:
     return content.hexdigest()[:16]
 
 
+def digest_of(folder: Path) -> str:
+    """SHA-256 of the files of another folder, shortened alike: a step of one's own."""
+    content = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if "__pycache__" not in path.parts and path.is_file():
+            content.update(
+                f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode()
+            )
+    return content.hexdigest()[:16]
+
+
 def folder_name() -> str:
     """Name of the folder that holds the copy."""
     return digest(assets=True)

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 # Looking for pydantic's plugins reads the metadata of every installed package, a tenth of a light command's time.
@@ -21,6 +22,7 @@ from nemotron import __version__
 from nemotron.cli import artifacts, pipelines, profiles, runs, steps
 from nemotron.cli.doctor import doctor
 from nemotron.errors import Origin, UsageError
+from nemotron.manifest import VARIABLE
 from nemotron.outcome import exit_code_of
 from nemotron.suggest import closest, listed
 
@@ -65,8 +67,16 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    steps_dir: Annotated[
+        list[Path] | None,
+        typer.Option("--steps-dir", metavar="DIR", help="A folder with steps of your own; also NEMOTRON_STEPS."),
+    ] = None,
 ) -> None:
     """Take the options that stand before a command."""
+    if steps_dir:
+        # The processes that the command starts have to find them, too.
+        named = [str(path.expanduser().absolute()) for path in steps_dir]
+        os.environ[VARIABLE] = os.pathsep.join([*named, *filter(None, [os.environ.get(VARIABLE)])])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from nemotron.config.layers import Resolved
 from nemotron.config.validate import validate
 from nemotron.errors import Finding
 from nemotron.job import Asked, CompiledJob
-from nemotron.manifest import Declaration, EngineName, ViewName
+from nemotron.manifest import Declaration, EngineName, ViewName, find_step
 from nemotron.place import Place
 from nemotron.promises import Promise
 from nemotron.runs.folder import new_run_id
@@ -228,6 +228,7 @@ class Plan:
 
         if self.engine is None:
             raise RuntimeError("a plan with errors makes no job")
+        step = find_step(self.step)
         folder = run_dir or str(self.runs_dir.resolve() / self.run_id)
         here = self.resolved.in_run_dir(folder)
         values = with_absolute_paths(here.values, self.config) if self.place.is_here else here.values
@@ -246,7 +247,7 @@ class Plan:
             secret_variables=secret_variables(self.config, self.resolved.raw),
             inputs=named_inputs(self.inputs),
             asked=asked,
-            provenance=provenance(),
+            provenance=provenance(own_code=None if step.is_shipped else step.folder),
             config=redact(values, self._secrets),
         )
 

@@ -40,4 +40,6 @@ def settled(job: CompiledJob, runs_dir: Path) -> CompiledJob:
     if any(one.severity == "error" for one in findings):
         raise CompileError(findings)
     print_findings(one for one in findings if one.severity == "warning")
-    return job.model_copy(update={"awaits": (), "inputs": named_inputs(found.inputs)})
+    # As a job names them that is compiled for this place when they are there: what was done is known by that.
+    named = named_inputs(one for one in found.inputs if job.place.is_here or not one.loose)
+    return job.model_copy(update={"awaits": (), "inputs": named})

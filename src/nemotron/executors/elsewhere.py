@@ -21,6 +21,7 @@ from nemotron.executors.launch import Launch, kind_of, prepare
 from nemotron.executors.launch import resume as resume_run
 from nemotron.executors.placement import placed
 from nemotron.executors.registry import executor, executor_of
+from nemotron.manifest import find_step
 from nemotron.outcome import print_error
 from nemotron.place import Place
 from nemotron.profiles.load import Profile
@@ -77,6 +78,9 @@ def launch_of(
     Raises:
         NotAvailableError: the step cannot run there in this version.
     """
+    if not find_step(plan.step).is_shipped:
+        message = f"`{plan.step}` is a step of your own, whose code does not go along to `{profile.name}`"
+        raise NotAvailableError(message, hint="run it on this machine: leave the profile out")
     by = executor(kind_of(profile))
     plan = placed(plan, profile, ships_assets=by.ships_assets, rehearsal=rehearsal)
     if not plan.ok:

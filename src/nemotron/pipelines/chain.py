@@ -70,13 +70,24 @@ class Node:
         """The nodes before it."""
         return tuple(dict.fromkeys([*(one.node for one in self.bindings), *(name for name, _ in self.spec.after)]))
 
-    def compile(self, runs_dir: Path, inputs: Mapping[str, str], promised: Mapping[str, Promise] | None = None) -> Plan:
-        """The plan with the given paths for the keys that are bound, some of which may still be promised.
+    def compile(
+        self,
+        runs_dir: Path,
+        inputs: Mapping[str, str],
+        promised: Mapping[str, Promise] | None = None,
+        shared: Sequence[Path] = (),
+    ) -> Plan:
+        """The plan with the given paths for the keys that are bound.
+
+        Args:
+            promised: those of the paths that are still to be made.
+            shared: folders that lie here as they do where the node runs.
 
         Raises:
             NemotronError: as `steps run` raises them.
         """
-        place = replace(_place(self.profile), promised=promised or {})
+        place = _place(self.profile)
+        place = replace(place, promised=promised or {}, shared=(*place.shared, *shared))
         return compile_node(self.spec, self.step, self.code, self.bindings, inputs, runs_dir, self.profile, place)
 
 

@@ -148,7 +148,9 @@ class _Driver:
         inputs = {one.key: str(made_by(self._made(one.node), one.type)) for one in there}
         inputs |= {one.key: one.promised for one in awaits}
         promised = {one.promised: self._chain.promised[one.promised] for one in awaits}
-        plan = node.compile(self._chain.runs_dir, inputs, promised)
+        # What an earlier run made here is read where it lies.
+        shared = [self._made(one.node).path for one in there]
+        plan = node.compile(self._chain.runs_dir, inputs, promised, shared)
         if not plan.ok:
             raise CompileError(plan.findings)
         return replace(plan, run_id=new_run_id(plan.step, node.name))

@@ -13,8 +13,12 @@ from nemotron.job import Commit, Provenance
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "aiohttp")
 
 
-def provenance(cwd: Path | None = None) -> Provenance:
-    """Versions, platform and the git commit of ``cwd`` (none outside a repository)."""
+def provenance(cwd: Path | None = None, *, own_code: Path | None = None) -> Provenance:
+    """Versions, platform and the git commit of ``cwd`` (none outside a repository).
+
+    ``own_code`` is the folder of a step that is not shipped: its hash is part of the code's.
+    """
+    own = f"+{snapshot.digest_of(own_code)}" if own_code is not None else ""
     return Provenance(
         nemotron=__version__,
         python=platform.python_version(),
@@ -22,7 +26,7 @@ def provenance(cwd: Path | None = None) -> Provenance:
         host=platform.node(),
         packages={name: version for name in _PACKAGES if (version := _version(name)) is not None},
         git=_git(cwd or Path()),
-        code=snapshot.digest(),
+        code=f"{snapshot.digest()}{own}",
     )
 
 
