@@ -22,9 +22,11 @@ def memory(job: AnyJob) -> Memory | None:
         found = read_model(ref.name, job.place)
         if ref.role in others and found and found.parameters:
             others[ref.role] = found.parameters * _bytes_per_parameter(ref.role, found.parameters)
+    # Adapters are small beside what they adapt; the reference is the model without them. A checkpoint merges a copy.
+    adapters = job.config.policy.lora is not None
     return Memory(
-        policy=policy.parameters * 4 * FLOAT,
-        reference=policy.parameters * FLOAT if job.has_reference else 0,
+        policy=policy.parameters * (2 if adapters else 4) * FLOAT,
+        reference=policy.parameters * FLOAT if job.has_reference and not adapters else 0,
         judge=others["judge"],
         critic=others["critic"] + others["reward model"],
         activations=max(_cache(job, policy), _logits(job, policy)),

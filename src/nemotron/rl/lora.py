@@ -6,6 +6,8 @@ The adapters are injected into the model, so it stays a Llama (or whatever it is
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,15 @@ from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.errors import ArtifactError, ConfigError, NotAvailableError
 from nemotron.install import install_extra
 from nemotron.rl.policy import Policy
+from nemotron.rl.scalar_model import ScalarModel
 
-ADAPTER = Path("policy", "adapter")
-"""In a checkpoint: ``adapter_model.safetensors`` and ``adapter_config.json``, as ``from_pretrained`` of peft wants."""
+FOLDER = "adapter"
+"""In the folder of a model in a checkpoint."""
+ADAPTER = Path("policy", FOLDER)
+"""Of the policy: ``adapter_model.safetensors`` and ``adapter_config.json``, as ``from_pretrained`` of peft wants."""
 _WEIGHTS = "adapter_model.safetensors"
 _NAME = "default"
+_HEAD = "score"
 
 
 def add_adapters(policy: Policy, config: LoraConfig, *, seed: int) -> Policy:
@@ -31,6 +37,41 @@ def add_adapters(policy: Policy, config: LoraConfig, *, seed: int) -> Policy:
     Raises:
         ConfigError: the modules named do not exist. NotAvailableError: peft is not installed.
     """
+    # A new wrapper: the old one remembers that the model could be rearranged, which adapters forbid.
+    return Policy(_injected(policy.model, config, seed), precision=policy.precision)
+
+
+def add_scalar_adapters(model: ScalarModel, config: LoraConfig, *, seed: int) -> ScalarModel:
+    """The same for a model with a scalar head, which is new and so is trained as it is. Raises as `add_adapters`."""
+    found = ScalarModel(_injected(model.model, config, seed), precision=model.precision)
+    found.model.score.requires_grad_(True)
+    found.model.peft_config[_NAME].modules_to_save = [_HEAD]
+    return found
+
+
+class Reference(Policy):
+    """The policy before training: the same model with its adapters off, so that there is no second copy of it."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy.model, precision=policy.precision)
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        self._layers = [module for module in policy.model.modules() if isinstance(module, BaseTunerLayer)]
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Every forward of the model happens in it, sampling included."""
+        for layer in self._layers:
+            layer.enable_adapters(False)
+        try:
+            with super().autocast():
+                yield
+        finally:
+            for layer in self._layers:
+                layer.enable_adapters(True)
+
+
+def _injected(model: nn.Module, config: LoraConfig, seed: int) -> Any:
     try:
         import peft
     except ModuleNotFoundError as error:
@@ -44,26 +85,26 @@ def add_adapters(policy: Policy, config: LoraConfig, *, seed: int) -> Policy:
     lora = peft.LoraConfig(
         r=config.dim,
         lora_alpha=config.alpha,
-        target_modules=_linears(policy.model) if named == "all-linear" else named,
+        target_modules=_linears(model) if named == "all-linear" else named,
         exclude_modules=config.exclude_modules or None,
         init_lora_weights=True,
+        base_model_name_or_path=getattr(model.config, "_name_or_path", None) or None,
     )
-    policy.model.requires_grad_(False)
+    model.requires_grad_(False)
     try:
-        model = peft.inject_adapter_in_model(lora, policy.model, adapter_name=_NAME)
+        found = peft.inject_adapter_in_model(lora, model, adapter_name=_NAME)
     except ValueError as error:
         raise ConfigError(
             f"adapters do not fit the policy: {error}", hint="check `target_modules` and `exclude_modules`"
         ) from error
-    _initialise(model, config.lora_A_init, seed)
-    # A new wrapper: the old one remembers that the model could be rearranged, which adapters forbid.
-    return Policy(model, precision=policy.precision)
+    _initialise(found, config.lora_A_init, seed)
+    return found
 
 
 def _linears(model: nn.Module) -> list[str]:
-    """Names of all linear layers but the head."""
+    """Names of all linear layers but the heads."""
     found = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module) is nn.Linear}
-    return sorted(found - {"lm_head"})
+    return sorted(found - {"lm_head", _HEAD})
 
 
 def _initialise(model: nn.Module, kind: str, seed: int) -> None:
@@ -79,24 +120,25 @@ def _initialise(model: nn.Module, kind: str, seed: int) -> None:
             parameter.data.copy_(drawn)
 
 
-def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters' weights under peft's names for a file."""
+def _learned(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained, under peft's names for a file: the adapters, and a head that is new."""
     return {
-        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter.detach().cpu().contiguous()
+        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter
         for name, parameter in model.named_parameters()
-        if ".lora_" in name
+        if ".lora_" in name or parameter.requires_grad
     }
 
 
-def write_adapter(policy: Policy, folder: Path) -> None:
+def write_adapter(policy: Policy | ScalarModel, folder: Path) -> None:
     """Write the adapters so that peft reads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(adapter_state(policy.model), folder / _WEIGHTS)
+    state = {name: parameter.detach().cpu().contiguous() for name, parameter in _learned(policy.model).items()}
+    save_file(state, folder / _WEIGHTS)
     config: Any = policy.model.peft_config[_NAME]
     config.save_pretrained(str(folder))
 
 
-def read_adapter(policy: Policy, folder: Path) -> None:
+def read_adapter(policy: Policy | ScalarModel, folder: Path) -> None:
     """Put the adapters of ``folder`` into ``policy``. Raises ArtifactError when they do not fit."""
     try:
         found = load_file(folder / _WEIGHTS)
@@ -105,11 +147,7 @@ def read_adapter(policy: Policy, folder: Path) -> None:
             f"the adapter `{folder}` cannot be read: {error}",
             hint="remove that checkpoint; the run then resumes from the one before it",
         ) from error
-    parameters = {
-        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter
-        for name, parameter in policy.model.named_parameters()
-        if ".lora_" in name
-    }
+    parameters = _learned(policy.model)
     if {name: tensor.shape for name, tensor in found.items()} != {n: p.shape for n, p in parameters.items()}:
         raise ArtifactError(f"the adapter `{folder}` was made for other modules or another rank")
     with torch.no_grad():
@@ -120,8 +158,12 @@ def read_adapter(policy: Policy, folder: Path) -> None:
 class Merged:
     """The full weights as the adapters make them, computed when they are asked for: what a checkpoint stores."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy | ScalarModel) -> None:
         self._policy = policy
+
+    def write_adapter(self, folder: Path) -> None:
+        """Write the adapters by themselves."""
+        write_adapter(self._policy, folder)
 
     @property
     def config(self) -> Any:

@@ -89,6 +89,9 @@ class Provenance:
     """Key, path and content hash of data and models."""
 
 
+Layout = Literal["megatron", "hf"]
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A model and its optimizer."""
@@ -96,7 +99,7 @@ class Trained:
     model: Any
     """Hugging Face model with float32 weights."""
     optimization: Optimization
-    layout: Literal["megatron", "hf"] = "megatron"
+    layout: Layout = "megatron"
     """``megatron``: as a Megatron-Core checkpoint where the family has a place there. ``hf``: only as safetensors."""
 
 

@@ -78,8 +78,6 @@ class Job(StepJob[C]):
     steps_may_be_endless: ClassVar[bool] = False
     """Whether `max_num_steps: -1` leaves the end to the epochs."""
     trains_reward_model: ClassVar[bool] = False
-    trains_adapters: ClassVar[bool] = False
-    """Whether `policy.dtensor_cfg.lora_cfg` is honoured."""
 
     @classmethod
     def of(cls, config: Any, resolved: Resolved, where: Surroundings, engines: Collection[EngineName]) -> Self:

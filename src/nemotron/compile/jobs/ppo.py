@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.base import Batch, Optimizer
 from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
 from nemotron.compile.jobs.step import ModelRef, NumberType
 from nemotron.compile.plan import Process
-from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.ppo import PpoMasterConfig
 from nemotron.promises import Promise
 
@@ -20,8 +19,6 @@ from nemotron.promises import Promise
 @dataclass(frozen=True)
 class PpoJob(PolicyGradientJob[PpoMasterConfig]):
     """PPO with a critic and a reward model, or one side of it."""
-
-    trains_adapters: ClassVar[bool] = True
 
     @property
     def estimator(self) -> str:
@@ -43,11 +40,6 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
     def has_critic(self) -> bool:
         """Whether values are learned at all."""
         return self.config.learns_values
-
-    @property
-    def lora(self) -> LoraConfig | None:
-        """The adapters that are trained, if any."""
-        return self.config.policy.lora
 
     def number_types(self) -> Iterator[NumberType]:
         """Those of the sides that run here."""
@@ -92,7 +84,7 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
 
     def missing_features(self) -> Iterator[tuple[str, str, object]]:
         """What PPO in NeMo-RL can and the embedded engine cannot."""
-        ppo, value, lora = self.config.ppo, self.config.value, self.lora
+        ppo, value = self.config.ppo, self.config.value
         checks = (
             ("ppo.max_rollout_turns", "rollouts of several turns", ppo.max_rollout_turns != 1),
             ("ppo.use_dynamic_sampling", "dynamic sampling in PPO", ppo.use_dynamic_sampling),
@@ -101,7 +93,6 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
                 "overrides of the critic's `config.json`",
                 value.hf_config_overrides,
             ),
-            ("policy.dtensor_cfg.lora_cfg.dropout", "dropout in adapters", lora is not None and lora.dropout > 0),
         )
         yield from checks
 

@@ -105,8 +105,8 @@ def _features(job: AnyJob) -> Iterator[tuple[str, str, object]]:
     yield "policy.quant_cfg", "quantisation", policy.quant_cfg
     yield "policy.hf_config_overrides", "overrides of the model's `config.json`", policy.hf_config_overrides
     yield "policy.tokenizer.use_processor", "multimodal processors", policy.tokenizer.use_processor
-    if not job.trains_adapters:
-        yield "policy.dtensor_cfg.lora_cfg.enabled", "LoRA in this step", policy.lora
+    dropped = policy.lora is not None and policy.lora.dropout > 0
+    yield "policy.dtensor_cfg.lora_cfg.dropout", "dropout in adapters", dropped
     yield "policy.megatron_cfg.peft.enabled", "LoRA", megatron and megatron.peft and megatron.peft.enabled
     fp8 = megatron and megatron.fp8_cfg and megatron.fp8_cfg.enabled
     yield "policy.megatron_cfg.fp8_cfg.enabled", "FP8 training", fp8

@@ -163,8 +163,8 @@ class PolicyConfig(Strict):
     """Optimizer of DTensor and of the embedded engine."""
     scheduler: Read[Annotated[list[SchedulerEntry] | None, BeforeValidator(_as_list)]] = None
     """Learning-rate schedulers in sequence; null keeps the learning rate."""
-    dtensor_cfg: Annotated[Annotated[DTensorConfig | Off, needs_keys_when_enabled(DTensorConfig)], Embedded("ppo")]
-    """Training with DTensor."""
+    dtensor_cfg: Read[Annotated[DTensorConfig | Off, needs_keys_when_enabled(DTensorConfig)]]
+    """Training with DTensor; the embedded engine reads its adapters."""
     megatron_cfg: Omittable[Annotated[MegatronConfig | Off, needs_keys_when_enabled(MegatronConfig)]] = None
     """Training with Megatron."""
     dynamic_batching: Annotated[DynamicBatchingConfig | Off, needs_keys_when_enabled(DynamicBatchingConfig)]

@@ -22,7 +22,7 @@ from nemotron.rl.loops.dpo import Dpo, train
 from nemotron.rl.pairs import LeftOut, TokenPair, tokenise
 from nemotron.rl.policy import Policy
 from nemotron.rl.reference_cache import ReferenceCache
-from nemotron.rl.saving import POLICY, Progress, Trained
+from nemotron.rl.saving import POLICY, Progress
 from nemotron.rl.threads import ThreadPlan
 
 
@@ -48,7 +48,7 @@ def run_dpo(attempt: Attempt, config: DpoRunConfig, threads: ThreadPlan) -> None
         recorder.phase("loading policy")
         policy, _ = parts.load_models(reference=False)
         heldout = heldout_metric(parts, config.eval.heldout, config.dpo.seed)
-        work.before((lambda: heldout.measure(parts.start(policy))) if heldout else None)
+        work.before((lambda: heldout.measure(parts.untrained(policy))) if heldout else None)
         setup = parts.dpo(policy, recorder)
         progress = setup.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
@@ -82,10 +82,6 @@ class DpoParts(TrainingParts[DpoRunConfig]):
             found[name] = pairs[:most], refused
         return {name: sides for name, sides in found.items() if sides[0]}
 
-    def start(self, policy: Policy) -> Policy:
-        """The policy before training, which is the reference: ``policy`` itself as long as it has not been trained."""
-        return policy if self.checkpoint is None else self.load_start()
-
     @property
     def left_out(self) -> RowsLeftOut:
         """How pairs that cannot be used are spoken of."""
@@ -98,7 +94,7 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         cache = ReferenceCache(
             folder=self.attempt.run.path / "cache",
             weights=self._weights_of_reference(),
-            load=cache_result(lambda: self.start(policy)),
+            load=cache_result(lambda: self.untrained(policy)),
             batch_size=config.policy.logprob_rows,
             report=recorder.phase,
         )
@@ -114,7 +110,7 @@ class DpoParts(TrainingParts[DpoRunConfig]):
             optimization=optimization,
             stream=stream,
             validation=validation,
-            saver=self.saver({POLICY: Trained(policy.model, optimization)}, stream),
+            saver=self.saver({POLICY: self.trained(policy, optimization)}, stream),
             recorder=recorder,
             deadline=self.deadline,
         )

@@ -31,7 +31,7 @@ from nemotron.rl.loops.grpo import Grpo, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import PolicySampler
-from nemotron.rl.saving import POLICY, Progress, Trained
+from nemotron.rl.saving import POLICY, Progress
 from nemotron.rl.threads import ThreadPlan
 
 G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
@@ -166,7 +166,7 @@ class GrpoParts(PromptParts[G]):
             rewards=rewards,
             stream=stream,
             validation=validation_prompts(config, config.grpo.max_val_samples),
-            saver=self.saver({POLICY: Trained(policy.model, optimization)}, stream),
+            saver=self.saver({POLICY: self.trained(policy, optimization)}, stream),
             recorder=recorder,
             deadline=self.deadline,
         )

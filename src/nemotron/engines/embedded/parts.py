@@ -14,14 +14,18 @@ from nemotron.checkpoints import hf, owner
 from nemotron.checkpoints.store import CheckpointStore
 from nemotron.checkpoints.turn_end import start_of
 from nemotron.config.dump import dump_yaml
+from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.training import TrainingConfig
 from nemotron.contracts.samples import SamplingParams
 from nemotron.engines.base import Attempt
 from nemotron.errors import ConfigError
+from nemotron.rl.batch import request_seed
 from nemotron.rl.chat import Chat
+from nemotron.rl.lora import ADAPTER, FOLDER, Merged, Reference, add_adapters, read_adapter
 from nemotron.rl.optim import Optimization, prove
 from nemotron.rl.policy import Policy
-from nemotron.rl.saving import Provenance, Saver, Stateful, Trained, weights_of
+from nemotron.rl.saving import Layout, Provenance, Saver, Stateful, Trained, weights_of
+from nemotron.rl.scalar_model import ScalarModel
 from nemotron.rl.stopping import Deadline
 
 C = TypeVar("C", bound=TrainingConfig, covariant=True)
@@ -117,14 +121,43 @@ class TrainingParts(Generic[C]):
     def load_models(self, *, reference: bool) -> tuple[Policy, Policy | None]:
         """The policy, from the newest checkpoint if there is one, and the frozen policy before training if wanted.
 
+        With LoRA both are one model.
+
         Raises:
-            ArtifactError: a model cannot be loaded.
+            ArtifactError: a model cannot be loaded. ConfigError: no adapter fits it.
         """
+        if self.lora is not None:
+            policy = add_adapters(self.load_start(), self.lora, seed=self.adapter_seed)
+            if self.checkpoint is not None:
+                read_adapter(policy, self.checkpoint / ADAPTER)
+            return policy, Reference(policy) if reference else None
         if self.checkpoint is not None and not reference:
             return self._load_newest(self.checkpoint), None
         start = self.load_start()
         frozen = start.frozen_copy() if reference else None
         return (start if self.checkpoint is None else self._load_newest(self.checkpoint)), frozen
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The adapters that are trained in the place of all weights."""
+        return self.config.policy.lora
+
+    @property
+    def adapter_seed(self) -> int:
+        """What fresh adapters are drawn with."""
+        return request_seed(self.config.course.seed, "lora")
+
+    def untrained(self, policy: Policy) -> Policy:
+        """The policy before training: with its adapters off, or itself as long as it has not been trained."""
+        if self.lora is not None:
+            return Reference(policy)
+        return policy if self.checkpoint is None else self.load_start()
+
+    def trained(
+        self, model: Policy | ScalarModel, optimization: Optimization, *, layout: Layout = "megatron"
+    ) -> Trained:
+        """What a checkpoint stores of a model: all weights, of which adapters are a part."""
+        return Trained(Merged(model) if self.lora is not None else model.model, optimization, layout)
 
     def _load_newest(self, checkpoint: Path) -> Policy:
         return Policy.load_checkpoint(weights_of(checkpoint), precision=precision(self.config.policy.precision))
@@ -164,6 +197,9 @@ class TrainingParts(Generic[C]):
         """Writes the checkpoints of this run; arguments as in ``Saver``."""
 
         def before_it_appears(folder: Path) -> None:
+            for name, one in trained.items():
+                if isinstance(one.model, Merged):
+                    one.model.write_adapter(folder / name / FOLDER)
             if more is not None:
                 more(folder)
             # A run that resumes from it keeps the rows up to here and cannot make them again.

@@ -15,16 +15,14 @@ from nemotron.engines.embedded.prompts import PromptParts, heldout_metric, promp
 from nemotron.engines.embedded.session import session
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import EngineError
-from nemotron.rl.batch import request_seed
 from nemotron.rl.critic.client import CriticClient
 from nemotron.rl.critic.local import RemoteCritic, RunningCritic
 from nemotron.rl.critic.models import PART
 from nemotron.rl.loops.ppo import Ppo, train
-from nemotron.rl.lora import ADAPTER, Merged, add_adapters, read_adapter, write_adapter
 from nemotron.rl.optim import prove
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import PolicySampler
-from nemotron.rl.saving import POLICY, Progress, Trained
+from nemotron.rl.saving import POLICY, Progress
 from nemotron.rl.threads import ThreadPlan
 
 
@@ -76,28 +74,13 @@ class PpoParts(PromptParts[PpoMasterConfig]):
         scheduler = [entry.model_dump(exclude_none=True) for entry in value.scheduler or []] or None
         prove("value", value.optimizer.model_dump() if value.optimizer else None, scheduler)
 
-    def load_models(self, *, reference: bool) -> tuple[Policy, Policy | None]:
-        """As ``TrainingParts``; with LoRA the policy before training with its adapters."""
-        lora = self.config.policy.lora
-        if lora is None:
-            return super().load_models(reference=reference)
-        start = self.load_start()
-        frozen = start.frozen_copy() if reference else None
-        policy = add_adapters(start, lora, seed=request_seed(self.config.ppo.seed, "lora"))
-        if self.checkpoint is not None:
-            read_adapter(policy, self.checkpoint / ADAPTER)
-        return policy, frozen
-
     def ppo(self, policy: Policy, reference: Policy | None, critic: CriticClient, recorder: RunRecorder) -> Ppo:
         """Everything the loop needs. Raises ConfigError, DataError."""
         config = self.config
         optimization = self.optimization(policy.parameters())
         stream = prompt_stream(self, self.prompts, batch_key="ppo.num_prompts_per_step")
-        weights = Merged(policy) if self.config.policy.lora else policy.model
 
         def more(folder: Path) -> None:
-            if self.config.policy.lora:
-                write_adapter(policy, folder / ADAPTER)
             self._save_critic(critic, folder)
 
         return Ppo(
@@ -118,7 +101,7 @@ class PpoParts(PromptParts[PpoMasterConfig]):
             critic=critic,
             stream=stream,
             validation=validation_prompts(config, config.ppo.max_val_samples),
-            saver=self.saver({POLICY: Trained(weights, optimization)}, stream, more),
+            saver=self.saver({POLICY: self.trained(policy, optimization)}, stream, more),
             recorder=recorder,
             deadline=self.deadline,
         )

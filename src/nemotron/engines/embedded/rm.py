@@ -23,9 +23,10 @@ from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
 from nemotron.rl.evaluate import HeldOut
 from nemotron.rl.loops.reward_model import RewardTraining, score_pairs, train
+from nemotron.rl.lora import ADAPTER, add_scalar_adapters, read_adapter
 from nemotron.rl.optim import Optimization
 from nemotron.rl.reward_pairs import Kept, RewardPair, from_rows, from_tokens
-from nemotron.rl.saving import HF, POLICY, WEIGHTS, Progress, Trained
+from nemotron.rl.saving import HF, POLICY, WEIGHTS, Progress
 from nemotron.rl.scalar_model import ScalarModel, padding_token
 from nemotron.rl.threads import ThreadPlan
 from nemotron.rl.tokenized import TokenizedDataset
@@ -103,7 +104,12 @@ class Parts(TrainingParts[RmRunConfig]):
     def model(self) -> ScalarModel:
         """The reward model of the newest checkpoint, or the policy with a fresh head. Raises ArtifactError."""
         number = precision(self.config.policy.precision)
-        if self.checkpoint is not None:
+        if self.lora is not None:
+            fresh = ScalarModel.from_policy(self.load_start(), seed=self.config.rm.seed)
+            model = add_scalar_adapters(fresh, self.lora, seed=self.adapter_seed)
+            if self.checkpoint is not None:
+                read_adapter(model, self.checkpoint / ADAPTER)
+        elif self.checkpoint is not None:
             model = ScalarModel.load(self.checkpoint / POLICY / WEIGHTS / HF, precision=number)
         else:
             model = ScalarModel.from_policy(self.load_start(), seed=self.config.rm.seed)
@@ -169,7 +175,7 @@ class Parts(TrainingParts[RmRunConfig]):
             stream=stream,
             validation=dict(self._validation()),
             statistics=stream.rows if measured is None else stream.rows[:measured],
-            saver=self.saver({POLICY: Trained(model.model, optimization, layout="hf")}, stream),
+            saver=self.saver({POLICY: self.trained(model, optimization, layout="hf")}, stream),
             recorder=recorder,
             deadline=self.deadline,
         )

@@ -18,7 +18,7 @@ from nemotron.rl.conversations import TokenConversation, Writing, tokenise
 from nemotron.rl.loops.sft import Sft, train
 from nemotron.rl.pairs import LeftOut
 from nemotron.rl.policy import Policy
-from nemotron.rl.saving import POLICY, Progress, Trained
+from nemotron.rl.saving import POLICY, Progress
 from nemotron.rl.threads import ThreadPlan
 
 
@@ -44,8 +44,7 @@ def run_sft(attempt: Attempt, config: SftRunConfig, threads: ThreadPlan) -> None
         recorder.phase("loading policy")
         policy, _ = parts.load_models(reference=False)
         heldout = heldout_metric(parts, config.eval.heldout, config.sft.seed)
-        start = policy if parts.checkpoint is None else None
-        work.before((lambda: heldout.measure(start or parts.load_start())) if heldout else None)
+        work.before((lambda: heldout.measure(parts.untrained(policy))) if heldout else None)
         setup = parts.sft(policy, recorder)
         progress = setup.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
@@ -113,7 +112,7 @@ class SftParts(TrainingParts[SftRunConfig]):
             optimization=optimization,
             stream=stream,
             validation=self.validation[0],
-            saver=self.saver({POLICY: Trained(policy.model, optimization)}, stream),
+            saver=self.saver({POLICY: self.trained(policy, optimization)}, stream),
             recorder=recorder,
             deadline=self.deadline,
         )
