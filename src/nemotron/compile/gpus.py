@@ -40,6 +40,8 @@ SERVE_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_
 def gpu_memory(job: AnyJob) -> GpuMemory | None:
     """What the policy takes of each GPU that trains; None when the model is not on this machine, or has experts."""
     policy = job.config.policy
+    if policy.megatron is None and policy.dtensor is None:
+        return None
     model = read_model(policy.model_name, job.place)
     if model is None or model.parameters is None or any(model.config.get(name) for name in EXPERTS):
         return None

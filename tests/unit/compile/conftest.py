@@ -37,6 +37,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_model(assets / "tiny_world" / "judge")
     for name, count in (("train", 400), ("validation", 40), ("heldout", 200)):
         write_rows(assets / f"tiny_world/data/{name}.jsonl", [row(f"{name} {i}") for i in range(count)])
+    pairs = [{"prompt": f"pair {i}", "chosen": "good", "rejected": "bad"} for i in range(40)]
+    write_rows(assets / "tiny_world/data/pairs_validation.jsonl", pairs)
     write_rows(tmp_path / "own.jsonl", [row(f"own {i}") for i in range(200)])
     write_rows(tmp_path / "val.jsonl", [row(f"val {i}") for i in range(20)])
     write_model(tmp_path / "model")

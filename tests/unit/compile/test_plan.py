@@ -53,7 +53,7 @@ def test_nemo_gym_compiles_on_a_node(compiled: Compile) -> None:
     always = {"limits-from-outside"}
     assert [f.name for f in plan.findings if f.name not in always] == ["model-files", "model-files", "sample-data"]
     assert plan.exit_code == 0
-    assert [p.role for p in plan.processes] == ["policy", "generation", "judge"]
+    assert [p.role for p in plan.processes] == ["policy", "generation", "comparison", "judge", "allocation"]
     blocks = plan.values["env"]["nemo_gym"]
     assert (
         blocks["genrm_simple_agent"]["responses_api_agents"]["simple_agent"]["model_server"]["name"] == "policy_model"
