@@ -7,6 +7,7 @@ has stands below ``nemotron`` in it; the keys beside are those of the server tha
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,6 +33,9 @@ NAME_VARIABLE = "NEMO_GYM_CONFIG_PATH"
 OURS = "nemotron"
 """The key in the block."""
 END_S = 0.5
+OPEN_FILES = 65_536
+BACKLOG = 2_048
+"""Connections that wait to be taken: those of a step come at once."""
 
 
 class JudgeAddress(BaseModel):
@@ -54,6 +58,7 @@ class OurBlock(BaseModel):
 
 def main() -> int:
     """Serve until NeMo-Gym ends the process."""
+    _allow_connections()
     try:
         application, host, port = server_of(os.environ)
         web.run_app(
@@ -64,11 +69,20 @@ def main() -> int:
             print=None,
             handler_cancellation=True,
             shutdown_timeout=END_S,
+            backlog=BACKLOG,
         )
     except NemotronError as error:
         print_error(error)
         return error.exit_code
     return 0
+
+
+def _allow_connections() -> None:
+    """Every answer of a step waits on a connection of its own, which is more than a shell allows by default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def server_of(env: Mapping[str, str]) -> tuple[Callable[[], web.Application], str, int]:

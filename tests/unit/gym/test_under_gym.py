@@ -66,7 +66,7 @@ def test_a_block_that_is_not_ours_is_an_error_of_one_line(name: str) -> None:
 
 def test_gym_starts_it_with_any_python_in_the_folder_of_a_server_of_its_own(tmp_path: Path) -> None:
     """A relative path, as Gym demands, whatever its depth; our own interpreter takes over, and ends when it is told."""
-    folder, elsewhere = tmp_path / "run" / "nemo_rl", tmp_path / "gym" / "resources_servers" / "genrm_compare"
+    folder, elsewhere = tmp_path / "my runs; $x" / "nemo_rl", tmp_path / "gym" / "resources_servers" / "genrm_compare"
     folder.mkdir(parents=True)
     elsewhere.mkdir(parents=True)
     (elsewhere / "nemotron.py").write_text("raise SystemExit('the module of another')")
@@ -76,9 +76,8 @@ def test_gym_starts_it_with_any_python_in_the_folder_of_a_server_of_its_own(tmp_
     program.with_suffix(".json").write_text(json.dumps({"python": sys.executable, "path": code}))
     port = free_port()
     env = {**os.environ, **environment(port=port), "PYTHONPATH": str(elsewhere)}
-    process = subprocess.Popen(
-        [sys.executable, entrypoint(str(folder))], cwd=elsewhere, env=env, stderr=subprocess.PIPE, text=True
-    )
+    line = f"ulimit -Sn 128; exec {sys.executable} {Path(entrypoint(str(folder)))}"
+    process = subprocess.Popen(line, shell=True, cwd=elsewhere, env=env, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -86,6 +85,10 @@ def test_gym_starts_it_with_any_python_in_the_folder_of_a_server_of_its_own(tmp_
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
                     assert json.load(response) == {"status": "ok"}
+                # As many connections as a large step has answers.
+                limits = Path(f"/proc/{process.pid}/limits").read_text()
+                [soft] = [line.split()[3] for line in limits.splitlines() if line.startswith("Max open files")]
+                assert int(soft) > 128
                 break
             except OSError:
                 assert time.monotonic() < deadline

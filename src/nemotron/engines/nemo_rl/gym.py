@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -61,8 +62,9 @@ def entrypoint(folder: str) -> str:
 
     Gym runs a relative path in the folder of a server that it has an environment for, so that nothing is installed for
     ours on the cluster: our program needs no more than a Python, and hands over to our own. ``..`` stops at the root.
+    Gym puts the path into a line of a shell as it is.
     """
-    return "../" * 32 + f"{folder.lstrip('/')}/{SERVER}"
+    return shlex.quote("../" * 32 + f"{folder.lstrip('/')}/{SERVER}")
 
 
 def gym_section(values: Mapping[str, Any], folder: str, secrets: Mapping[str, str]) -> dict[str, Any]:
