@@ -32,7 +32,7 @@ def here(*words: str, cwd: Path) -> in_process.Result:
 
 
 SURFACE = {
-    "nemotron": ["--version"],
+    "nemotron": ["--steps-dir", "--version"],
     "nemotron artifacts inspect": ["--json", "PATH"],
     "nemotron artifacts lineage": ["--json", "PATH"],
     "nemotron artifacts list": ["--json", "--runs-dir", "--type"],
