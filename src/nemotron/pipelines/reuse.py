@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from nemotron.artifacts.inputs import hashed
 from nemotron.artifacts.made import made_by
@@ -17,6 +19,8 @@ from nemotron.errors import ArtifactError, NotFoundError
 from nemotron.job import CompiledJob, Input
 from nemotron.runs.folder import RunFolder, list_runs
 
+_ASSETS = re.compile(r"^/.*/nemotron/assets/")
+"""Files of the product, wherever its code was brought to; the code is compared by its hash."""
 _RUN = Path("/run")
 _INPUTS = Path("/inputs")
 
@@ -57,6 +61,15 @@ def _by_content(job: CompiledJob) -> str | None:
     return _digest(job, lambda one: one.fingerprint or "") if all(one.fingerprint for one in job.inputs) else None
 
 
+def _shipped(value: Any) -> Any:
+    """The config with files of the product under one name for all places."""
+    if isinstance(value, dict):
+        return {name: _shipped(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_shipped(child) for child in value]
+    return _ASSETS.sub("/assets/", value) if isinstance(value, str) else value
+
+
 def _digest(job: CompiledJob, name: Callable[[Input], str]) -> str:
     moved = job.relocated(Path(job.folder), _RUN) if job.folder is not None else job
     # The longest path first: one input may lie inside another.
@@ -66,7 +79,7 @@ def _digest(job: CompiledJob, name: Callable[[Input], str]) -> str:
         "step": job.step,
         "engine": job.engine,
         "code": job.provenance.code or job.id,
-        "config": moved.config,
+        "config": _shipped(moved.config),
         "inputs": sorted([one.key, one.type, name(one)] for one in job.inputs),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -43,7 +43,7 @@ def test_every_name_of_a_manifest_has_a_view() -> None:
 
 def test_a_step_that_trains_or_measures_names_its_view() -> None:
     for step in load_catalog().steps:
-        assert (step.view is not None) == (step.category in ("rl", "eval")), step.id
+        assert (step.view is not None) == (step.category in ("rl", "sft", "eval")), step.id
 
 
 @pytest.mark.parametrize("name", VIEWS)
