@@ -59,6 +59,14 @@ def test_the_merged_model_is_peft_s(adapter: Path, tmp_path: Path) -> None:
     assert nemotron("artifacts", "inspect", str(adapter), cwd=tmp_path).stdout.count("checkpoint_lora") == 1
 
 
+def test_the_tiny_config_runs(tmp_path: Path) -> None:
+    done = merge("-c", "tiny", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    [run] = (tmp_path / "runs").iterdir()
+    found = json.loads(nemotron("artifacts", "verify", str(run / "merged"), "--json", cwd=tmp_path).stdout)
+    assert (found["type"], found["recorded"]) == ("checkpoint_hf", True)
+
+
 def test_the_adapter_may_name_its_base(adapter: Path, tmp_path: Path) -> None:
     done = merge(f"adapter={adapter}", "output_dir=merged", "dtype=bfloat16", cwd=tmp_path)
     assert done.code == 0, done.stderr

@@ -46,6 +46,11 @@ class Job(ConvertJob[Config]):
         folder = Path(self.config.adapter).expanduser()
         return folder if folder.is_dir() else None
 
+    @property
+    def made_of(self) -> tuple[str | None, str | None]:
+        """The base model, where it is named."""
+        return self.config.base, None
+
     def hf_models(self) -> Iterator[tuple[str, str]]:
         """The base model, where it is known."""
         if self.config.base is not None:
