@@ -57,6 +57,7 @@ TORCH_MODULES = {
     "judge/server/reading.py",
     "judge/server/worker.py",
     "checkpoints/convert.py",
+    "checkpoints/lora.py",
     "checkpoints/policy.py",
     "checkpoints/safetensors_stream.py",
     "checkpoints/megatron/reader.py",

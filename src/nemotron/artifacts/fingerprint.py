@@ -14,6 +14,7 @@ from pathlib import Path
 from nemotron.artifacts.kinds import Kind, jsonl_files, located, recognise, result_files
 from nemotron.artifacts.record import RECORD
 from nemotron.checkpoints import hf
+from nemotron.checkpoints.adapter_files import CONFIG, WEIGHTS
 from nemotron.checkpoints.megatron import layout
 from nemotron.errors import ArtifactError
 
@@ -51,6 +52,8 @@ def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:
         return path, jsonl_files(path), False
     if kind == "eval_results":
         return path, result_files(path), False
+    if kind == "checkpoint_lora":
+        return path, [path / CONFIG, path / WEIGHTS], True
     if kind == "checkpoint_hf":
         path = located(path)
         extra = [path / name for name in _HF_FILES if (path / name).is_file()]

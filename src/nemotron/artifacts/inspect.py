@@ -9,6 +9,7 @@ from typing import Any
 from nemotron.artifacts.kinds import Kind, jsonl_files, located, recognise, result_files
 from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
+from nemotron.checkpoints.adapter_files import WEIGHTS, read_adapter_config
 from nemotron.checkpoints.chat_template import templates_of
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
@@ -47,6 +48,19 @@ class CheckpointFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterFacts:
+    """A LoRA adapter."""
+
+    rank: int
+    alpha: float
+    modules: tuple[str, ...]
+    """Names of the modules that are adapted."""
+    base: str | None
+    """The model that it was trained on, by the name that it has for it."""
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DataFacts:
     """A JSONL data set."""
 
@@ -71,7 +85,7 @@ class Inspection:
 
     path: str
     type: Kind
-    facts: CheckpointFacts | DataFacts | ResultFacts
+    facts: CheckpointFacts | AdapterFacts | DataFacts | ResultFacts
     record: dict[str, Any] | None
     """What made it, where that was recorded."""
 
@@ -88,8 +102,10 @@ def inspect(path: Path) -> Inspection:
     """
     path = located(path)
     kind = recognise(path)
-    facts: CheckpointFacts | DataFacts | ResultFacts
-    if kind == "checkpoint_hf":
+    facts: CheckpointFacts | AdapterFacts | DataFacts | ResultFacts
+    if kind == "checkpoint_lora":
+        facts = _adapter(path)
+    elif kind == "checkpoint_hf":
         facts = _hf(path)
     elif kind == "checkpoint_megatron":
         facts = _megatron(path)
@@ -98,6 +114,20 @@ def inspect(path: Path) -> Inspection:
     else:
         facts = _results(path)
     return Inspection(str(path), kind, facts, read_record(path if path.is_dir() else path.parent))
+
+
+def _adapter(folder: Path) -> AdapterFacts:
+    config, weights = read_adapter_config(folder), folder / WEIGHTS
+    if not weights.is_file():
+        raise ArtifactError(f"`{weights}` is missing", hint="copy the adapter again")
+    targets = config.get("target_modules")
+    return AdapterFacts(
+        rank=config["r"],
+        alpha=float(config["lora_alpha"]),
+        modules=(targets,) if isinstance(targets, str) else tuple(sorted(map(str, targets or ()))),
+        base=config.get("base_model_name_or_path") or None,
+        nbytes=weights.stat().st_size,
+    )
 
 
 def _hf(folder: Path) -> CheckpointFacts:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from nemotron.checkpoints import hf
+from nemotron.checkpoints.adapter_files import is_adapter
 from nemotron.checkpoints.megatron import layout
 from nemotron.disk.documents import read_json
 from nemotron.errors import ArtifactError
 
-Kind = Literal["checkpoint_hf", "checkpoint_megatron", "training_jsonl", "eval_results"]
+Kind = Literal["checkpoint_hf", "checkpoint_lora", "checkpoint_megatron", "training_jsonl", "eval_results"]
 
 
 def located(path: Path) -> Path:
@@ -34,6 +35,8 @@ def recognise(path: Path) -> Kind:
             return "training_jsonl"
         if path.suffix == ".json" and _scores(path):
             return "eval_results"
+    elif is_adapter(path):
+        return "checkpoint_lora"
     elif hf.is_hf(path):
         return "checkpoint_hf"
     elif layout.find_iteration(path) is not None:
@@ -44,7 +47,8 @@ def recognise(path: Path) -> Kind:
         return "eval_results"
     raise ArtifactError(
         f"`{path}` is no artifact of a known type",
-        hint="known are Hugging Face and Megatron checkpoints, JSONL data, and JSON files with `results` or `metrics`",
+        hint="known are Hugging Face and Megatron checkpoints, LoRA adapters, JSONL data, and JSON files with "
+        "`results` or `metrics`",
     )
 
 

@@ -38,6 +38,10 @@ def verify(path: Path, *, progress: Callable[[int], None] | None = None) -> Veri
     found = inspect(path)
     if found.type == "checkpoint_megatron":
         checks = _megatron(path)
+    elif found.type == "checkpoint_lora":
+        from nemotron.checkpoints.lora import Adapter
+
+        checks = [f"{len(Adapter.read(path).tensors)} matrices of an adapter can be read"]
     elif found.type == "checkpoint_hf":
         checks = _hf(path)
     elif found.type == "training_jsonl":

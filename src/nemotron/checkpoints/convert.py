@@ -78,7 +78,7 @@ def hf_to_megatron(
     total = _nbytes({name: weights.headers[name] for name in hf_parts(shape)}, dtype)
     beside = {hf.CONFIG: (source / hf.CONFIG).read_bytes(), **hf.side_files(source)}
     with published(target, overwrite=overwrite) as root:
-        write_root(root, weights, config, source, dtype, hf_model_id, beside, _counter("writing", total, progress))
+        write_root(root, weights, config, source, dtype, hf_model_id, beside, counter("writing", total, progress))
         with open_weights(root) as written:
             difference = _verify(written, weights, config, shape, dtype, verify, total, progress)
             stored = written.checkpoint.dtype
@@ -116,7 +116,7 @@ def megatron_to_hf(
         planned = _planned(weights, dtype)
         total = sum(one.nbytes for one in planned)
         with published(target, overwrite=overwrite) as folder:
-            count = _counter("writing", total, progress)
+            count = counter("writing", total, progress)
             write_model(folder, planned, weights, max_file_bytes=max_file_bytes, progress=count)
             stored = str(planned[0].dtype).removeprefix("torch.")
             _write_config(folder, checkpoint.folder, checkpoint.hf_config, hf_model, stored)
@@ -153,7 +153,7 @@ def _nbytes(headers: Mapping[str, hf.Header], dtype: str | None) -> int:
     return sum(header.elements * getattr(torch, dtype or header.dtype).itemsize for header in headers.values())
 
 
-def _counter(phase: Literal["writing", "verifying"], total: int, progress: Progress | None) -> Callable[[int], None]:
+def counter(phase: Literal["writing", "verifying"], total: int, progress: Progress | None) -> Callable[[int], None]:
     done = 0
 
     def count(nbytes: int) -> None:
@@ -186,12 +186,12 @@ def _verify(
                 hint="nothing was kept; please report this with the model's config",
             )
         return difference
-    count = _counter("verifying", total, progress)
+    count = counter("verifying", total, progress)
     for name in hf_parts(shape):
         wanted = source[name]
         wanted = wanted.to(getattr(torch, dtype)) if dtype else wanted
         found = written[name]
-        if found.shape != wanted.shape or not _same_bytes(found, wanted):
+        if found.shape != wanted.shape or not same_bytes(found, wanted):
             raise ArtifactError(
                 f"`{name}` did not read back as it was written",
                 hint="nothing was kept; check the disk, then convert again",
@@ -200,7 +200,7 @@ def _verify(
     return None
 
 
-def _same_bytes(one: Tensor, other: Tensor) -> bool:
+def same_bytes(one: Tensor, other: Tensor) -> bool:
     """Bitwise, so that a NaN equals itself and a negative zero is not zero."""
     return one.dtype == other.dtype and torch.equal(
         one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8)

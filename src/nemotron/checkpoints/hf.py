@@ -99,7 +99,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / "adapter_config.json").is_file():
         raise ArtifactError(
             f"`{folder}` is an adapter (PEFT, LoRA), not a model",
-            hint="merge it into its base model with `peft` first",
+            hint="merge it into its base model first: `nemotron steps run convert/merge_lora`",
         )
     index = folder / INDEX
     if index.is_file():

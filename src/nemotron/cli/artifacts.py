@@ -97,11 +97,15 @@ def _print_json(value: Any) -> None:
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:
-    from nemotron.artifacts.inspect import CheckpointFacts, DataFacts
+    from nemotron.artifacts.inspect import AdapterFacts, CheckpointFacts, DataFacts
 
     rows = [("path", found.path), ("type", found.type)]
     if isinstance(found.facts, CheckpointFacts):
         rows += _checkpoint_rows(found.facts)
+    elif isinstance(found.facts, AdapterFacts):
+        facts = found.facts
+        rows += [("rank", str(facts.rank)), ("alpha", f"{facts.alpha:g}"), ("modules", ", ".join(facts.modules))]
+        rows += [("base model", facts.base or "not named"), ("shards", f"1 file, {facts.nbytes:,} bytes")]
     elif isinstance(found.facts, DataFacts):
         rows += _data_rows(found.facts)
     else:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nemotron.checkpoints.adapter_files import is_adapter
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, NotAvailableError
@@ -163,6 +164,11 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
     from safetensors import SafetensorError
 
     folder = Path(path)
+    if is_adapter(folder):
+        raise ArtifactError(
+            f"`{path}` is an adapter (PEFT, LoRA), not a model",
+            hint="merge it into its base model first: `nemotron steps run convert/merge_lora`",
+        )
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"`{path}` has no `config.json`", hint="give the folder of a Hugging Face checkpoint")
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -24,7 +24,16 @@ from tests.unit.rewards.audit_pairs import judged, pair, scored
 ROWS = [
     {"prompt": f"p{k}", "chosen": "yes", "rejected": "no", "principle": "Be kind." if k % 2 else " "} for k in range(50)
 ]
-SETTINGS = AuditSettings(pairs=10, seed=1, both_orders=True, repeats=3, repeat_pairs=4, repeat_temperature=0.5, worst=5)
+SETTINGS = AuditSettings(
+    pairs=10,
+    seed=1,
+    both_orders=True,
+    repeats=3,
+    repeat_pairs=4,
+    repeat_temperature=0.5,
+    compare_verdicts=[],
+    worst=5,
+)
 QUESTIONS = Questions(JudgeSettings(GenrmCompareConfig(), JudgeConfig()), SETTINGS, "judge")
 
 

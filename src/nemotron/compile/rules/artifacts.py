@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nemotron.checkpoints.adapter_files import is_adapter
 from nemotron.checkpoints.chat_template import DEFAULT, read_template, template_fault
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
@@ -66,6 +67,11 @@ def _absent(job: AnyStepJob, role: str, key: str, name: str, downloaded: bool) -
 def _incomplete(job: AnyStepJob, role: str, key: str, name: str, own_tokenizer: bool) -> Iterator[Finding]:
     model = read_model(name, job.place)
     if model is None:
+        return
+    if is_adapter(model.folder):
+        message = f"the {role} `{name}` is an adapter (PEFT, LoRA), not a whole model"
+        hint = f"`nemotron steps run convert/merge_lora adapter={name} base=MODEL output_dir=FOLDER` makes one"
+        yield job.error(key, message, kind=ArtifactError, hint=hint)
         return
     wanted = {
         "a readable `config.json`": bool(model.config),
