@@ -187,7 +187,7 @@ def _sizes(plan: Plan, profile: Profile) -> Iterator[Finding]:
         )
     if plan.engine != "nemo_rl":
         return
-    if settings.nodes > 1 and settings.kind in ("slurm", "lepton"):
+    if settings.nodes > 1 and settings.kind == "lepton":
         yield Finding(
             "error",
             "ray-over-nodes",
@@ -232,7 +232,7 @@ def _judge_room(plan: Plan, profile: Profile) -> Iterator[Finding]:
     if not isinstance(want, int) or settings.nodes != want:
         return
     choices = [f"`{JUDGE_MODEL}.base_url` to a judge elsewhere"]
-    if isinstance(settings, RayProfile):
+    if isinstance(settings, RayProfile | SlurmProfile):
         choices.insert(0, f"`nodes = {want + more}` in the profile")
     if settings.nodes == 1 and settings.gpus_per_node > judge:
         choices.append(f"`cluster.gpus_per_node={settings.gpus_per_node - judge}`, which leaves the judge a part of it")

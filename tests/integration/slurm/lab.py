@@ -153,11 +153,16 @@ class Lab:
                 "AccountingStorageType=accounting_storage/none",
             ),
             "PropagateResourceLimits=NONE",
+            "GresTypes=gpu",
         ]
         for number in range(1, self.nodes + 1):
             address = f"NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()}"
-            lines.append(f"NodeName=n{number} {address} CPUs=8 CoresPerSocket=8 RealMemory=16000 State=UNKNOWN")
+            sizes = "CPUs=8 CoresPerSocket=8 RealMemory=16000 Gres=gpu:2"
+            lines.append(f"NodeName=n{number} {address} {sizes} State=UNKNOWN")
         nodes = f"Nodes=n[1-{self.nodes}]"
+        # GPUs on paper: Slurm wants a device behind each.
+        gpus = (f"NodeName=n[1-{self.nodes}] Name=gpu File={device}\n" for device in ("/dev/null", "/dev/zero"))
+        (folder / "gres.conf").write_text("".join(gpus))
         lines += [
             f"PartitionName=batch {nodes} Default=YES MaxTime=INFINITE State=UP PriorityTier=2 DefMemPerNode=4000",
             f"PartitionName=low {nodes} State=UP PriorityTier=1 PreemptMode=CANCEL DefMemPerNode=4000",

@@ -165,3 +165,14 @@ def test_images_by_name() -> None:
     assert of(None) is of("/images/x.sqsh") is None
     assert of("nvcr.io/nvidia/nemo-rl:v0.7.0") == "/s/images/nvcr.io+nvidia+nemo-rl+v0.7.0.sqsh"
     assert of("ubuntu") == "/s/images/ubuntu.sqsh"
+
+
+def test_ray_over_the_nodes(snapshot: SnapshotAssertion) -> None:
+    values = {"executor": "slurm", "nodes": 2, "gpus_per_node": 8, "cpus_per_task": 64, "remote_job_dir": "/s"}
+    profile = SlurmProfile.model_validate({**values, "container_image": "nvcr.io/nvidia/nemo-rl:v0.7.0"})
+    text = batch_script(profile, name="nemotron-r-1", run_dir="/s/runs/r", number=1, how=How(), ray=True)
+    assert text == snapshot
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    one = profile.model_copy(update={"nodes": 1})
+    alone = batch_script(one, name="nemotron-r-1", run_dir="/s/runs/r", number=1, how=How(), ray=True)
+    assert "ray" not in alone.replace("nemo-rl", "")

@@ -51,7 +51,13 @@ class Slurm:
         settings = _settings(profile)
         two_sided = job.engine == "embedded" and "only" in job.config and job.config["only"] is None
         text = script.batch_script(
-            settings, name=_name(job.id, number), run_dir=target.there, number=number, how=how, two_sided=two_sided
+            settings,
+            name=_name(job.id, number),
+            run_dir=target.there,
+            number=number,
+            how=how,
+            two_sided=two_sided,
+            ray=job.engine == "nemo_rl",
         )
         path = f"{target.there}/attempts/{number}/{script.SCRIPT}"
         return Submission(

@@ -20,13 +20,15 @@ SCRIPT = "job.sh"
 
 
 def batch_script(
-    profile: SlurmProfile, *, name: str, run_dir: str, number: int, how: How, two_sided: bool = False
+    profile: SlurmProfile, *, name: str, run_dir: str, number: int, how: How, two_sided: bool = False, ray: bool = False
 ) -> str:
     """The script of attempt ``number`` at the run in ``run_dir``.
 
     Args:
         two_sided: the step has a critic's side, which gets machines of its own where the profile gives it some.
+        ray: the engine needs a Ray over the nodes of the profile, where these are several.
     """
+    ray = ray and profile.nodes > 1
     critic = profile.critic if two_sided else None
     options = list(_options(profile, name=name, run_dir=run_dir, number=number, how=how))
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
@@ -41,15 +43,24 @@ def batch_script(
     python = profile.python or "python3"
     if critic is not None:
         lines += _critic_lines(profile, critic, python, run_dir, attempt)
+    if ray:
+        lines += _ray_lines(profile, python, attempt)
     # The notice of the end goes to this shell alone (`B:`): Slurm would send it to every process of the step, and those
     # that do not know it, such as a model server, would end.
     notice = shlex.quote(f"{attempt}/{notice_file}")
     group = ["--het-group=0"] if critic is not None else []
+    worker = how.worker(python, run_dir, number)
+    if ray:
+        # Ray's daemons have the GPUs; the driver stands beside the first of them.
+        none = ["--gres=none"] if profile.gres else ["--gpus-per-node=0"] if profile.gpus_per_node else []
+        group = ["--overlap", "--relative=0", *none]
+        worker = [*_ray_node(python), "wait", _ray_file(attempt), str(profile.nodes), *worker]
     lines += [
         "",
         f"trap {shlex.quote(f'touch {notice}')} USR1",
-        f"{_srun(profile, *group)} {_task(profile, how.worker(python, run_dir, number))} &",
+        f"{_srun(profile, *group)} {_task(profile, worker)} &",
         "task=$!",
+        *(_RAY_WATCH if ray else ()),
         "# A trap ends `wait` early; of a task that is gone bash remembers how it ended.",
         'while kill -0 "$task" 2>/dev/null; do wait "$task" || true; done',
         "code=0",
@@ -60,6 +71,11 @@ def batch_script(
             "# The critic ends by itself when its actor leaves; one that does not is ended.",
             'for _ in $(seq 60); do kill -0 "$critic" 2>/dev/null || break; sleep 1; done',
             'kill "$critic" 2>/dev/null || true',
+        ]
+    if ray:
+        lines += [
+            'kill "$watch" "$ray" 2>/dev/null || true',
+            'for _ in $(seq 30); do kill -0 "$ray" 2>/dev/null || break; sleep 1; done',
         ]
     if profile.requeue:
         lines += [
@@ -84,7 +100,7 @@ def _critic_lines(profile: SlurmProfile, critic: CriticGroup, python: str, run_d
     words = [python, "-m", "nemotron.rl.critic", "--job", f"{run_dir}/job.json", "--host", "0.0.0.0"]
     words += ["--threads", str(critic.cpus_per_task or 1), "--token-env", "NEMOTRON_CRITIC_TOKEN"]
     words += ["--announce", announced]
-    srun = _srun(profile, "--het-group=1", "--input=none")
+    srun = _srun(profile, "--het-group=1", "--input=none", of=critic)
     file, failed = shlex.quote(announced), shlex.quote(f"{announced}.failed")
     log = shlex.quote(f"{attempt}/logs/critic.log")
     return [
@@ -95,6 +111,40 @@ def _critic_lines(profile: SlurmProfile, critic: CriticGroup, python: str, run_d
         f"( {srun} {_task(profile, words)} > {log} 2>&1 || true; touch {failed} ) &",
         "critic=$!",
     ]
+
+
+_RAY_WATCH = (
+    "# What becomes of Ray becomes of the run: without a node it would wait for ever.",
+    "(",
+    '  while kill -0 "$ray" 2>/dev/null; do sleep 2; done',
+    '  echo "error: Ray has ended on a node of this job: see ray.log beside this file" >&2',
+    '  kill "$task" 2>/dev/null || true',
+    ") &",
+    "watch=$!",
+)
+
+
+def _ray_lines(profile: SlurmProfile, python: str, attempt: str) -> list[str]:
+    """Start Ray on every node; all processes of the job share a token, which is in no file."""
+    file, log = _ray_file(attempt), shlex.quote(f"{attempt}/logs/ray.log")
+    words = [*_ray_node(python), "up", file, str(profile.gpus_per_node or 0)]
+    srun = _srun(profile, "--overlap", "--input=none", nodes=profile.nodes)
+    return [
+        "",
+        f"rm -f {shlex.quote(file)}",
+        "RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')",
+        "export RAY_AUTH_TOKEN RAY_AUTH_MODE=token",
+        f"{srun} {_task(profile, words)} > {log} 2>&1 &",
+        "ray=$!",
+    ]
+
+
+def _ray_node(python: str) -> list[str]:
+    return [python, "-m", "nemotron.executors.slurm.ray_node"]
+
+
+def _ray_file(attempt: str) -> str:
+    return f"{attempt}/ray.address"
 
 
 def image_file(profile: SlurmProfile) -> str | None:
@@ -181,9 +231,14 @@ def _option(name: str, value: str) -> str:
     return f'--{name}="{escaped}"'
 
 
-def _srun(profile: SlurmProfile, *options: str) -> str:
-    # `--ntasks=1`: the worker is one process, and what several nodes need it starts itself.
-    words = ["srun", *options, "--nodes=1", "--ntasks=1", "--kill-on-bad-exit=1"]
+def _srun(profile: SlurmProfile, *options: str, nodes: int = 1, of: CriticGroup | None = None) -> str:
+    """A task on each of ``nodes`` nodes of the profile, or of its critic's."""
+    words = ["srun", *options, f"--nodes={nodes}", f"--ntasks={nodes}", "--kill-on-bad-exit=1"]
+    if nodes > 1:
+        words.append("--ntasks-per-node=1")
+    if cpus := (of or profile).cpus_per_task:
+        # Since 22.05 a step gets one processor unless it says otherwise itself.
+        words.append(f"--cpus-per-task={cpus}")
     if not profile.contained:
         return shlex.join(words)
     image = image_file(profile) or str(profile.container_image)
