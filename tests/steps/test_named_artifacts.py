@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nemotron.artifacts.fingerprint import fingerprint
-from nemotron.artifacts.made import all_made
+from nemotron.artifacts.made import _of_checkpoint, all_made
 from nemotron.runs.folder import list_runs
 from tests.in_process import Result, nemotron
 
@@ -110,3 +110,17 @@ def test_lineage_follows_the_chain_to_what_came_from_outside(folder: Path) -> No
     assert first.id in text
     assert second.id in text
     assert nemotron("artifacts", "lineage", "gone", cwd=folder).code == 6
+
+
+def test_of_a_checkpoint_every_type_is_a_place_of_its_own(tmp_path: Path) -> None:
+    step = tmp_path / "step_3"
+    (step / "policy" / "adapter").mkdir(parents=True)
+    model = step / "policy" / "weights" / "hf"
+    model.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    assert _of_checkpoint(step, "checkpoint_run") == step
+    assert _of_checkpoint(step, "checkpoint_lora") == step / "policy" / "adapter"
+    assert _of_checkpoint(step, "checkpoint_hf") == model
+    assert _of_checkpoint(step, "checkpoint_megatron") is None
+    assert _of_checkpoint(step, "eval_results") is None

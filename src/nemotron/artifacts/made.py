@@ -100,7 +100,9 @@ def _of_checkpoint(step: Path, kind: str) -> Path | None:
         return step
     if kind == "checkpoint_megatron":
         return weights if layout.find_iteration(weights) is not None else None
-    return weights / "hf" if hf.is_hf(weights / "hf") else None
+    if kind == "checkpoint_lora":
+        return adapter if (adapter := step / "policy" / "adapter").is_dir() else None
+    return weights / "hf" if kind == "checkpoint_hf" and hf.is_hf(weights / "hf") else None
 
 
 def _path(text: str) -> Path:
