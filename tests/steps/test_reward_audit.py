@@ -220,7 +220,7 @@ def test_a_judge_that_rambles_is_missing_not_scored(tmp_path: Path) -> None:
 def test_forms_of_verdict_are_compared_on_the_same_pairs(tmp_path: Path) -> None:
     """The shipped GenRM writes its verdict in the schema's form by itself, so holding it to that changes nothing."""
     done = audit(tmp_path, "audit.pairs=12", "audit.repeats=0", "audit.compare_verdicts=[text,schema]")
-    assert done.code == 0, done.err
+    assert done.code == 0, done.stderr
     run = only_run(tmp_path)
     forms = json.loads((run / "results" / "eval_results.json").read_text())["details"]["forms"]
     assert list(forms) == ["text", "schema"]
@@ -237,6 +237,6 @@ def test_forms_of_verdict_are_compared_on_the_same_pairs(tmp_path: Path) -> None
 
 def test_a_genrm_gives_no_single_scores(tmp_path: Path) -> None:
     done = audit(tmp_path, "audit.compare_verdicts=[logits]")
-    assert done.code == 2
-    assert "audit.compare_verdicts" in done.err
-    assert "leave `logits` out" in done.err
+    assert done.code == 3
+    assert "command line, argument" in done.stderr
+    assert "leave `logits` out" in done.stderr
