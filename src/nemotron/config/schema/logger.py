@@ -63,7 +63,7 @@ class LoggerConfig(Strict):
 
     log_dir: Read[DiskPath]
     """Folder of the log files; NeMo-RL adds a child ``exp_NNN``."""
-    num_val_samples_to_print: NonNegativeInt = 0
+    num_val_samples_to_print: NonNegativeInt
     """Validation samples shown on the terminal after each validation."""
     wandb_enabled: Read[bool]
     """Log to Weights & Biases."""

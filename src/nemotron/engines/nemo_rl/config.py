@@ -79,7 +79,6 @@ def nemo_rl_config(
     if section == "ppo":
         _reward_model(config, values)
     logger = config["logger"]
-    logger.setdefault("num_val_samples_to_print", 0)
     if not any(logger.get(f"{name}_enabled") for name in LOGGERS):
         # Beside the lines that we take ourselves: what is left when the driver is started by hand.
         logger["tensorboard_enabled"] = True
