@@ -117,7 +117,9 @@ def started(folder: Path, policy: str) -> Iterator[dict[str, str]]:
     (said.parent / "section.json").write_text(json.dumps(section))
     program = ROOT / "tests" / "integration" / "nemo_gym" / "start.py"
     argv = [VENV / "bin" / "python", program, said.parent / "section.json", said]
+    # A Ray of its own, not the one that somebody else has left behind on this machine.
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    env["RAY_ADDRESS"] = "local"
     with (folder / "gym.log").open("wb") as log:
         process = subprocess.Popen(
             argv, cwd=said.parent, env=env, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
