@@ -162,17 +162,27 @@ def test_no_value_of_this_environment_stands_in_a_lepton_job(
     assert "would stand in" not in rlhf(tmp_path, *words, "--dry-run").stderr
 
 
+FAR = ("data.train.data_path=/lustre/a", "data.validation.data_path=/lustre/b")
+
+
 def test_nemo_rl_over_several_nodes_is_refused_at_its_place(tmp_path: Path) -> None:
-    (tmp_path / "env.toml").write_text('[slurm_big]\nextends = "slurm_rl_nemo_rl_rlhf"\nnodes = 4\n')
-    words = (
-        "-c",
-        "default",
-        "-b",
-        "slurm_big",
-        "data.train.data_path=/lustre/a",
-        "data.validation.data_path=/lustre/b",
-    )
-    done = rlhf(tmp_path, *words, "engine=nemo_rl", "cluster.num_nodes=4", "--dry-run")
+    (tmp_path / "env.toml").write_text('[lepton_big]\nextends = "lepton_rl_nemo_rl_rlhf"\nnodes = 4\n')
+    words = ("-c", "default", "-b", "lepton_big", *FAR, "engine=nemo_rl", "cluster.num_nodes=4", "--dry-run")
+    done = rlhf(tmp_path, *words)
     assert done.code == 10
     assert "NeMo-RL over 4 nodes needs Ray across them" in done.stderr
-    assert "env.toml [slurm_big]" in done.stderr
+    assert "env.toml [lepton_big]" in done.stderr
+
+
+def test_slurm_brings_up_ray_and_leaves_the_judge_a_node(tmp_path: Path) -> None:
+    (tmp_path / "env.toml").write_text('[slurm_big]\nextends = "slurm_rl_nemo_rl_rlhf"\nnodes = 9\n')
+    words = ("-c", "default", "-b", "slurm_big", *FAR, "engine=nemo_rl", "--dry-run")
+    done = rlhf(tmp_path, *words, "cluster.num_nodes=8")
+    assert done.code == 0, done.stderr
+    assert "judge-without-gpus" not in done.stderr
+    assert "nemotron.executors.slurm.ray_node up" in done.stdout
+    (tmp_path / "env.toml").write_text('[slurm_big]\nextends = "slurm_rl_nemo_rl_rlhf"\nnodes = 8\n')
+    full = rlhf(tmp_path, *words, "cluster.num_nodes=8")
+    assert "the judge needs 1 of its own; a submission refuses this" in full.stderr
+    wrong = rlhf(tmp_path, *words, "cluster.num_nodes=2")
+    assert (wrong.code, "`cluster.num_nodes` is 2, the profile `slurm_big` gives 8" in wrong.stderr) == (3, True)
