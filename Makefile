@@ -17,9 +17,9 @@ $(READY): pyproject.toml $(if $(TORCH),FORCE)
 tiny: $(READY)
 	$(BIN)/nemotron steps run rl/nemo_rl/rlhf -c tiny
 
-# One worker per core; tests of a module stay together, as they share what is costly to make.
+# One worker per core; tests of a module stay together, as they share what is costly to make, in the order of testpaths.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 # Cases that `make test` leaves out: runs killed at every moment, with as many threads as they take by
 # themselves, and what a run of each step reads of its config.

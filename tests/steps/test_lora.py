@@ -34,7 +34,7 @@ SMALL = {"grpo": (*GRPO, "limits.max_kl=null"), "ppo": ("ppo.num_prompts_per_ste
 
 def words(step: str, steps: int) -> tuple[str, ...]:
     section = SECTIONS[step]
-    own = {"rl/nemo_rl/rm": ON[1:], "rl/nemo_rl/ppo": ON[1:]}
+    own = {"rl/nemo_rl/rm": (*ON[1:], "bradley_terry.statistics_pairs=16"), "rl/nemo_rl/ppo": ON[1:]}
     return (
         *own.get(step, ON),
         *SMALL.get(section, (f"{section}.val_period=0", f"{section}.val_at_start=false")),

@@ -168,7 +168,7 @@ def test_the_judge_and_the_audited_reward_model(compiled_step: CompileStep, tmp_
     judge = policy(tmp_path / "judge", without, "judge")
     (finding,) = compiled_step("rlhf", f"{KEY}={judge}").errors
     assert (finding.name, finding.key) == ("chat-template", KEY)
-    assert "`response_1`" in str(finding.hint)
+    assert "`chat_template.jinja`" in str(finding.hint)
     reward = policy(tmp_path / "reward", without, "reward_model")
     (finding,) = compiled_step("reward_audit", f"reward_model.path={reward}").errors
     assert (finding.name, finding.key) == ("chat-template", "reward_model.path")
