@@ -205,6 +205,7 @@ def kill_and_resume(folder: Path, after_s: float | None, sign: signal.Signals = 
     return started(folder / "runs")[-1]
 
 
+@pytest.mark.full
 def test_a_killed_pipeline_ends_with_the_same_bits(done: Path, tmp_path: Path) -> None:
     whole = results(started(done / "runs")[0])
     assert results(kill_and_resume(tmp_path / "killed", 14.0)) == whole

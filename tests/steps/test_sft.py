@@ -12,6 +12,7 @@ import pytest
 
 import nemotron
 from tests.steps.commands import Moment, Result, kill_when, kills, metrics, only_run, run_here
+from tests.steps.test_dpo import logged, trained, weights
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -40,22 +41,6 @@ def command(runs_dir: Path, *words: str) -> list[str]:
 
 def run(runs_dir: Path, *words: str) -> Result:
     return run_here(command(runs_dir, *words))
-
-
-def logged(runs: Path) -> int:
-    """Training steps in the metrics so far."""
-    found = list(runs.glob("*/metrics.jsonl"))
-    return found[0].read_bytes().count(b'"train/loss"') if found else 0
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "checkpoints/step_6/policy/weights/hf/model.safetensors").read_bytes()
-
-
-def trained(folder: Path) -> list[dict[str, Any]]:
-    """Rows of steps and validations without what depends on the clock."""
-    timed = ("wall_s", "timing/")
-    return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in metrics(folder)]
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,12 @@ PRINCIPLE = "env.nemo_gym.genrm_compare_resources_server.resources_servers.genrm
 HELDOUT = "eval.heldout={data_path: val.jsonl, verifier: tiny_world, max_samples: 20}"
 MEGATRON = "policy.megatron_cfg.optimizer"
 OWN_RATE = (f"{MEGATRON}.lr=1e-6", f"{MEGATRON}.min_lr=1e-6")
-STEPS = ("rlhf", "rlvr", "dpo", "rm", "ppo")
+STEPS = ("sft", "rlhf", "rlvr", "dpo", "rm", "ppo")
+LORA = ("policy.dtensor_cfg.enabled=true", "policy.dtensor_cfg.lora_cfg.enabled=true")
 
 # name, severity, key, overrides; own.yaml makes 15 steps
 CASES: list[tuple[str, str, str, tuple[str, ...]]] = [
+    ("slow-adapters", "note", "policy.dtensor_cfg.lora_cfg", LORA),
     ("learning-rate", "error", RATE, (f"{RATE}=1e6",)),
     ("learning-rate", "error", RATE, (*OWN_RATE, f"{RATE}=-1e-5")),
     ("learning-rate", "error", RATE, (*OWN_RATE, f"{RATE}=1e-5x")),

@@ -37,6 +37,17 @@ def number_types_are_fast(job: AnyStepJob) -> Iterator[Finding]:
             )
 
 
+@rules.rule("slow-adapters", engines=EMBEDDED)
+def adapters_go_the_long_way(job: AnyJob) -> Iterator[Finding]:
+    """The arithmetic by hand knows plain layers alone; a model with adapters is computed by its own forward."""
+    if job.config.policy.lora is not None:
+        yield job.note(
+            "policy.dtensor_cfg.lora_cfg",
+            "adapters are computed by the model's own forward, with autograd: less memory, and slower steps than "
+            "training all weights has here",
+        )
+
+
 @rules.rule("learning-rate")
 def learning_rate_can_work(job: AnyJob) -> Iterator[Finding]:
     """An optimizer of Adam's kind moves every weight by about the rate in every step; weights are about 0.02."""
