@@ -24,7 +24,7 @@ test: $(READY)
 # Cases that `make test` leaves out: runs killed at every moment, with as many threads as they take by
 # themselves, and what a run of each step reads of its config.
 full: $(READY)
-	$(BIN)/python -m pytest -m full
+	$(BIN)/python -m pytest -m full --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check
