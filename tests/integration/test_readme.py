@@ -23,8 +23,8 @@ FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KEPT = re.compile(
     r"HOME|LANG|LC_\w+|TMPDIR|XDG_\w+|PIP_\w+|UV_\w+|\w*_CERT_\w+|\w*_CA_BUNDLE|SSL_\w+|\w*_proxy|\w*_PROXY"
 )
-NOT_RUN = ["git clone ADDRESS nemotron && cd nemotron", "make test"]
-"""Blocks marked `no-run`: the clone is this test's own, and the tests run apart (`.ci/run`)."""
+NOT_RUN = ["git clone ADDRESS nemotron && cd nemotron", "make test", "nemotron profiles init"]
+"""Blocks marked `no-run`: the clone is this test's own, the tests run apart (`.ci/run`), and clusters are not there."""
 
 
 @dataclass(frozen=True)
