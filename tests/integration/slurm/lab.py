@@ -55,6 +55,7 @@ class Lab:
 
     def start(self) -> None:
         """Start all daemons and wait until every node is idle."""
+        self._forget_earlier_labs()
         for name in ("state", "log", "run", *(f"spool-n{n}" for n in range(1, self.nodes + 1))):
             (self.folder / name).mkdir(parents=True)
         key = self.folder / "munge.key"
@@ -113,6 +114,12 @@ class Lab:
             with suppress(subprocess.CalledProcessError):
                 self.run("scontrol", "update", f"nodename={node}", "state=resume")
             time.sleep(0.5)
+
+    def _forget_earlier_labs(self) -> None:
+        """A job's memory group that an earlier lab left behind has that job's limits, and numbers begin at 1 again."""
+        for folder in sorted(Path("/sys/fs/cgroup/memory").glob("slurm_n*/**/"), reverse=True):
+            with suppress(OSError):  # somebody is still in it
+                folder.rmdir()
 
     def _spawn(self, *words: str) -> None:
         """Start a daemon, which goes into the background by itself."""
