@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nemotron.checkpoints.convert import hf_to_megatron
+from nemotron.checkpoints.megatron.pickles import loads
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.errors import ArtifactError
 from tests.unit.checkpoints.families_zoo import make
@@ -84,3 +85,10 @@ for layers in (4, 32):
     peaks = [float(line.split()[2]) for line in done.stdout.splitlines()]
     assert len(peaks) == 4
     assert max(peaks[2:]) < 20, done.stdout
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02]r\xff\xff\xff\x7f.", b"]p2000000000\n."], ids=["binary", "text"])
+def test_a_number_of_an_object_takes_no_gigabytes(tmp_path: Path, content: bytes) -> None:
+    """The standard library's reader has a table as long as the largest number."""
+    with pytest.raises(ArtifactError, match="objects cannot be in"):
+        loads(content, tmp_path / ".metadata")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict, defaultdict, deque
 from enum import Enum
@@ -195,6 +196,18 @@ class _Unpickler(pickle.Unpickler):
         return pid
 
 
+def _check_numbers(content: bytes) -> None:
+    """Objects get numbers, one after the other, so none is above the count of bytes. The reader makes room for whatever
+    number stands there: one flipped byte would take many gigabytes.
+
+    Raises:
+        UnpicklingError: a number is above that. ValueError: it is no pickle.
+    """
+    for opcode, number, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(number, int) and number > len(content):
+            raise pickle.UnpicklingError(f"{number} objects cannot be in {len(content)} bytes")
+
+
 def loads(content: bytes, path: Path) -> Any:
     """Read one pickle with stand-ins.
 
@@ -202,6 +215,7 @@ def loads(content: bytes, path: Path) -> Any:
         ArtifactError: it names something outside the list (by name), or is not a whole pickle.
     """
     try:
+        _check_numbers(content)
         return _Unpickler(io.BytesIO(content)).load()
     except _Refused as refused:
         raise ArtifactError(
