@@ -64,11 +64,12 @@ def score_pairs(model: AuditedRewardModel, todo: Sequence[Sequence[Pair]], done:
 
 
 def _group(pair: Pair, chat: Chat) -> Group | None:
-    from nemotron.rl.pairs import PromptRewrittenError, pair_group
+    from nemotron.rl.left_out import RewrittenError
+    from nemotron.rl.pairs import pair_group
 
     try:
         return pair_group(PairRow(pair.row_id, pair.messages, pair.chosen, pair.rejected, {}), chat)
-    except PromptRewrittenError:
+    except RewrittenError:
         return None
 
 

@@ -29,6 +29,14 @@ _OWN_FORMAT = "tekken.json"
 """Tokenizers of this format bring the form of a conversation along, in code."""
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What a template may raise on a conversation that it was not written for: it is a program, and not all of them
+    say ``raise_exception`` before they add ``None`` to a text."""
+    from jinja2 import TemplateError
+
+    return (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
 def templates_of(folder: Path) -> dict[str, str]:
     """Name -> text. Files of their own win over those in `tokenizer_config.json`; a single template is `default`."""
     files = {}

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemotron.checkpoints.chat_template import read_template, written
+from nemotron.checkpoints.chat_template import read_template, refusals, written
 from nemotron.errors import ConfigError, JudgeError
 from nemotron.judge.form import VerdictForm
 from nemotron.judge.types import Message
@@ -39,8 +39,6 @@ def instruct_messages(
 
     Raises JudgeError when the template refuses them.
     """
-    import jinja2
-
     given = {
         "conversation": list(conversation),
         "principle": principle,
@@ -53,7 +51,7 @@ def instruct_messages(
     }
     try:
         text = _compiled(template).render(given)
-    except jinja2.TemplateError as error:
+    except refusals() as error:
         raise JudgeError(f"`{KEY}` refuses a comparison: {error}", hint="correct that file") from error
     return [Message(role="user", content=text)]
 

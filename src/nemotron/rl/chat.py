@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron.checkpoints.chat_template import read_template, template_fault
+from nemotron.checkpoints.chat_template import read_template, refusals, template_fault
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.contracts.answers import THINK, THINK_END, complete_reply
 from nemotron.data.manifest import PASS_THROUGH
-from nemotron.errors import ArtifactError, ConfigError
+from nemotron.errors import ArtifactError, ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,24 @@ class Chat:
         ends = end_tokens(stop_token_ids, int(tokenizer.eos_token_id), model_ends(model))
         return cls(tokenizer, dict(template_kwargs or {}), ends)
 
-    def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Prompt tokens, the generation prompt included."""
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **self.template_kwargs
-        )
+    def encode(self, messages: Sequence[Mapping[str, str]], owner: str = "a prompt") -> list[int]:
+        """Prompt tokens, the generation prompt included. Raises DataError: the template refuses them."""
+        ids: list[int] = self._apply(messages, owner, add_generation_prompt=True, tokenize=True, return_dict=False)
         return ids
+
+    def render(self, messages: Sequence[Mapping[str, str]], owner: str, *, generation_prompt: bool = False) -> str:
+        """``messages`` as the template writes them. Raises DataError: it refuses them."""
+        return str(self._apply(messages, owner, add_generation_prompt=generation_prompt, tokenize=False))
+
+    def _apply(self, messages: Sequence[Mapping[str, str]], owner: str, **how: Any) -> Any:
+        """What the template makes of ``messages``; ``owner`` is the row that they belong to, for the message."""
+        try:
+            return self.tokenizer.apply_chat_template(list(messages), **how, **self.template_kwargs)
+        except refusals() as error:
+            raise DataError(
+                f"the chat template refuses {owner}: {str(error) or type(error).__name__}",
+                hint="its roles do not fit the template; change the row or `policy.tokenizer.chat_template`",
+            ) from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Response text without special tokens."""

@@ -13,17 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nemotron.contracts.samples import Completion, Group
 from nemotron.data.conversations import ConversationRow
-from nemotron.data.rows import Message
 from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
-from nemotron.rl.pairs import LeftOut, Rewritten, TooLong
+from nemotron.rl.left_out import LeftOut, RewrittenError, sort_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +53,6 @@ class Writing:
     """Only the last answer is learned."""
 
 
-class TurnRewrittenError(DataError):
-    """A conversation that is left out as :class:`Rewritten`."""
-
-
 def tokenise(
     rows: Iterable[ConversationRow], writing: Writing, *, limit: int
 ) -> tuple[list[TokenConversation], list[LeftOut]]:
@@ -67,26 +61,14 @@ def tokenise(
     Raises:
         DataError: the chat template refuses a row.
     """
-    found: list[TokenConversation] = []
-    refused: list[LeftOut] = []
-    for row in rows:
-        try:
-            tokens = token_conversation(row, writing)
-        except TurnRewrittenError:
-            refused.append(Rewritten(row.id))
-            continue
-        if tokens.length > limit:
-            refused.append(TooLong(row.id, tokens.length, limit))
-        else:
-            found.append(tokens)
-    return found, refused
+    return sort_rows(rows, lambda row: token_conversation(row, writing), limit)
 
 
 def token_conversation(row: ConversationRow, writing: Writing) -> TokenConversation:
     """``row`` as tokens. Source of the cut into turns: NeMo-RL v0.7.0, ``get_formatted_message_log``.
 
     Raises:
-        TurnRewrittenError: the chat template writes a learned turn otherwise once others follow.
+        RewrittenError: the chat template writes a learned turn otherwise once others follow.
         DataError: the chat template refuses the row, or nothing stands before the first answer.
     """
     tokenizer = writing.chat.tokenizer
@@ -113,7 +95,7 @@ def token_conversation(row: ConversationRow, writing: Writing) -> TokenConversat
 
 def _pieces(row: ConversationRow, writing: Writing) -> list[tuple[str, bool]]:
     """The rendered conversation in pieces, each with whether it is learned; the last one is."""
-    whole = _render(row, writing, row.messages)
+    whole = writing.chat.render(row.messages, f"conversation {row.id}")
     last = len(row.messages) - 1
     wanted = {last} if writing.only_last else set(row.answers)
     pieces: list[tuple[str, bool]] = []
@@ -136,11 +118,11 @@ def _pieces(row: ConversationRow, writing: Writing) -> list[tuple[str, bool]]:
 
 def _end_of(row: ConversationRow, writing: Writing, number: int, whole: str, wanted: set[int]) -> int | None:
     """Where turn ``number`` ends in the whole text; None: the template writes it otherwise there."""
-    text = _render(row, writing, row.messages[: number + 1])
+    text = writing.chat.render(row.messages[: number + 1], f"conversation {row.id}")
     if whole.startswith(text):
         return len(text)
     if number in wanted or number + 1 in wanted:
-        raise TurnRewrittenError(
+        raise RewrittenError(
             f"the chat template writes turn {number + 1} of {row.id} otherwise once others follow",
             hint="set `sft.only_unmask_final=true`, or `policy.tokenizer.chat_template`",
         )
@@ -151,34 +133,14 @@ def _header(row: ConversationRow, writing: Writing, number: int, whole: str, at:
     """Characters behind ``at`` that a sampler is given, not asked for."""
     if not writing.generation_prompt:
         return 0
-    prompt = _render(row, writing, row.messages[:number], generation_prompt=True)
+    prompt = writing.chat.render(row.messages[:number], f"conversation {row.id}", generation_prompt=True)
     if not whole.startswith(prompt):
-        raise TurnRewrittenError(
+        raise RewrittenError(
             f"what the chat template writes before the answer in turn {number + 1} of {row.id} is not what it writes "
             "for sampling there",
             hint="set `data.add_generation_prompt=false`",
         )
     return max(len(prompt) - at, 0)
-
-
-def _render(
-    row: ConversationRow, writing: Writing, messages: Sequence[Message], *, generation_prompt: bool = False
-) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        text: Any = writing.chat.tokenizer.apply_chat_template(
-            list(messages),
-            add_generation_prompt=generation_prompt,
-            tokenize=False,
-            **writing.chat.template_kwargs,
-        )
-    except TemplateError as error:
-        raise DataError(
-            f"the chat template refuses conversation {row.id}: {error}",
-            hint="its roles do not fit the template; change the row or `policy.tokenizer.chat_template`",
-        ) from error
-    return str(text)
 
 
 def learned_mask(conversations: Sequence[TokenConversation], width: int) -> Tensor:

@@ -46,7 +46,7 @@ def evaluate_heldout(
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         seeds = [[request_seed(seed, "heldout", row.id)] for row in part]
-        groups = sampler.generate([chat.encode(row.messages) for row in part], 1, params, seeds)
+        groups = sampler.generate([chat.encode(row.messages, f"prompt {row.id}") for row in part], 1, params, seeds)
         completions = rows_of(groups)
         texts = [chat.reply(group.prompt_ids, group.completions[0].token_ids) for group in groups]
         items = [(row.fields, text, not c.truncated) for row, text, c in zip(part, texts, completions, strict=True)]

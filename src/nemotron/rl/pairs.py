@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from nemotron.contracts.samples import Completion, Group
-from nemotron.data.rows import Message, PairRow
-from nemotron.errors import DataError
+from nemotron.data.rows import PairRow
 from nemotron.rl.chat import Chat
+from nemotron.rl.left_out import LeftOut, RewrittenError, sort_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +38,6 @@ class TokenPair:
         return len(self.group.prompt_ids) + max(len(answer.token_ids) for answer in self.group.completions)
 
 
-@dataclass(frozen=True, slots=True)
-class TooLong:
-    """A pair that was left out because it exceeds the limit of tokens."""
-
-    id: str
-    tokens: int
-    limit: int
-    reason: Literal["too-long"] = "too-long"
-
-
-@dataclass(frozen=True, slots=True)
-class Rewritten:
-    """A pair that was left out because the chat template writes its prompt otherwise once an answer follows."""
-
-    id: str
-    reason: Literal["template-rewrites-prompt"] = "template-rewrites-prompt"
-
-
-LeftOut = TooLong | Rewritten
-
-
-class PromptRewrittenError(DataError):
-    """A pair that is left out as :class:`Rewritten`."""
-
-
 def tokenise(
     rows: Iterable[PairRow], chat: Chat, *, limit: int, add_bos: bool = True, add_eos: bool = True
 ) -> tuple[list[TokenPair], list[LeftOut]]:
@@ -72,30 +46,18 @@ def tokenise(
     Raises:
         DataError: the chat template refuses a row.
     """
-    pairs: list[TokenPair] = []
-    refused: list[LeftOut] = []
-    for row in rows:
-        try:
-            pair = TokenPair(row, pair_group(row, chat, add_bos=add_bos, add_eos=add_eos))
-        except PromptRewrittenError:
-            refused.append(Rewritten(row.id))
-            continue
-        if pair.length > limit:
-            refused.append(TooLong(row.id, pair.length, limit))
-        else:
-            pairs.append(pair)
-    return pairs, refused
+    return sort_rows(rows, lambda row: TokenPair(row, pair_group(row, chat, add_bos=add_bos, add_eos=add_eos)), limit)
 
 
 def pair_group(row: PairRow, chat: Chat, *, add_bos: bool = True, add_eos: bool = True) -> Group:
     """Prompt and answers of ``row`` as tokens. Source: NeMo-RL v0.7.0, ``get_formatted_message_log``.
 
     Raises:
-        PromptRewrittenError: the chat template writes the prompt otherwise once an answer follows.
+        RewrittenError: the chat template writes the prompt otherwise once an answer follows.
         DataError: the chat template refuses the row.
     """
-    tokenizer = chat.tokenizer
-    prompt = _render(chat, row, row.messages)
+    tokenizer, name = chat.tokenizer, f"pair {row.id}"
+    prompt = chat.render(row.messages, name)
     prompt_ids: list[int] = []
     for number, piece in enumerate(_turns(chat, row, prompt)):
         if number == 0 and add_bos and tokenizer.bos_token and not piece.startswith(tokenizer.bos_token):
@@ -103,10 +65,10 @@ def pair_group(row: PairRow, chat: Chat, *, add_bos: bool = True, add_eos: bool 
         prompt_ids += tokenizer.encode(piece, add_special_tokens=False)
     answers = []
     for answer in (row.chosen, row.rejected):
-        text = _render(chat, row, [*row.messages, {"role": "assistant", "content": answer}])
+        text = chat.render([*row.messages, {"role": "assistant", "content": answer}], name)
         if not text.startswith(prompt):
-            raise PromptRewrittenError(
-                f"the chat template writes the prompt of pair {row.id} otherwise once an answer follows",
+            raise RewrittenError(
+                f"the chat template writes the prompt of {name} otherwise once an answer follows",
                 hint="drop the row, or set `policy.tokenizer.chat_template`",
             )
         # Some templates end a turn with a line break behind the end-of-sequence token.
@@ -121,26 +83,11 @@ def _turns(chat: Chat, row: PairRow, prompt: str) -> list[str]:
     """``prompt`` in the pieces that its messages are; those that the template writes otherwise there stay together."""
     pieces, start = [], 0
     for end in range(1, len(row.messages)):
-        text = _render(chat, row, row.messages[:end])
+        text = chat.render(row.messages[:end], f"pair {row.id}")
         if len(text) >= start and prompt.startswith(text):
             pieces.append(prompt[start : len(text)])
             start = len(text)
     return [*pieces, prompt[start:]]
-
-
-def _render(chat: Chat, row: PairRow, messages: Sequence[Message]) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        text: Any = chat.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=False, tokenize=False, **chat.template_kwargs
-        )
-    except TemplateError as error:
-        raise DataError(
-            f"the chat template refuses pair {row.id}: {error}",
-            hint="its roles do not fit the template; change the row or `policy.tokenizer.chat_template`",
-        ) from error
-    return str(text)
 
 
 def reference_rows(pairs: Sequence[TokenPair], width: int) -> Tensor:

@@ -16,7 +16,8 @@ from nemotron.contracts.samples import Completion, Group
 from nemotron.data.rows import PairRow
 from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
-from nemotron.rl.pairs import PromptRewrittenError, pair_group
+from nemotron.rl.left_out import RewrittenError
+from nemotron.rl.pairs import pair_group
 from nemotron.rl.tokenized import TokenizedDataset
 
 
@@ -105,7 +106,7 @@ def from_rows(
     for row in rows:
         try:
             group = pair_group(row, chat, add_bos=add_bos, add_eos=add_eos)
-        except PromptRewrittenError:
+        except RewrittenError:
             kept.rewritten.append(row.id)
             continue
         sides = [group.prompt_ids + answer.token_ids for answer in group.completions]

@@ -88,7 +88,7 @@ def start_rollout(
     seed_parts: tuple[int | str, ...],
 ) -> Pending:
     """Sample ``generations`` responses to each prompt and hand each group to ``rewards`` when it is complete."""
-    prompts = [chat.encode(source.messages) for source in sources]
+    prompts = [chat.encode(source.messages, f"prompt {source.id}") for source in sources]
     texts: list[list[str]] = [[] for _ in sources]
     futures: list[Future[GroupRewards] | None] = [None] * len(prompts)
 

@@ -11,13 +11,12 @@ from nemotron.data.conversations import ConversationRow
 from nemotron.errors import DataError
 from nemotron.rl.conversations import (
     TokenConversation,
-    TurnRewrittenError,
     Writing,
     learned_mask,
     token_conversation,
     tokenise,
 )
-from nemotron.rl.pairs import Rewritten, TooLong
+from nemotron.rl.left_out import Rewritten, RewrittenError, TooLong
 from tests.unit.rl.test_token_pairs import HEADERS, chat
 
 NO_THOUGHTS = (
@@ -78,7 +77,7 @@ def test_answers_that_the_row_spares() -> None:
 
 def test_an_answer_that_is_written_otherwise_later_leaves_the_row_out() -> None:
     many = row("hi", "yes", "more", "no")
-    with pytest.raises(TurnRewrittenError, match="turn 2"):
+    with pytest.raises(RewrittenError, match="turn 2"):
         token_conversation(many, Writing(chat(NO_THOUGHTS)))
     last = token_conversation(many, Writing(chat(NO_THOUGHTS), only_last=True))
     assert shown(last, NO_THOUGHTS) == ("uhi<eos>ax<eos>umore<eos>", [(True, "ano<eos>")])

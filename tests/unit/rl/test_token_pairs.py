@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from nemotron.data.rows import PairRow
 from nemotron.errors import DataError
 from nemotron.rl.chat import Chat
+from nemotron.rl.left_out import Rewritten, RewrittenError, TooLong
 from nemotron.rl.pairs import (
-    PromptRewrittenError,
-    Rewritten,
     TokenPair,
-    TooLong,
     answer_mask,
     pair_group,
     reference_rows,
@@ -90,7 +88,7 @@ def test_a_prompt_that_changes_when_an_answer_follows_is_left_out_and_counted() 
         assert (pairs, refused) == ([], [Rewritten("f:1"), Rewritten("f:1")])
         kept = from_rows(rows, chat(template), limit=99)
         assert (kept.pairs, kept.rewritten, kept.rejected) == ([], ["f:1", "f:1"], 2)
-        with pytest.raises(PromptRewrittenError, match="pair f:1 otherwise once an answer follows"):
+        with pytest.raises(RewrittenError, match="pair f:1 otherwise once an answer follows"):
             pair_group(rows[0], chat(template))
 
 
@@ -125,7 +123,7 @@ def test_prompt_and_answer_are_the_conversation_as_the_template_renders_it(
     pair = row(*turns, chosen=answers[0], rejected=answers[1])
     try:
         pair_group(pair, Chat(Tokenizer(), {}), add_eos=False)
-    except PromptRewrittenError:
+    except RewrittenError:
         assert template in (MARKS_THE_LAST, COUNTS, DROPS_THOUGHTS)
         # The family that drops thoughts only changes a prompt that an answer ends.
         assert template != DROPS_THOUGHTS or len(turns) % 2 == 0
@@ -160,6 +158,23 @@ def test_a_template_that_refuses_a_role_names_the_row() -> None:
     bad = PairRow("f:7", [{"role": "tool", "content": "x"}], "a", "b", {})
     with pytest.raises(DataError, match="refuses pair f:7: no tools"):
         tokenise([bad], chat(), limit=99)
+
+
+@pytest.mark.parametrize(
+    ("says", "error"),
+    [
+        ("messages[0].content + 1", "can only concatenate str"),
+        ("messages[7].content", "has no element 7"),
+        ("1 // (messages|length - 1)", "integer division or modulo by zero"),
+        ("messages[0].content.format(9, '{}').split('')", "empty separator"),
+    ],
+)
+def test_a_template_that_fails_in_any_way_names_the_row(says: str, error: str) -> None:
+    broken = chat("{{ " + says + " }}")
+    with pytest.raises(DataError, match=f"refuses pair f:1: .*{error}"):
+        tokenise([row("hi")], broken, limit=99)
+    with pytest.raises(DataError, match=f"refuses prompt f:1: .*{error}"):
+        broken.encode(row("hi").messages, "prompt f:1")
 
 
 def test_tensors_of_a_batch() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nemotron.checkpoints.chat_template import read_template, template_fault
+from nemotron.checkpoints.chat_template import read_template, refusals, template_fault
 from nemotron.config.schema.data_prep import TokenizeConfig
 from nemotron.data.forms import read_prompt
 from nemotron.data.manifest import PASS_THROUGH, file_sha256, text_sha256, vocabulary_sha256
@@ -111,8 +111,6 @@ class Encoder:
 
     def _render(self, row: Row) -> tuple[str, ...] | UnusableRow:
         """The prompt's text; of a pair also both conversations."""
-        from jinja2 import TemplateError
-
         try:
             found = read_prompt(row)
             head = self._apply(found.messages, answer_follows=True)
@@ -128,7 +126,7 @@ class Encoder:
             return (head, *sides)
         except UnusableRow as error:
             return error
-        except (TemplateError, TypeError, ValueError) as error:
+        except refusals() as error:
             # What a template says to turns that it was not written for, such as two of the user.
             return UnusableRow(
                 "template", f"the chat template refuses the row: {str(error).strip() or type(error)}"[:500]

@@ -18,8 +18,9 @@ from nemotron.engines.embedded.parts import TrainingParts
 from nemotron.engines.embedded.prompts import heldout_metric
 from nemotron.engines.embedded.session import session
 from nemotron.engines.recorder import RunRecorder
+from nemotron.rl.left_out import LeftOut
 from nemotron.rl.loops.dpo import Dpo, train
-from nemotron.rl.pairs import LeftOut, TokenPair, tokenise
+from nemotron.rl.pairs import TokenPair, tokenise
 from nemotron.rl.policy import Policy
 from nemotron.rl.reference_cache import ReferenceCache
 from nemotron.rl.saving import POLICY, Progress

@@ -10,7 +10,7 @@ from typing import Any
 from nemotron.disk.atomic import write_atomic
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import DataError
-from nemotron.rl.pairs import LeftOut, TooLong
+from nemotron.rl.left_out import LeftOut, TooLong
 from nemotron.runs.folder import RunFolder
 
 Sides = tuple[Sequence[Any], Sequence[LeftOut]]

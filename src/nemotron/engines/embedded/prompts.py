@@ -40,14 +40,14 @@ def prompt_stream(parts: TrainingParts[TrainingConfig], prompts: list[PromptRow]
     A prompt that leaves no room for an answer is refused now, not in the step that meets it.
 
     Raises:
-        DataError: too few rows, or one that is too long.
+        DataError: too few rows, or one that is too long, or that the chat template refuses.
     """
     config, longest = parts.config, parts.config.policy.max_total_sequence_length
     size, seed = config.rows_per_step, config.course.seed
     stream = PromptStream(prompts, size, seed, config.data.shuffle, batch_key=batch_key)
     answer = parts.sampling.max_new_tokens
     for row in stream.upcoming(config.steps(len(prompts)) * size):
-        length = len(parts.chat.encode(row.messages))
+        length = len(parts.chat.encode(row.messages, f"prompt {row.id}"))
         if length > longest - answer:
             raise DataError(
                 f"prompt {row.id} has {length} tokens; with {answer} new ones it exceeds "

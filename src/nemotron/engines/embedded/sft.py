@@ -15,8 +15,8 @@ from nemotron.engines.embedded.session import session
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import DataError
 from nemotron.rl.conversations import TokenConversation, Writing, tokenise
+from nemotron.rl.left_out import LeftOut
 from nemotron.rl.loops.sft import Sft, train
-from nemotron.rl.pairs import LeftOut
 from nemotron.rl.policy import Policy
 from nemotron.rl.saving import POLICY, Progress
 from nemotron.rl.threads import ThreadPlan

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nemotron.checkpoints.chat_template import template_fault
+from nemotron.checkpoints.chat_template import refusals, template_fault
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.errors import ArtifactError
 from nemotron.judge.server.batching import Deliver, Job
@@ -89,13 +89,11 @@ class JudgeModel:
 
     def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Prompt tokens of a chat. Raises ApiError (400) when the chat template refuses the messages."""
-        import jinja2
-
         try:
             ids: list[int] = self._tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
             )
-        except jinja2.TemplateError as error:
+        except refusals() as error:
             raise ApiError(400, f"the model's chat template refuses the messages: {error}", param="messages") from error
         return ids
 

@@ -40,7 +40,7 @@ class CriticSource:
         self, source: PromptRow, texts: Sequence[str], completions: Sequence[Completion], *, seed: int
     ) -> Future[GroupRewards]:
         """Start scoring. The future raises EngineError when the critic is gone; nothing here draws numbers."""
-        group = Group(self._chat.encode(source.messages), list(completions))
+        group = Group(self._chat.encode(source.messages, f"prompt {source.id}"), list(completions))
         return then(self._critic.infer(padded([group])), lambda answer: _rewards(group, answer))
 
     def metrics(self, results: Sequence[GroupRewards]) -> dict[str, float]:

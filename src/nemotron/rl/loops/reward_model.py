@@ -16,8 +16,7 @@ Batch sizes count pairs, as NeMo-RL's config does. Legend: B pairs, scores [2B] 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,19 +25,16 @@ from torch import Tensor
 
 from nemotron.config.schema.rm import RmConfig
 from nemotron.data.stream import RowStream
-from nemotron.errors import EngineError
 from nemotron.rl.chat import Chat
+from nemotron.rl.loops import offline
 from nemotron.rl.loops.recorder import Recorder
-from nemotron.rl.losses import merge_metrics
 from nemotron.rl.optim import Optimization
 from nemotron.rl.reward_loss import reward_model_loss
 from nemotron.rl.reward_pairs import RewardPair, groups_of
 from nemotron.rl.saving import Progress, Saver
 from nemotron.rl.scalar_model import ScalarModel
-from nemotron.rl.stopping import Deadline, stop_reason
+from nemotron.rl.stopping import Deadline
 from nemotron.rl.timing import Timings
-
-_NOT_FINITE_HINT = "lower the learning rate or use `policy.precision=float32`; the last checkpoint is unharmed"
 
 
 @dataclass(frozen=True)
@@ -70,83 +66,36 @@ class RewardTraining:
 
 
 def train(setup: RewardTraining, progress: Progress) -> Progress:
-    """Run the loop from ``progress`` until ``max_num_steps`` or ``max_num_epochs``; returns where it ended.
+    """Run the loop from ``progress``; returns where it ended. It ends and raises as :func:`offline.run`."""
 
-    Raises:
-        EngineError: the loss or gradient is not finite.
-        OutOfTimeError: `checkpointing.checkpoint_must_save_by` leaves no time for another step; a checkpoint is there.
-        OutputError: a metric or checkpoint cannot be written.
-    """
-    config = setup.config
-    steps = config.max_num_steps if config.max_num_steps > 0 else math.inf
-    if config.val_at_start and progress.step == 0 and setup.validation:
-        setup.recorder.write(0, validate(setup))
+    def statistics(timings: Timings) -> dict[str, float]:
+        with timings.phase("reward_statistics"):
+            return measure_rewards(setup)
 
-    while progress.step < steps and setup.stream.next_epoch < config.max_num_epochs:
-        step = progress.step + 1
-        timings = Timings()
-
-        pairs = setup.stream.next_batch()
-        with timings.phase("policy_training"):
-            trained, scores = update(setup, pairs)
-
-        last = step == steps or setup.stream.next_epoch >= config.max_num_epochs
-        validation: dict[str, float] = {}
-        if setup.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
-            with timings.phase("validation"):
-                validation = validate(setup)
-
-        stop = stop_reason(step, {}, max_kl=None, deadline=setup.deadline, may_end=bool(setup.save_period) and not last)
-        saves = setup.save_period is not None and (step % setup.save_period == 0 or last or stop is not None)
-        if saves:
-            with timings.phase("reward_statistics"):
-                trained |= measure_rewards(setup)
-
-        progress = progress.after_step(setup.stream.next_epoch, len(pairs), trained["global_valid_toks"])
-        metrics = {**{f"train/{name}": value for name, value in trained.items()}, **validation}
-        # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
-        setup.recorder.samples(step, sample_rows(setup.chat, pairs, scores))
-        setup.recorder.step(step, {**metrics, **timings.metrics()})
-        if saves:
-            # `checkpointing.metric_name` writes `val:validation-default_loss`.
-            monitored = {f"validation/{name}": value for name, value in validation.items()}
-            setup.recorder.checkpoint(setup.saver.save(progress, {**metrics, **monitored}))
-        if stop:
-            raise stop
-    return progress
+    return offline.run(
+        setup,
+        progress,
+        update=lambda pairs: update(setup, pairs),
+        validate=lambda: validate(setup),
+        before_save=statistics,
+    )
 
 
-def update(setup: RewardTraining, pairs: Sequence[RewardPair]) -> tuple[dict[str, float], Tensor]:
-    """One optimizer step on a global batch: metrics under NeMo-RL's names, and the scores [2B] before it.
+def update(setup: RewardTraining, pairs: Sequence[RewardPair]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """One optimizer step on a global batch: metrics under NeMo-RL's names, and each answer's score before it.
 
     Raises:
         EngineError: the loss or the gradient is not finite; the weights are as before the step.
     """
-    reports: list[dict[str, float]] = []
-    found: list[Tensor] = []
-    for part in in_parts(pairs, setup.micro_batch_size):
-        loss, metrics, scores = forward(setup, part, len(pairs))
-        if not torch.isfinite(loss):
-            raise EngineError("the loss is not finite", hint=_NOT_FINITE_HINT)
-        loss.backward()  # type: ignore[no-untyped-call]
-        reports.append(metrics)
-        found.append(scores)
-    grad_norm = setup.optimization.clip_and_step()
-    if not math.isfinite(grad_norm):
-        raise EngineError("the gradient is not finite", hint=_NOT_FINITE_HINT)
-    lr = setup.optimization.learning_rate
-    setup.optimization.step_scheduler()
-    scores = torch.cat(found)
+    metrics, scores = offline.train_step(setup, pairs, lambda part: forward(setup, part, len(pairs)))
     lengths = torch.tensor([float(length) for pair in pairs for length in pair.row_lengths])
     return {
-        **with_margin(merge_metrics(reports)),
+        **offline.with_margin(metrics),
         "reward_std": float(scores.std(unbiased=False)),
         "reward_length_correlation": correlation(scores, lengths),
-        "grad_norm": grad_norm,
-        "lr": lr,
         "global_valid_seqs": float(2 * len(pairs)),
         "global_valid_toks": float(lengths.sum()),
-    }, scores
+    }, sample_rows(setup.chat, pairs, scores)
 
 
 def forward(
@@ -164,15 +113,11 @@ def forward(
     return loss, metrics, scores.detach().cpu()
 
 
-@torch.no_grad()
 def validate(setup: RewardTraining) -> dict[str, float]:
-    """``validation-<name>_<metric>`` of every validation set: means over its pairs."""
-    found: dict[str, float] = {}
-    for name, pairs in setup.validation.items():
-        reports = [forward(setup, part, len(pairs))[1] for part in in_parts(pairs, setup.config.val_micro_batch_size)]
-        for metric, value in with_margin(merge_metrics(reports)).items():
-            found[f"validation-{name}_{metric}"] = value
-    return found
+    """Metrics of every validation set."""
+    return offline.validate_pairs(
+        setup.validation, setup.config.val_micro_batch_size, lambda part, pairs: forward(setup, part, pairs)
+    )
 
 
 def measure_rewards(setup: RewardTraining) -> dict[str, float]:
@@ -186,13 +131,8 @@ def measure_rewards(setup: RewardTraining) -> dict[str, float]:
 @torch.no_grad()
 def score_pairs(model: ScalarModel, pairs: Sequence[RewardPair], micro_batch_size: int) -> Tensor:
     """Scores [2B] of pairs, chosen and rejected interleaved, on the CPU."""
-    parts = in_parts(pairs, micro_batch_size)
+    parts = offline.in_parts(pairs, micro_batch_size)
     return torch.cat([model.sequence_scores(groups_of(part)).cpu() for part in parts])
-
-
-def with_margin(metrics: dict[str, float]) -> dict[str, float]:
-    """Add by how much the chosen answers lead."""
-    return {**metrics, "margin": metrics["rewards_chosen_mean"] - metrics["rewards_rejected_mean"]}
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
@@ -200,12 +140,6 @@ def correlation(a: Tensor, b: Tensor) -> float:
     if a.numel() < 2 or a.std() == 0 or b.std() == 0:
         return 0.0
     return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
-
-
-def in_parts(pairs: Sequence[RewardPair], size: int) -> Iterator[Sequence[RewardPair]]:
-    """``pairs`` in runs of ``size``."""
-    for start in range(0, len(pairs), size):
-        yield pairs[start : start + size]
 
 
 def sample_rows(chat: Chat, pairs: Sequence[RewardPair], scores: Tensor) -> list[dict[str, Any]]:

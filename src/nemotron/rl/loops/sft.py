@@ -25,18 +25,15 @@ from torch import Tensor
 
 from nemotron.config.schema.sft import SftConfig
 from nemotron.data.stream import RowStream
-from nemotron.errors import EngineError
 from nemotron.rl.conversations import TokenConversation, learned_mask
+from nemotron.rl.loops import offline
 from nemotron.rl.loops.recorder import Recorder
-from nemotron.rl.losses import merge_metrics
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.preference import sft_nll_loss
 from nemotron.rl.saving import Progress, Saver
-from nemotron.rl.stopping import Deadline, stop_reason
-from nemotron.rl.timing import Timings
+from nemotron.rl.stopping import Deadline
 
-_NOT_FINITE_HINT = "lower the learning rate or use `policy.precision=float32`; the last checkpoint is unharmed"
 VALIDATION_LOSS = "validation/val_loss"
 """NeMo-RL's name; `checkpointing.metric_name` writes `val:val_loss`."""
 
@@ -65,42 +62,8 @@ class Sft:
 
 
 def train(setup: Sft, progress: Progress) -> Progress:
-    """Run the loop from ``progress`` until ``max_num_steps`` or ``max_num_epochs``; returns where it ended.
-
-    Raises:
-        EngineError: the loss or gradient is not finite.
-        OutOfTimeError: `checkpointing.checkpoint_must_save_by` leaves no time for another step; a checkpoint is there.
-        OutputError: a metric or checkpoint cannot be written.
-    """
-    config = setup.config
-    if config.val_at_start and progress.step == 0 and setup.validation:
-        setup.recorder.write(0, validate(setup))
-
-    while progress.step < config.max_num_steps and setup.stream.next_epoch < config.max_num_epochs:
-        step = progress.step + 1
-        timings = Timings()
-
-        rows = setup.stream.next_batch()
-        with timings.phase("policy_training"):
-            trained, samples = update(setup, rows)
-
-        last = step == config.max_num_steps or setup.stream.next_epoch >= config.max_num_epochs
-        validation: dict[str, float] = {}
-        if setup.validation and ((config.val_period and step % config.val_period == 0) or (last and config.val_at_end)):
-            with timings.phase("validation"):
-                validation = validate(setup)
-
-        progress = progress.after_step(setup.stream.next_epoch, len(rows), trained["global_valid_toks"])
-        metrics = {**{f"train/{name}": value for name, value in trained.items()}, **validation}
-        stop = stop_reason(step, {}, max_kl=None, deadline=setup.deadline, may_end=bool(setup.save_period) and not last)
-        # Before the checkpoint: a resumed run drops the rows after its last checkpoint; none before it may be missing.
-        setup.recorder.samples(step, samples)
-        setup.recorder.step(step, {**metrics, **timings.metrics()})
-        if setup.save_period and (step % setup.save_period == 0 or last or stop):
-            setup.recorder.checkpoint(setup.saver.save(progress, metrics))
-        if stop:
-            raise stop
-    return progress
+    """Run the loop from ``progress``; returns where it ended. It ends and raises as :func:`offline.run`."""
+    return offline.run(setup, progress, update=lambda rows: update(setup, rows), validate=lambda: validate(setup))
 
 
 def update(setup: Sft, rows: Sequence[TokenConversation]) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -110,28 +73,9 @@ def update(setup: Sft, rows: Sequence[TokenConversation]) -> tuple[dict[str, flo
         EngineError: the loss or the gradient is not finite; the weights are as before the step.
     """
     tokens = sum(sum(row.learned) for row in rows)
-    reports: list[dict[str, float]] = []
-    samples: list[dict[str, Any]] = []
-    for start in range(0, len(rows), setup.micro_batch_size):
-        part = rows[start : start + setup.micro_batch_size]
-        loss, metrics, likelihood = forward(setup.policy, part, tokens)
-        if not torch.isfinite(loss):
-            raise EngineError("the loss is not finite", hint=_NOT_FINITE_HINT)
-        loss.backward()  # type: ignore[no-untyped-call]
-        reports.append(metrics)
-        samples += sample_rows(part, likelihood)
-    grad_norm = setup.optimization.clip_and_step()
-    if not math.isfinite(grad_norm):
-        raise EngineError("the gradient is not finite", hint=_NOT_FINITE_HINT)
-    lr = setup.optimization.learning_rate
-    setup.optimization.step_scheduler()
-    return {
-        **merge_metrics(reports),
-        "grad_norm": grad_norm,
-        "lr": lr,
-        "global_valid_seqs": float(len(rows)),
-        "global_valid_toks": float(tokens),
-    }, samples
+    metrics, likelihood = offline.train_step(setup, rows, lambda part: forward(setup.policy, part, tokens))
+    counts = {"global_valid_seqs": float(len(rows)), "global_valid_toks": float(tokens)}
+    return {**metrics, **counts}, sample_rows(rows, likelihood)
 
 
 def forward(
@@ -153,11 +97,8 @@ def forward(
 def validate(setup: Sft) -> dict[str, float]:
     """Mean negative log-likelihood of the learned tokens of all validation conversations, nats."""
     tokens = sum(sum(row.learned) for row in setup.validation)
-    size = setup.config.val_micro_batch_size
-    losses = [
-        forward(setup.policy, setup.validation[start : start + size], tokens)[1]["loss"]
-        for start in range(0, len(setup.validation), size)
-    ]
+    parts = offline.in_parts(setup.validation, setup.config.val_micro_batch_size)
+    losses = [forward(setup.policy, part, tokens)[1]["loss"] for part in parts]
     return {VALIDATION_LOSS: math.fsum(losses)}
 
 
