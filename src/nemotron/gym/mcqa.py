@@ -6,7 +6,7 @@ The last box counts, so an answer that was taken back is not paid. :mod:`nemotro
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nemotron.gym.mcqa_markdown import answer_in_markdown, latin
@@ -23,7 +23,11 @@ _BRACES = re.compile(r"[{}]")
 _LONE = re.compile(r"^[^A-Za-z]*([A-Z])[^A-Za-z]*$")
 _LABELLED = re.compile(r"^\s*([A-Z])\s*[:).\-]")
 _TEXT_WRAP = re.compile(r"\\text\{\s*(.*?)\s*\}", re.DOTALL)
-_COLON = re.compile(r"answer\s*:\s*(.+)", re.IGNORECASE)
+ANSWER_COLON = re.compile(r"answer\s*:\s*(.+)", re.IGNORECASE)
+
+
+Rule = Callable[[str, str, Options], str | None]
+"""How a letter is read: from the mode, the text and the options."""
 
 
 def grade(row: Mapping[str, Any], text: str, *, mode: str | None = None) -> tuple[float, str | None]:
@@ -32,6 +36,11 @@ def grade(row: Mapping[str, Any], text: str, *, mode: str | None = None) -> tupl
     ``row`` has ``options`` (a list of ``{letter: text}``), ``expected_answer``, and may have ``grading_mode`` (``mode``
     replaces it) and ``template_metadata.output_regex`` (one pattern or several, tried first; their last match counts).
     """
+    return grade_by(by_mode, row, text, mode=mode)
+
+
+def grade_by(rule: Rule, row: Mapping[str, Any], text: str, *, mode: str | None = None) -> tuple[float, str | None]:
+    """`grade`, with ``rule`` to read the letter where no pattern of the row has found one."""
     options = [option for option in row.get("options") or [] if isinstance(option, Mapping)]
     gold = str(row.get("expected_answer") or "").strip().upper()
     text = text.strip()
@@ -39,21 +48,26 @@ def grade(row: Mapping[str, Any], text: str, *, mode: str | None = None) -> tupl
         return 0.0, None
     letter = by_template(row.get("template_metadata"), text, options)
     if letter is None:
-        letter = _by_mode(mode or row.get("grading_mode") or MODES[0], text, options)
+        letter = rule(mode or row.get("grading_mode") or MODES[0], text, options)
     return float(bool(gold) and letter == gold), letter
 
 
 LETTER_CODES = 0x110000
-"""What `letter_code` divides by."""
+"""What `code_of` divides by."""
 
 
 def letter_code(row: Mapping[str, Any], response: str, *, ended: bool) -> float:
     """The letter of `grade` as a share of all characters, 0 without one: a reward function's value for a worker."""
-    _, letter = grade(row, response)
+    return code_of(grade(row, response)[1])
+
+
+def code_of(letter: str | None) -> float:
+    """A letter as a share of all characters."""
     return ord(letter) / LETTER_CODES if letter else 0.0
 
 
-def _by_mode(mode: str, text: str, options: Options) -> str | None:
+def by_mode(mode: str, text: str, options: Options) -> str | None:
+    """The rule of 0.7.0. Raises ValueError: an unknown mode."""
     if mode in ("strict_single_letter_boxed", "lenient_boxed"):
         box = _last_box(text)
         if box is None:
@@ -61,7 +75,7 @@ def _by_mode(mode: str, text: str, options: Options) -> str | None:
         letter = _boxed_letter(box, options)
         return _boxed_option(box, options) if letter is None and mode == "lenient_boxed" else letter
     if mode == "lenient_answer_colon":
-        said = _COLON.search(text)
+        said = ANSWER_COLON.search(text)
         return letter_or_option(unwrapped(said[1]).strip(), options) if said else None
     if mode == "lenient_answer_colon_md":
         return answer_in_markdown(text, letters_of(options))

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemotron.gym.mcqa import (
-    LETTER_CODES,
+    ANSWER_COLON,
     MODES,
     Options,
-    by_template,
+    code_of,
     flat,
+    grade_by,
     letter_or_option,
     letters_of,
     texts_of,
@@ -24,30 +25,21 @@ from nemotron.gym.mcqa import (
 from nemotron.rewards.text import boxes_backwards
 
 _BOXED_LETTER = re.compile(r"\\boxed\{\s*[^A-Za-z]*([A-Z])[^A-Za-z]*\s*\}")
-_COLON = re.compile(r"answer\s*:\s*(.+)", re.IGNORECASE)
 _COLON_MD = re.compile(r"[*_]{0,2}answer[*_]{0,2}\s*:[*_\s]{0,2}\s*([A-Z])(?![a-zA-Z0-9])", re.IGNORECASE)
 
 
 def grade(row: Mapping[str, Any], text: str) -> tuple[float, str | None]:
     """Reward (1 or 0) and the letter, as :func:`nemotron.gym.mcqa.grade`."""
-    options = [option for option in row.get("options") or [] if isinstance(option, Mapping)]
-    gold = str(row.get("expected_answer") or "").strip().upper()
-    text = text.strip()
-    if not text:
-        return 0.0, None
-    letter = by_template(row.get("template_metadata"), text, options)
-    if letter is None:
-        letter = _by_mode(row.get("grading_mode") or MODES[0], text, options)
-    return float(bool(gold) and letter == gold), letter
+    return grade_by(by_mode, row, text)
 
 
 def letter_code(row: Mapping[str, Any], response: str, *, ended: bool) -> float:
     """As :func:`nemotron.gym.mcqa.letter_code`."""
-    _, letter = grade(row, response)
-    return ord(letter) / LETTER_CODES if letter else 0.0
+    return code_of(grade(row, response)[1])
 
 
-def _by_mode(mode: str, text: str, options: Options) -> str | None:
+def by_mode(mode: str, text: str, options: Options) -> str | None:
+    """The rule of 0.4.0. Raises ValueError: an unknown mode."""
     letters = letters_of(options)
     if mode in ("strict_single_letter_boxed", "lenient_boxed"):
         boxed = next((found[1] for found in _BOXED_LETTER.finditer(text) if found[1] in letters), None)
@@ -55,7 +47,7 @@ def _by_mode(mode: str, text: str, options: Options) -> str | None:
             return boxed
         return _by_boxed_text(text, options) if mode == "lenient_boxed" else None
     if mode == "lenient_answer_colon":
-        said = (letter_or_option(_bare(found[1]), options) for found in _COLON.finditer(text))
+        said = (letter_or_option(_bare(found[1]), options) for found in ANSWER_COLON.finditer(text))
         return next((letter for letter in said if letter is not None), None)
     if mode == "lenient_answer_colon_md":
         return next((found[1].upper() for found in _COLON_MD.finditer(text) if found[1].upper() in letters), None)
