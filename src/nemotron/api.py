@@ -28,7 +28,7 @@ from nemotron.artifacts.made import all_made
 from nemotron.compile.plan import Plan
 from nemotron.config.origins import located
 from nemotron.config.overrides import Override, parse_overrides
-from nemotron.errors import CompileError, NotAvailableError, Origin
+from nemotron.errors import CompileError, Origin
 from nemotron.executors import apart, goes_on, state_of
 from nemotron.executors.request import Request
 from nemotron.manifest import VARIABLE, declaration, find_step, own_folders
@@ -143,8 +143,7 @@ def run(
     plan = request.compile(_overrides(overrides))
     if not plan.ok:
         raise CompileError(plan.findings)
-    if not plan.has_entry:
-        raise NotAvailableError(f"the engine `{plan.engine}` is not available yet", hint="set `engine=embedded`")
+    plan.require_entry()
     job = plan.job(request.asked(plan))
     folder = RunFolder(Path(runs_dir).resolve() / plan.run_id)
     with _progress(folder, shown=progress):

@@ -13,9 +13,9 @@ from nemotron.judge.client import JudgeClient
 from nemotron.judge.form import VerdictForm, problem
 from nemotron.judge.groups import JudgeSettings, judge_group
 from nemotron.judge.local import RunningJudge
-from nemotron.judge.source import judged_response
+from nemotron.judge.source import group_request
 from nemotron.judge.support import wait_until_asked
-from nemotron.judge.types import Comparison, GroupRequest, Message, derive_seed
+from nemotron.judge.types import Comparison, derive_seed
 
 Done = Callable[[Audited], None]
 
@@ -121,11 +121,7 @@ async def _judge(client: JudgeClient, questions: Questions, pair: Pair) -> Audit
     seed = derive_seed(questions.audit.seed, int(digest(pair.content)[:12], 16))
     swapped = not questions.audit.both_orders and seed % 2 == 1
     texts = (pair.rejected, pair.chosen) if swapped else (pair.chosen, pair.rejected)
-    request = GroupRequest(
-        conversation=[Message(role=m["role"], content=m["content"]) for m in pair.messages],
-        responses=[judged_response(text) for text in texts],
-        principle=pair.principle,
-    )
+    request = group_request(pair.messages, texts, pair.principle)
     result = await judge_group(client, request, questions.as_trained(), seed=seed)
     judgements = [_judgement(comparison, "reward", swapped) for comparison in result.comparisons]
     repeats = questions.repeats(pair)

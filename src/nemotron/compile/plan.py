@@ -18,7 +18,7 @@ from nemotron.compile.render import render_plan as render_plan
 from nemotron.compile.secrets import redact, secret_variables
 from nemotron.config.layers import Resolved
 from nemotron.config.validate import validate
-from nemotron.errors import Finding
+from nemotron.errors import Finding, NotAvailableError
 from nemotron.job import Asked, CompiledJob
 from nemotron.manifest import Declaration, EngineName, ViewName, find_step
 from nemotron.place import Place
@@ -192,6 +192,14 @@ class Plan:
     promises: tuple[Promise, ...] = ()
     """What the run will make: what steps after it in a pipeline are compiled against."""
     _secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def require_entry(self) -> None:
+        """Raises NotAvailableError: the step cannot run on the engine of the plan in this version."""
+        if not self.has_entry:
+            raise NotAvailableError(
+                f"the engine `{self.engine}` is not available yet",
+                hint="set `engine=embedded`, or wait for a later version",
+            )
 
     @property
     def errors(self) -> tuple[Finding, ...]:

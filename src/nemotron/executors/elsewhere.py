@@ -85,11 +85,7 @@ def launch_of(
     plan = placed(plan, profile, ships_assets=by.ships_assets, rehearsal=rehearsal)
     if not plan.ok:
         return plan, None
-    if not plan.has_entry:
-        raise NotAvailableError(
-            f"the engine `{plan.engine}` is not available yet",
-            hint="set `engine=embedded`, or wait for a later version",
-        )
+    plan.require_entry()
     return plan, prepare(plan, asked(plan), profile, runs_dir=plan.runs_dir, how=how)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nemotron.disk import lock
 from nemotron.disk.faults import output_errors
-from nemotron.errors import NotAvailableError, OutputError
+from nemotron.errors import OutputError
 from nemotron.runs.attempts import Alive
 from nemotron.runs.folder import LOCK, RunFolder, newest_of_job
 
@@ -52,11 +52,7 @@ def launch(
     """
     from nemotron.engines.worker import work
 
-    if not plan.has_entry:
-        raise NotAvailableError(
-            f"the engine `{plan.engine}` is not available yet",
-            hint="set `engine=embedded`, or wait for a later version",
-        )
+    plan.require_entry()
     run = None
     if resume:
         # Held while it is looked for, until the one that is made holds itself: of two commands that find none, the

@@ -14,7 +14,7 @@ from pathlib import Path
 from nemotron.compile.sweep import Member
 from nemotron.disk import lock
 from nemotron.disk.faults import output_errors
-from nemotron.errors import ArtifactError, ExecutorError, NemotronError, NotAvailableError, OutputError
+from nemotron.errors import ArtifactError, ExecutorError, NemotronError, OutputError
 from nemotron.executors import apart, goes_on
 from nemotron.executors.launch import Launch
 from nemotron.job import Asked, CompiledJob
@@ -61,11 +61,7 @@ def run_here(runs: Sequence[SweepRun], sweep: str, runs_dir: Path, *, resume: bo
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run that was at work has saved its state.
     """
     for one in runs:
-        if not one.member.plan.has_entry:
-            raise NotAvailableError(
-                f"the engine `{one.member.plan.engine}` is not available yet",
-                hint="set `engine=embedded`, or wait for a later version",
-            )
+        one.member.plan.require_entry()
     with output_errors(runs_dir):
         runs_dir.mkdir(parents=True, exist_ok=True)
     ends: list[tuple[SweepRun, int]] = []

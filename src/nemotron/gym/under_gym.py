@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig, ProbedJudgeConfig
+from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig, JudgeConfig
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import ConfigError, NemotronError
 from nemotron.gym.comparison import ComparisonServer
@@ -51,7 +51,7 @@ class JudgeAddress(BaseModel):
 class OurBlock(BaseModel):
     """What of ours a block has; either a judge or reward functions."""
 
-    judge: ProbedJudgeConfig | None = None
+    judge: JudgeConfig | None = None
     endpoint: JudgeAddress | None = None
     rewards: RewardConfig | None = None
 
@@ -105,7 +105,7 @@ def server_of(env: Mapping[str, str]) -> tuple[Callable[[], web.Application], st
             f"NeMo-Gym's config has no block of ours at `{env.get(NAME_VARIABLE)}`: {error}",
             hint="this program is started by NeMo-Gym, with the config that `engine=nemo_rl` writes",
         ) from error
-    requests = ours.judge or ProbedJudgeConfig()
+    requests = ours.judge or JudgeConfig()
     settings = JudgeSettings(compare, requests)
     if ours.endpoint is not None:
         # As the embedded engine asks it. What NeMo-Gym serves knows a GenRM's roles, and leaves a principle out itself.

@@ -11,7 +11,7 @@ from nemotron.data.rows import PairRow
 from nemotron.errors import JudgeError
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.pool import JudgePool
-from nemotron.judge.source import judged_response
+from nemotron.judge.source import group_request
 from nemotron.judge.types import GroupRequest, GroupResult, derive_seed
 
 _UNLABELLED = "boundary"
@@ -88,11 +88,8 @@ def probe_judge(pool: JudgePool, settings: JudgeSettings, pairs: Sequence[PairRo
 
 def _request(row: PairRow) -> GroupRequest:
     principle = row.fields.get("principle")
-    return GroupRequest(
-        conversation=[{"role": m["role"], "content": m["content"]} for m in row.messages],
-        responses=[judged_response(row.chosen), judged_response(row.rejected)],
-        principle=principle if isinstance(principle, str) and principle.strip() else None,
-    )
+    said = principle if isinstance(principle, str) and principle.strip() else None
+    return group_request(row.messages, [row.chosen, row.rejected], said)
 
 
 def _preferences(result: GroupResult) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Protocol
 from nemotron.contracts.answers import split_reply
 from nemotron.contracts.rewards import GroupRewards, first_failure, missing_share
 from nemotron.contracts.samples import Completion
-from nemotron.data.rows import PromptRow
+from nemotron.data.rows import Message, PromptRow
 from nemotron.errors import JudgeError
 from nemotron.judge.groups import summarise
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse
@@ -35,11 +35,7 @@ class JudgeSource:
         self, source: PromptRow, texts: Sequence[str], completions: Sequence[Completion], *, seed: int
     ) -> Future[GroupRewards]:
         """Have a group compared; the judge sees answers only, not what a reasoning model thinks before them."""
-        request = GroupRequest(
-            conversation=[{"role": m["role"], "content": m["content"]} for m in source.messages],
-            responses=[judged_response(text) for text in texts],
-            principle=source.principle,
-        )
+        request = group_request(source.messages, texts, source.principle)
         return then(self.judge.submit(request, seed=seed), group_rewards)
 
     def metrics(self, results: Sequence[GroupRewards]) -> dict[str, float]:
@@ -53,6 +49,15 @@ class JudgeSource:
             f"{limit:.0%}: {first_failure(results)}",
             hint="`samples.jsonl` of the run has what failed; `limits.max_missing_share` is the limit",
         )
+
+
+def group_request(conversation: Sequence[Message], texts: Sequence[str], principle: str | None) -> GroupRequest:
+    """What a judge is asked about answers to a conversation, of which it sees roles and contents alone."""
+    return GroupRequest(
+        conversation=[{"role": m["role"], "content": m["content"]} for m in conversation],
+        responses=[judged_response(text) for text in texts],
+        principle=principle,
+    )
 
 
 def judged_response(text: str) -> JudgedResponse:

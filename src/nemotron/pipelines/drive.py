@@ -13,7 +13,7 @@ from nemotron.artifacts.made import made_by
 from nemotron.compile.asked import asked
 from nemotron.compile.plan import Plan
 from nemotron.disk.faults import output_errors
-from nemotron.errors import ArtifactError, CompileError, LimitError, NemotronError, NotAvailableError, OutputError
+from nemotron.errors import ArtifactError, CompileError, LimitError, NemotronError, OutputError
 from nemotron.executors import apart, goes_on
 from nemotron.executors.elsewhere import say_submitted
 from nemotron.job import Asked, CompiledJob, PipelineMember
@@ -173,9 +173,7 @@ class _Driver:
         plan = node.compile(self._chain.runs_dir, inputs)
         if not plan.ok:
             raise CompileError(plan.findings)
-        if not plan.has_entry:
-            hint = "set `engine=embedded`, or wait for a later version"
-            raise NotAvailableError(f"the engine `{plan.engine}` is not available yet", hint=hint)
+        plan.require_entry()
         print_findings(one for one in plan.findings if one.severity == "warning")
         return replace(plan, run_id=new_run_id(plan.step, node.name))
 

@@ -35,6 +35,7 @@ def same_work(job: CompiledJob, runs_dir: Path, needed: Iterable[str]) -> RunFol
     """
     wanted, needed = _outline(job), list(needed)
     known: str | None = None
+    read = False
     for run in reversed(list_runs(runs_dir)):
         try:
             earlier = run.job()
@@ -45,8 +46,13 @@ def same_work(job: CompiledJob, runs_dir: Path, needed: Iterable[str]) -> RunFol
                 made_by(run, kind)
         except (ArtifactError, NotFoundError):
             continue  # it cannot be read, or somebody took away what it made
-        known = known or _by_content(job.model_copy(update={"inputs": tuple(map(hashed, job.inputs))}))
-        if known is not None and _by_content(earlier) == known:
+        if not read:
+            read, known = True, _by_content(job.model_copy(update={"inputs": tuple(map(hashed, job.inputs))}))
+        if known is None:
+            return (
+                None  # an input without a content of its own, such as a name on a hub: no run is known to be the same
+            )
+        if _by_content(earlier) == known:
             return run
     return None
 

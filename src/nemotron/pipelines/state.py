@@ -11,11 +11,7 @@ What a node did stands in its run. Nothing of that is repeated here but the word
 
 from __future__ import annotations
 
-import re
-import secrets
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +23,7 @@ from nemotron.disk.atomic import write_atomic
 from nemotron.disk.documents import read_json
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NotFoundError, Origin
-from nemotron.suggest import closest
+from nemotron.runs.naming import by_part, by_time, dated_id
 
 FILE, LOCK, REPORT = "pipeline.json", "pipeline.lock", "report.html"
 StateName = Literal[
@@ -138,8 +134,7 @@ def folder_for(runs_dir: Path) -> Path:
 
 def new_id(name: str) -> str:
     """An id for a pipeline that starts now; sorts by time."""
-    slug = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") or "pipeline"
-    return f"{datetime.now().strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
+    return dated_id([name], "pipeline")
 
 
 def create(runs_dir: Path, state: PipelineState) -> PipelineFolder:
@@ -154,7 +149,8 @@ def create(runs_dir: Path, state: PipelineState) -> PipelineFolder:
 
 def started(runs_dir: Path) -> list[PipelineFolder]:
     """All pipelines, the oldest first."""
-    return [PipelineFolder(path.parent) for path in sorted(folder_for(runs_dir).glob(f"*/{FILE}"))]
+    folders = (path.parent for path in folder_for(runs_dir).glob(f"*/{FILE}"))
+    return [PipelineFolder(folder) for folder in sorted(folders, key=lambda folder: by_time(folder.name))]
 
 
 def find(runs_dir: Path, name: str) -> PipelineFolder:
@@ -169,13 +165,4 @@ def find(runs_dir: Path, name: str) -> PipelineFolder:
         raise NotFoundError(f"there are no pipelines in `{where}`", hint="start one with `nemotron pipelines run`")
     if name == "last":
         return known[-1]
-    exact: Sequence[PipelineFolder] = [one for one in known if one.id == name]
-    fits = exact or [one for one in known if one.id.startswith(name) or one.id.endswith(name)]
-    if len(fits) == 1:
-        return fits[0]
-    ids = [one.id for one in reversed(known)]
-    if fits:
-        raise NotFoundError(f"`{name}` fits {len(fits)} pipelines", hint=f"the newest is `{fits[-1].id}`")
-    guess = closest(name, ids)
-    hint = f"did you mean `{guess}`?" if guess else f"the newest is `{ids[0]}`"
-    raise NotFoundError(f"no pipeline `{name}`", hint=hint)
+    return by_part(known, name, kind="pipeline")

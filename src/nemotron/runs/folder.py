@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -37,6 +36,7 @@ from nemotron.job import FILE as _JOB
 from nemotron.job import Changed, CompiledJob, Resumed, read_job
 from nemotron.manifest import short_name
 from nemotron.runs.jsonl import JsonLines, Row, to_json
+from nemotron.runs.naming import by_part, by_time, dated_id
 from nemotron.runs.status import ENDED, Status, StatusFields
 from nemotron.suggest import closest, listed
 
@@ -50,9 +50,7 @@ def new_run_id(step: str, config_name: str) -> str:
 
     Needed before :meth:`RunFolder.create` because a config may refer to its own run folder (``${run_dir:}``).
     """
-    words = [short_name(step), Path(config_name).stem]
-    slugs = [re.sub(r"[^A-Za-z0-9_.]+", "-", word).strip("-.") or "run" for word in words]
-    return "-".join([datetime.now().strftime("%Y%m%d-%H%M%S"), *slugs, secrets.token_hex(2)])
+    return dated_id([short_name(step), Path(config_name).stem], "run")
 
 
 class RunFolder:
@@ -251,9 +249,7 @@ def list_runs(runs_dir: Path) -> list[RunFolder]:
     if not runs_dir.is_dir():
         return []
     jobs = [job for job in runs_dir.glob(f"*/{_JOB}") if not job.parent.name.startswith(".")]
-    # Ids sort by the second of their start; the time of job.json orders runs of the same second.
-    jobs.sort(key=lambda job: (job.parent.name[:15], job.stat().st_mtime_ns))
-    return [RunFolder(job.parent.resolve()) for job in jobs]
+    return [RunFolder(job.parent.resolve()) for job in sorted(jobs, key=lambda job: by_time(job.parent.name))]
 
 
 def find_run(runs_dir: Path, name: str) -> RunFolder:
@@ -274,16 +270,7 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
         )
     if word == "last":
         return _last_of(runs, step) if of_step else runs[-1]
-    exact = [run for run in runs if run.id == name]
-    found = exact or [run for run in runs if name and (run.id.startswith(name) or run.id.endswith(name))]
-    if len(found) == 1:
-        return found[0]
-    ids = [run.id for run in reversed(found or runs)]
-    if found:
-        raise NotFoundError(f"`{name}` fits {len(found)} runs", hint=f"say which: {_some(ids)}")
-    guess = closest(name, ids)
-    hint = f"did you mean `{guess}`?" if guess else f"there are: {_some(ids)}"
-    raise NotFoundError(f"no run `{name}` in `{runs_dir}`", hint=hint)
+    return by_part(runs, name, kind="run", where=f" in `{runs_dir}`")
 
 
 def _last_of(runs: Sequence[RunFolder], step: str) -> RunFolder:
@@ -317,11 +304,6 @@ def newest_of_job(runs_dir: Path, step: str, fingerprint: str) -> RunFolder | No
         if job.step == step and job.fingerprint == fingerprint:
             return run
     return None
-
-
-def _some(ids: list[str]) -> str:
-    shown = listed(ids[:5])
-    return shown if len(ids) <= 5 else f"{shown} and {len(ids) - 5} more"
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def test_newest_of_job_takes_the_newest_of_the_same_step_and_config(make_run: Ma
 
 
 def test_list_is_by_age_and_skips_what_is_not_a_run(make_run: MakeRun, tmp_path: Path) -> None:
-    ids = ["20250103-000000-a", "20250101-000000-z", "20250103-000000-Z"]
+    ids = ["20250103-000000-z-0001", "20250101-000000-z-ffff", "20250103-000000-a-0002"]
     for run_id in ids:
         make_run(run_id=run_id)
     (tmp_path / "runs" / "notes").mkdir()
