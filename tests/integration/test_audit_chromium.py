@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from nemotron.runs.audit_figures import audit_figures
+from nemotron.reports.audit_figures import audit_figures
+from nemotron.reports.report import write_report
 from nemotron.runs.folder import RunFolder
-from nemotron.runs.report import write_report
 from tests.integration.test_report_chromium import HOSTILE, open_page
 
 pytestmark = pytest.mark.integration

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from nemotron.disk import lock
-from nemotron.runs.figures import Figure, figures
+from nemotron.reports.figures import Figure, figures
+from nemotron.reports.report import write_report
 from nemotron.runs.folder import LOCK, RunFolder
 from nemotron.runs.metrics import by_step
-from nemotron.runs.report import write_report
 from tests.compiled_jobs import compiled
 
 pytestmark = pytest.mark.integration

@@ -115,6 +115,10 @@ def test_every_node_is_an_ordinary_run_and_the_page_links_them(done: Path) -> No
     given = {one.key: one.path for one in run_of(first, "audit").job().inputs}
     assert given["reward_model.path"] == str(made_by(run_of(first, "rm"), "checkpoint_hf"))
     assert (made_by(run_of(first, "hf"), "checkpoint_hf") / "config.json").is_file()
+    # The gate's own page shows the whole chain: the reward model, and the pairs that it was trained on.
+    chain = run_of(first, "audit").report.read_text().partition("What the inputs were made of")[2]
+    for name in ("rm", "pairs"):
+        assert f"run {run_of(first, name).id}" in chain
 
 
 def test_what_was_done_is_taken_from_the_run_that_did_it(done: Path) -> None:

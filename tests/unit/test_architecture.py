@@ -30,6 +30,7 @@ LAYERS = [
     "contracts",
     "data.prep",
     "data",
+    "reports",
     "artifacts",
     "runs",
     "checkpoints",

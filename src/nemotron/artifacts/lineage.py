@@ -63,6 +63,13 @@ def lineage(path: Path) -> Link:
     return _link(path, kind, None, None, set())
 
 
+def origins(job: CompiledJob) -> tuple[Link, ...]:
+    """The chains that end in the inputs of a job, of those that something of ours has made."""
+    seen: set[str] = set()
+    links = (_link(Path(one.path), one.type, one.key, one.fingerprint, seen) for one in job.inputs)
+    return tuple(link for link in links if link.made is not None)
+
+
 def lines(link: Link, depth: int = 0) -> Iterator[str]:
     """The chain as indented text, what was made first and its inputs below it."""
     pad = "  " * depth

@@ -22,10 +22,10 @@ from nemotron.disk.atomic import write_atomic
 from nemotron.disk.faults import output_errors
 from nemotron.engines.base import Attempt
 from nemotron.errors import LimitError
-from nemotron.runs.audit_report import RESULTS
+from nemotron.reports.audit_report import RESULTS
+from nemotron.reports.report import report_or_warn
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.jsonl import JsonLines, Row, to_json
-from nemotron.runs.report import report_or_warn
 from nemotron.runs.summary import print_summary
 
 if TYPE_CHECKING:

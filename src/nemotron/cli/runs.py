@@ -85,8 +85,8 @@ def compare_command(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compare runs: in what they differ, held-out, KL, reward spread, length; mean and spread over seeds."""
+    from nemotron.reports.compare_page import group_rows, render_comparison, table_rows
     from nemotron.runs.compare import compare
-    from nemotron.runs.compare_page import group_rows, render_comparison, table_rows
 
     found = [_find(runs_dir, name) for name in runs or []]
     if sweep is not None:
@@ -111,7 +111,7 @@ def compare_command(
 def report_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
     """Rebuild the report.html of a run and print its path."""
     from nemotron.executors import state_of
-    from nemotron.runs.report import write_report
+    from nemotron.reports.report import write_report
     from nemotron.runs.words import relative
 
     found = _fresh(_find(runs_dir, run))

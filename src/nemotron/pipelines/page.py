@@ -10,8 +10,8 @@ from nemotron.errors import ArtifactError, DataError, NemotronError
 from nemotron.outcome import print_error
 from nemotron.pipelines.draw import svg
 from nemotron.pipelines.state import PipelineFolder
+from nemotron.reports.page import plain_page
 from nemotron.runs.folder import RunFolder
-from nemotron.runs.page import plain_page
 from nemotron.runs.summary import summarise, summary_lines
 from nemotron.runs.views import view_of
 from nemotron.runs.words import duration

@@ -7,7 +7,7 @@
 ``samples.jsonl``         prompts, responses, rewards
 ``checkpoints/step_N/``   written by the engine
 ``attempts/N/``           how attempt N was started, and its logs (:mod:`nemotron.runs.attempts`)
-``report.html``           see :mod:`nemotron.runs.report`
+``report.html``           see :mod:`nemotron.reports.report`
 ``run.lock``              held while a process works on the run
 ========================  =====================================================================================
 """

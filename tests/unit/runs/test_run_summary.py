@@ -11,10 +11,10 @@ from rich.console import Console
 
 from nemotron.disk import lock
 from nemotron.executors import state_of
+from nemotron.reports.report import leading_cards, other_cards
 from nemotron.runs.folder import LOCK
 from nemotron.runs.jsonl import to_json
 from nemotron.runs.metrics import by_step, column
-from nemotron.runs.report import leading_cards, other_cards
 from nemotron.runs.summary import print_summary, summarise, summary_lines
 from nemotron.runs.views import JUDGED_GRPO, VIEWS, View
 from nemotron.runs.words import duration

@@ -14,9 +14,9 @@ from rich.console import Console
 from nemotron.disk import lock
 from nemotron.engines.recorder import recording
 from nemotron.manifest import ViewName, load_catalog
+from nemotron.reports.report import render
 from nemotron.runs.folder import LOCK
 from nemotron.runs.live import LiveView
-from nemotron.runs.report import render
 from nemotron.runs.summary import print_summary, summarise, summary_lines
 from nemotron.runs.views import DPO, JUDGED_GRPO, VIEWS, View, view_of
 from tests.compiled_jobs import compiled

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from nemotron.engines.base import Attempt
 from nemotron.engines.recorder import RunRecorder, recording
+from nemotron.reports.report import report_or_warn
 from nemotron.rl.evaluate import HeldOut
 from nemotron.rl.threads import ThreadPlan, apply_threads
-from nemotron.runs.report import report_or_warn
 from nemotron.runs.summary import print_summary
 
 Measure = Callable[[], HeldOut]

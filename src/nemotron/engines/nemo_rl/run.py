@@ -29,7 +29,7 @@ from nemotron.gym.protocol import MISSING
 from nemotron.manifest import declaration, find_step
 from nemotron.processes import notice
 from nemotron.processes.child import Child
-from nemotron.runs.report import report_or_warn
+from nemotron.reports.report import report_or_warn
 from nemotron.runs.summary import print_summary
 
 LOG = "nemo_rl.log"

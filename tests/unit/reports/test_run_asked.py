@@ -6,9 +6,9 @@ import re
 from html import unescape
 from typing import Any
 
-from nemotron.runs.asked import FEW, asked_of
-from nemotron.runs.audit_report import render_audit
-from nemotron.runs.report import render
+from nemotron.reports.asked import FEW, asked_of
+from nemotron.reports.audit_report import render_audit
+from nemotron.reports.report import render
 from tests.compiled_jobs import compiled
 from tests.unit.runs.run_records import MakeRun, fill
 

@@ -1,11 +1,11 @@
-"""The plots of an audit, from its ``eval_results.json``. Colours as in :mod:`nemotron.runs.figures`."""
+"""The plots of an audit, from its ``eval_results.json``. Colours as in :mod:`nemotron.reports.figures`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from nemotron.runs.figures import MAX_POINTS, Figure
+from nemotron.reports.figures import MAX_POINTS, Figure
 from nemotron.runs.metrics import number
 
 Results = Mapping[str, Any]

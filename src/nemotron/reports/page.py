@@ -12,7 +12,7 @@ from typing import Any
 
 from nemotron.errors import NotAvailableError
 from nemotron.install import install_extra
-from nemotron.runs.figures import Figure
+from nemotron.reports.figures import Figure
 
 
 def page(template: str, figures: Sequence[Figure], **values: Any) -> str:
@@ -47,7 +47,7 @@ def plain_page(template: str, *, trusted: Sequence[str] = ("plotly",), **values:
         from markupsafe import Markup
     except ModuleNotFoundError as error:
         raise _missing(error) from error
-    loader = PackageLoader("nemotron.runs", "templates")
+    loader = PackageLoader("nemotron.reports", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -11,9 +11,9 @@ import pytest
 
 from nemotron.disk import lock
 from nemotron.errors import ArtifactError
-from nemotron.runs.audit_report import leading, other, remarks, render_audit
+from nemotron.reports.audit_report import leading, other, remarks, render_audit
+from nemotron.reports.report import write_report
 from nemotron.runs.folder import LOCK, RunFolder
-from nemotron.runs.report import write_report
 from tests.compiled_jobs import compiled
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nemotron.reports.figures import MAX_POINTS, Figure
+from nemotron.reports.page import page
 from nemotron.runs import charts as c
 from nemotron.runs import metrics as m
 from nemotron.runs.charts import Chart, Line
 from nemotron.runs.compare import Comparison, Group, Measure, course
-from nemotron.runs.figures import MAX_POINTS, Figure
-from nemotron.runs.page import page
 from nemotron.runs.views import view_of
 from nemotron.runs.words import fixed
 

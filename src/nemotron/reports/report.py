@@ -1,22 +1,23 @@
-"""``report.html``: what one run did, on a page (:mod:`nemotron.runs.page`)."""
+"""``report.html``: what one run did, on a page (:mod:`nemotron.reports.page`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from nemotron.artifacts.lineage import origins
 from nemotron.disk.atomic import write_atomic
 from nemotron.errors import NemotronError, NotFoundError
 from nemotron.outcome import print_error
+from nemotron.reports.asked import asked_of
+from nemotron.reports.audit_report import write_audit_report
+from nemotron.reports.figures import figures
+from nemotron.reports.lineage import lineage
+from nemotron.reports.page import page
+from nemotron.reports.pairs import select
 from nemotron.runs import metrics as m
-from nemotron.runs.asked import asked_of
-from nemotron.runs.audit_report import write_audit_report
-from nemotron.runs.figures import figures
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.headlines import Card
-from nemotron.runs.lineage import lineage
-from nemotron.runs.page import page
-from nemotron.runs.pairs import select
 from nemotron.runs.status import ReportedState
 from nemotron.runs.summary import summarise
 from nemotron.runs.views import JUDGED_GRPO, View, view_of
@@ -85,6 +86,7 @@ def render(run: RunFolder, state: ReportedState | None = None) -> str:
         worst=view.worst,
         asked=asked_of(run.job()),
         lineage=lineage(run.job()),
+        origins=origins(run.job()),
         files=_files(run, summary),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemotron.job import CompiledJob
-from nemotron.runs.asked import extensions
+from nemotron.reports.asked import extensions
 
 _JUDGE = ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_model")
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from nemotron.errors import DataError, OutputError
-from nemotron.runs.figures import MAX_POINTS, figures, thinned
+from nemotron.reports.figures import MAX_POINTS, figures, thinned
+from nemotron.reports.pairs import select
+from nemotron.reports.report import render, write_report
 from nemotron.runs.folder import RunFolder
-from nemotron.runs.pairs import select
-from nemotron.runs.report import render, write_report
 from nemotron.runs.views import VIEWS, View
 from tests.unit.runs.run_records import MakeRun, fill
 

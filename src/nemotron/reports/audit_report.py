@@ -1,4 +1,4 @@
-"""``report.html`` of a reward audit: the look and the safety of :mod:`nemotron.runs.report`, figures of its own."""
+"""``report.html`` of a reward audit: the look and the safety of :mod:`nemotron.reports.report`, figures of its own."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nemotron.artifacts.lineage import origins
 from nemotron.disk.atomic import write_atomic
 from nemotron.disk.documents import read_json
 from nemotron.errors import ArtifactError
 from nemotron.job import CompiledJob
-from nemotron.runs.asked import asked_of
-from nemotron.runs.audit_figures import audit_figures
+from nemotron.reports.asked import asked_of
+from nemotron.reports.audit_figures import audit_figures
+from nemotron.reports.lineage import lineage
+from nemotron.reports.page import page
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.headlines import Card
-from nemotron.runs.lineage import lineage
 from nemotron.runs.metrics import number
-from nemotron.runs.page import page
 from nemotron.runs.status import ReportedState
 from nemotron.runs.summary import summarise
 from nemotron.runs.words import UNKNOWN, duration, fixed, label, percent
@@ -76,6 +77,7 @@ def render_audit(run: RunFolder, state: ReportedState | None = None) -> str:
         worst=results["details"]["worst"] if results else [],
         asked=asked_of(job),
         lineage=lineage(job),
+        origins=origins(job),
         files=_files(run, path),
     )
 
