@@ -13,8 +13,8 @@ from nemotron.cli.runs import app
 from nemotron.errors import NotFoundError, OutputError, UsageError
 from nemotron.job import Asked, SweepMember
 from nemotron.runs.folder import RunFolder
-from tests.unit.runs.run_records import MakeRun, fill
 from tests.unit.reports.test_run_report import HOSTILE, Page
+from tests.unit.runs.run_records import MakeRun, fill
 
 LENGTHS = {("1e-06", "1"): 3, ("1e-06", "2"): 5, ("3e-06", "1"): 6}
 
