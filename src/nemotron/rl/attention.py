@@ -56,17 +56,39 @@ class Mask:
     causal: Tensor
     """[t,t] 0 or -inf, the dtype of the arithmetic"""
     prefix: Tensor | None
-    """[n,1,1,1,p] 0 or -inf where prefixes have different lengths"""
+    """[n,1,1,1,p] 0 or -inf where prefixes have different lengths; [n or 1,1,1,t,p] where a window ends within"""
+    windowed: bool = False
+    """a window hides some of the new tokens from later ones: the triangle does not say all"""
 
     @classmethod
-    def of(cls, t: int, prefix_lengths: Tensor | None, p: int, dtype: torch.dtype, device: torch.device) -> Mask:
-        """For t new tokens after prefixes of the given lengths [n] (None: all are p long)."""
+    def of(
+        cls,
+        t: int,
+        prefix_lengths: Tensor | None,
+        p: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        window: int | None = None,
+    ) -> Mask:
+        """For t new tokens after prefixes of the given lengths [n] (None: all are p long).
+
+        A token sees itself and the ``window - 1`` before it.
+        """
         causal = torch.full((t, t), float("-inf"), dtype=dtype, device=device).triu_(1)
-        if prefix_lengths is None or p == 0:
-            return cls(causal, None)
-        unseen = torch.arange(p, device=device) >= prefix_lengths[:, None]
+        new, old = torch.arange(t, device=device), torch.arange(p, device=device)
+        windowed = False
+        if window is not None and t > window:
+            windowed = True
+            causal.masked_fill_(new[:, None] - new >= window, float("-inf"))
+        lengths = torch.full((1,), p, device=device) if prefix_lengths is None else prefix_lengths
+        unseen = None if prefix_lengths is None else (old >= prefix_lengths[:, None])[:, None]
+        if window is not None and p + t > window:
+            behind = lengths[:, None, None] + new[:, None] - old >= window
+            unseen = behind if unseen is None else behind | unseen
+        if unseen is None or p == 0:
+            return cls(causal, None, windowed)
         prefix = torch.zeros(unseen.shape, dtype=dtype, device=device).masked_fill_(unseen, float("-inf"))
-        return cls(causal, prefix[:, None, None, None])
+        return cls(causal, prefix[:, None, None], windowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +101,58 @@ class Saved:
     """[2, n, K, L, d]"""
     probs: Tensor
     """[n*K, r*t, L]"""
+    heads: NormedHeads | None
+    """where queries and keys are normed"""
+
+
+@dataclass(frozen=True, slots=True)
+class NormedHeads:
+    """Queries and keys behind the division of their norm, before its weight and the turn."""
+
+    normed: Tensor
+    """[n,t,2,H+K,d/2]"""
+    rstd: Tensor
+    """[n,t,1,H+K,1] float32"""
+
+    @classmethod
+    def apply_(cls, x: Tensor, weight: Tensor, shape: Shape, dtype: torch.dtype, *, keep: bool) -> NormedHeads | None:
+        """Norm queries and keys of ``x`` [n,t,2,H+2K,d/2] float32 in place, each head by itself; values stay.
+
+        ``weight`` [2,H+K,d/2]. What ``backward_`` needs is returned in ``dtype``, with ``keep``.
+        """
+        turned = x[..., : shape.heads + shape.kv_heads, :]
+        rstd = turned.square().mean((2, 4), keepdim=True).add_(shape.eps).rsqrt_()
+        turned.mul_(rstd)
+        kept = cls(turned.to(dtype, copy=True), rstd) if keep else None
+        turned.mul_(weight)
+        return kept
+
+    def backward_(self, x_grad: Tensor, weight: Tensor, weight_grad: Tensor, shape: Shape) -> None:
+        """From the gradient of the norms' results to that of what went in, in place; adds to ``weight_grad``."""
+        grad, normed = x_grad[..., : shape.heads + shape.kv_heads, :], self.normed.float()
+        weight_grad.add_((grad * normed).sum((0, 1)))
+        # As in `llama_logprobs.norm_backward_`: y = x r gives dx = r (g - y mean(g y)), here with g behind the weight.
+        grad.mul_(weight)
+        mean = (grad * normed).mean((2, 4), keepdim=True)
+        grad.sub_(normed.mul_(mean)).mul_(self.rstd)
 
 
 def forward(
-    qkv: Tensor, prefix: Tensor | None, rotary: Rotary, mask: Mask, shape: Shape, *, keep: bool = True
+    qkv: Tensor,
+    prefix: Tensor | None,
+    rotary: Rotary,
+    mask: Mask,
+    shape: Shape,
+    *,
+    head_norm: Tensor | None = None,
+    keep: bool = True,
 ) -> tuple[Tensor, Saved]:
     """Attend.
 
     Args:
         qkv: [n,t,(H+2K)*d] in the row order of ``FusedLlama``, queries scaled already.
         prefix: [2,n,K,p,d] keys (turned) and values of the prefixes, or None.
+        head_norm: [2,H+K,d/2] weights of the norms of queries and keys, where the family has them.
         keep: whether ``backward`` will follow.
 
     Returns:
@@ -99,6 +163,7 @@ def forward(
     dtype = qkv.dtype
     # Angles are multiplied in float32: a bfloat16 cosine is off by 0.4 %, which grows with the position.
     x = qkv.float().view(n, t, 2, shape.all_heads, half)
+    normed = None if head_norm is None else NormedHeads.apply_(x, head_norm, shape, dtype, keep=keep)
     rotary.turn_(x, shape)
     p = 0 if prefix is None else prefix.shape[3]
     # The r query heads that share a key head become r*t rows of one product over its keys: the keys are never repeated,
@@ -113,27 +178,38 @@ def forward(
         kv[:, :, :, :p].copy_(prefix)
     if prefix is None and not keep:  # long prompts of a sampler: here torch's kernel is as fast, and keeps no scores
         by_head = q.view(n, heads, t, shape.head_dim)
-        out = scaled_dot_product_attention(by_head, kv[0], kv[1], is_causal=True, scale=1.0, enable_gqa=True)
-        return out.transpose(1, 2).reshape(n, t, heads * shape.head_dim), Saved(q, kv, q.new_empty(0))
+        causal = mask.causal if mask.windowed else None
+        out = scaled_dot_product_attention(
+            by_head, kv[0], kv[1], attn_mask=causal, is_causal=causal is None, scale=1.0, enable_gqa=True
+        )
+        return out.transpose(1, 2).reshape(n, t, heads * shape.head_dim), Saved(q, kv, q.new_empty(0), None)
     keys, values = kv.view(2, n * kv_heads, p + t, shape.head_dim)
     scores = torch.bmm(q, keys.transpose(1, 2))
     by_row = scores.view(n, kv_heads, rep, t, p + t)
-    # Every new token sees the whole prefix, so the triangle covers the last t columns only.
+    # The triangle covers the last t columns only: the prefix is seen whole, but for a window's end.
     by_row[..., p:].add_(mask.causal)
     if mask.prefix is not None:
         by_row[..., :p].add_(mask.prefix)
     probs = torch.softmax(scores, -1)
     out = torch.bmm(probs, values).view(n, kv_heads, rep, t, shape.head_dim)
-    return out.permute(0, 3, 1, 2, 4).reshape(n, t, heads * shape.head_dim), Saved(q, kv, probs)
+    return out.permute(0, 3, 1, 2, 4).reshape(n, t, heads * shape.head_dim), Saved(q, kv, probs, normed)
 
 
 def backward(
-    grad: Tensor, saved: Saved, rotary: Rotary, shape: Shape, new_kv_grad: Tensor | None = None
+    grad: Tensor,
+    saved: Saved,
+    rotary: Rotary,
+    shape: Shape,
+    new_kv_grad: Tensor | None = None,
+    *,
+    head_norm: Tensor | None = None,
+    head_norm_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """From the gradient of ``forward``'s result [n,t,H*d] to those of its inputs.
 
     Args:
         new_kv_grad: [2,n,K,t,d] float32, what later users of the new keys and values add to their gradient.
+        head_norm: as ``forward`` had it; ``head_norm_grad`` takes its gradient.
 
     Returns:
         gradient of qkv [n,t,(H+2K)*d], in the dtype of ``grad``; gradient of the prefix [2,n,K,p,d].
@@ -166,4 +242,6 @@ def backward(
         # Added before the turn is undone: what responses want of a prompt's keys is said about turned keys.
         into.add_(new_kv_grad.view(2, n, kv_heads, t, 2, half))
     rotary.turn_(x_grad, shape, back=True)
+    if saved.heads is not None and head_norm is not None and head_norm_grad is not None:
+        saved.heads.backward_(x_grad, head_norm, head_norm_grad, shape)
     return x_grad.view(n, t, -1).to(grad.dtype), kv_grad.view(2, n, kv_heads, length, shape.head_dim)[:, :, :, :p]

@@ -29,8 +29,9 @@ class Decoder(Protocol):
 def decoder_for(policy: Policy, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int) -> Decoder:
     """The fastest decoder that can run the policy's model."""
     if policy.fused is not None:
-        return LlamaDecoder(policy.fused.weights(policy.dtype), prompts, n, max_new_tokens)
-    return HfDecoder(policy, prompts, n)
+        weights = policy.fused.weights(policy.dtype, max(map(len, prompts)) + max_new_tokens)
+        return LlamaDecoder(weights, prompts, n, max_new_tokens)
+    return HfDecoder(policy, prompts, n) if policy.shares_prompts else WholeDecoder(policy, prompts, n)
 
 
 class HfDecoder:
@@ -86,3 +87,40 @@ class HfDecoder:
         """See Decoder."""
         self.cache.batch_select_indices(index)
         self.mask, self.lengths = self.mask[index], self.lengths[index]
+
+
+class WholeDecoder:
+    """Any causal LM: every step computes its rows from their first token. Slow, and right without a cache."""
+
+    def __init__(self, policy: Policy, prompts: Sequence[Sequence[int]], n: int) -> None:
+        self.policy, self.n = policy, n
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=policy.device)
+        ids = torch.zeros(len(prompts), int(self.lengths.max()), dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+        self.ids = ids.to(policy.device)
+
+    def _logits(self) -> Tensor:
+        logits, _ = self.policy.forward(self.ids, None, last_only=False)
+        rows = torch.arange(len(self.ids), device=self.ids.device)
+        found: Tensor = logits[rows, self.lengths - 1].float()
+        return found
+
+    def prefill(self) -> Tensor:
+        """See Decoder."""
+        logits = self._logits()
+        self.ids = self.ids.repeat_interleave(self.n, 0)
+        self.lengths = self.lengths.repeat_interleave(self.n, 0)
+        return logits.repeat_interleave(self.n, 0)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """See Decoder."""
+        # Padding stands behind the end of a row, where a causal model has not come yet when it is asked.
+        self.ids = torch.cat([self.ids, self.ids.new_zeros(len(tokens), 1)], 1)
+        self.ids.scatter_(1, self.lengths[:, None], tokens[:, None])
+        self.lengths = self.lengths + 1
+        return self._logits()
+
+    def keep(self, index: Tensor) -> None:
+        """See Decoder."""
+        self.ids, self.lengths = self.ids[index], self.lengths[index]

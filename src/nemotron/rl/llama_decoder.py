@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
 
-from nemotron.rl.attention import Rotary
-from nemotron.rl.fused_llama import Shape, Weights
+from nemotron.rl.attention import NormedHeads, Rotary
+from nemotron.rl.fused_llama import Layer, Shape, Weights
+from nemotron.rl.llama_arithmetic import add_normed_, capped, gated, norm
 from nemotron.rl.llama_logprobs import LlamaPass, prompt_plan
 
 
@@ -47,7 +47,8 @@ class LlamaDecoder:
         run = LlamaPass(weights, plan, keep=False)
         logits = torch.empty(len(self.prompts), len(weights.head.weight), device=weights.embedding.device)
         for batch in plan.batches:
-            logits[batch.prompts] = weights.head(run.hidden(batch, is_prompt=True)[0]).float()
+            found = weights.head(run.hidden(batch, is_prompt=True)[0]).float()
+            logits[batch.prompts] = capped(found, weights.shape.logit_cap)
         self.prefixes = [prefix.to(self.dtype) for prefix in run.prefixes]
         return logits.index_select(0, self.grid.prompt)
 
@@ -55,29 +56,39 @@ class LlamaDecoder:
         """See Decoder."""
         weights, shape = self.weights, self.weights.shape
         positions = (self.lengths + self.fed)[:, None] if self.ragged else self.lengths[:1] + self.fed
-        rotary = Rotary.at(weights.cos, weights.sin, positions, shape)
+        rotaries = [Rotary.at(kind.cos, kind.sin, positions, shape) for kind in weights.kinds]
+        holes = [self.grid.hole(kind.window, self.fed) for kind in weights.kinds]
         hidden = weights.embedding.index_select(0, tokens)
+        if shape.embedding_scale != 1.0:
+            hidden.mul_(shape.embedding_scale)
         for layer, cache, prefix in zip(weights.layers, self.caches, self.prefixes, strict=True):
-            qkv = layer.qkv(_norm(hidden, shape.eps, weights.dtype))
-            hidden.add_(layer.out(self._attend(qkv, cache, prefix, rotary).to(weights.dtype)))
-            gate, up = layer.gate_up(_norm(hidden, shape.eps, weights.dtype)).chunk(2, -1)
-            hidden.add_(layer.down(silu(gate).mul_(up)))
+            qkv = layer.qkv(norm(hidden, shape.eps, weights.dtype)[0])
+            attended = self._attend(qkv, layer, cache, prefix, rotaries[layer.kind], holes[layer.kind])
+            add_normed_(hidden, layer.out(attended.to(weights.dtype)), layer.out_norm, shape.eps)
+            gate_up = layer.gate_up(norm(hidden, shape.eps, weights.dtype)[0])
+            add_normed_(hidden, layer.down(gated(gate_up, shape.gate)), layer.down_norm, shape.eps)
         self.fed += 1
-        return weights.head(_norm(hidden, shape.eps, weights.dtype)).float()
+        return capped(weights.head(norm(hidden, shape.eps, weights.dtype)[0]).float(), shape.logit_cap)
 
-    def _attend(self, qkv: Tensor, cache: Tensor, prefix: Tensor, rotary: Rotary) -> Tensor:
+    def _attend(
+        self, qkv: Tensor, layer: Layer, cache: Tensor, prefix: Tensor, rotary: Rotary, hole: Tensor | None
+    ) -> Tensor:
         """[A,(H+2K)*d] -> [A,H*d]; stores the new keys and values."""
         shape, now = self.weights.shape, self.fed
         rows, heads, kv_heads, half = len(qkv), shape.heads, shape.kv_heads, shape.half
         x = qkv.float().view(rows, 1, 2, shape.all_heads, half)
+        if layer.head_norm is not None:
+            NormedHeads.apply_(x, layer.head_norm, shape, qkv.dtype, keep=False)
         rotary.turn_(x, shape)
         x = x.squeeze(1)
         new = x[:, :, heads:].view(rows, 2, 2, kv_heads, half).permute(2, 0, 3, 1, 4)
         cache[:, :, :, now].view(2, rows, kv_heads, 2, half).copy_(new)
         q = x[:, :, :heads].view(rows, 2, kv_heads, heads // kv_heads, half).permute(0, 2, 3, 1, 4)
         q = q.reshape(rows * kv_heads, heads // kv_heads, shape.head_dim).to(cache.dtype)
-        keys, values = cache.view(2, rows * kv_heads, -1, shape.head_dim)[:, :, : now + 1]
-        far = self.grid.scores(q, prefix[0])
+        window = self.weights.kinds[layer.kind].window
+        start = 0 if window is None else max(0, now + 1 - window)
+        keys, values = cache.view(2, rows * kv_heads, -1, shape.head_dim)[:, :, start : now + 1]
+        far = self.grid.scores(q, prefix[0], hole)
         probs = torch.softmax(torch.cat([far, torch.bmm(q, keys.transpose(1, 2))], -1), -1)
         p = far.shape[-1]
         mixed = torch.baddbmm(self.grid.mix(probs[..., :p], prefix[1]), probs[..., p:], values)
@@ -116,19 +127,32 @@ class PromptGrid:
             self.slot = prompt * self.room + torch.arange(len(prompt), device=prompt.device) - first[prompt]
             self.row = torch.zeros(self.prompts * self.room, dtype=torch.int64, device=prompt.device)
             self.row[self.slot] = torch.arange(len(prompt), device=prompt.device)
-        self.hole: Tensor | None = None
-        longest = int(prompt_lengths.max())
-        if bool((prompt_lengths != longest).any()):
-            unseen = torch.arange(longest, device=prompt.device) >= prompt_lengths[:, None]
-            hole = torch.zeros(unseen.shape, dtype=dtype, device=prompt.device).masked_fill_(unseen, float("-inf"))
-            self.hole = hole.repeat_interleave(self.kv_heads, 0)[:, None]
-        self.longest = longest
+        self.longest = int(prompt_lengths.max())
+        self.positions = torch.arange(self.longest, device=prompt.device)
+        self.unseen: Tensor | None = None  # [P,p] behind the end of a prompt
+        self.dtype = dtype
+        if bool((prompt_lengths != self.longest).any()):
+            self.unseen = self.positions >= prompt_lengths[:, None]
+        self.whole = self._hole(self.unseen)
 
-    def scores(self, q: Tensor, keys: Tensor) -> Tensor:
-        """q [A*K,r,d] and the prompts' keys [P,K,>=p,d] -> [A*K,r,p], -inf behind the end of a prompt."""
+    def hole(self, window: int | None, fed: int) -> Tensor | None:
+        """[P*K,1,p] 0 or -inf, what is added to the scores of a token after ``fed`` others; None where all is seen."""
+        if window is None or self.longest + fed < window:
+            return self.whole
+        behind = self.prompt_lengths[:, None] + fed - self.positions >= window
+        return self._hole(behind if self.unseen is None else behind | self.unseen)
+
+    def _hole(self, unseen: Tensor | None) -> Tensor | None:
+        if unseen is None:
+            return None
+        hole = torch.zeros(unseen.shape, dtype=self.dtype, device=unseen.device).masked_fill_(unseen, float("-inf"))
+        return hole.repeat_interleave(self.kv_heads, 0)[:, None]
+
+    def scores(self, q: Tensor, keys: Tensor, hole: Tensor | None) -> Tensor:
+        """q [A*K,r,d] and the prompts' keys [P,K,>=p,d] -> [A*K,r,p] with ``hole`` (see there) added."""
         keys = keys[:, :, : self.longest].flatten(0, 1).transpose(1, 2)
         gathered = self._gather(q)
-        found = torch.bmm(gathered, keys) if self.hole is None else torch.baddbmm(self.hole, gathered, keys)
+        found = torch.bmm(gathered, keys) if hole is None else torch.baddbmm(hole, gathered, keys)
         return self._scatter(found)
 
     def mix(self, probs: Tensor, values: Tensor) -> Tensor:
@@ -150,9 +174,3 @@ class PromptGrid:
         x = x.view(self.prompts, self.kv_heads, self.room, self.rep, width).transpose(1, 2)
         x = x.reshape(-1, self.kv_heads, self.rep, width)
         return (x if self.slot is None else x[self.slot]).reshape(-1, self.rep, width)
-
-
-def _norm(hidden: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """RMS norm without weight, in ``dtype``."""
-    rstd = hidden.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return torch.mul(hidden, rstd, out=torch.empty_like(hidden, dtype=dtype))

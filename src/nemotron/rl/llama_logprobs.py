@@ -26,7 +26,19 @@ from torch.autograd.function import once_differentiable
 from nemotron.contracts.samples import Group
 from nemotron.rl import attention
 from nemotron.rl.attention import Mask, Rotary
-from nemotron.rl.fused_llama import FusedLlama, Gradients, Layer, Linear, Weights, to_parameters
+from nemotron.rl.fused_llama import FusedLlama, Gradients, Weights, to_parameters
+from nemotron.rl.llama_arithmetic import (
+    Normed,
+    accumulate,
+    add_normed_,
+    add_normed_backward,
+    capped,
+    gated,
+    linear_backward,
+    mlp_backward,
+    norm,
+    norm_backward_,
+)
 from nemotron.rl.logprobs import token_logprobs
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
@@ -84,6 +96,11 @@ class Plan:
     prompt_lengths: list[int]
     rows: int
     width: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence of a batch, what stands before it left out."""
+        return max(batch.ids.shape[1] for batch in self.batches)
 
 
 def make_plan(groups: Sequence[Group], device: torch.device, *, ends: bool = False) -> Plan:
@@ -219,13 +236,16 @@ class _LayerTrace:
     mlp_normed: Tensor
     mlp_rstd: Tensor
     gate_up: Tensor
+    out_normed: Normed | None
+    down_normed: Normed | None
 
 
 @dataclass(slots=True)
 class _Trace:
     """What the backward pass of one batch needs."""
 
-    rotary: Rotary
+    rotaries: list[Rotary]
+    """by kind of layer"""
     layers: list[_LayerTrace]
     normed: Tensor
     """[R,D] the final hidden states that were asked"""
@@ -251,7 +271,7 @@ class LlamaPass:
         result = torch.zeros(self.plan.rows * self.plan.width, device=self.weights.embedding.device)
         for number, batch in enumerate(self.plan.batches):
             hidden, trace = self.hidden(batch, is_prompt=number < self.plan.prompt_batches)
-            logits = self.weights.head(hidden)
+            logits = capped(self.weights.head(hidden), self.weights.shape.logit_cap)
             if batch.source is not None:
                 logits = logits[batch.source]
             result[batch.places] = self.read(logits, batch.tokens)
@@ -270,17 +290,26 @@ class LlamaPass:
             positions = positions + batch.prefix
         # A batch is as wide as its longest prompt and longest answer, which need not be of one row: padding may lie
         # behind the end of the table though every row fits. Nobody looks at it, so any angle will do.
-        rotary = Rotary.at(weights.cos, weights.sin, positions.clamp(max=len(weights.cos) - 1), shape)
-        mask = Mask.of(t, batch.prefix_lengths, batch.prefix, dtype, batch.ids.device)
+        positions = positions.clamp(max=len(weights.kinds[0].cos) - 1)
+        rotaries = [Rotary.at(kind.cos, kind.sin, positions, shape) for kind in weights.kinds]
+        masks = [
+            Mask.of(t, batch.prefix_lengths, batch.prefix, dtype, batch.ids.device, kind.window)
+            for kind in weights.kinds
+        ]
         hidden = weights.embedding[batch.ids.flatten()]
+        if shape.embedding_scale != 1.0:
+            hidden.mul_(shape.embedding_scale)
         traces: list[_LayerTrace] = []
         for number, layer in enumerate(weights.layers):
-            normed, rstd = _norm(hidden, shape.eps, dtype)
+            normed, rstd = norm(hidden, shape.eps, dtype)
             prefix = None
             if not is_prompt:
                 prefix = self.prefixes[number][:, :, :, : batch.prefix].index_select(1, batch.prompts)
             qkv = layer.qkv(normed).view(n, t, -1)
-            attended, saved = attention.forward(qkv, prefix, rotary, mask, shape, keep=self.keep)
+            rotary, mask = rotaries[layer.kind], masks[layer.kind]
+            attended, saved = attention.forward(
+                qkv, prefix, rotary, mask, shape, head_norm=layer.head_norm, keep=self.keep
+            )
             attended = attended.view(n * t, -1)
             if is_prompt:
                 self.prefixes[number][:, batch.prompts, :, :t] = saved.kv
@@ -289,16 +318,18 @@ class LlamaPass:
                 hidden, attended = hidden[batch.asked], attended[batch.asked]
             # The residual stream is changed in place: of a layer the backward pass needs what went into its products,
             # and the norm's result with 1/rms, never the stream itself.
-            hidden.add_(layer.out(attended))
-            mlp_normed, mlp_rstd = _norm(hidden, shape.eps, dtype)
+            out_normed = add_normed_(hidden, layer.out(attended), layer.out_norm, shape.eps)
+            mlp_normed, mlp_rstd = norm(hidden, shape.eps, dtype)
             gate_up = layer.gate_up(mlp_normed)
-            hidden.add_(layer.down(_gated(gate_up)))
+            down_normed = add_normed_(hidden, layer.down(gated(gate_up, shape.gate)), layer.down_norm, shape.eps)
             if self.keep:
-                traces.append(_LayerTrace(normed, rstd, attended, saved, mlp_normed, mlp_rstd, gate_up))
+                traces.append(
+                    _LayerTrace(normed, rstd, attended, saved, mlp_normed, mlp_rstd, gate_up, out_normed, down_normed)
+                )
         if batch.asked is not None and not batch.trim:
             hidden = hidden[batch.asked]
-        normed, rstd = _norm(hidden, shape.eps, weights.head.weight.dtype)
-        return normed, _Trace(rotary, traces, normed, rstd)
+        normed, rstd = norm(hidden, shape.eps, weights.head.weight.dtype)
+        return normed, _Trace(rotaries, traces, normed, rstd)
 
     def backward(self, grad: Tensor) -> Gradients:
         """Gradients of the rearranged weights from that of the result [N*T]. Frees what was kept, batch by batch."""
@@ -323,10 +354,11 @@ class LlamaPass:
         with torch.enable_grad():
             leaf = logits.detach().requires_grad_()
             chosen = leaf if batch.source is None else leaf[batch.source]
-            (logits_grad,) = torch.autograd.grad(self.read(chosen, batch.tokens), leaf, grad)
-        _accumulate(grads.head, logits_grad, trace.normed)
+            read = self.read(capped(chosen, self.weights.shape.logit_cap), batch.tokens)
+            (logits_grad,) = torch.autograd.grad(read, leaf, grad)
+        accumulate(grads.head, logits_grad, trace.normed)
         asked_grad = torch.zeros(trace.normed.shape, device=grad.device)
-        _norm_backward_(asked_grad, logits_grad @ head.weight, trace.normed, trace.rstd)
+        norm_backward_(asked_grad, logits_grad @ head.weight, trace.normed, trace.rstd)
         return asked_grad if batch.asked is None or batch.trim else _spread(asked_grad, batch.asked, batch.ids.numel())
 
     def _batch_backward(
@@ -337,13 +369,15 @@ class LlamaPass:
         while trace.layers:
             kept = trace.layers.pop()
             number = len(trace.layers)
-            layer, (qkv, out, gate_up, down) = self.weights.layers[number], grads.layers[number]
+            layer, into = self.weights.layers[number], grads.layers[number]
             # h2 = h1 + mlp(norm(h1)): `hidden_grad` is dh2 and stays as the residual's share of dh1; the norm's share
             # is added to it in place. The same again for h1 = h0 + attention(norm(h0)).
-            gate_up_grad = _mlp_backward(layer, down, kept.gate_up, hidden_grad.to(dtype))
-            normed_grad = _linear_backward(layer.gate_up, gate_up, kept.mlp_normed, gate_up_grad)
-            _norm_backward_(hidden_grad, normed_grad, kept.mlp_normed, kept.mlp_rstd)
-            attended_grad = _linear_backward(layer.out, out, kept.attended, hidden_grad.to(dtype))
+            down_grad = add_normed_backward(hidden_grad, kept.down_normed, layer.down_norm, into.down_norm)
+            gate_up_grad = mlp_backward(layer.down, into.down, kept.gate_up, down_grad.to(dtype), shape.gate)
+            normed_grad = linear_backward(layer.gate_up, into.gate_up, kept.mlp_normed, gate_up_grad)
+            norm_backward_(hidden_grad, normed_grad, kept.mlp_normed, kept.mlp_rstd)
+            out_grad = add_normed_backward(hidden_grad, kept.out_normed, layer.out_norm, into.out_norm)
+            attended_grad = linear_backward(layer.out, into.out, kept.attended, out_grad.to(dtype))
             if batch.trim and number == len(self.weights.layers) - 1 and batch.asked is not None:
                 # Only the asked positions went through the rest of this layer: the others have no gradient from above,
                 # but attention below them does.
@@ -351,75 +385,28 @@ class LlamaPass:
                 hidden_grad = _spread(hidden_grad, batch.asked, n * t)
             more = wanted[number][:, batch.prompts, :, :t] if is_prompt else None
             qkv_grad, prefix_grad = attention.backward(
-                attended_grad.view(n, t, -1), kept.saved, trace.rotary, shape, more
+                attended_grad.view(n, t, -1),
+                kept.saved,
+                trace.rotaries[layer.kind],
+                shape,
+                more,
+                head_norm=layer.head_norm,
+                head_norm_grad=into.head_norm,
             )
             if not is_prompt:
                 # Several rows continue one prompt: their wishes add up. Beyond a shorter prompt's end they are 0, as
                 # their probabilities are.
                 wanted[number][:, :, :, : batch.prefix].index_add_(1, batch.prompts, prefix_grad.float())
-            normed_grad = _linear_backward(layer.qkv, qkv, kept.normed, qkv_grad.view(n * t, -1))
-            _norm_backward_(hidden_grad, normed_grad, kept.normed, kept.rstd)
+            normed_grad = linear_backward(layer.qkv, into.qkv, kept.normed, qkv_grad.view(n * t, -1))
+            norm_backward_(hidden_grad, normed_grad, kept.normed, kept.rstd)
+        if shape.embedding_scale != 1.0:
+            hidden_grad.mul_(shape.embedding_scale)
         grads.embedding.index_add_(0, batch.ids.flatten(), hidden_grad)
 
 
 def _spread(rows: Tensor, places: Tensor, total: int) -> Tensor:
     """[R,*] -> [total,*] with the rows at ``places`` and 0 elsewhere."""
     return rows.new_zeros(total, *rows.shape[1:]).index_copy_(0, places, rows)
-
-
-def _norm(hidden: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """RMS norm without weight: [*,D] float32 -> ([*,D] in ``dtype``, 1/rms [*,1] float32)."""
-    rstd = hidden.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return torch.mul(hidden, rstd, out=torch.empty_like(hidden, dtype=dtype)), rstd
-
-
-def _norm_backward_(hidden_grad: Tensor, normed_grad: Tensor, normed: Tensor, rstd: Tensor) -> None:
-    """Add the norm's part to ``hidden_grad``: rstd * (g - y * mean(g * y)) for y = normed, g = its gradient.
-
-    From y = x * r with r = (mean(x^2) + eps)^-1/2: dr/dx = -r^3 x / D, so dx = r g - r^3 x mean(g x), which is
-    r (g - y mean(g y)).
-    The weight of the norm is part of the matrix behind it and does not appear.
-    """
-    mean = (normed_grad * normed).sum(-1, keepdim=True, dtype=torch.float32).div_(normed.shape[-1])
-    hidden_grad.addcmul_(torch.addcmul(normed_grad, normed, mean.to(normed.dtype), value=-1), rstd)
-
-
-def _gated(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up."""
-    gate, up = gate_up.chunk(2, -1)
-    return torch.nn.functional.silu(gate).mul_(up)
-
-
-def _mlp_backward(layer: Layer, down_grad: Linear, gate_up: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of the gate and up projections' result from that of the MLP's; adds to ``down_grad``."""
-    gate, up = gate_up.chunk(2, -1)
-    activated = torch.nn.functional.silu(gate)
-    inner_grad = _linear_backward(layer.down, down_grad, activated * up, grad)
-    # y = silu(g) * u: du = dy * silu(g), dg = silu'(g) * dy * u. `inner_grad` is not needed after `up_grad`, so it is
-    # multiplied in place; both results are halves of one buffer, as the product behind wants them.
-    result = torch.empty_like(gate_up)
-    gate_grad, up_grad = result.chunk(2, -1)
-    torch.mul(inner_grad, activated, out=up_grad)
-    torch.ops.aten.silu_backward(inner_grad.mul_(up), gate, grad_input=gate_grad)
-    return result
-
-
-def _linear_backward(linear: Linear, grads: Linear, x: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of ``x``; adds those of the weight and the bias to ``grads``."""
-    _accumulate(grads.weight, grad, x)
-    if grads.bias is not None:
-        grads.bias.add_(grad.sum(0, dtype=torch.float32))
-    return grad @ linear.weight
-
-
-def _accumulate(total: Tensor, grad: Tensor, x: Tensor) -> None:
-    """total += grad^T x, in float32."""
-    # In half precision the product's own accumulator is float32, but a sum over batches in bfloat16 would lose all that
-    # is smaller than 1/256 of the total.
-    if grad.dtype == torch.float32:
-        total.addmm_(grad.t(), x)
-    else:
-        total.add_(grad.t() @ x)
 
 
 class _Pass(torch.autograd.Function):
@@ -460,7 +447,7 @@ def _scalar(outputs: Tensor, tokens: Tensor) -> Tensor:
 
 def _run(fused: FusedLlama, plan: Plan, read: Readout, dtype: torch.dtype) -> Tensor:
     """Forward, with the backward pass ready where grad is wanted: [N,width] float32."""
-    weights = fused.weights(dtype)
+    weights = fused.weights(dtype, max(plan.prompt_lengths) + plan.longest)
     wants_grad = torch.is_grad_enabled() and any(p.requires_grad for p in fused.parameters)
     with torch.no_grad():
         run = LlamaPass(weights, plan, keep=wants_grad, read=read)

@@ -23,7 +23,7 @@ from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.rl.fused_llama import FusedLlama, shape_of
-from nemotron.rl.generic import generic_logprobs
+from nemotron.rl.generic import generic_logprobs, shares_prompts
 from nemotron.rl.llama_logprobs import Filter, llama_logprobs
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -50,6 +50,7 @@ class Policy:
         self.device: torch.device = next(model.parameters()).device
         shape = shape_of(model)
         self.fused = None if shape is None else FusedLlama(model, shape)
+        self.shares_prompts = shares_prompts(model)
 
     @classmethod
     def load(cls, path: str | Path, *, precision: Precision = "float32", device: str = "auto") -> Policy:
@@ -113,9 +114,11 @@ class Policy:
         kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         if last_only and "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             kwargs["logits_to_keep"] = 1
+        if self.shares_prompts:
+            kwargs["use_cache"] = True
         with self.autocast():
-            out = self.model(input_ids=ids, use_cache=True, **kwargs)
-        return out.logits, out.past_key_values
+            out = self.model(input_ids=ids, **kwargs)
+        return out.logits, out.past_key_values if self.shares_prompts else None
 
     def response_logprobs(
         self, groups: Sequence[Group], *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0

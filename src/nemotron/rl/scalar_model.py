@@ -21,7 +21,7 @@ from nemotron.checkpoints import hf
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, ConfigError
 from nemotron.rl.fused_llama import FusedLlama, shape_of
-from nemotron.rl.generic import generic_scores, generic_values
+from nemotron.rl.generic import generic_scores, generic_values, shares_prompts
 from nemotron.rl.llama_logprobs import llama_scores, llama_values
 from nemotron.rl.policy import DTYPES, LONGEST_WRITTEN_OUT, Policy, Precision, read_model, resolve_device
 
@@ -60,6 +60,7 @@ class ScalarModel:
         self.device: torch.device = next(model.parameters()).device
         shape = shape_of(model)
         self.fused = None if shape is None else FusedLlama(model, shape)
+        self.shares_prompts = shares_prompts(model.base_model)
 
     @classmethod
     def load(cls, path: str | Path, *, precision: Precision = "float32", device: str = "auto") -> ScalarModel:
@@ -142,10 +143,13 @@ class ScalarModel:
     def forward(self, ids: Tensor, cache: Any, *, last_only: bool) -> tuple[Tensor, Any]:
         """Scalars [n,t,1] through the model's own forward; see ``generic.Model``."""
         kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        if self.shares_prompts:
+            kwargs["use_cache"] = True
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            out = self.model.base_model(input_ids=ids, use_cache=True, **kwargs)
+            out = self.model.base_model(input_ids=ids, **kwargs)
         hidden = out.last_hidden_state
-        return self.model.score((hidden[:, -1:] if last_only else hidden).float()), out.past_key_values
+        outputs = self.model.score((hidden[:, -1:] if last_only else hidden).float())
+        return outputs, out.past_key_values if self.shares_prompts else None
 
     def save(self, folder: Path, tokenizer: Any) -> None:
         """Write a folder that ``AutoModelForSequenceClassification`` and ``AutoTokenizer`` load.

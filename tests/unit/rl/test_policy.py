@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -25,6 +27,14 @@ from nemotron.rl.policy import Policy
 VOCAB = 97
 SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "max_position_embeddings": 64}
+
+GEMMA: dict[str, Any] = {
+    **SIZES,
+    **HEADS,
+    "head_dim": 16,
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama-tied-gqa": LlamaConfig(**SIZES, **HEADS, num_key_value_heads=2, tie_word_embeddings=True),
@@ -48,9 +58,36 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "mistral": MistralConfig(**SIZES, **HEADS, num_key_value_heads=2, sliding_window=None),
     "mistral-sliding": MistralConfig(**SIZES, **HEADS, num_key_value_heads=2, sliding_window=5),
     "qwen2": Qwen2Config(**SIZES, **HEADS, num_key_value_heads=2),
+    "qwen2-sliding": Qwen2Config(
+        **SIZES, **HEADS, num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1
+    ),
     "qwen3": Qwen3Config(**SIZES, **HEADS, num_key_value_heads=2, head_dim=8),
+    "qwen3-bias-sliding": Qwen3Config(
+        **SIZES,
+        **HEADS,
+        num_key_value_heads=1,
+        head_dim=16,
+        attention_bias=True,
+        use_sliding_window=True,
+        sliding_window=6,
+        max_window_layers=1,
+    ),
+    "gemma3": Gemma3TextConfig(**GEMMA, num_key_value_heads=1),
+    "gemma3-capped-scaled": Gemma3TextConfig(
+        **GEMMA,
+        num_key_value_heads=2,
+        attention_bias=True,
+        final_logit_softcapping=2.0,
+        query_pre_attn_scalar=24,
+        tie_word_embeddings=False,
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        },
+    ),
     "gpt2": GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64),
 }
+REARRANGED = [name for name in CONFIGS if name != "gpt2"]
 
 
 def make_policy(name: str, **kwargs: str) -> Policy:
@@ -110,8 +147,14 @@ def test_values_and_gradients_equal_the_plain_forward(name: str, shape: list[tup
         )
 
 
+@pytest.mark.parametrize("name", REARRANGED)
+def test_these_families_are_computed_by_hand(name: str) -> None:
+    """The tests above would pass on the slow path too."""
+    assert make_policy(name).fused is not None
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["llama-tied-gqa", "gpt2"])
+@pytest.mark.parametrize("name", ["llama-tied-gqa", "qwen3", "gemma3", "gpt2"])
 def test_half_precision_stays_near_float32(name: str, precision: str) -> None:
     policy, groups = make_policy(name, precision=precision), make_groups(RAGGED)
     got = policy.response_logprobs(groups)
@@ -134,8 +177,9 @@ def test_long_sequences_take_the_other_path(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("budget", [1, 7, 40])
-def test_the_cut_into_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    policy, groups = make_policy("llama-tied-gqa"), make_groups([*RAGGED, (5, [40, 39, 2, 2, 2]), (1, [30])])
+@pytest.mark.parametrize("name", ["llama-tied-gqa", "gemma3"])
+def test_the_cut_into_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch, name: str, budget: int) -> None:
+    policy, groups = make_policy(name), make_groups([*RAGGED, (5, [40, 39, 2, 2, 2]), (1, [30])])
     expected = reference_logprobs(policy, groups)
     expected_grads = torch.autograd.grad(expected.sum(), list(policy.parameters()))
     monkeypatch.setitem(llama_logprobs._BATCH_TOKENS, "cpu", budget)

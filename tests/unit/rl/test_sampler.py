@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from nemotron.contracts.samples import Group, SamplingParams
 from nemotron.errors import DataError
@@ -20,6 +28,15 @@ CONFIGS = {
     "llama": LlamaConfig(**SIZES, **HEADS, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**SIZES, **HEADS),
     "qwen3": Qwen3Config(**SIZES, **HEADS, head_dim=8),
+    "mistral-sliding": MistralConfig(**SIZES, **HEADS, sliding_window=4),
+    "gemma3": Gemma3TextConfig(
+        **SIZES,
+        **HEADS,
+        head_dim=16,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+        final_logit_softcapping=3.0,
+    ),
     "gpt2": GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64),
 }
 PROMPTS = [[5, 9, 2], [7], [11, 3, 8, 4, 1], [6, 6, 6]]
@@ -78,7 +95,7 @@ def test_same_call_same_bits(precision: str) -> None:
     assert generate(policy, PROMPTS, 5, params, seeds_for(4, 5, base=900)) != first
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2"])
 def test_a_row_does_not_depend_on_the_others(name: str) -> None:
     policy = make_policy(name)
     params = SamplingParams(max_new_tokens=12, stop_token_ids=(2, 3, 4))
