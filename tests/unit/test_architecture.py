@@ -26,6 +26,7 @@ LAYERS = [
     "gym",
     "rewards",
     "judge",
+    "vllm",
     "sandbox",
     "contracts",
     "data.prep",

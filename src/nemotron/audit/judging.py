@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from nemotron.audit.records import Audited, Judgement, Pair, Purpose, digest
 from nemotron.config.schema.reward_audit import AuditSettings
 from nemotron.errors import ConfigError
-from nemotron.judge.client import JudgeClient
+from nemotron.judge.client import Endpoint, JudgeClient, Keeper
 from nemotron.judge.form import VerdictForm, problem
 from nemotron.judge.groups import JudgeSettings, judge_group
-from nemotron.judge.local import RunningJudge
 from nemotron.judge.source import group_request
 from nemotron.judge.support import wait_until_asked
 from nemotron.judge.types import Comparison, derive_seed
@@ -85,18 +84,20 @@ class Questions:
         return sum(orders * (judges + self.repeats(pair)) for pair in pairs)
 
 
-def judge_pairs(judge: RunningJudge, questions: Questions, pairs: Sequence[Pair], done: Done) -> None:
+def judge_pairs(judge: Keeper, endpoint: Endpoint, questions: Questions, pairs: Sequence[Pair], done: Done) -> None:
     """Ask about all pairs, as many at once as ``judge.max_concurrent_requests`` allows; ``done`` gets each pair.
 
     Raises:
         JudgeError: the judge refuses or does not answer. What was done before has been handed over.
     """
-    asyncio.run(_judge_pairs(judge, questions, pairs, done))
+    asyncio.run(_judge_pairs(judge, endpoint, questions, pairs, done))
 
 
-async def _judge_pairs(judge: RunningJudge, questions: Questions, pairs: Sequence[Pair], done: Done) -> None:
+async def _judge_pairs(
+    judge: Keeper, endpoint: Endpoint, questions: Questions, pairs: Sequence[Pair], done: Done
+) -> None:
     requests = questions.settings.requests
-    async with JudgeClient(judge.endpoint, requests, explain=judge.explain) as client:
+    async with JudgeClient(endpoint, requests, keeper=judge) as client:
         await wait_until_asked(client, questions.settings)
         waiting = iter(pairs)
         workers = [

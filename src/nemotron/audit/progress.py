@@ -37,6 +37,10 @@ class PairsBar:
     ) -> None:
         self._bars.stop()
 
+    def say(self, text: str) -> None:
+        """Say something that stays on the screen. For any thread."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def advance(self, pairs: int) -> None:
         """Some more pairs are done."""
         before, self._done = self._done, self._done + pairs

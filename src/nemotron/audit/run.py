@@ -179,10 +179,12 @@ class Audit:
         todo = {form: [pair for pair in self.sample.pairs if pair.index not in rows] for form, rows in known.items()}
         if not any(todo.values()):
             return
-        with running_judge(self._judge_model, self.config.judge, log_path=self.attempt.logs / "judge.log") as judge:
+        place, log = self.attempt.job.place, self.attempt.logs / "judge.log"
+        with running_judge(self._judge_model, self.config.judge, place, log_path=log) as judge:
+            endpoint = judge.wait(bar.say, bar.say)
             for form, pairs in todo.items():
                 if pairs:
-                    judge_pairs(judge, self._questions_of(form), pairs, self._keeping(form, known[form], bar))
+                    judge_pairs(judge, endpoint, self._questions_of(form), pairs, self._keeping(form, known[form], bar))
 
     def _keeping(self, form: str, known: dict[int, Audited], bar: PairsBar) -> Callable[[Audited], None]:
         def done(audited: Audited) -> None:

@@ -77,6 +77,10 @@ class RunRecorder:
         self._view.phase(text)
         self._run.write_status(phase=text, wall_s=self.wall_s)
 
+    def note(self, text: str) -> None:
+        """Say something that stays on the screen. For any thread."""
+        self._view.note(text)
+
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a metrics row."""
         row = {"wall_s": self.wall_s, **metrics}

@@ -12,10 +12,10 @@ import email.utils
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import aiohttp
 import tenacity
@@ -39,9 +39,6 @@ _TRANSIENT_STATUS = frozenset({408, 425, 429})
 # A refusal of what was asked. 401, 403 and 404 are about the endpoint, whatever is asked.
 _REFUSES_ONE = frozenset({400, 413, 422})
 _TOO_LONG_MARKS = ("context_length_exceeded", "maximum context length", "max_model_len")
-
-
-Explain = Callable[[], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +109,54 @@ class _Said:
     tokens_written: int
 
 
-class _Transient(Exception):
-    """Worth another try. ``unreachable``: nothing at all came back."""
+class Keeper(Protocol):
+    """Whoever runs a judge, and knows how it is. Asked from threads of the client's."""
 
-    def __init__(self, reason: str, *, unreachable: bool = False, retry_after_s: float | None = None) -> None:
+    @property
+    def starts(self) -> int:
+        """How often it has become ready."""
+
+    def again(self, since: int) -> bool | None:
+        """Whether what was asked while ``starts`` was ``since`` is lost, because the judge has been started again.
+
+        None while that is not known: ask again in a moment. Raises JudgeError when it will never answer again.
+        """
+
+
+class _Transient(Exception):
+    """Worth another try. ``unreachable``: nothing at all came back; ``failing``: the server itself is in trouble."""
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        unreachable: bool = False,
+        failing: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.unreachable = unreachable
+        self.failing = failing or unreachable
         self.retry_after_s = retry_after_s
+
+
+class _Interrupted(Exception):
+    """The judge was started again while it was asked, so the question is asked again: that is no try of its own."""
+
+
+@dataclass
+class _Tries:
+    """When a request is given up: after so many tries that the judge has seen to their end."""
+
+    allowed: int
+    interrupted: int = 0
+
+    def __call__(self, state: tenacity.RetryCallState) -> bool:
+        if state.outcome is not None and isinstance(state.outcome.exception(), _Interrupted):
+            self.interrupted += 1
+            return False
+        return state.attempt_number - self.interrupted >= self.allowed
 
 
 class _Unanswerable(Exception):
@@ -136,8 +173,8 @@ class JudgeClient:
             answer = await client.ask(messages, sampling, seed=1)
     """
 
-    def __init__(self, endpoint: Endpoint, config: JudgeConfig, *, explain: Explain | None = None) -> None:
-        """``explain`` says why nothing comes back from the endpoint if that is known to be for good, else None."""
+    def __init__(self, endpoint: Endpoint, config: JudgeConfig, *, keeper: Keeper | None = None) -> None:
+        """``keeper``: who runs the judge, where that is known; it is asked when nothing comes back."""
         if endpoint.api_key is not None and not (endpoint.api_key.isascii() and endpoint.api_key.isprintable()):
             raise JudgeError(
                 "`api_key` of the genrm block cannot be sent in an HTTP header",
@@ -147,7 +184,7 @@ class JudgeClient:
         self.holds_digits = True
         """Whether it takes a schema for a single score (`judge.support` finds out)."""
         self._config = config
-        self._explain = explain
+        self._keeper = keeper
         self._base = endpoint.base_url.rstrip("/")
         # A word such as EMPTY, which stands for no token, may stand in a verdict too.
         self._innocent = len(endpoint.api_key or "") < SHORTEST_TOKEN
@@ -183,8 +220,9 @@ class JudgeClient:
         if self.endpoint.api == "responses":
             # It is started beside whoever asks it, knows one model, and takes a request when the model is loaded.
             return
-        deadline = time.monotonic() + self._config.ready_timeout_s
+        deadline = time.monotonic() + self._config.ready_s
         while True:
+            since = self._starts
             try:
                 status, body, _ = await self._exchange("GET", "/models")
                 if status < 500:
@@ -192,9 +230,10 @@ class JudgeClient:
                 reason = f"status {status}"
             except _Transient as failure:
                 reason = failure.reason
+            await self._started_again(since)
             if time.monotonic() >= deadline:
                 raise JudgeError(
-                    f"judge endpoint `{self._base}` is not ready after {self._config.ready_timeout_s:g} s ({reason})",
+                    f"judge endpoint `{self._base}` is not ready after {self._config.ready_s:g} s ({reason})",
                     hint="start it, or correct `base_url`; `judge.ready_timeout_s` is how long to wait",
                 )
             await asyncio.sleep(_PROBE_PAUSE_S)
@@ -224,8 +263,8 @@ class JudgeClient:
         async with self._slots:
             started = time.monotonic()
             retrying = tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception_type(_Transient),
-                stop=tenacity.stop_after_attempt(self._config.max_retries + 1),
+                retry=tenacity.retry_if_exception_type((_Transient, _Interrupted)),
+                stop=_Tries(self._config.max_retries + 1),
                 wait=_pause,
                 reraise=True,
             )
@@ -275,13 +314,28 @@ class JudgeClient:
                 hint="see whether it still runs; `judge.max_retries` and `judge.request_timeout_s` say how long to try",
             )
 
+    @property
+    def _starts(self) -> int:
+        return self._keeper.starts if self._keeper else 0
+
     async def _complete(self, body: dict[str, Any]) -> _Said:
+        since = self._starts
+        try:
+            return await self._asked_once(body)
+        except _Transient as failure:
+            if failure.failing and await self._started_again(since):
+                raise _Interrupted from failure
+            raise
+
+    async def _asked_once(self, body: dict[str, Any]) -> _Said:
         self._check_circuit()
         chat = self.endpoint.api == "chat"
         status, raw, headers = await self._exchange("POST", "/chat/completions" if chat else "/responses", body)
         if status in _TRANSIENT_STATUS or status >= 500:
             raise _Transient(
-                f"status {status}: {self._without_token(_excerpt(raw))}", retry_after_s=_retry_after(headers)
+                f"status {status}: {self._without_token(_excerpt(raw))}",
+                failing=status >= 500,
+                retry_after_s=_retry_after(headers),
             )
         if status == 400 and any(mark in raw for mark in _TOO_LONG_MARKS):
             raise _Unanswerable("does not fit the judge's context")
@@ -333,17 +387,15 @@ class JudgeClient:
         except aiohttp.InvalidURL as error:
             raise JudgeError(f"`{self._base}` is not a URL", hint="write it as `http://HOST:PORT/v1`") from error
         except aiohttp.ClientError as error:
-            await self._give_up_if_explained()
             raise _Transient(f"{type(error).__name__}: {error}", unreachable=True) from error
 
-    async def _give_up_if_explained(self) -> None:
-        if self._explain is None:
-            return
-        reason = await asyncio.to_thread(self._explain)
-        if reason is not None:
-            raise JudgeError(
-                reason, hint="its own words above say why; the run can be resumed from its last checkpoint"
-            )
+    async def _started_again(self, since: int) -> bool:
+        """Whether the judge has been started again since then; waits while it is. Raises JudgeError when it is gone."""
+        if self._keeper is None:
+            return False
+        while (again := await asyncio.to_thread(self._keeper.again, since)) is None:
+            await asyncio.sleep(_PROBE_PAUSE_S)
+        return again
 
     def _without_token(self, said: str) -> str:
         return said.replace(self.endpoint.api_key, "[token]") if self.endpoint.api_key else said
@@ -364,6 +416,8 @@ class JudgeClient:
 def _pause(state: tenacity.RetryCallState) -> float:
     """Seconds until the next try: what the endpoint asked for, else random up to a doubling bound."""
     error = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(error, _Interrupted):
+        return 0.0
     if isinstance(error, _Transient) and error.retry_after_s is not None:
         return error.retry_after_s
     return tenacity.wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_LONGEST_PAUSE_S)(state)

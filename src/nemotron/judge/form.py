@@ -77,7 +77,7 @@ def choose(model: GenrmModelConfig, config: JudgeConfig, template: str | None) -
     elif prompt == "genrm":
         why_verdict = "as a GenRM was trained to give it"
     elif model.base_url is None:
-        verdict, why_verdict = "logits", "our own server gives them, and every comparison then has a verdict"
+        verdict, why_verdict = "logits", "the server that we start gives them, and every comparison then has a verdict"
     else:
         verdict, why_verdict = "schema", "an instruct model often breaks a form that it is only told"
     return Form(prompt, verdict, why_prompt, why_verdict)

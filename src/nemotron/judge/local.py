@@ -13,21 +13,29 @@ from typing import Protocol, Self
 
 from nemotron.config.schema.judge import GenrmModelConfig, JudgeConfig
 from nemotron.errors import JudgeError
-from nemotron.judge.client import Endpoint
+from nemotron.judge.client import Endpoint, Keeper
+from nemotron.judge.serving import choose_server, program_of
+from nemotron.judge.vllm import VllmJudge
+from nemotron.place import Place
 from nemotron.processes.child import ServerChild
+from nemotron.vllm.server import Tell
 
 TOKEN_VARIABLE = "NEMOTRON_JUDGE_TOKEN"
 
 
-class RunningJudge(Protocol):
+class RunningJudge(Keeper, Protocol):
     """A judge that answers, or is about to."""
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where it answers; may wait until it does."""
+    def wait(self, tell: Tell, note: Tell | None = None) -> Endpoint:
+        """Where it answers, when it does.
 
-    def explain(self) -> str | None:
-        """Why it will not answer any more, when that is known."""
+        Args:
+            tell: hears what it is doing until then.
+            note: hears of what becomes of it later.
+
+        Raises:
+            JudgeError: it cannot be started, or not in time.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +43,45 @@ class RemoteJudge:
     """A judge that somebody else runs."""
 
     endpoint: Endpoint
+    starts: int = 1
 
-    def explain(self) -> str | None:
+    def wait(self, tell: Tell, note: Tell | None = None) -> Endpoint:
+        """It is there, or whoever asks it will find out."""
+        return self.endpoint
+
+    def again(self, since: int) -> bool | None:
         """Nothing is known about it but what it answers."""
-        return None
+        return False
 
 
 @contextlib.contextmanager
 def running_judge(
-    model: GenrmModelConfig, config: JudgeConfig, *, log_path: Path | None = None
+    model: GenrmModelConfig,
+    config: JudgeConfig,
+    place: Place,
+    *,
+    beside_policy: bool = False,
+    log_path: Path | None = None,
 ) -> Iterator[RunningJudge]:
-    """The judge of a config: the endpoint at ``base_url``, or without one ``model`` served by ourselves meanwhile."""
+    """The judge of a config: the endpoint at ``base_url``, or ``model`` served by vLLM or ourselves meanwhile.
+
+    Args:
+        place: what the choice between them was made by.
+        beside_policy: a policy computes in this process.
+    """
+    serving = choose_server(model, config, place)
     if model.base_url is not None:
         key = None if model.api_key is None else model.api_key.get_secret_value()
         yield RemoteJudge(Endpoint(model.base_url, model.model, key))
-        return
-    with LocalJudge(model.model, config, log_path=log_path) as judge:
-        yield judge
+    elif serving.server == "vllm":
+        # It was chosen by what was known of the place; here it is.
+        here = Place.this_machine()
+        program = program_of(config, here)
+        with VllmJudge(model, config, program, here, beside_policy=beside_policy, log_path=log_path) as served:
+            yield served
+    else:
+        with LocalJudge(model.model, config, log_path=log_path) as judge:
+            yield judge
 
 
 class LocalJudge:
@@ -64,7 +94,7 @@ class LocalJudge:
 
         with LocalJudge(folder, JudgeConfig()) as judge:
             policy = Policy.load(...)
-            with JudgePool(judge.endpoint, settings) as pool: ...
+            with JudgePool(judge.endpoint, settings, keeper=judge) as pool: ...
     """
 
     def __init__(self, model: str | Path, config: JudgeConfig, *, log_path: Path | None = None) -> None:
@@ -99,6 +129,24 @@ class LocalJudge:
         return self._endpoint
 
     @property
+    def starts(self) -> int:
+        """Once: it is not started again, as a batch that it did not survive would come back."""
+        return 1
+
+    def wait(self, tell: Tell, note: Tell | None = None) -> Endpoint:
+        """As ``endpoint``; it loads in seconds."""
+        return self.endpoint
+
+    def again(self, since: int) -> bool | None:
+        """Nothing is lost while its process lives. Raises JudgeError when that has died."""
+        reason = self.explain()
+        if reason is not None:
+            raise JudgeError(
+                reason, hint="its own words above say why; the run can be resumed from its last checkpoint"
+            )
+        return False
+
+    @property
     def pid(self) -> int:
         """Process id of the server."""
         return self._server.process.pid
@@ -113,13 +161,13 @@ class LocalJudge:
         self._server.close()
 
     def _wait(self) -> Endpoint:
-        announced = self._server.announcement(self._config.ready_timeout_s)
+        announced = self._server.announcement(self._config.ready_s)
         if announced is not None:
             return Endpoint(f"http://127.0.0.1:{announced['port']}/v1", announced["model"], self._token)
         code, tail = self._server.returncode(), self._server.tail()
         if code is None:
             raise JudgeError(
-                f"the judge `{self._model}` is not ready after {self._config.ready_timeout_s:g} s{tail}",
+                f"the judge `{self._model}` is not ready after {self._config.ready_s:g} s{tail}",
                 hint="`judge.ready_timeout_s` is how long to wait",
             )
         raise JudgeError(

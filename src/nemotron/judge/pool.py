@@ -6,7 +6,7 @@ import concurrent.futures
 from types import TracebackType
 from typing import Self
 
-from nemotron.judge.client import Endpoint, Explain, JudgeClient
+from nemotron.judge.client import Endpoint, JudgeClient, Keeper
 from nemotron.judge.groups import JudgeSettings, judge_group
 from nemotron.judge.support import wait_until_asked
 from nemotron.judge.types import GroupRequest, GroupResult
@@ -21,17 +21,17 @@ class JudgePool:
 
     Example::
 
-        with running_judge(model_config, judge_config) as judge:
-            with JudgePool(judge.endpoint, settings, explain=judge.explain) as pool:
+        with running_judge(model_config, judge_config, place) as judge:
+            with JudgePool(judge.wait(print), settings, keeper=judge) as pool:
                 futures = [pool.submit(group, seed=derive_seed(run_seed, step, g)) for g, group in enumerate(groups)]
                 ...  # log-probabilities meanwhile
                 results = [future.result() for future in futures]
     """
 
-    def __init__(self, endpoint: Endpoint, settings: JudgeSettings, *, explain: Explain | None = None) -> None:
-        """``explain``: see ``JudgeClient``; a judge that ``running_judge`` gives has one."""
+    def __init__(self, endpoint: Endpoint, settings: JudgeSettings, *, keeper: Keeper | None = None) -> None:
+        """``keeper``: see ``JudgeClient``; a judge that ``running_judge`` gives is one."""
         self._endpoint = endpoint
-        self._explain = explain
+        self._keeper = keeper
         self._settings = settings
         self._background = LoopThread("judge-client")
         self._client: JudgeClient | None = None
@@ -68,7 +68,7 @@ class JudgePool:
         self._client = None
 
     async def _open(self) -> None:
-        self._client = JudgeClient(self._endpoint, self._settings.requests, explain=self._explain)
+        self._client = JudgeClient(self._endpoint, self._settings.requests, keeper=self._keeper)
         await self._client.__aenter__()
         await wait_until_asked(self._client, self._settings)
 

@@ -9,6 +9,7 @@ stdin closes (:mod:`nemotron.processes.lifetime`), those of others are started o
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import select
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nemotron.errors import OutputError
+from nemotron.processes.leash import CLEAN
 
 _POLL_S = 0.2
 _STOP_TIMEOUT_S = 3.0
@@ -172,16 +174,20 @@ class Child:
 
     def tail(self) -> str:
         """The end of its stderr, on lines of its own; empty when it wrote nothing."""
+        text = self.words(_TAIL_BYTES)
+        return f":\n{text}" if text else ""
+
+    def words(self, size: int) -> str:
+        """The last ``size`` bytes of its stderr as text."""
         if self._log is None:
             return ""
         # The child writes at the file offset that both share, so it must not be moved.
         descriptor = self._log.fileno()
-        start = max(0, os.fstat(descriptor).st_size - _TAIL_BYTES)
-        text = os.pread(descriptor, _TAIL_BYTES, start).decode(errors="replace")
+        start = max(0, os.fstat(descriptor).st_size - size)
+        text = os.pread(descriptor, size, start).decode(errors="replace")
         for word in self._hidden:
             text = text.replace(word, "[token]")
-        text = text.strip()
-        return f":\n{text}" if text else ""
+        return text.strip()
 
     def _open_log(self) -> IO[bytes]:
         if self._log_path is None:
@@ -199,9 +205,13 @@ class ServerChild(Child):
         """Start one of our own servers with ``variables`` beside our environment. Raises OutputError without a log."""
         self.start(command, {**os.environ, **variables})
 
-    def start_on_leash(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
-        """Start a server of somebody else's, which knows nothing of us, and end it when we end."""
-        self.start_server([sys.executable, "-m", "nemotron.processes.leash", *command], variables)
+    def start_on_leash(self, command: Sequence[str], variables: Mapping[str, str], *, clean: bool = False) -> None:
+        """Start a server of somebody else's, which knows nothing of us, and end it when we end.
+
+        ``clean``: with a folder for its temporary files that goes with it (:mod:`nemotron.processes.leash`).
+        """
+        words = [CLEAN] if clean else []
+        self.start_server([sys.executable, "-m", "nemotron.processes.leash", *words, *command], variables)
 
     def announcement(self, timeout_s: float) -> dict[str, Any] | None:
         """What one of our servers says when it is ready, a line of JSON; None when it died (see ``returncode``) or the
@@ -229,9 +239,23 @@ class ServerChild(Child):
     def answers(self, url: str, timeout_s: float) -> bool:
         """Wait until it answers ``url`` with success; False when it died (see ``returncode``) or the time is up."""
         while time.monotonic() < self._started + timeout_s and self.running:
-            try:
-                with urllib.request.urlopen(url, timeout=_STOP_TIMEOUT_S):
-                    return True
-            except urllib.error.URLError:
-                time.sleep(_POLL_S)
+            if healthy(url):
+                return True
+            time.sleep(_POLL_S)
+        return False
+
+
+def healthy(url: str) -> bool | None:
+    """Whether a server on this machine answers ``url`` with success; None when it takes too long to say."""
+    # Loopback is nothing for a proxy, whatever the environment says.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=_STOP_TIMEOUT_S):
+            return True
+    except TimeoutError:
+        return None
+    except urllib.error.URLError as error:
+        return None if isinstance(error.reason, TimeoutError) else False
+    except (OSError, http.client.HTTPException):
+        # It hung up in the middle of its answer.
         return False

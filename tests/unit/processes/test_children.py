@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,3 +144,53 @@ def test_whether_a_server_answers(server: ServerChild, tmp_path: Path) -> None:
     server.kill()
     server.process.wait()
     assert not server.answers(url, LONG_S)
+
+
+CLEAN_PARENT = LEASH.replace("sys.argv[1:], {}", "sys.argv[1:], {}, clean=True")
+LEAVES_FILES = """
+import os, signal, socket, sys, tempfile, time
+left = socket.socket(socket.AF_UNIX)
+left.bind(os.path.join(tempfile.gettempdir(), "a-socket"))
+def stop(*_):
+    open(sys.argv[2], "w").write("asked to end")
+    if sys.argv[3] == "polite":
+        sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+open(sys.argv[1], "w").write(tempfile.gettempdir())
+while True:
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("manners", ["polite", "deaf"])
+@pytest.mark.parametrize("end", ["kill -9 of the parent", "kill -9 of the program", "close"])
+def test_temporary_files_of_a_program_go_with_it(tmp_path: Path, manners: str, end: str) -> None:
+    note, asked = tmp_path / "folder", tmp_path / "asked"
+    words = [*python(LEAVES_FILES), str(note), str(asked), manners]
+    server = ServerChild("other")
+    if end == "kill -9 of the parent":
+        parent = subprocess.Popen(python(CLEAN_PARENT) + words, stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        leash = int(parent.stdout.readline())
+    else:
+        server.start_on_leash(words, {}, clean=True)
+        leash = server.process.pid
+    while not (note.exists() and note.read_text()):
+        time.sleep(0.02)
+    folder = Path(note.read_text())
+    assert [path.name for path in folder.iterdir()] == ["a-socket"]
+    assert folder.parent == Path(tempfile.gettempdir())
+    if end == "kill -9 of the parent":
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+    elif end == "close":
+        server.close()
+    else:
+        os.killpg(leash, 9)
+    wait_until_gone(leash)
+    while folder.exists():
+        time.sleep(0.02)
+    server.close()
+    if end != "kill -9 of the program":
+        assert asked.read_text() == "asked to end"

@@ -136,8 +136,8 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
             yield Process("comparison", f"{who}, beside the driver")
         if model.base_url is not None:
             yield Process("judge", f"endpoint {model.base_url}, {told}")
-        elif self.engine == "embedded":
-            yield Process("judge", f"child process: serves the judge model on a free loopback port, {told}")
+        elif self.judge_serving is not None:
+            yield Process("judge", f"{self.judge_serving.told}, {told}")
         else:
             gpus, nodes, cluster = judge_gpus(model), judge_nodes(self.config), self.config.cluster
             yield Process("judge", f"NeMo-Gym's genrm_model: vLLM on {gpus} GPU(s) of its own")
@@ -169,6 +169,9 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
             yield "judge.score_range", message, "set `judge.score_range=null`, or `judge.comparison_server=nemotron`"
         if not self.gym_asks_the_judge:
             return
+        if self.config.judge.server == "embedded":
+            message = "the judge is served by the vLLM that NeMo-Gym starts"
+            yield "judge.server", message, "set `judge.server=auto`"
         if self.config.judge.prompt == "instruct":
             message = "a judge that NeMo-Gym serves is asked in the roles of a GenRM only"
             yield "judge.prompt", message, f"set `judge.prompt=auto`, or `{JUDGE_MODEL}.base_url`"

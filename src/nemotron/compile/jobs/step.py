@@ -16,6 +16,7 @@ from nemotron.config.layers import Resolved
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig, JudgeConfig
 from nemotron.errors import ArtifactError, ConfigError, Finding, NemotronError, Origin, Severity
 from nemotron.judge.form import Form, choose, seen_template
+from nemotron.judge.serving import Serving, choose_server
 from nemotron.manifest import EngineName
 from nemotron.place import Place
 from nemotron.promises import Promise
@@ -109,6 +110,14 @@ class StepJob(Generic[M]):
         if self.gym_asks_the_judge:
             return Form(why_prompt="NeMo-Gym asks so", why_verdict="NeMo-Gym reads no other")
         return choose(model, settings, self.judge_template)
+
+    @cached_property
+    def judge_serving(self) -> Serving | None:
+        """Who serves it; None without a judge, or where NeMo-Gym does."""
+        model, settings = self.judge_model, self.judge_settings
+        if model is None or settings is None or self.engine == "nemo_rl":
+            return None
+        return choose_server(model, settings, self.place)
 
     @property
     def gym_asks_the_judge(self) -> bool:

@@ -10,13 +10,16 @@ from nemotron.compile.rules.base import Rules
 from nemotron.compile.rules.conversations import unheard_end, writing
 from nemotron.compile.secrets import elsewhere, secrets_in
 from nemotron.config.schema.judge import JUDGE_MODEL, ProbedJudgeConfig
-from nemotron.errors import ConfigError, DataError, Finding
+from nemotron.errors import ConfigError, DataError, Finding, NotAvailableError
 from nemotron.judge.form import ANSWERS, knows_answers, problem
 from nemotron.judge.instruct import KEY as INSTRUCT_TEMPLATE
 from nemotron.judge.instruct import own_template
 from nemotron.judge.probe_pairs import probe_pairs
+from nemotron.judge.serving import COMMAND, problems
 
 rules: Rules[AnyStepJob] = Rules("judge")
+_OF_VLLM = (COMMAND, "judge.max_restarts", f"{JUDGE_MODEL}.vllm_serve_")
+"""Keys that only a vLLM is started with."""
 
 
 @rules.rule("judge-endpoint")
@@ -41,6 +44,29 @@ def endpoint_is_a_url(job: AnyStepJob) -> Iterator[Finding]:
             hint=f"try `{model.base_url.rstrip('/')}/v1`",
         )
     yield job.note(key, f"the judge at `{model.base_url}` is asked when the run starts")
+
+
+@rules.rule("judge-server")
+def judge_can_be_served_so(job: AnyStepJob) -> Iterator[Finding]:
+    """What serves the judge is there, and what is said of vLLM is said of one that is started."""
+    model, settings, serving = job.judge_model, job.judge_settings, job.judge_serving
+    if model is None or settings is None or serving is None:
+        return
+    found = list(problems(model, settings, job.place))
+    for one in found:
+        yield job.error(one.key, one.message, hint=one.hint, kind=NotAvailableError if one.missing else ConfigError)
+    if found:
+        return
+    if serving.server == "vllm":
+        if serving.program is None or not job.sees(serving.program):
+            yield job.note("judge.server", f"whether `{job.place.name}` has vLLM was not looked at from here")
+        return
+    seen: set[int] = set()
+    for key, origin in job.resolved.origins.items():
+        if origin.argument is not None and origin.argument not in seen and key.startswith(_OF_VLLM):
+            seen.add(origin.argument)
+            message = f"`{key}` has no effect: the judge is not served by a vLLM of this run ({serving.why})"
+            yield job.error(key, message, hint="leave it out, or set `judge.server=vllm`")
 
 
 @rules.rule("judge-roles", needs=(f"{JUDGE_MODEL}.model",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, FiniteFloat, SecretStr
 
@@ -26,21 +26,33 @@ def _ascending(bounds: list[float]) -> list[float]:
 class JudgeConfig(Strict):
     """How the judge is asked and, where we serve it ourselves, how it is served."""
 
+    server: Literal["auto", "vllm", "embedded", "external"] = "auto"
+    """Who serves the judge. ``vllm``: the run starts `vllm serve` with ``vllm_serve_kwargs`` of the genrm block and
+    keeps it running. ``embedded``: our own server. ``external``: whoever answers at ``base_url``. ``auto``:
+    ``external`` with a ``base_url``, ``vllm`` where it is installed and a GPU is visible, else ``embedded``. Under
+    NeMo-RL, NeMo-Gym starts vLLM itself."""
+    vllm_command: Annotated[str | None, OnDisk()] = None
+    """The program `vllm`, or the folder of the environment that has it; null looks on PATH and beside this Python."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often in a run vLLM is started again when it has died. What it was being asked is asked again, and costs no
+    try of ``max_retries``."""
     request_timeout_s: float = Field(default=120.0, gt=0)
     """Seconds one request may take in all, from connecting to the last byte."""
     max_retries: int = Field(default=5, ge=0)
     """Further tries of a request after a connection failure, a timeout, 429 or 5xx, with growing, jittered pauses."""
     max_concurrent_requests: int = Field(default=64, ge=1)
     """Requests in flight at once."""
-    ready_timeout_s: float = Field(default=180.0, gt=0)
-    """Seconds to wait until the judge answers its first probe (loading a model on a busy machine takes a while)."""
+    ready_timeout_s: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Seconds to wait until the judge answers its first probe. ``auto``: 180, and 1800 for a vLLM that the run starts,
+    which may compile a large model."""
     max_batch_size: int = Field(default=64, ge=1)
-    """Requests that our own server decodes together. No effect on an external endpoint."""
+    """Requests that our own server, or the vLLM that we start, decodes together. No effect on an external endpoint."""
     dtype: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
-    """Precision of our own server. ``auto``: float64 below 50M parameters, so that a verdict does not depend on which
-    requests shared its batch; float32 above. No effect on an external endpoint."""
+    """Precision of the judge that we serve. ``auto``: on our own server float64 below 50M parameters, so that a verdict
+    does not depend on which requests shared its batch, float32 above; vLLM computes in float32 below 50M parameters and
+    on a CPU, else as the model is stored. No effect on an external endpoint."""
     threads: Literal["auto"] | int = "auto"
-    """CPU threads of our own server; ``auto`` is 1. No effect on an external endpoint."""
+    """CPU threads of the judge that we serve; ``auto`` is 1. No effect on an external endpoint."""
 
     score_range: Annotated[list[FiniteFloat], Field(min_length=2, max_length=2), AfterValidator(_ascending)] | None = (
         None
@@ -69,6 +81,16 @@ class JudgeConfig(Strict):
     def scale(self) -> tuple[float, float]:
         """Lowest and highest score that the judge is asked for."""
         return (self.score_range[0], self.score_range[1]) if self.score_range else (1.0, 5.0)
+
+    @property
+    def ready_s(self) -> float:
+        """Seconds to wait for our own server, or for one that somebody else has started."""
+        return 180.0 if self.ready_timeout_s == "auto" else self.ready_timeout_s
+
+    @property
+    def vllm_ready_s(self) -> float:
+        """Seconds to wait for a vLLM that the run starts."""
+        return 1800.0 if self.ready_timeout_s == "auto" else self.ready_timeout_s
 
     @property
     def server_threads(self) -> int:
@@ -110,6 +132,12 @@ class GenrmModelConfig(Open):
     """OpenAI-compatible endpoint up to and including ``/v1``. None: we serve ``model`` ourselves on this machine."""
     api_key: SecretStr | None = None
     """Bearer token for the endpoint. Never written to a run folder."""
+    vllm_serve_kwargs: dict[str, Any] | None = None
+    """Settings of the vLLM that serves the judge, by the names of its Python arguments: ``tensor_parallel_size``,
+    ``max_model_len``, ``gpu_memory_utilization``, ``structured_outputs_config`` ... NeMo-Gym reads them on a cluster,
+    and `judge.server=vllm` here."""
+    vllm_serve_env_vars: dict[str, str] | None = None
+    """Environment variables of that vLLM."""
     supports_principle_role: bool = True
     """Whether the judge's chat template knows the role ``principle``; without it the principle is not sent."""
 

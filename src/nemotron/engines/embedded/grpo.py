@@ -52,7 +52,8 @@ def run_judged(attempt: Attempt, config: JudgedGrpoConfig, judge: RunningJudge, 
     def open_judge(stack: ExitStack, recorder: RunRecorder, first: bool) -> RewardSource:
         recorder.phase("waiting for the judge")
         settings = JudgeSettings.of(config.env, config.judge)
-        pool = stack.enter_context(JudgePool(judge.endpoint, settings, explain=judge.explain))
+        endpoint = judge.wait(recorder.phase, recorder.note)
+        pool = stack.enter_context(JudgePool(endpoint, settings, keeper=judge))
         if first and probe.enabled:
             recorder.phase("probing the judge")
             found = probe_judge(pool, settings, probe_pairs(probe))

@@ -25,7 +25,8 @@ def judged_grpo(attempt: Attempt) -> None:
     config = attempt.settings(JudgedGrpoConfig)
     model = config.env.required_judge(attempt.secrets.get(f"{JUDGE_MODEL}.api_key"))
     threads = _threads(helper=config.judge.server_threads if model.base_url is None else 0)
-    with running_judge(model, config.judge, log_path=attempt.logs / "judge.log") as judge:
+    place, log = attempt.job.place, attempt.logs / "judge.log"
+    with running_judge(model, config.judge, place, beside_policy=True, log_path=log) as judge:
         from nemotron.engines.embedded.grpo import run_judged
 
         run_judged(attempt, config, judge, threads)

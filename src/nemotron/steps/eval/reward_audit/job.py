@@ -114,9 +114,8 @@ class AuditJob(PlainJob[RewardAuditConfig]):
         again = min(pairs, config.audit.repeat_pairs) * config.audit.repeats
         calls = orders * (pairs * self.comparison.num_judges_per_comparison + again)
         yield Process("audit", f"this process: asks {calls:,} questions about {pairs:,} pairs")
-        if model is not None and self.judge_form is not None:
-            served = "child process: serves the judge model on a free loopback port"
-            where = served if model.base_url is None else f"endpoint {model.base_url}"
+        if model is not None and self.judge_form is not None and self.judge_serving is not None:
+            where = self.judge_serving.told if model.base_url is None else f"endpoint {model.base_url}"
             yield Process("judge", f"{where}, {self.judge_form.told}")
 
     def inputs(self) -> Iterator[FileRef]:

@@ -1,0 +1,115 @@
+"""Who serves the judge: the choice of `judge.server`, for the plan and for the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nemotron.config.schema.judge import JUDGE_MODEL, GenrmModelConfig, JudgeConfig
+from nemotron.place import Place
+from nemotron.vllm import arguments
+from nemotron.vllm.where import program_at, program_here, visible_gpus
+
+Server = Literal["vllm", "embedded", "external"]
+COMMAND = "judge.vllm_command"
+GET = (
+    "install vLLM into an environment of its own (`python -m venv DIR && DIR/bin/pip install vllm`) and name it: "
+    f"`{COMMAND}=DIR`, or RL_VLLM in the environment; or set `judge.server=embedded`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Who serves it, and why."""
+
+    server: Server
+    why: str
+    program: Path | None = None
+    """Of vLLM; None where it cannot be found, or not be looked for from here."""
+
+    @property
+    def told(self) -> str:
+        """For people, of a judge that the run itself starts."""
+        if self.server == "vllm":
+            return f"child process: `{self.program or 'vllm'} serve` on a free loopback port ({self.why})"
+        return f"child process: our own server on a free loopback port ({self.why})"
+
+
+def choose_server(model: GenrmModelConfig, config: JudgeConfig, place: Place) -> Serving:
+    """Who serves the judge of a config in a place. For the embedded engine and the audit: NeMo-Gym has its own vLLM."""
+    if model.base_url is not None:
+        return Serving("external", "`base_url` says where it answers")
+    if config.server == "embedded":
+        return Serving("embedded", "`judge.server=embedded`")
+    program, unseen = program_of(config, place), _unseen(config, place)
+    if config.server == "vllm":
+        return Serving("vllm", "`judge.server=vllm`", program)
+    if not place.has_cuda:
+        return Serving("embedded", "no GPU is visible, which vLLM is made for")
+    if unseen and config.vllm_command is not None:
+        return Serving(
+            "vllm", f"`{place.name}` has GPUs, and `{COMMAND}` names a vLLM there", Path(config.vllm_command)
+        )
+    if program is not None:
+        return Serving("vllm", "vLLM is installed and a GPU is visible", program)
+    where = f"there is no vLLM at `{config.vllm_command}`" if config.vllm_command else "no `vllm` is on PATH"
+    return Serving("embedded", f"`{COMMAND}` names no vLLM there" if unseen else where)
+
+
+def program_of(config: JudgeConfig, place: Place) -> Path | None:
+    """The program `vllm`, where it can be looked for in a place; None where it is not there, or not to be seen."""
+    if config.vllm_command is not None:
+        return None if _unseen(config, place) else program_at(config.vllm_command)
+    return program_here() if place.is_here else None
+
+
+def _unseen(config: JudgeConfig, place: Place) -> bool:
+    """Whether it cannot be looked for from here."""
+    return not (place.is_here if config.vllm_command is None else place.sees(Path(config.vllm_command)))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that keeps a judge from being served so."""
+
+    key: str
+    message: str
+    hint: str
+    missing: bool = False
+    """It is not installed, rather than wrongly said."""
+
+
+def problems(model: GenrmModelConfig, config: JudgeConfig, place: Place) -> Iterator[Problem]:
+    """What keeps the judge from being served as the config says."""
+    if config.server == "external" and model.base_url is None:
+        message = "no address says where the judge answers"
+        yield Problem("judge.server", message, f"set `{JUDGE_MODEL}.base_url`, or `judge.server=auto`")
+    if config.server in ("vllm", "embedded") and model.base_url is not None:
+        message = f"the judge answers at `{model.base_url}`, so nothing is served here"
+        yield Problem("judge.server", message, f"set `{JUDGE_MODEL}.base_url=null`, or `judge.server=external`")
+        return
+    serving = choose_server(model, config, place)
+    if serving.server != "vllm":
+        return
+    if serving.program is None and not _unseen(config, place):
+        if config.vllm_command is None:
+            yield Problem("judge.server", "`vllm` is neither on PATH nor beside this Python", GET, missing=True)
+        else:
+            message = f"there is no program `vllm` at `{config.vllm_command}`, nor in its folder `bin`"
+            yield Problem(COMMAND, message, GET, missing=True)
+    if config.dtype == "float64":
+        yield Problem("judge.dtype", "vLLM does not compute in float64", "set `judge.dtype=float32`, or `auto`")
+    settings = model.vllm_serve_kwargs or {}
+    for name in settings:
+        if name.replace("-", "_") in arguments.OURS:
+            key = f"{JUDGE_MODEL}.vllm_serve_kwargs.{name}"
+            yield Problem(key, "where and as what the judge answers is chosen when it is started", "leave it out")
+    wanted, there = arguments.gpus(settings), len(visible_gpus()) if place.is_here else place.gpus_per_node
+    if place.has_cuda and there is not None and wanted > there:
+        message = f"the judge's sizes want {wanted} GPUs, {there} can be seen"
+        key = next(
+            f"{JUDGE_MODEL}.vllm_serve_kwargs.{n}" for n in arguments.PARALLEL_SIZES if (settings.get(n) or 1) != 1
+        )
+        yield Problem(key, message, f"make their product at most {there}")
