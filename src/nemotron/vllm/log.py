@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 _LINE = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:(?P<level>[A-Z]+) \d\d-\d\d [\d:]+ \[[^\]]*\] ?)?(?P<words>.*)$")
 """Process; level, time and line of code; words."""
@@ -33,7 +34,7 @@ def cause(log: str) -> str:
     """
     words = [match["words"] for line in log.splitlines() if (match := _LINE.match(line))]
     found = []
-    for line, after in zip(words, [*words[1:], ""], strict=True):
+    for line, after in pairwise([*words, ""]):
         if match := _CAUSE.match(line):
             kind = f"{match['kind']}: " if match["kind"] else ""
             # What a type refuses stands on the next line.

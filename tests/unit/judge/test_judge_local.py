@@ -27,6 +27,9 @@ from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.local import TOKEN_VARIABLE, LocalJudge, running_judge
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.types import GroupRequest, JudgedResponse
+from nemotron.judge.vllm import VllmJudge
+from nemotron.place import Place
+from tests.unit.vllm.stand_in import StandIn
 
 PARENT = """
 import sys, time
@@ -61,7 +64,7 @@ def test_it_judges_and_ends_on_sigterm(tiny_judge: Path) -> None:
         compare = GenrmCompareConfig(
             genrm_responses_create_params=GenrmResponsesCreateParams(max_output_tokens=4), genrm_parse_retries=0
         )
-        with JudgePool(judge.endpoint, JudgeSettings(compare, JudgeConfig())) as pool:
+        with JudgePool(judge.endpoint, JudgeSettings(compare, JudgeConfig()), keeper=judge) as pool:
             request = GroupRequest([{"role": "user", "content": "q"}], [JudgedResponse("", "a")] * 4)
             result = pool.submit(request, seed=1).result(60)
         command = Path(f"/proc/{judge.pid}/cmdline")
@@ -69,10 +72,13 @@ def test_it_judges_and_ends_on_sigterm(tiny_judge: Path) -> None:
             assert judge.endpoint.api_key is not None
             assert judge.endpoint.api_key not in command.read_text()
         assert judge.explain() is None
+        assert judge.again(1) is False
         pid = judge.pid
         os.kill(pid, signal.SIGTERM)
         assert gone_within(pid, 2)
         assert "died with exit code -15" in (judge.explain() or "")
+        with pytest.raises(JudgeError, match="died with exit code -15"):
+            judge.again(1)
     assert [comparison.unparseable for comparison in result.comparisons] == [1] * 4
     assert judge.endpoint.base_url.startswith("http://127.0.0.1:")
 
@@ -94,13 +100,23 @@ def test_kill_9_of_the_parent_ends_the_judge(tiny_judge: Path, moment: str) -> N
     assert gone_within(pid, 10)
 
 
-def test_which_judge_runs(tiny_judge: Path) -> None:
+def test_which_judge_runs(tiny_judge: Path, tmp_path: Path) -> None:
     remote = GenrmModelConfig(model="m", base_url="http://host/v1", api_key=SecretStr("key"))
-    with running_judge(remote, JudgeConfig()) as judge:
-        assert judge.endpoint == Endpoint("http://host/v1", "m", "key")
-        assert judge.explain() is None
-    with running_judge(GenrmModelConfig(model=str(tiny_judge)), JudgeConfig()) as judge:
+    with running_judge(remote, JudgeConfig(), Place()) as judge:
+        assert judge.wait(print) == Endpoint("http://host/v1", "m", "key")
+        assert judge.again(judge.starts) is False
+    local = GenrmModelConfig(model=str(tiny_judge))
+    with running_judge(local, JudgeConfig(), Place()) as judge:
         assert isinstance(judge, LocalJudge)
+    program = StandIn(tmp_path)
+    with running_judge(
+        program.judge(), JudgeConfig(server="vllm", vllm_command=str(tmp_path / "environment")), Place()
+    ) as judge:
+        assert isinstance(judge, VllmJudge)
+        assert judge.wait(print).model == "some/judge"
+    nowhere = JudgeConfig(server="vllm", vllm_command=str(tmp_path / "nowhere"))
+    with pytest.raises(JudgeError, match="there is no program `vllm`"), running_judge(local, nowhere, Place()):
+        raise AssertionError("nothing was started")
 
 
 def test_a_judge_that_cannot_load_says_why(tmp_path: Path) -> None:

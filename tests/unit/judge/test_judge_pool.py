@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -191,15 +191,28 @@ def test_a_group_of_one_is_an_error() -> None:
         judged(judge, group("a"), settings())
 
 
+@dataclass
+class Mortal:
+    """Who runs a judge that will not come back."""
+
+    starts: int = 1
+    died: str = ""
+
+    def again(self, since: int) -> bool | None:
+        if self.died:
+            raise JudgeError(self.died)
+        return False
+
+
 def test_a_judge_known_to_be_dead_is_not_asked_again() -> None:
-    died: list[str] = []
+    keeper = Mortal()
     with contextlib.ExitStack() as life:
         judge = life.enter_context(Scripted(prefer_long))
         patient = JudgeSettings(GenrmCompareConfig(), JudgeConfig(max_retries=100))
         endpoint = Endpoint(judge.base_url, "judge")
-        with JudgePool(endpoint, patient, explain=lambda: died[0] if died else None) as pool:
+        with JudgePool(endpoint, patient, keeper=keeper) as pool:
             life.close()
-            died.append("it died with exit code -9")
+            keeper.died = "it died with exit code -9"
             with pytest.raises(JudgeError, match="it died with exit code -9"):
                 pool.submit(group("a", "b"), seed=1).result(10)
 
