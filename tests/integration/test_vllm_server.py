@@ -96,8 +96,8 @@ def parent(pid: int) -> int:
 
 def server_of(runs: Path) -> int:
     """The process that answers requests: what the leash has started."""
-    found = of_run(runs)
-    [server] = [pid for pid in found if parent(pid) in found and parent(parent(pid)) not in found]
+    ours = {pid for pid in of_run(runs) if b"nemotron.processes.leash" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    [server] = [pid for pid in of_run(runs) if pid not in ours and parent(pid) in ours]
     return server
 
 
