@@ -228,6 +228,7 @@ ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 
 # the same on a laptop with the embedded engine
 ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
+    ("judge-server", None, "error", ("judge.server=external",)),
     ("not-in-embedded", None, "error", (ASYNC,)),
     ("not-in-embedded", None, "error", ("grpo.max_rollout_turns=2",)),
     ("not-in-embedded", None, "error", (f"{GEN}.stop_strings=[END]",)),
