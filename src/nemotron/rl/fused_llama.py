@@ -285,7 +285,7 @@ class Gradients:
     """float32 accumulators for the gradients of ``Weights``."""
 
     embedding: Tensor
-    layers: tuple[Layer, ...]
+    layers: list[Layer]
     head: Tensor
 
     @classmethod
@@ -304,11 +304,11 @@ class Gradients:
             for layer in weights.layers
         ]
         head = torch.zeros_like(weights.head.weight, dtype=torch.float32)
-        return cls(torch.zeros_like(weights.embedding), tuple(layers), head)
+        return cls(torch.zeros_like(weights.embedding), layers, head)
 
 
 def to_parameters(fused: FusedLlama, grads: Gradients) -> list[Tensor]:
-    """Gradients of ``fused.parameters``, in that order, from those of the rearranged weights."""
+    """Gradients of ``fused.parameters``, in that order, from those of the rearranged weights, which are used up."""
     model, body = fused.model, fused.model.model
     found: dict[Tensor, Tensor] = {}
 
@@ -332,7 +332,9 @@ def to_parameters(fused: FusedLlama, grads: Gradients) -> list[Tensor]:
 
     # Rows go back to the model's order first: norms and biases are taken apart by the model's own matrices.
     back = torch.argsort(fused.order)
-    for layer, grad in zip(body.layers, grads.layers, strict=True):
+    while grads.layers:  # what has been taken apart is let go of: both forms together would be twice the model
+        grad = grads.layers.pop()
+        layer = body.layers[len(grads.layers)]
         attention, mlp = layer.self_attn, layer.mlp
         qkv, out, gate_up, down = grad.qkv, grad.out, grad.gate_up, grad.down
         before_mlp, after_attention, after_mlp = _norms(layer)
@@ -387,7 +389,10 @@ def _row_order(shape: Shape) -> Tensor:
 
 
 def _stack(linears: list[nn.Linear]) -> Linear:
-    """Linears of one input as one; a missing bias beside others counts as zero."""
+    """Linears of one input as one; a missing bias beside others counts as zero. One alone is not copied."""
+    if len(linears) == 1:
+        bias = linears[0].bias
+        return Linear(linears[0].weight.detach(), None if bias is None else bias.detach())
     weight = torch.cat([linear.weight for linear in linears])
     if all(linear.bias is None for linear in linears):
         return Linear(weight, None)

@@ -13,6 +13,7 @@ import torch
 import transformers as hf
 
 from nemotron.contracts.samples import SamplingParams
+from nemotron.rl import generic, pieces
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import generate
 from nemotron.rl.saving import Progress
@@ -104,6 +105,28 @@ def test_values_and_gradients_equal_the_plain_forward(name: str) -> None:
         if a is not None and b is not None:
             scale = float(b.abs().max().clamp_min(1.0))
             torch.testing.assert_close(a / scale, b / scale, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_little_memory_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits in pieces of two tokens, activations computed anew in the backward pass, batches of few tokens."""
+    policy, groups = make_policy(name), make_groups(RAGGED)
+    parameters = list(policy.parameters())
+    expected = policy.response_logprobs(groups, temperature=0.7)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    wanted = torch.autograd.grad((expected * weights).sum(), parameters, allow_unused=True)
+    monkeypatch.setitem(pieces.LOGITS, "cpu", 2 * VOCAB)
+    monkeypatch.setitem(generic._RECOMPUTED_TOKENS, "cpu", 16)
+    for recompute in (False, True):
+        policy.recompute = recompute
+        got = policy.response_logprobs(groups, temperature=0.7)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        found = torch.autograd.grad((got * weights).sum(), parameters, allow_unused=True)
+        for a, b in zip(found, wanted, strict=True):
+            if b is not None:
+                assert a is not None
+                scale = float(b.abs().max().clamp_min(1.0))
+                torch.testing.assert_close(a / scale, b / scale, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
