@@ -205,11 +205,14 @@ class FusedLlama:
         self.kind_names = list(dict.fromkeys(kinds))
         self.kind_of_layer = [self.kind_names.index(kind) for kind in kinds]
         self._tables: tuple[Kind, ...] = ()
+        self._settled: Weights | None = None
 
     @torch.no_grad()
     def weights(self, dtype: torch.dtype, longest: int) -> Weights:
         """The rearranged weights in ``dtype``, up to date, with angles for ``longest`` positions."""
         kinds = self._kinds(longest)
+        if self._settled is not None:
+            return replace(self._settled, kinds=kinds)
         trained = any(p.requires_grad for p in self.parameters)
         # In-place changes raise `_version`, new storage (load_state_dict with assign, offloading) moves `data_ptr`, and
         # fused optimizers do neither: they are counted.
@@ -233,6 +236,11 @@ class FusedLlama:
         )
         self._kept[dtype] = (state, weights)
         return weights
+
+    def settle(self, dtype: torch.dtype) -> None:
+        """Rearrange once and for all: the model's own weights are frozen, and may be rounded from now on."""
+        self._settled = self.weights(dtype, 1)
+        self._kept.clear()
 
     def forget(self) -> None:
         """Let go of the rearranged copies; the next call makes new ones. For a model that leaves the device."""

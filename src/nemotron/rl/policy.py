@@ -22,6 +22,7 @@ from nemotron.checkpoints.adapter_files import is_adapter
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.rl.frozen import halve
 from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_logprobs, shares_prompts
 from nemotron.rl.llama_logprobs import Filter, llama_logprobs
@@ -91,9 +92,15 @@ class Policy:
         return cls(model.to(resolve_device(device)), precision=precision)
 
     def frozen_copy(self) -> Policy:
-        """A copy whose weights never change and want no gradient: the reference policy."""
-        model = copy.deepcopy(self.model).requires_grad_(False)
-        return Policy(model, precision=self.precision)
+        """A copy whose weights never change and want no gradient: the reference policy.
+
+        In half precision its matrices are kept as they are multiplied, with the same results to the bit.
+        """
+        frozen = Policy(copy.deepcopy(self.model).requires_grad_(False), precision=self.precision)
+        if frozen.fused is not None and frozen.dtype != torch.float32:
+            frozen.fused.settle(frozen.dtype)
+        halve(frozen.model, frozen.dtype)
+        return frozen
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The weights an optimizer may change; tied ones once."""
