@@ -205,11 +205,14 @@ class FusedLlama:
         self.kind_names = list(dict.fromkeys(kinds))
         self.kind_of_layer = [self.kind_names.index(kind) for kind in kinds]
         self._tables: tuple[Kind, ...] = ()
+        self._settled: Weights | None = None
 
     @torch.no_grad()
     def weights(self, dtype: torch.dtype, longest: int) -> Weights:
         """The rearranged weights in ``dtype``, up to date, with angles for ``longest`` positions."""
         kinds = self._kinds(longest)
+        if self._settled is not None:
+            return replace(self._settled, kinds=kinds)
         trained = any(p.requires_grad for p in self.parameters)
         # In-place changes raise `_version`, new storage (load_state_dict with assign, offloading) moves `data_ptr`, and
         # fused optimizers do neither: they are counted.
@@ -233,6 +236,11 @@ class FusedLlama:
         )
         self._kept[dtype] = (state, weights)
         return weights
+
+    def settle(self, dtype: torch.dtype) -> None:
+        """Rearrange once and for all: the model's own weights are frozen, and may be rounded from now on."""
+        self._settled = self.weights(dtype, 1)
+        self._kept.clear()
 
     def forget(self) -> None:
         """Let go of the rearranged copies; the next call makes new ones. For a model that leaves the device."""
@@ -285,7 +293,7 @@ class Gradients:
     """float32 accumulators for the gradients of ``Weights``."""
 
     embedding: Tensor
-    layers: tuple[Layer, ...]
+    layers: list[Layer]
     head: Tensor
 
     @classmethod
@@ -304,11 +312,11 @@ class Gradients:
             for layer in weights.layers
         ]
         head = torch.zeros_like(weights.head.weight, dtype=torch.float32)
-        return cls(torch.zeros_like(weights.embedding), tuple(layers), head)
+        return cls(torch.zeros_like(weights.embedding), layers, head)
 
 
 def to_parameters(fused: FusedLlama, grads: Gradients) -> list[Tensor]:
-    """Gradients of ``fused.parameters``, in that order, from those of the rearranged weights."""
+    """Gradients of ``fused.parameters``, in that order, from those of the rearranged weights, which are used up."""
     model, body = fused.model, fused.model.model
     found: dict[Tensor, Tensor] = {}
 
@@ -332,7 +340,9 @@ def to_parameters(fused: FusedLlama, grads: Gradients) -> list[Tensor]:
 
     # Rows go back to the model's order first: norms and biases are taken apart by the model's own matrices.
     back = torch.argsort(fused.order)
-    for layer, grad in zip(body.layers, grads.layers, strict=True):
+    while grads.layers:  # what has been taken apart is let go of: both forms together would be twice the model
+        grad = grads.layers.pop()
+        layer = body.layers[len(grads.layers)]
         attention, mlp = layer.self_attn, layer.mlp
         qkv, out, gate_up, down = grad.qkv, grad.out, grad.gate_up, grad.down
         before_mlp, after_attention, after_mlp = _norms(layer)
@@ -387,7 +397,10 @@ def _row_order(shape: Shape) -> Tensor:
 
 
 def _stack(linears: list[nn.Linear]) -> Linear:
-    """Linears of one input as one; a missing bias beside others counts as zero."""
+    """Linears of one input as one; a missing bias beside others counts as zero. One alone is not copied."""
+    if len(linears) == 1:
+        bias = linears[0].bias
+        return Linear(linears[0].weight.detach(), None if bias is None else bias.detach())
     weight = torch.cat([linear.weight for linear in linears])
     if all(linear.bias is None for linear in linears):
         return Linear(weight, None)

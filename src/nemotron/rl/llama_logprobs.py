@@ -11,11 +11,15 @@ only where a score is asked after it.
 Batches hold about ``_BATCH_TOKENS`` tokens so that their activations stay in the processor's cache, and nothing is
 recorded by autograd inside: at 1M parameters the record-keeping and the page faults of large activations cost as much
 as the arithmetic.
+
+What needs memory: every batch keeps its activations for the backward pass, unless ``recompute`` runs it anew there
+(one more forward pass in exchange for all batches but one); logits exist for so many tokens at once as fit
+``pieces.py``'s limit, in both directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -40,6 +44,7 @@ from nemotron.rl.llama_arithmetic import (
     norm_backward_,
 )
 from nemotron.rl.logprobs import token_logprobs
+from nemotron.rl.pieces import pieces
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
@@ -255,9 +260,12 @@ class _Trace:
 class LlamaPass:
     """One forward pass over a plan, and its backward pass."""
 
-    def __init__(self, weights: Weights, plan: Plan, *, keep: bool, read: Readout | None = None) -> None:
-        """``keep`` stores what ``backward`` needs; ``read`` turns the head's outputs into the result."""
-        self.weights, self.plan, self.keep = weights, plan, keep
+    def __init__(
+        self, weights: Weights, plan: Plan, *, keep: bool, read: Readout | None = None, recompute: bool = False
+    ) -> None:
+        """``keep`` stores what ``backward`` needs, or with ``recompute`` lets it be computed anew there; ``read`` turns
+        the head's outputs into the result."""
+        self.weights, self.plan, self.keep, self.recompute = weights, plan, keep, recompute
         self.read: Readout = read or Filter(1.0, None, 1.0)
         shape = weights.shape
         # Keys and values of all prompts, one tensor per layer: [2,P,K,longest,d].
@@ -271,13 +279,25 @@ class LlamaPass:
         result = torch.zeros(self.plan.rows * self.plan.width, device=self.weights.embedding.device)
         for number, batch in enumerate(self.plan.batches):
             hidden, trace = self.hidden(batch, is_prompt=number < self.plan.prompt_batches)
-            logits = capped(self.weights.head(hidden), self.weights.shape.logit_cap)
-            if batch.source is not None:
-                logits = logits[batch.source]
-            result[batch.places] = self.read(logits, batch.tokens)
-            if self.keep:
+            for asked, rows, source in self._pieces(batch):
+                logits = capped(self.weights.head(hidden[rows]), self.weights.shape.logit_cap)
+                if source is not None:
+                    logits = logits[source]
+                result[batch.places[asked]] = self.read(logits, batch.tokens[asked])
+            if self.keep and not self.recompute:
                 self.traces.append(trace)
         return result
+
+    def _pieces(self, batch: Batch) -> Iterator[tuple[slice, slice, Tensor | None]]:
+        """Of the tokens asked about, so many as may have logits at once: their places in the R' of ``batch``, the rows
+        of R that their logits are, and which of these rows each token follows (None: one each)."""
+        for asked in pieces(len(batch.tokens), len(self.weights.head.weight), batch.tokens.device):
+            whole = asked == slice(0, len(batch.tokens))
+            if batch.source is None or whole:
+                yield asked, slice(None) if whole else asked, batch.source
+            else:  # increasing, so a piece follows neighbouring rows
+                source = batch.source[asked]
+                yield asked, slice(int(source[0]), int(source[-1]) + 1), source - source[0]
 
     def hidden(self, batch: Batch, *, is_prompt: bool) -> tuple[Tensor, _Trace]:
         """Final normed hidden states [R,D] at the asked positions; a batch of prompts fills ``prefixes``."""
@@ -339,26 +359,30 @@ class LlamaPass:
         # begins.
         wanted = [torch.zeros_like(prefix, dtype=torch.float32) for prefix in self.prefixes]
         for number in reversed(range(len(self.plan.batches))):
-            batch, trace = self.plan.batches[number], self.traces.pop()
-            hidden_grad = self._head_backward(batch, trace, grad[batch.places], grads)
-            self._batch_backward(batch, trace, hidden_grad, grads, wanted, number < self.plan.prompt_batches)
+            batch, is_prompt = self.plan.batches[number], number < self.plan.prompt_batches
+            trace = self.hidden(batch, is_prompt=is_prompt)[1] if self.recompute else self.traces.pop()
+            hidden_grad = self._head_backward(batch, trace, grad, grads)
+            self._batch_backward(batch, trace, hidden_grad, grads, wanted, is_prompt)
         return grads
 
     def _head_backward(self, batch: Batch, trace: _Trace, grad: Tensor, grads: Gradients) -> Tensor:
         """Gradient [n*t,D] float32 of the last layer's output, [R,D] of a trimmed one. The logits are computed
         anew: keeping them costs more memory than everything else together."""
         head = self.weights.head
-        logits = head(trace.normed)
-        # The readout (temperature, top-k, top-p, log-softmax) is left to autograd: it is small, and a formula of its
-        # own would have to follow every change of the filter.
-        with torch.enable_grad():
-            leaf = logits.detach().requires_grad_()
-            chosen = leaf if batch.source is None else leaf[batch.source]
-            read = self.read(capped(chosen, self.weights.shape.logit_cap), batch.tokens)
-            (logits_grad,) = torch.autograd.grad(read, leaf, grad)
-        accumulate(grads.head, logits_grad, trace.normed)
+        normed_grad = torch.zeros_like(trace.normed)
+        for asked, rows, source in self._pieces(batch):
+            normed = trace.normed[rows]
+            # The readout (temperature, top-k, top-p, log-softmax) is left to autograd: it is small, and a formula of
+            # its own would have to follow every change of the filter.
+            with torch.enable_grad():
+                leaf = head(normed).detach().requires_grad_()
+                chosen = leaf if source is None else leaf[source]
+                read = self.read(capped(chosen, self.weights.shape.logit_cap), batch.tokens[asked])
+                (logits_grad,) = torch.autograd.grad(read, leaf, grad[batch.places[asked]])
+            accumulate(grads.head, logits_grad, normed)
+            normed_grad[rows] += logits_grad @ head.weight
         asked_grad = torch.zeros(trace.normed.shape, device=grad.device)
-        norm_backward_(asked_grad, logits_grad @ head.weight, trace.normed, trace.rstd)
+        norm_backward_(asked_grad, normed_grad, trace.normed, trace.rstd)
         return asked_grad if batch.asked is None or batch.trim else _spread(asked_grad, batch.asked, batch.ids.numel())
 
     def _batch_backward(
@@ -425,19 +449,21 @@ class _Pass(torch.autograd.Function):
         return None, None, *to_parameters(ctx.fused, ctx.run.backward(grad))
 
 
-def llama_logprobs(fused: FusedLlama, groups: Sequence[Group], choose: Filter, dtype: torch.dtype) -> Tensor:
+def llama_logprobs(
+    fused: FusedLlama, groups: Sequence[Group], choose: Filter, dtype: torch.dtype, *, recompute: bool = False
+) -> Tensor:
     """``Policy.response_logprobs`` for a model that ``fused`` has rearranged; see there."""
-    return _run(fused, make_plan(groups, fused.device), choose, dtype)
+    return _run(fused, make_plan(groups, fused.device), choose, dtype, recompute)
 
 
-def llama_values(fused: FusedLlama, groups: Sequence[Group], dtype: torch.dtype) -> Tensor:
+def llama_values(fused: FusedLlama, groups: Sequence[Group], dtype: torch.dtype, *, recompute: bool = False) -> Tensor:
     """``ScalarModel.token_values`` for a model that ``fused`` has rearranged: one scalar where a log-prob would be."""
-    return _run(fused, make_plan(groups, fused.device), _scalar, dtype)
+    return _run(fused, make_plan(groups, fused.device), _scalar, dtype, recompute)
 
 
-def llama_scores(fused: FusedLlama, groups: Sequence[Group], dtype: torch.dtype) -> Tensor:
+def llama_scores(fused: FusedLlama, groups: Sequence[Group], dtype: torch.dtype, *, recompute: bool = False) -> Tensor:
     """``ScalarModel.sequence_scores`` for a model that ``fused`` has rearranged: [N] scalars at the last tokens."""
-    return _run(fused, make_plan(groups, fused.device, ends=True), _scalar, dtype)[:, 0]
+    return _run(fused, make_plan(groups, fused.device, ends=True), _scalar, dtype, recompute)[:, 0]
 
 
 def _scalar(outputs: Tensor, tokens: Tensor) -> Tensor:
@@ -445,12 +471,12 @@ def _scalar(outputs: Tensor, tokens: Tensor) -> Tensor:
     return outputs[:, 0]
 
 
-def _run(fused: FusedLlama, plan: Plan, read: Readout, dtype: torch.dtype) -> Tensor:
+def _run(fused: FusedLlama, plan: Plan, read: Readout, dtype: torch.dtype, recompute: bool) -> Tensor:
     """Forward, with the backward pass ready where grad is wanted: [N,width] float32."""
     weights = fused.weights(dtype, max(plan.prompt_lengths) + plan.longest)
     wants_grad = torch.is_grad_enabled() and any(p.requires_grad for p in fused.parameters)
     with torch.no_grad():
-        run = LlamaPass(weights, plan, keep=wants_grad, read=read)
+        run = LlamaPass(weights, plan, keep=wants_grad, read=read, recompute=recompute)
         if not wants_grad:
             return run.forward().view(plan.rows, plan.width)
     result: Tensor = _Pass.apply(fused, run, *fused.parameters)  # type: ignore[no-untyped-call]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.errors import ArtifactError, ConfigError, NotAvailableError
 from nemotron.install import install_extra
+from nemotron.rl.frozen import halve
 from nemotron.rl.policy import Policy
 from nemotron.rl.scalar_model import ScalarModel
 
@@ -38,12 +39,15 @@ def add_adapters(policy: Policy, config: LoraConfig, *, seed: int) -> Policy:
         ConfigError: the modules named do not exist. NotAvailableError: peft is not installed.
     """
     # A new wrapper: the old one remembers that the model could be rearranged, which adapters forbid.
-    return Policy(_injected(policy.model, config, seed), precision=policy.precision)
+    found = Policy(_injected(policy.model, config, seed), precision=policy.precision)
+    halve(found.model, found.dtype, exact=True)
+    return found
 
 
 def add_scalar_adapters(model: ScalarModel, config: LoraConfig, *, seed: int) -> ScalarModel:
     """The same for a model with a scalar head, which is new and so is trained as it is. Raises as `add_adapters`."""
     found = ScalarModel(_injected(model.model, config, seed), precision=model.precision)
+    halve(found.model, found.dtype, exact=True)
     found.model.score.requires_grad_(True)
     found.model.peft_config[_NAME].modules_to_save = [_HEAD]
     return found
@@ -182,7 +186,8 @@ class Merged:
         """A copy with every adapter merged into its layer and taken out."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        model: Any = copy.deepcopy(self._policy.model)
+        # In float32, whatever the frozen weights are kept in: a sum in half precision would lose the adapters.
+        model: Any = copy.deepcopy(self._policy.model).float()
         for name, module in list(model.named_modules()):
             if isinstance(module, BaseTunerLayer):
                 module.merge(safe_merge=True)

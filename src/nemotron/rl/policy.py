@@ -22,6 +22,7 @@ from nemotron.checkpoints.adapter_files import is_adapter
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.rl.frozen import halve
 from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_logprobs, shares_prompts
 from nemotron.rl.llama_logprobs import Filter, llama_logprobs
@@ -51,6 +52,8 @@ class Policy:
         shape = shape_of(model)
         self.fused = None if shape is None else FusedLlama(model, shape)
         self.shares_prompts = shares_prompts(model)
+        self.recompute = False
+        """Activations are computed anew in the backward pass in the place of being kept."""
 
     @classmethod
     def load(cls, path: str | Path, *, precision: Precision = "float32", device: str = "auto") -> Policy:
@@ -89,9 +92,15 @@ class Policy:
         return cls(model.to(resolve_device(device)), precision=precision)
 
     def frozen_copy(self) -> Policy:
-        """A copy whose weights never change and want no gradient: the reference policy."""
-        model = copy.deepcopy(self.model).requires_grad_(False)
-        return Policy(model, precision=self.precision)
+        """A copy whose weights never change and want no gradient: the reference policy.
+
+        In half precision its matrices are kept as they are multiplied, with the same results to the bit.
+        """
+        frozen = Policy(copy.deepcopy(self.model).requires_grad_(False), precision=self.precision)
+        if frozen.fused is not None and frozen.dtype != torch.float32:
+            frozen.fused.settle(frozen.dtype)
+        halve(frozen.model, frozen.dtype)
+        return frozen
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The weights an optimizer may change; tied ones once."""
@@ -120,6 +129,34 @@ class Policy:
             out = self.model(input_ids=ids, **kwargs)
         return out.logits, out.past_key_values if self.shares_prompts else None
 
+    @property
+    def vocabulary(self) -> int:
+        """Words that a logit is computed for."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    def body(self, ids: Tensor, cache: Any) -> Tensor:
+        """Hidden states behind the last layer; see ``generic.Model``."""
+        found: list[Tensor] = []
+        handle = self.model.get_decoder().register_forward_hook(lambda *call: found.append(call[-1][0]))
+        try:
+            self.forward(ids, cache, last_only=True)
+        finally:
+            handle.remove()
+        return found[-1]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states; see ``generic.Model``."""
+        # Families scale and cap their logits behind the output layer, in the forward of the whole model: it runs with a
+        # body that has its result already.
+        body, result = self.model.get_decoder(), _Result(hidden[None])
+        body.forward = lambda *args, **kwargs: result
+        try:
+            with self.autocast():
+                logits: Tensor = self.model(input_ids=hidden.new_zeros(1, len(hidden), dtype=torch.int64)).logits[0]
+        finally:
+            del body.forward
+        return logits
+
     def response_logprobs(
         self, groups: Sequence[Group], *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0
     ) -> Tensor:
@@ -139,8 +176,21 @@ class Policy:
         longest = max(len(g.prompt_ids) + len(c.token_ids) for g in groups for c in g.completions)
         if self.fused is not None and longest <= min(LONGEST_WRITTEN_OUT, self.max_length or longest):
             choose = Filter(temperature, top_k, top_p)
-            return llama_logprobs(self.fused, groups, choose, self.dtype)
+            return llama_logprobs(self.fused, groups, choose, self.dtype, recompute=self.recompute)
         return generic_logprobs(self, groups, temperature=temperature, top_k=top_k, top_p=top_p)
+
+
+class _Result:
+    """What a body gives, for the forward of the whole model: hidden states, and None for whatever else it looks at."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        return None
 
 
 def resolve_device(name: str) -> torch.device:

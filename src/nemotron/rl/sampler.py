@@ -21,6 +21,7 @@ from nemotron.contracts.samples import Completion, Group, SamplingParams
 from nemotron.errors import DataError
 from nemotron.rl.decoders import Decoder, decoder_for
 from nemotron.rl.logprobs import filter_logits
+from nemotron.rl.pieces import pieces, rows_at_once
 from nemotron.rl.policy import Policy
 
 # Moving the cache costs about one step, so rows leave together: an eighth of the batch, and at least four.
@@ -118,9 +119,19 @@ def uniforms(seeds: Sequence[int], count: int) -> Tensor:
 def draw(logits: Tensor, uniform: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """One token per row of ``logits`` [A,V] float32 by inverse transform of ``uniform`` [A] float64.
 
+    Rows do not depend on each other, and a large vocabulary goes through in pieces.
+
     Returns:
         token ids [A] int64 and their log-probabilities [A] float32.
     """
+    rows, vocabulary = logits.shape
+    if rows <= rows_at_once(vocabulary, logits.device):
+        return _draw(logits, uniform, params)
+    parts = [_draw(logits[part], uniform[part], params) for part in pieces(rows, vocabulary, logits.device)]
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat([logprobs for _, logprobs in parts])
+
+
+def _draw(logits: Tensor, uniform: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     if params.temperature == 0:
         tokens = logits.argmax(-1)
         return tokens, _pick(logits.log_softmax(-1), tokens)

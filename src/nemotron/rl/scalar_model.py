@@ -61,6 +61,8 @@ class ScalarModel:
         shape = shape_of(model)
         self.fused = None if shape is None else FusedLlama(model, shape)
         self.shares_prompts = shares_prompts(model.base_model)
+        self.recompute = False
+        """Activations are computed anew in the backward pass in the place of being kept."""
 
     @classmethod
     def load(cls, path: str | Path, *, precision: Precision = "float32", device: str = "auto") -> ScalarModel:
@@ -127,7 +129,7 @@ class ScalarModel:
             [N] float32 on ``device``; differentiable where grad is enabled.
         """
         if self._written_out(groups):
-            return llama_scores(self.fused, groups, self.dtype)  # type: ignore[arg-type]
+            return llama_scores(self.fused, groups, self.dtype, recompute=self.recompute)  # type: ignore[arg-type]
         return generic_scores(self, groups)
 
     def token_values(self, groups: Sequence[Group]) -> Tensor:
@@ -137,7 +139,7 @@ class ScalarModel:
             [N,T] float32 on ``device``, 0.0 beyond the end of a response; differentiable where grad is enabled.
         """
         if self._written_out(groups):
-            return llama_values(self.fused, groups, self.dtype)  # type: ignore[arg-type]
+            return llama_values(self.fused, groups, self.dtype, recompute=self.recompute)  # type: ignore[arg-type]
         return generic_values(self, groups)
 
     def forward(self, ids: Tensor, cache: Any, *, last_only: bool) -> tuple[Tensor, Any]:
@@ -150,6 +152,23 @@ class ScalarModel:
         hidden = out.last_hidden_state
         outputs = self.model.score((hidden[:, -1:] if last_only else hidden).float())
         return outputs, out.past_key_values if self.shares_prompts else None
+
+    @property
+    def vocabulary(self) -> int:
+        """One number a token."""
+        return 1
+
+    def body(self, ids: Tensor, cache: Any) -> Tensor:
+        """Hidden states behind the last layer; see ``generic.Model``."""
+        kwargs: dict[str, Any] = {} if cache is None else {"past_key_values": cache, "use_cache": True}
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            hidden: Tensor = self.model.base_model(input_ids=ids, **kwargs)[0]
+        return hidden
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The scalar of hidden states; see ``generic.Model``."""
+        found: Tensor = self.model.score(hidden.float())
+        return found
 
     def save(self, folder: Path, tokenizer: Any) -> None:
         """Write a folder that ``AutoModelForSequenceClassification`` and ``AutoTokenizer`` load.

@@ -55,17 +55,18 @@ GRPO = {
 
 
 class LetterJudge:
-    """Rewards the share of the letter z; a verdict is missing for responses of odd number when ``broken``."""
+    """Rewards the share of ``letters``; a verdict is missing for responses of odd number when ``broken``."""
 
-    def __init__(self, broken: float = 0.0, constant: bool = False) -> None:
-        self.broken, self.constant = broken, constant
+    def __init__(self, broken: float = 0.0, constant: bool = False, letters: str = "z") -> None:
+        self.broken, self.constant, self.letters = broken, constant, letters
 
     def submit(self, request: GroupRequest, *, seed: int) -> Future[GroupResult]:
         rewards: list[float | None] = []
         comparisons = []
         for i, response in enumerate(request.responses):
             missing = i < self.broken * len(request.responses)
-            score = 0.0 if self.constant else response.answer.count("z") / max(len(response.answer), 1)
+            right = 0 if self.constant else sum(map(response.answer.count, self.letters))
+            score = right / max(len(response.answer), 1)
             rewards.append(None if missing else score)
             verdict = None if missing else Verdict(score, 0.0, 1.0)
             comparisons.append(Comparison(i, 0, 0, verdict, 1, failure="garbage" if missing else None))

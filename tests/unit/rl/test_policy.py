@@ -21,7 +21,7 @@ from transformers import (
 
 from nemotron.contracts.samples import Completion, Group
 from nemotron.errors import ArtifactError, NotAvailableError
-from nemotron.rl import llama_logprobs
+from nemotron.rl import llama_logprobs, pieces
 from nemotron.rl.policy import Policy
 
 VOCAB = 97
@@ -187,6 +187,82 @@ def test_the_cut_into_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch, n
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     for a, b in zip(torch.autograd.grad(got.sum(), list(policy.parameters())), expected_grads, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max().clamp_min(1.0)), rtol=1e-4)
+
+
+def gradients(policy: Policy, groups: list[Group], weights: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    got = policy.response_logprobs(groups, temperature=0.7)
+    return got.detach(), list(torch.autograd.grad((got * weights).sum(), list(policy.parameters())))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama-tied-gqa", "gemma3-capped-scaled"])
+def test_activations_computed_anew_are_the_same_bits(
+    name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(llama_logprobs._BATCH_TOKENS, "cpu", 20)
+    policy, groups = make_policy(name, precision=precision), make_groups(RAGGED)
+    weights = torch.randn(11, 12, generator=torch.Generator().manual_seed(1))
+    kept = gradients(policy, groups, weights)
+    alive = 0
+    forward = llama_logprobs.LlamaPass.hidden
+
+    def counted(run: llama_logprobs.LlamaPass, *call: Any, **kwargs: Any) -> Any:
+        nonlocal alive
+        alive = max(alive, len(run.traces))
+        return forward(run, *call, **kwargs)
+
+    monkeypatch.setattr(llama_logprobs.LlamaPass, "hidden", counted)
+    policy.recompute = True
+    anew = gradients(policy, groups, weights)
+    assert alive == 0  # of no batch anything was kept while another ran
+    assert torch.equal(kept[0], anew[0])
+    assert all(torch.equal(a, b) for a, b in zip(kept[1], anew[1], strict=True))
+
+
+@pytest.mark.parametrize("shape", [RAGGED, EVEN, [(5, [4] * 6)]], ids=["ragged", "even", "one prompt"])
+@pytest.mark.parametrize("name", ["llama-tied-gqa", "gemma3-capped-scaled"])
+def test_logits_in_pieces_change_nothing(
+    name: str, shape: list[tuple[int, list[int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, groups = make_policy(name), make_groups(shape)
+    rows = sum(len(responses) for _, responses in shape)
+    weights = torch.randn(rows, max(max(r) for _, r in shape), generator=torch.Generator().manual_seed(1))
+    whole = gradients(policy, groups, weights)
+    largest = 0
+    read = llama_logprobs.Filter.__call__
+
+    def measured(choose: llama_logprobs.Filter, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, len(logits))
+        return read(choose, logits, tokens)
+
+    monkeypatch.setattr(llama_logprobs.Filter, "__call__", measured)
+    monkeypatch.setitem(pieces.LOGITS, "cpu", 3 * VOCAB)
+    cut = gradients(policy, groups, weights)
+    assert largest == 3
+    torch.testing.assert_close(cut[0], whole[0], atol=1e-5, rtol=1e-5)
+    for a, b in zip(cut[1], whole[1], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max().clamp_min(1.0)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama-untied", "llama-tied-gqa", "gemma3", "gpt2", "llama-long"])
+def test_frozen_matrices_are_kept_as_they_are_multiplied(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "llama-long":
+        monkeypatch.setattr("nemotron.rl.policy.LONGEST_WRITTEN_OUT", 10)
+    policy = make_policy(name.replace("-long", "-untied"), precision="bfloat16")
+    groups = make_groups(RAGGED)
+    frozen = policy.frozen_copy()
+    with torch.no_grad():
+        assert torch.equal(frozen.response_logprobs(groups), policy.response_logprobs(groups))
+
+    def size(model: torch.nn.Module) -> int:
+        return sum(p.numel() * p.element_size() for p in model.parameters())
+
+    halved = {type(m) for m in frozen.model.modules() for p in m.parameters(recurse=False) if p.dtype != torch.float32}
+    if name != "gpt2":  # its layers are no `Linear`
+        assert halved == {torch.nn.Linear}
+        assert size(frozen.model) < 0.8 * size(policy.model)
+    assert all(p.dtype == torch.float32 for p in policy.model.parameters())
 
 
 def test_a_prompt_that_occurs_twice_is_computed_once() -> None:

@@ -117,7 +117,7 @@ class DTensorConfig(Strict):
     """Replicas in hybrid sharding; must divide the data-parallel size."""
     sequence_parallel: bool
     """Split norms and dropout along the sequence inside a tensor-parallel group."""
-    activation_checkpointing: bool
+    activation_checkpointing: Read[bool]
     """Recompute activations in the backward pass: less memory, more time."""
     cpu_offload: bool
     """Keep weights and optimizer state in host memory; not on a single GPU."""

@@ -15,6 +15,7 @@ from nemotron.config.schema.fields import (
     Probability,
     needs_keys_when_enabled,
 )
+from nemotron.config.schema.reads import Read
 
 
 class MegatronOptimizerConfig(Strict):
@@ -190,7 +191,7 @@ class MegatronMoeConfig(Strict):
 class MegatronConfig(MegatronMoeConfig):
     """Parallelism, precision and kernels of Megatron training."""
 
-    enabled: bool
+    enabled: Read[bool]
     """Train with Megatron; exactly one of Megatron and DTensor is on."""
     tensor_model_parallel_size: Count
     """GPUs that share every layer."""
@@ -206,7 +207,7 @@ class MegatronConfig(MegatronMoeConfig):
     """Split norms and dropout along the sequence inside a tensor-parallel group."""
     pipeline_dtype: str
     """Number type of what travels between stages."""
-    activation_checkpointing: bool
+    activation_checkpointing: Read[bool]
     """Recompute activations in the backward pass: less memory, more time."""
     recompute_granularity: Omittable[Literal["full", "selective"]] = None
     """What is recomputed: whole layers or chosen modules."""

@@ -165,7 +165,7 @@ class PolicyConfig(Strict):
     """Learning-rate schedulers in sequence; null keeps the learning rate."""
     dtensor_cfg: Read[Annotated[DTensorConfig | Off, needs_keys_when_enabled(DTensorConfig)]]
     """Training with DTensor; the embedded engine reads its adapters."""
-    megatron_cfg: Omittable[Annotated[MegatronConfig | Off, needs_keys_when_enabled(MegatronConfig)]] = None
+    megatron_cfg: Read[Omittable[Annotated[MegatronConfig | Off, needs_keys_when_enabled(MegatronConfig)]]] = None
     """Training with Megatron."""
     dynamic_batching: Annotated[DynamicBatchingConfig | Off, needs_keys_when_enabled(DynamicBatchingConfig)]
     """Micro-batches of similar length."""
@@ -216,6 +216,12 @@ class PolicyConfig(Strict):
         """The DTensor settings when DTensor trains, else None."""
         section = self.dtensor_cfg
         return section if isinstance(section, DTensorConfig) and section.enabled else None
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Whether what trains, Megatron or DTensor, computes activations anew in the backward pass."""
+        trained = self.megatron or self.dtensor
+        return trained is not None and trained.activation_checkpointing
 
     @property
     def lora(self) -> LoraConfig | None:

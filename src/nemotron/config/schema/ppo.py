@@ -156,7 +156,9 @@ class ValueConfig(Strict):
     """Learning-rate schedulers in sequence, one step per rollout batch and PPO epoch; null keeps the rate."""
     reward_model_cfg: RewardModelConfig
     """The head: `enabled: true` with `reward_model_type: regression`."""
-    dtensor_cfg: Annotated[DTensorConfig | Off, needs_keys_when_enabled(DTensorConfig)]
+    dtensor_cfg: Annotated[
+        DTensorConfig | Off, needs_keys_when_enabled(DTensorConfig), Embedded(only=("activation_checkpointing",))
+    ]
     """Training with DTensor."""
     megatron_cfg: Omittable[Annotated[MegatronConfig | Off, needs_keys_when_enabled(MegatronConfig)]] = None
     """Training with Megatron."""
@@ -175,6 +177,12 @@ class ValueConfig(Strict):
     def logprob_rows(self) -> int:
         """Responses per forward pass that only computes values."""
         return self.logprob_batch_size or self.train_micro_batch_size
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Whether activations are computed anew in the backward pass."""
+        section = self.dtensor_cfg
+        return isinstance(section, DTensorConfig) and section.enabled and section.activation_checkpointing
 
 
 class RewardSourceConfig(Strict):

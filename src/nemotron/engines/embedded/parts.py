@@ -130,12 +130,13 @@ class TrainingParts(Generic[C]):
             policy = add_adapters(self.load_start(), self.lora, seed=self.adapter_seed)
             if self.checkpoint is not None:
                 read_adapter(policy, self.checkpoint / ADAPTER)
+            policy.recompute = self.config.policy.activation_checkpointing
             return policy, Reference(policy) if reference else None
-        if self.checkpoint is not None and not reference:
-            return self._load_newest(self.checkpoint), None
-        start = self.load_start()
-        frozen = start.frozen_copy() if reference else None
-        return (start if self.checkpoint is None else self._load_newest(self.checkpoint)), frozen
+        start = self.load_start() if self.checkpoint is None or reference else None
+        frozen = start.frozen_copy() if start is not None and reference else None
+        policy = start if start is not None and self.checkpoint is None else self._load_newest()
+        policy.recompute = self.config.policy.activation_checkpointing
+        return policy, frozen
 
     @property
     def lora(self) -> LoraConfig | None:
@@ -159,8 +160,10 @@ class TrainingParts(Generic[C]):
         """What a checkpoint stores of a model: all weights, of which adapters are a part."""
         return Trained(Merged(model) if self.lora is not None else model.model, optimization, layout)
 
-    def _load_newest(self, checkpoint: Path) -> Policy:
-        return Policy.load_checkpoint(weights_of(checkpoint), precision=precision(self.config.policy.precision))
+    def _load_newest(self) -> Policy:
+        if self.checkpoint is None:
+            raise ConfigError("there is no checkpoint to go on from")
+        return Policy.load_checkpoint(weights_of(self.checkpoint), precision=precision(self.config.policy.precision))
 
     def prove_optimizer(self) -> None:
         """Raises ConfigError when torch refuses the optimizer or its schedule; needs no model."""

@@ -113,6 +113,7 @@ class Parts(TrainingParts[RmRunConfig]):
             model = ScalarModel.load(self.checkpoint / POLICY / WEIGHTS / HF, precision=number)
         else:
             model = ScalarModel.from_policy(self.load_start(), seed=self.config.rm.seed)
+        model.recompute = self.config.policy.activation_checkpointing
         model.model.config.pad_token_id = self.chat.tokenizer.pad_token_id
         return model
 

@@ -98,6 +98,7 @@ class CriticModels:
         folder = self._folder(f"step_{step}") if step else None
         source = folder / WEIGHTS if folder else self._value.model_name
         critic = ScalarModel.load(source, precision=self._value.precision)
+        critic.recompute = self._value.activation_checkpointing
         if int(critic.model.config.vocab_size) != self.vocabulary:
             raise ConfigError(
                 f"the critic knows {critic.model.config.vocab_size} tokens, the reward model {self.vocabulary}",
