@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from nemotron.compile.jobs.base import AnyJob
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-SERVE_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
 def gpu_memory(job: AnyJob) -> GpuMemory | None:
@@ -92,8 +91,7 @@ def judge_gpus(model: GenrmModelConfig | None) -> int:
     """GPUs that NeMo-Gym takes for the judge; 0 for one that answers elsewhere."""
     if model is None or model.base_url is not None:
         return 0
-    serve = (model.model_extra or {}).get("vllm_serve_kwargs") or {}
-    return math.prod(int(serve.get(name) or 1) for name in SERVE_SIZES)
+    return model.vllm_serve_kwargs.gpus if model.vllm_serve_kwargs else 1
 
 
 def judge_nodes(config: Any) -> int:

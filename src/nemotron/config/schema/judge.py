@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, FiniteFloat, SecretStr
 
 from nemotron.config.schema.base import Open, Strict
-from nemotron.config.schema.fields import DiskPath, OnDisk, Probability
+from nemotron.config.schema.fields import Count, DiskPath, Omittable, OnDisk, Probability
 
 JUDGE_MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 """Key of the block that says which model judges."""
@@ -101,6 +102,24 @@ class ProbedJudgeConfig(JudgeConfig):
     """What it must be able to do before the run starts."""
 
 
+class VllmServeKwargs(Open):
+    """``vllm_serve_kwargs``: arguments of ``vllm serve``. Those that say how many GPUs it takes are typed."""
+
+    tensor_parallel_size: Omittable[Count] = None
+    """GPUs that share every layer."""
+    pipeline_parallel_size: Omittable[Count] = None
+    """Groups of GPUs that have layers of their own."""
+    data_parallel_size: Omittable[Count] = None
+    """Copies of the judge."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that it takes."""
+        return math.prod(
+            size or 1 for size in (self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size)
+        )
+
+
 class GenrmModelConfig(Open):
     """``env.nemo_gym.genrm_model.responses_api_models.vllm_model``: which model judges, and where it answers."""
 
@@ -112,6 +131,8 @@ class GenrmModelConfig(Open):
     """Bearer token for the endpoint. Never written to a run folder."""
     supports_principle_role: bool = True
     """Whether the judge's chat template knows the role ``principle``; without it the principle is not sent."""
+    vllm_serve_kwargs: Omittable[VllmServeKwargs] = None
+    """How NeMo-Gym starts vLLM, where it serves the judge itself."""
 
 
 class GenrmResponsesCreateParams(Open):
