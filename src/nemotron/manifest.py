@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from nemotron.disk.walk import files_below
 from nemotron.errors import ConfigError, NemotronError, NotFoundError, Origin
 from nemotron.suggest import closest, listed
 from nemotron.tables import TableError, read_table
@@ -199,7 +200,7 @@ def _catalog(root: Path, own: tuple[Path, ...]) -> Catalog:
     steps: dict[str, Step] = {}
     problems: dict[str, NemotronError] = {}
     for folder in (root, *own):
-        for path in sorted(folder.rglob("step.toml")):
+        for path in _manifests(folder):
             step_id = path.parent.relative_to(folder).as_posix()
             try:
                 if step_id in steps:
@@ -210,6 +211,16 @@ def _catalog(root: Path, own: tuple[Path, ...]) -> Catalog:
             except NemotronError as error:
                 problems[f"{step_id} ({folder})" if step_id in steps else step_id] = error
     return Catalog(tuple(steps[name] for name in sorted(steps)), problems)
+
+
+def _manifests(folder: Path) -> list[Path]:
+    try:
+        return [path for path in files_below(folder) if path.name == "step.toml"]
+    except OSError as error:
+        raise NotFoundError(
+            f"the folder of steps `{folder}` cannot be looked at: {(error.strerror or str(error)).lower()}",
+            hint=f"`--steps-dir` and `{VARIABLE}` name a folder that holds `<id>/step.toml`",
+        ) from error
 
 
 def read_step(path: Path, step_id: str, types: Mapping[str, ArtifactType]) -> Step:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nemotron.artifacts.kinds import Kind, jsonl_files, located, recognise, result_files
+from nemotron.artifacts.kinds import Kind, artifact_files, jsonl_files, located, recognise, result_files
 from nemotron.artifacts.record import RECORD
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import CONFIG, WEIGHTS
@@ -64,8 +64,7 @@ def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:
         weights = sorted(pickled) or hf.weight_files(path)
         return path, [*extra, *weights, *hf.tokenizer_files(path)], True
     folder = layout.resolve(path)
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name != RECORD]
-    return folder, files, True
+    return folder, [file for file in artifact_files(folder) if file.name != RECORD], True
 
 
 def _digest(file: Path, progress: Callable[[int], None] | None) -> str:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from nemotron.artifacts.fingerprint import fingerprint, fingerprint_files
-from nemotron.artifacts.kinds import recognise
+from nemotron.artifacts.kinds import artifact_files, recognise
 from nemotron.errors import ArtifactError
 from nemotron.job import Changed, CompiledJob, Input
 from nemotron.runs.folder import RunFolder
@@ -175,5 +175,5 @@ def _say_if_much(inputs: Sequence[Input], what: str) -> None:
 
 def _bytes(one: Input) -> int:
     paths = [Path(name) for name in one.files] or [Path(one.path).expanduser()]
-    found = (file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]))
+    found = (file for path in paths for file in (artifact_files(path) if path.is_dir() else [path]))
     return sum(file.stat().st_size for file in found if file.is_file())

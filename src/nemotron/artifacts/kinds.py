@@ -9,6 +9,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import is_adapter
 from nemotron.checkpoints.megatron import layout
 from nemotron.disk.documents import read_json
+from nemotron.disk.walk import files_below
 from nemotron.errors import ArtifactError
 
 Kind = Literal["checkpoint_hf", "checkpoint_lora", "checkpoint_megatron", "training_jsonl", "eval_results"]
@@ -56,14 +57,30 @@ def jsonl_files(path: Path) -> list[Path]:
     """The JSONL files of a data set: the file itself, or all below a folder, in order of name."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*.jsonl") if not _hidden(file, path))
+    return [file for file in artifact_files(path) if file.suffix == ".jsonl" and not _hidden(file, path)]
 
 
 def result_files(path: Path) -> list[Path]:
     """The JSON files with scores: the file itself, or those below a folder, in order of name."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*.json") if not _hidden(file, path) and _scores(file))
+    found = (file for file in artifact_files(path) if file.suffix == ".json" and not _hidden(file, path))
+    return [file for file in found if _scores(file)]
+
+
+def artifact_files(folder: Path) -> list[Path]:
+    """The files below a folder, in order of name.
+
+    Raises:
+        ArtifactError: it cannot be looked at, or holds more than any artifact.
+    """
+    try:
+        return files_below(folder)
+    except OSError as error:
+        raise ArtifactError(
+            f"`{error.filename or folder}` cannot be looked at: {(error.strerror or str(error)).lower()}",
+            hint=f"name the folder of the artifact, if `{folder}` is not it",
+        ) from error
 
 
 def _hidden(file: Path, root: Path) -> bool:

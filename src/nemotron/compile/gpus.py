@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 from nemotron.compile.plan import GpuMemory
 from nemotron.compile.probes.model_files import ModelFiles, read_model
 from nemotron.config.schema.judge import GenrmModelConfig
-from nemotron.vllm.arguments import gpus
 
 if TYPE_CHECKING:
     from nemotron.compile.jobs.base import AnyJob
@@ -92,7 +91,7 @@ def judge_gpus(model: GenrmModelConfig | None) -> int:
     """GPUs that NeMo-Gym takes for the judge; 0 for one that answers elsewhere."""
     if model is None or model.base_url is not None:
         return 0
-    return gpus(model.vllm_serve_kwargs or {})
+    return model.vllm_serve_kwargs.gpus if model.vllm_serve_kwargs else 1
 
 
 def judge_nodes(config: Any) -> int:

@@ -144,7 +144,8 @@ def _outcome(run: RunFolder, state: JobState) -> int:
         if status.state not in ENDED:
             reason = f": {state.reason}" if state.reason else ""
             print_error(EngineError(f"the job of run `{run.id}` ended with exit code {state.exit_code}{reason}"))
-        return state.exit_code
+        # A process can end with no other; 256 would be 0 to whoever called us.
+        return state.exit_code if 0 < state.exit_code < 256 else EngineError.exit_code
     if state.state == "lost" and status.state in ENDED and status.exit_code is not None:
         return status.exit_code
     what, code, hint = ENDS.get(state.state, ("failed", EngineError.exit_code, None))

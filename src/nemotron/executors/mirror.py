@@ -55,7 +55,7 @@ def repeated(log: bytes) -> dict[str, list[bytes]]:
     for line in log.splitlines(keepends=True):
         if line.startswith(_MARK) and line.endswith(b"\n"):
             name, _, content = line[len(_MARK) :].rstrip(b"\n").partition(b" ")
-            found.setdefault(name.decode(), []).append(content)
+            found.setdefault(name.decode("utf-8", "replace"), []).append(content)
     return found
 
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, RootModel
+
 from nemotron import snapshot
 from nemotron.errors import ConfigError, ExecutorError, NemotronError, NotFoundError
 from nemotron.executors import mirror
@@ -42,11 +44,38 @@ _ASK_S = 3.0
 """How long a cluster that does not answer is asked how a job does: whoever follows the job asks again anyway."""
 _SHARE = 0.05
 """Of the time that reading a log takes: the API has no offset, so a long one is asked for less often."""
+_MOST_LOG = 256 << 20
+"""Bytes of a log, which comes as one answer."""
 _NODE_GONE = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 _NO_AGENT = (
     "is the cluster still starting? Two Rays on one machine each need their own `--dashboard-agent-listen-port`, "
     "`--dashboard-agent-grpc-port` and `--metrics-export-port`"
 )
+
+
+class _Answer(BaseModel):
+    """What is looked at of an answer."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Version(_Answer):
+    ray_version: str | None = None
+
+
+class _Jobs(RootModel[list[Any] | None]):
+    pass
+
+
+class _Details(_Answer):
+    status: str | None = None
+    message: str | None = None
+    error_type: str | None = None
+    driver_exit_code: int | None = None
+
+
+class _Logs(_Answer):
+    logs: str | None = None
 
 
 class RayJobs:
@@ -151,11 +180,11 @@ class RayJobs:
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """The cluster answers and takes the token."""
         settings = _settings(profile)
-        service = _service(settings.address, settings.token_env, patience_s=_ASK_S)
-        version = service.call("GET", "/api/version") or {}
-        # The version is told without a token.
-        jobs = service.call("GET", "/api/jobs/") or []
-        return [("ray", f"{version.get('ray_version', 'unknown')} at {settings.address}"), ("jobs", str(len(jobs)))]
+        with _service(settings.address, settings.token_env, patience_s=_ASK_S) as service:
+            version = service.ask(_Version, "GET", "/api/version").ray_version or "unknown"
+            # The version is told without a token.
+            jobs = service.ask(_Jobs, "GET", "/api/jobs/").root or []
+        return [("ray", f"{version} at {settings.address}"), ("jobs", str(len(jobs)))]
 
     def state(self, handle: Handle) -> JobState:
         """One call."""
@@ -168,20 +197,19 @@ class RayJobs:
             return JobState("unknown", error.message)
         if found is None:
             return JobState("lost", "the cluster does not know the job; one that was started anew forgets all jobs")
-        state = STATES.get(str(found.get("status")), "unknown")
-        code, message = found.get("driver_exit_code"), str(found.get("message") or "").strip()
+        state = STATES.get(found.status or "", "unknown")
+        code, message = found.driver_exit_code, (found.message or "").strip()
         if state == "failed":
-            if found.get("error_type") in _NODE_GONE:
+            if found.error_type in _NODE_GONE:
                 return JobState("node_failed", _short(message))
-            return JobState("failed", "" if code else _short(message), code if isinstance(code, int) else None)
+            return JobState("failed", "" if code else _short(message), code)
         return JobState(state, _short(message) if state == "queued" else "")
 
-    def _details(self, service: Service, job: str) -> dict[str, Any] | None:
+    def _details(self, service: Service, job: str) -> _Details | None:
         try:
-            found = service.call("GET", f"/api/jobs/{job}")
+            return service.ask(_Details, "GET", f"/api/jobs/{job}")
         except NotFoundError:
             return None
-        return found if isinstance(found, dict) else None
 
     def _service(self, handle: Handle, *, patience_s: float = PATIENCE_S) -> Service:
         where: Any = (handle.model_extra or {}).get("cluster") or {}
@@ -209,8 +237,8 @@ class _Log:
         """What there is so far, rows for the mirror included; the last line may be half."""
         if fresh or time.monotonic() >= self._until:
             begun = time.monotonic()
-            answer = self._service.call("GET", f"/api/jobs/{self._job}/logs") or {}
-            self._text = str(answer.get("logs") or "").encode()
+            answer = self._service.ask(_Logs, "GET", f"/api/jobs/{self._job}/logs", most=_MOST_LOG)
+            self._text = (answer.logs or "").encode()
             now = time.monotonic()
             self._until = now + (now - begun) / _SHARE if now - begun > 1 else 0.0
         return self._text
@@ -251,20 +279,18 @@ def _service(address: str, token_env: str | None, *, patience_s: float) -> Servi
     Raises:
         ConfigError: the variable that should hold its token is not set.
     """
-    headers = {}
-    if token_env is not None:
-        if not (token := os.environ.get(token_env)):
-            raise ConfigError(
-                f"no token for the Ray cluster {address}: {token_env} is not set",
-                hint=f"`export {token_env}=...`, the content of RAY_AUTH_TOKEN on the cluster's nodes",
-            )
-        headers["Authorization"] = f"Bearer {token}"
+    token = None
+    if token_env is not None and not (token := os.environ.get(token_env)):
+        raise ConfigError(
+            f"no token for the Ray cluster {address}: {token_env} is not set",
+            hint=f"`export {token_env}=...`, the content of RAY_AUTH_TOKEN on the cluster's nodes",
+        )
     hint = (
         f"set {token_env} to the token of the cluster's nodes"
         if token_env
         else "the cluster wants a token (RAY_AUTH_MODE=token): name its variable with `token_env` in the profile"
     )
-    return Service("Ray", address.rstrip("/"), headers, token_hint=hint, stumble_hint=_NO_AGENT, patience_s=patience_s)
+    return Service("Ray", address.rstrip("/"), token, token_hint=hint, stumble_hint=_NO_AGENT, patience_s=patience_s)
 
 
 def _short(message: str) -> str:

@@ -24,7 +24,10 @@ from nemotron.config.schema.gym import GymConfig
 from nemotron.disk.documents import parse_json
 from nemotron.errors import RewardError
 from nemotron.gym.protocol import Json, Verified, failure_in, read_verified
+from nemotron.processes.replies import TooLongError, read_text
 
+MOST_BYTES = 16 << 20
+"""Of an answer, which repeats the row and the response that were sent."""
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 8.0
 _PROBE_PAUSE_S = 0.1
@@ -171,10 +174,14 @@ class GymClient:
             async with self._session.post(
                 server.base_url + path, json=body, cookies=cookies, timeout=patience
             ) as response:
-                text = await response.text("utf-8", errors="replace")
+                text = await read_text(response, MOST_BYTES)
                 server.last_answer = time.monotonic()
         except TimeoutError as error:
             raise _Transient("no answer in time", unreachable=True) from error
+        except TooLongError as error:
+            # Asked again it would say the same, and cost as much.
+            server.last_answer = time.monotonic()
+            raise _Refused(str(error)) from error
         except aiohttp.ClientError as error:
             raise _Transient(_why(error), unreachable=True) from error
         if response.status >= 400 and (failure := failure_in(_json(text), status=response.status)) is not None:

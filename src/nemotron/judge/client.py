@@ -26,10 +26,13 @@ from nemotron.errors import JudgeError
 from nemotron.judge.messages import responses_request
 from nemotron.judge.responses import read_response
 from nemotron.judge.types import Message
+from nemotron.processes.replies import TooLongError, read_text
 
 EXCERPT_CHARS = 300
 SHORTEST_TOKEN = 8
 """Shorter ones are not looked for in what a judge says; they would be found by chance."""
+MOST_BYTES = 4 << 20
+"""Of an answer: more than a hundred thousand tokens, and what comes beside them."""
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 8.0
 _LONGEST_RETRY_AFTER_S = 60.0
@@ -37,7 +40,11 @@ _PROBE_PAUSE_S = 0.1
 # 408 and 425 ask for a second try by definition.
 _TRANSIENT_STATUS = frozenset({408, 425, 429})
 # A refusal of what was asked. 401, 403 and 404 are about the endpoint, whatever is asked.
+_MOST_TOKENS = 1 << 32
+"""What an endpoint counts beyond it is no count."""
 _REFUSES_ONE = frozenset({400, 413, 422})
+_LARGEST_LOGPROB = 0.1
+"""A probability is at most 1, but for rounding."""
 _TOO_LONG_MARKS = ("context_length_exceeded", "maximum context length", "max_model_len")
 
 
@@ -203,6 +210,8 @@ class JudgeClient:
             timeout=aiohttp.ClientTimeout(total=self._config.request_timeout_s),
             # The semaphore is the bound; a second one in the connector would count waiting time as request time.
             connector=aiohttp.TCPConnector(limit=0),
+            # What one answer sets must not change how another question is asked.
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
 
@@ -377,17 +386,20 @@ class JudgeClient:
             raise RuntimeError("JudgeClient is used outside of its `async with` block")
         try:
             async with self._session.request(method, self._base + path, json=body) as response:
-                text = await response.text("utf-8", errors="replace")
+                text = await read_text(response, MOST_BYTES)
                 self._last_answer = time.monotonic()
                 # Some gateways echo what they were sent. What is read here may be kept, shown or trained on.
                 text = text if response.status == 200 and self._innocent else self._without_token(text)
                 return response.status, text, response.headers
         except TimeoutError as error:
             raise _Transient(f"no answer within {self._config.request_timeout_s:g} s", unreachable=True) from error
+        except TooLongError as error:
+            self._last_answer = time.monotonic()
+            raise _Transient(str(error)) from error
         except aiohttp.InvalidURL as error:
             raise JudgeError(f"`{self._base}` is not a URL", hint="write it as `http://HOST:PORT/v1`") from error
         except aiohttp.ClientError as error:
-            raise _Transient(f"{type(error).__name__}: {error}", unreachable=True) from error
+            raise _Transient(self._without_token(_why(error)), unreachable=True) from error
 
     async def _started_again(self, since: int) -> bool:
         """Whether the judge has been started again since then; waits while it is. Raises JudgeError when it is gone."""
@@ -411,6 +423,15 @@ class JudgeClient:
             f"judge endpoint `{self._base}` refused the request with status {status}: {said}",
             hint=hints.get(status, "the endpoint's answer above says why"),
         )
+
+
+def _why(error: aiohttp.ClientError) -> str:
+    """What went wrong with a connection. Where the answer is no HTTP, aiohttp would quote it."""
+    if isinstance(error, aiohttp.TooManyRedirects):
+        return "it redirects without end"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "its answer is no HTTP"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:EXCERPT_CHARS]
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
@@ -457,7 +478,9 @@ def _said(raw: str) -> _Said | None:
 
 def _count(usage: object, name: str) -> int:
     value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS:
+        return value
+    return 0
 
 
 def _first_token(choice: Mapping[str, Any]) -> dict[str, float] | None:
@@ -467,8 +490,10 @@ def _first_token(choice: Mapping[str, Any]) -> dict[str, float] | None:
         found: dict[str, float] = {}
         for entry in entries:
             text, value = str(entry["token"]), float(entry["logprob"])
+            if not value <= _LARGEST_LOGPROB:
+                return None
             found[text] = value if text not in found else math.log(math.exp(value) + math.exp(found[text]))
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
         return None
     return found or None
 

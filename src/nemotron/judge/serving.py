@@ -101,7 +101,7 @@ def problems(model: GenrmModelConfig, config: JudgeConfig, place: Place) -> Iter
             yield Problem(COMMAND, message, GET, missing=True)
     if config.dtype == "float64":
         yield Problem("judge.dtype", "vLLM does not compute in float64", "set `judge.dtype=float32`, or `auto`")
-    settings = model.vllm_serve_kwargs or {}
+    settings = model.vllm_serve_kwargs.settings if model.vllm_serve_kwargs else {}
     for name in settings:
         if name.replace("-", "_") in arguments.OURS:
             key = f"{JUDGE_MODEL}.vllm_serve_kwargs.{name}"
@@ -110,6 +110,7 @@ def problems(model: GenrmModelConfig, config: JudgeConfig, place: Place) -> Iter
     if place.has_cuda and there is not None and wanted > there:
         message = f"the judge's sizes want {wanted} GPUs, {there} can be seen"
         key = next(
-            f"{JUDGE_MODEL}.vllm_serve_kwargs.{n}" for n in arguments.PARALLEL_SIZES if (settings.get(n) or 1) != 1
+            (f"{JUDGE_MODEL}.vllm_serve_kwargs.{n}" for n in arguments.PARALLEL_SIZES if (settings.get(n) or 1) != 1),
+            "judge.server",
         )
         yield Problem(key, message, f"make their product at most {there}")

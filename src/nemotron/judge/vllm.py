@@ -103,7 +103,7 @@ def serve_judge(
     environ: Mapping[str, str] = os.environ,
 ) -> Serve:
     """What vLLM is started with: what the block of the judge says, on top of what fits this machine."""
-    given = model.vllm_serve_kwargs or {}
+    given = model.vllm_serve_kwargs.settings if model.vllm_serve_kwargs else {}
     given = {name.replace("-", "_"): value for name, value in given.items()}
     folder = folder_of(model.model, place)
     dtype = config.dtype

@@ -193,3 +193,23 @@ def test_the_guide_has_the_tables_of_the_plan(
     rows = dict(plan_rows(plan_of(tmp_path, *more, *words)))
     for name in ("policy", "allocation", *(("memory of a GPU",) if parameters else ("judge calls", "judge"))):
         assert f"| {name} | {rows[name]} |" in guide
+
+
+REWARD = "env.reward_model"
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "two", "[8]", "0", "-1", "1.5", "null"])
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [
+        ("rlhf", f"{JUDGE}.vllm_serve_kwargs.tensor_parallel_size"),
+        ("rlhf", f"{JUDGE}.vllm_serve_kwargs"),
+        ("ppo", f"{REWARD}.resources.num_nodes"),
+        ("ppo", f"{REWARD}.resources"),
+        ("ppo", REWARD),
+    ],
+)
+def test_a_number_of_gpus_is_one(tmp_path: Path, step: str, key: str, value: str) -> None:
+    """They are NeMo-RL's and NeMo-Gym's own keys, but we count with them."""
+    plan = plan_of(tmp_path, f"++{key}={value}", step=step)
+    assert key in {finding.key for finding in plan.errors}, plan.errors

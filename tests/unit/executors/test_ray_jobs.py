@@ -214,8 +214,8 @@ class Written:
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
 
-    def call(self, method: str, path: str) -> dict[str, str]:
-        return {"logs": self.texts.pop(0)}
+    def ask(self, shape: Any, method: str, path: str, *, most: int) -> Any:
+        return shape(logs=self.texts.pop(0))
 
 
 def test_half_a_row_for_the_mirror_is_not_shown() -> None:

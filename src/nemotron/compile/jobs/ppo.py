@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.base import Batch, Optimizer
@@ -134,22 +133,18 @@ class PpoJob(PolicyGradientJob[PpoMasterConfig]):
         for name, on in (("absolute_kl", actor.absolute_kl), ("entropy_bonus", actor.entropy_bonus)):
             if on:
                 yield f"actor.{name}", f"NeMo-RL's PPO has no `{name}`", f"leave it out, {embedded}"
-        named = self._reward_block.get("model_name", config.reward_model.model_name)
-        if named != config.reward_model.model_name:
+        block = config.env.reward_model
+        named = block.model_name if block else None
+        if named is not None and named != config.reward_model.model_name:
             message = f"`env.reward_model.model_name` is `{named}`, and `reward_model.model_name` is another model"
             yield "env.reward_model.model_name", message, "set it to `${reward_model.model_name}`"
 
     @property
-    def _reward_block(self) -> Mapping[str, Any]:
-        """``env.reward_model``, which is NeMo-RL's."""
-        block = (self.config.env.model_extra or {}).get("reward_model")
-        return block if isinstance(block, Mapping) else {}
-
-    @property
     def reward_model_resources(self) -> tuple[int, int]:
         """Nodes and GPUs of each that NeMo-RL's reward model takes: one GPU unless `env.reward_model` says more."""
-        resources = self._reward_block.get("resources") or {}
-        return int(resources.get("num_nodes") or 1), int(resources.get("gpus_per_node") or 1)
+        block = self.config.env.reward_model
+        resources = block.resources if block else None
+        return (resources.num_nodes or 1, resources.gpus_per_node or 1) if resources else (1, 1)
 
     @cached_property
     def training_gpus(self) -> int:

@@ -55,6 +55,24 @@ class MathEnvConfig(Open):
     """Which checker compares answers."""
 
 
+class RewardModelResources(Open):
+    """``env.reward_model.resources``."""
+
+    num_nodes: Omittable[Count] = None
+    """Nodes that the reward model takes."""
+    gpus_per_node: Omittable[Count] = None
+    """GPUs of each."""
+
+
+class RewardModelEnvConfig(Open):
+    """``env.reward_model``: how NeMo-RL serves the reward model of PPO."""
+
+    model_name: Omittable[Name] = None
+    """Which model it is."""
+    resources: Omittable[RewardModelResources] = None
+    """Where it runs; one GPU unless it says more."""
+
+
 class EnvConfig(Open):
     """Environments by name. NeMo-RL takes any mapping; the RLHF step uses NeMo-Gym with a generative judge."""
 
@@ -68,6 +86,8 @@ class EnvConfig(Open):
     """NeMo-Gym settings."""
     math: Omittable[MathEnvConfig] = None
     """Rule-checked mathematics."""
+    reward_model: Omittable[RewardModelEnvConfig] = None
+    """NeMo-RL's reward model of PPO."""
 
     @property
     def judge_model(self) -> GenrmModelConfig | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, FiniteFloat, SecretStr
 
 from nemotron.config.schema.base import Open, Strict
-from nemotron.config.schema.fields import DiskPath, OnDisk, Probability
+from nemotron.config.schema.fields import Count, DiskPath, Omittable, OnDisk, Probability
 
 JUDGE_MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 """Key of the block that says which model judges."""
@@ -123,6 +124,29 @@ class ProbedJudgeConfig(JudgeConfig):
     """What it must be able to do before the run starts."""
 
 
+class VllmServeKwargs(Open):
+    """``vllm_serve_kwargs``: arguments of ``vllm serve``. Those that say how many GPUs it takes are typed."""
+
+    tensor_parallel_size: Omittable[Count] = None
+    """GPUs that share every layer."""
+    pipeline_parallel_size: Omittable[Count] = None
+    """Groups of GPUs that have layers of their own."""
+    data_parallel_size: Omittable[Count] = None
+    """Copies of the judge."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is written, by the names of vLLM's Python arguments."""
+        return self.model_dump(exclude_unset=True)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that it takes."""
+        return math.prod(
+            size or 1 for size in (self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size)
+        )
+
+
 class GenrmModelConfig(Open):
     """``env.nemo_gym.genrm_model.responses_api_models.vllm_model``: which model judges, and where it answers."""
 
@@ -132,7 +156,7 @@ class GenrmModelConfig(Open):
     """OpenAI-compatible endpoint up to and including ``/v1``. None: we serve ``model`` ourselves on this machine."""
     api_key: SecretStr | None = None
     """Bearer token for the endpoint. Never written to a run folder."""
-    vllm_serve_kwargs: dict[str, Any] | None = None
+    vllm_serve_kwargs: Omittable[VllmServeKwargs] = None
     """Settings of the vLLM that serves the judge, by the names of its Python arguments: ``tensor_parallel_size``,
     ``max_model_len``, ``gpu_memory_utilization``, ``structured_outputs_config`` ... NeMo-Gym reads them on a cluster,
     and `judge.server=vllm` here."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import glob
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from nemotron.data.content import FOREIGN_SUFFIXES, LINE_SUFFIXES, PACKED_SUFFIX
 from nemotron.data.forms import Kind, filled, find_form
 from nemotron.data.manifest import SPLIT_NAMES
 from nemotron.disk.documents import MalformedError, parse_json, read_bytes, read_json
+from nemotron.disk.walk import files_below
 from nemotron.errors import ConfigError, DataError, Origin
 from nemotron.suggest import closest, listed
 
@@ -313,12 +315,22 @@ def _files(dataset: Dataset) -> list[Path]:
     path = Path(dataset.path).expanduser()
     if path.is_dir():
         return [file for file in _below(path) if is_data_file(file.name) and not _is_about_data(file)]
+    fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+    if "**" in path.parts and fixed.is_dir():
+        # It goes everywhere below, so how much that is has to be known before.
+        _below(fixed)
     return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
 
 
 def _below(folder: Path) -> list[Path]:
     """The files below a folder that nobody hides."""
-    return sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file, folder))
+    try:
+        return [file for file in files_below(folder) if not _hidden(file, folder)]
+    except OSError as error:
+        raise DataError(
+            f"`{error.filename or folder}` cannot be looked at: {(error.strerror or str(error)).lower()}",
+            hint=f"name the folder below `{folder}` that holds the data",
+        ) from error
 
 
 def _is_about_data(path: Path) -> bool:

@@ -15,6 +15,7 @@ from nemotron.config.origins import plain
 from nemotron.config.yaml import parse_yaml
 from nemotron.data.manifest import SPLIT_NAMES
 from nemotron.data.prep.blend import Dataset, SourceFile, choose_split, is_data_file, split_of
+from nemotron.disk.walk import files_below
 from nemotron.errors import ConfigError, DataError, NotAvailableError, Origin
 from nemotron.install import install_extra
 from nemotron.suggest import closest, listed
@@ -94,7 +95,7 @@ def _cached(library: Any, repo: str, revision: str | None) -> tuple[str, list[st
         folder = Path(library.snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True))
     except (OSError, ValueError):
         return None
-    return folder.name, sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return folder.name, [str(path.relative_to(folder)) for path in files_below(folder)]
 
 
 def _download(repo: str, commit: str, name: str) -> Path:

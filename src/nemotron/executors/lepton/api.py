@@ -27,12 +27,11 @@ class Workspace:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of every call. DGX Cloud wants to know the page that asks."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        if "dgxc" in self.url:
-            parts = urlsplit(self.url)
-            headers["origin"] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        return headers
+        """Of every call, beside the token. DGX Cloud wants to know the page that asks."""
+        if "dgxc" not in self.url:
+            return {}
+        parts = urlsplit(self.url)
+        return {"origin": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"}
 
 
 def workspace_of(profile: LeptonProfile, environ: Mapping[str, str] | None = None) -> Workspace:
@@ -84,6 +83,7 @@ class Api(Service):
         super().__init__(
             "Lepton",
             workspace.url,
+            workspace.token,
             workspace.headers,
             token_hint="log in again with `lep workspace login`, or set another LEPTON_WORKSPACE_TOKEN",
             patience_s=patience_s,

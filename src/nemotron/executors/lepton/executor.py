@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nemotron.disk.documents import parse_json
 from nemotron.errors import ExecutorError, NemotronError, NotFoundError
 from nemotron.executors import mirror
 from nemotron.executors.base import How, JobState, StateName, Submission, Target
 from nemotron.executors.environment import shown_environment
 from nemotron.executors.lepton import payload
+from nemotron.executors.lepton.answers import Anything, Found, Job, Rows, Workspace
 from nemotron.executors.lepton.api import Api, workspace_of
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
@@ -38,6 +40,8 @@ STATES: dict[str, StateName] = {
     "Deleted": "cancelled",
     "Archived": "cancelled",
 }
+_MOST_LOG = 1 << 30
+"""Bytes of a log that are kept; what comes after them is in Lepton's own pages."""
 _QUIET_S = 1.5
 """A log that brings nothing for so long is read to its present end."""
 
@@ -108,13 +112,13 @@ class Lepton:
         known = self._by_name(api, str(details["job_name"]))
         if known is None:
             try:
-                known = str(api.call("POST", "/jobs", body=body)["metadata"]["id"])
+                known = api.ask(Job, "POST", "/jobs", body=body).metadata.id
             except ExecutorError:
                 # Whether a job was made before the answer was lost, its name tells.
                 if (known := self._by_name(api, str(details["job_name"]))) is None:
                     raise
-            except (KeyError, TypeError):
-                raise ExecutorError("Lepton's answer names no job") from None
+            if known is None:
+                raise ExecutorError("Lepton's answer names no job")
         return handle.model_copy(update={"job_id": known})
 
     def read_log(self, handle: Handle, offset: int) -> bytes:
@@ -144,20 +148,10 @@ class Lepton:
         """The token opens the workspace, and the node group is there."""
         settings = _settings(profile)
         workspace = workspace_of(settings)
-        api = Api(workspace, patience_s=10)
-        found = [("workspace", str(api.call("GET", "/workspace").get("workspace_name", workspace.url)))]
-        if settings.node_group:
-            groups = _groups(api)
-            group = groups.get(settings.node_group) or (
-                settings.node_group if settings.node_group in groups.values() else None
-            )
-            if group is None:
-                raise ExecutorError(
-                    f"there is no node group `{settings.node_group}`",
-                    hint=f"there are {', '.join(sorted(groups)) or 'none'}",
-                )
-            nodes = api.call("GET", f"/dedicated-node-groups/{group}/nodes")
-            found.append((f"node group {settings.node_group}", f"{group}, {len(nodes or [])} nodes"))
+        with Api(workspace, patience_s=10) as api:
+            found = [("workspace", api.ask(Workspace, "GET", "/workspace").workspace_name or workspace.url)]
+            if settings.node_group:
+                found.append(_node_group(api, settings.node_group))
         return found
 
     def state(self, handle: Handle) -> JobState:
@@ -166,12 +160,11 @@ class Lepton:
         if not job:
             return JobState("lost", "it was never submitted")
         try:
-            answer = self._api(handle).call("GET", f"/jobs/{job}", params={"job_query_mode": "alive_and_archive"})
+            word = _word(self._api(handle), str(job))
         except NotFoundError:
             return JobState("lost", "Lepton does not know the job any more")
         except NemotronError as error:
             return JobState("unknown", error.message)
-        word = str(((answer or {}).get("status") or {}).get("state"))
         state = STATES.get(word, "unknown")
         if state != "failed":
             return JobState(state, "" if word in ("Running", "Completed", "Queueing") else word)
@@ -185,17 +178,16 @@ class Lepton:
         except NemotronError:
             return None
         statuses = mirror.repeated(log.text()).get("status.json", [])
-        code = json.loads(statuses[-1]).get("exit_code") if statuses else None
+        try:
+            status = parse_json(statuses[-1]) if statuses else None
+        except ValueError:
+            status = None
+        code = status.get("exit_code") if isinstance(status, dict) else None
         return code if isinstance(code, int) else 1
 
     def _by_name(self, api: Api, name: str) -> str | None:
-        answer = api.call("GET", "/jobs", params={"q": name, "page": "1", "page_size": "100"})
-        rows = answer.get("jobs", []) if isinstance(answer, dict) else answer or []
-        for row in rows:
-            metadata = row.get("metadata", {})
-            if name in (metadata.get("name"), metadata.get("id")):
-                return str(metadata["id"])
-        return None
+        rows = api.ask(Found, "GET", "/jobs", params={"q": name, "page": "1", "page_size": "100"}).all
+        return next((row.metadata.id for row in rows if name in (row.metadata.name, row.metadata.id)), None)
 
     def _api(self, handle: Handle) -> Api:
         where: Any = (handle.model_extra or {}).get("workspace") or {}
@@ -244,27 +236,29 @@ class _Log:
     def _read(self) -> None:
         """One connection, from the beginning: what was read before is skipped."""
         try:
-            replicas = self._api.call("GET", f"/jobs/{self._job}/replicas")
+            replicas = self._api.ask(Rows, "GET", f"/jobs/{self._job}/replicas").all
             if not replicas:
                 return
-            replica = replicas[0]["metadata"]["id"]
             seen = 0
-            for chunk in self._api.stream(f"/jobs/{self._job}/replicas/{replica}/log"):
+            for chunk in self._api.stream(f"/jobs/{self._job}/replicas/{replicas[0].metadata.id}/log"):
                 with self._lock:
                     new = chunk[max(0, len(self._raw) - seen) :]
                     seen += len(chunk)
                     if new:
                         self._raw += new
                         self._changed = time.monotonic()
-        except (NemotronError, KeyError, IndexError, TypeError):
+                    if len(self._raw) >= _MOST_LOG:
+                        break
+            word = _word(self._api, self._job)
+        except NemotronError:
             # The next question opens a new connection.
             return
-        self._complete = self._is_over()
+        self._complete = STATES.get(word, "unknown") not in ("queued", "running", "unknown")
 
-    def _is_over(self) -> bool:
-        answer = self._api.call("GET", f"/jobs/{self._job}", params={"job_query_mode": "alive_and_archive"})
-        word = str(((answer or {}).get("status") or {}).get("state"))
-        return STATES.get(word, "unknown") not in ("queued", "running", "unknown")
+
+def _word(api: Api, job: str) -> str:
+    """How Lepton says that a job does."""
+    return api.ask(Job, "GET", f"/jobs/{job}", params={"job_query_mode": "alive_and_archive"}).status.state
 
 
 def _resolve_group(api: Api, spec: dict[str, Any]) -> None:
@@ -277,8 +271,20 @@ def _resolve_group(api: Api, spec: dict[str, Any]) -> None:
 
 
 def _groups(api: Api) -> dict[str, str]:
-    rows = api.call("GET", "/dedicated-node-groups") or []
-    return {str(row["metadata"].get("name")): str(row["metadata"].get("id")) for row in rows}
+    rows = api.ask(Rows, "GET", "/dedicated-node-groups").all
+    return {str(row.metadata.name): str(row.metadata.id) for row in rows}
+
+
+def _node_group(api: Api, wanted: str) -> tuple[str, str]:
+    """Line of a check about a node group, which has a name and an id. Raises ExecutorError."""
+    groups = _groups(api)
+    group = groups.get(wanted) or (wanted if wanted in groups.values() else None)
+    if group is None:
+        raise ExecutorError(
+            f"there is no node group `{wanted}`", hint=f"there are {', '.join(sorted(groups)) or 'none'}"
+        )
+    nodes = api.ask(Anything, "GET", f"/dedicated-node-groups/{group}/nodes").root or []
+    return f"node group {wanted}", f"{group}, {len(nodes)} nodes"
 
 
 def _settings(profile: Profile) -> LeptonProfile:
