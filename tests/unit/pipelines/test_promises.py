@@ -103,6 +103,12 @@ def test_what_is_made_of_a_promise_is_promised_too(tmp_path: Path) -> None:
     assert (found.config, found.parameters) == (tasks.config, tasks.parameters)
 
 
+@pytest.mark.parametrize(("pairs", "told"), [(None, "every pair"), (40, "at most 40 pairs")])
+def test_of_pairs_that_are_only_promised_the_plan_says_no_number(pairs: int | None, told: str, tmp_path: Path) -> None:
+    done = nemotron("pipelines", "run", "ppo", f"audit.audit.pairs={json.dumps(pairs)}", "--dry-run", cwd=tmp_path)
+    assert f"this process: scores both answers of {told}\n" in done.stdout
+
+
 def test_every_shipped_pipeline_compiles_and_can_be_drawn(tmp_path: Path) -> None:
     assert sorted(shipped()) == ["dpo_then_rlvr", "ppo", "rlhf"]
     for path in shipped().values():

@@ -106,14 +106,21 @@ class AuditJob(PlainJob[RewardAuditConfig]):
 
     def processes(self) -> Iterator[Process]:
         """Who asks, and who answers."""
-        config, pairs, model = self.config, self.pairs, self.judge_model
+        config, model = self.config, self.judge_model
+        wanted = config.audit.pairs
+        # Of data that are still to be prepared the number of rows is not known.
+        pairs = self.pairs if self.promised is None else wanted
+        about = f"{pairs:,} pairs" if pairs is not None else "every pair"
+        about = about if self.promised is None or wanted is None else f"at most {about}"
         if self.comparison is None:
-            yield Process("audit", f"this process: scores both answers of {pairs:,} pairs")
+            yield Process("audit", f"this process: scores both answers of {about}")
             return
         orders = 2 if config.audit.both_orders else 1
-        again = min(pairs, config.audit.repeat_pairs) * config.audit.repeats
-        calls = orders * (pairs * self.comparison.num_judges_per_comparison + again)
-        yield Process("audit", f"this process: asks {calls:,} questions about {pairs:,} pairs")
+        asked = "questions"
+        if pairs is not None:
+            again = min(pairs, config.audit.repeat_pairs) * config.audit.repeats
+            asked = f"{orders * (pairs * self.comparison.num_judges_per_comparison + again):,} questions"
+        yield Process("audit", f"this process: asks {asked} about {about}")
         if model is not None and self.judge_form is not None and self.judge_serving is not None:
             where = self.judge_serving.told if model.base_url is None else f"endpoint {model.base_url}"
             yield Process("judge", f"{where}, {self.judge_form.told}")
