@@ -16,7 +16,7 @@ from tests.unit.compile.compile_world import Compile, named, row, write_manifest
 
 
 def rows(name: str, count: int) -> list[dict[str, Any]]:
-    return [row(f"{name} {i}") for i in range(count)]
+    return [row(f"{name} {i}", world={"intent": "return", "slots": {}}) for i in range(count)]
 
 
 SPLITS = {

@@ -270,6 +270,7 @@ ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 ELSEWHERE = {
     "gym-comparison",
     "limits-from-outside",
+    "heldout-row",
     "rows-not-looked-at",
     "judge-turn-end",
     "turn-end",

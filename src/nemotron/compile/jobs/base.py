@@ -69,6 +69,8 @@ class Job(StepJob[C]):
     who: ClassVar[str] = "the embedded engine"
     heldout_kind: ClassVar[RowKind] = "prompt"
     """What the rows of `eval.heldout` are."""
+    scores_rows: ClassVar[bool] = False
+    """Whether rewards come of programs that read the rows; their own rules look at held-out rows, too."""
     policy_does: ClassVar[str] = "samples, scores and trains"
     """The work of the policy's process, for people."""
     whole_micro_batches: ClassVar[bool] = False

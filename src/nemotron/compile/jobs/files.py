@@ -37,6 +37,11 @@ class DataFile:
     """Number of rows where the manifest says it."""
 
     @property
+    def told(self) -> str:
+        """The role, for people."""
+        return "held-out" if self.role == "heldout" else self.role
+
+    @property
     def path(self) -> Path:
         """The file, or the first shard."""
         return self.paths[0]

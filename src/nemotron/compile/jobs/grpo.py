@@ -206,6 +206,8 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
 class VerifiedJob(GrpoJob[VerifiedGrpoConfig]):
     """GRPO with reward functions or resources servers."""
 
+    scores_rows = True
+
     @property
     def train_metrics(self) -> tuple[str, ...]:
         """GRPO's, and the share of answers that pass."""

@@ -8,13 +8,13 @@ from pathlib import Path
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import files
 from nemotron.compile.probes.survey import told_once
-from nemotron.compile.rules import prepared
+from nemotron.compile.rules import prepared, unfit
 from nemotron.compile.rules.base import NEMO_RL, Rules
 from nemotron.compile.rules.prepared import environment_variable
 from nemotron.config import resolvers
 from nemotron.errors import DataError, Finding, Origin
 
-rules: Rules[AnyJob] = Rules("data", [*prepared.rules.members])
+rules: Rules[AnyJob] = Rules("data", [*prepared.rules.members, *unfit.rules.members])
 
 
 @rules.rule("no-data-path", number=70)
@@ -45,12 +45,12 @@ def files_can_be_read(job: AnyJob) -> Iterator[Finding]:
         found = file.survey()
         if found.problem:
             absent = next((path for path in file.paths if not path.exists()), None)
-            message = f"the {file.role} data `{absent}` does not exist"
+            message = f"the {file.told} data `{absent}` does not exist"
             if absent is None:
-                message = f"the {file.role} data cannot be read: {found.problem}"
+                message = f"the {file.told} data cannot be read: {found.problem}"
             yield job.error(file.key, message, kind=DataError, hint=found.hint or f"check `{file.key}`")
         elif not found.rows:
-            yield job.error(file.key, f"the {file.role} data `{file.path}` is empty", kind=DataError)
+            yield job.error(file.key, f"the {file.told} data `{file.path}` is empty", kind=DataError)
 
 
 @rules.rule("data-row")
@@ -59,7 +59,7 @@ def rows_can_be_used(job: AnyJob) -> Iterator[Finding]:
     for file in files(job):
         for fault, message in told_once(file.survey().faults):
             origin = Origin(str(fault.path), fault.line, fault.column)
-            message = f"{file.role} data: {message}"
+            message = f"{file.told} data: {message}"
             yield job.error(file.key, message, kind=DataError, origin=origin, hint=fault.hint)
 
 
@@ -72,7 +72,7 @@ def pairs_agree(job: AnyJob) -> Iterator[Finding]:
             first = clashes[0]
             yield job.error(
                 file.key,
-                f"{len(clashes)} pairs of the {file.role} data prefer the answer that another row with that prompt "
+                f"{len(clashes)} pairs of the {file.told} data prefer the answer that another row with that prompt "
                 f"rejects; this row contradicts {first.other}",
                 kind=DataError,
                 origin=Origin(str(first.path), first.line),
@@ -88,7 +88,7 @@ def rows_are_looked_at(job: AnyJob) -> Iterator[Finding]:
         if not found.problem and not found.complete:
             yield job.note(
                 file.key,
-                f"{found.read:,} of {found.rows:,} {file.role} rows were looked at, as many as that takes seconds: "
+                f"{found.read:,} of {found.rows:,} {file.told} rows were looked at, as many as that takes seconds: "
                 "a row that cannot be used may be among the others",
             )
 
@@ -116,11 +116,12 @@ def splits_do_not_share_prompts(job: AnyJob) -> Iterator[Finding]:
     if "train" not in surveys:
         return
     _, train = surveys.pop("train")
-    for role, (file, found) in surveys.items():
+    for file, found in surveys.values():
         shared = len(train.prompts & found.prompts)
         if shared:
             least = "" if train.complete and found.complete else "at least "
-            yield job.warning(file.key, f"{least}{shared} of {len(found.prompts)} {role} prompts are also trained on")
+            prompts = f"{len(found.prompts)} {file.told} prompts"
+            yield job.warning(file.key, f"{least}{shared} of {prompts} are also trained on")
 
 
 @rules.rule("agent-ref", engines=NEMO_RL)
@@ -132,7 +133,7 @@ def rows_name_their_agent(job: AnyJob) -> Iterator[Finding]:
             origin = Origin(str(found.first_without_agent[0]), found.first_without_agent[1])
             yield job.error(
                 file.key,
-                f"{found.without_agent} of {found.read} {file.role} rows that were read have no `agent_ref.name`",
+                f"{found.without_agent} of {found.read} {file.told} rows that were read have no `agent_ref.name`",
                 kind=DataError,
                 origin=origin,
                 hint='add `"agent_ref": {"type": "responses_api_agents", "name": "genrm_simple_agent"}`',
