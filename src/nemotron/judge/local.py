@@ -14,11 +14,12 @@ from typing import Protocol, Self
 from nemotron.config.schema.judge import GenrmModelConfig, JudgeConfig
 from nemotron.errors import JudgeError
 from nemotron.judge.client import Endpoint, Keeper
-from nemotron.judge.serving import choose_server, program_of
+from nemotron.judge.serving import choose_server
 from nemotron.judge.vllm import VllmJudge
 from nemotron.place import Place
 from nemotron.processes.child import ServerChild
 from nemotron.vllm.server import Tell
+from nemotron.vllm.where import program_of
 
 TOKEN_VARIABLE = "NEMOTRON_JUDGE_TOKEN"
 
@@ -76,7 +77,7 @@ def running_judge(
     elif serving.server == "vllm":
         # It was chosen by what was known of the place; here it is.
         here = Place.this_machine()
-        program = program_of(config, here)
+        program = program_of(config.vllm_command, here)
         with VllmJudge(model, config, program, here, beside_policy=beside_policy, log_path=log_path) as served:
             yield served
     else:

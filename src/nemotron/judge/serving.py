@@ -10,14 +10,10 @@ from typing import Literal
 from nemotron.config.schema.judge import JUDGE_MODEL, GenrmModelConfig, JudgeConfig
 from nemotron.place import Place
 from nemotron.vllm import arguments
-from nemotron.vllm.where import program_at, program_here, visible_gpus
+from nemotron.vllm.where import get, missing, program_of, unseen, visible_gpus
 
 Server = Literal["vllm", "embedded", "external"]
 COMMAND = "judge.vllm_command"
-GET = (
-    "install vLLM into an environment of its own (`python -m venv DIR && DIR/bin/pip install vllm`) and name it: "
-    f"`{COMMAND}=DIR`, or RL_VLLM in the environment; or set `judge.server=embedded`"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +39,19 @@ def choose_server(model: GenrmModelConfig, config: JudgeConfig, place: Place) ->
         return Serving("external", "`base_url` says where it answers")
     if config.server == "embedded":
         return Serving("embedded", "`judge.server=embedded`")
-    program, unseen = program_of(config, place), _unseen(config, place)
+    program, hidden = program_of(config.vllm_command, place), unseen(config.vllm_command, place)
     if config.server == "vllm":
         return Serving("vllm", "`judge.server=vllm`", program)
     if not place.has_cuda:
         return Serving("embedded", "no GPU is visible, which vLLM is made for")
-    if unseen and config.vllm_command is not None:
+    if hidden and config.vllm_command is not None:
         return Serving(
             "vllm", f"`{place.name}` has GPUs, and `{COMMAND}` names a vLLM there", Path(config.vllm_command)
         )
     if program is not None:
         return Serving("vllm", "vLLM is installed and a GPU is visible", program)
     where = f"there is no vLLM at `{config.vllm_command}`" if config.vllm_command else "no `vllm` is on PATH"
-    return Serving("embedded", f"`{COMMAND}` names no vLLM there" if unseen else where)
-
-
-def program_of(config: JudgeConfig, place: Place) -> Path | None:
-    """The program `vllm`, where it can be looked for in a place; None where it is not there, or not to be seen."""
-    if config.vllm_command is not None:
-        return None if _unseen(config, place) else program_at(config.vllm_command)
-    return program_here() if place.is_here else None
-
-
-def _unseen(config: JudgeConfig, place: Place) -> bool:
-    """Whether it cannot be looked for from here."""
-    return not (place.is_here if config.vllm_command is None else place.sees(Path(config.vllm_command)))
+    return Serving("embedded", f"`{COMMAND}` names no vLLM there" if hidden else where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +77,8 @@ def problems(model: GenrmModelConfig, config: JudgeConfig, place: Place) -> Iter
     serving = choose_server(model, config, place)
     if serving.server != "vllm":
         return
-    if serving.program is None and not _unseen(config, place):
-        if config.vllm_command is None:
-            yield Problem("judge.server", "`vllm` is neither on PATH nor beside this Python", GET, missing=True)
-        else:
-            message = f"there is no program `vllm` at `{config.vllm_command}`, nor in its folder `bin`"
-            yield Problem(COMMAND, message, GET, missing=True)
+    if (lacking := missing(config.vllm_command, place)) is not None:
+        yield Problem("judge.server" if config.vllm_command is None else COMMAND, lacking, get(COMMAND), missing=True)
     if config.dtype == "float64":
         yield Problem("judge.dtype", "vLLM does not compute in float64", "set `judge.dtype=float32`, or `auto`")
     settings = model.vllm_serve_kwargs.settings if model.vllm_serve_kwargs else {}

@@ -13,17 +13,15 @@ from nemotron.checkpoints.folders import folder_of
 from nemotron.config.schema.judge import GenrmModelConfig, JudgeConfig
 from nemotron.errors import JudgeError
 from nemotron.judge.client import Endpoint
-from nemotron.judge.serving import GET
+from nemotron.judge.serving import COMMAND
 from nemotron.place import Place
-from nemotron.vllm.arguments import Serve, cpu_cache, gpus
+from nemotron.vllm.arguments import SHARED_GPU, Serve, cpu_cache, gpus
 from nemotron.vllm.server import Tell, VllmServer
-from nemotron.vllm.where import visible_gpus
+from nemotron.vllm.where import get, gpus_for
 
 SMALL = 50_000_000
 """Parameters below which `judge.dtype=auto` means float32, as it means float64 on our own server."""
 _FLOAT32_BYTES = 4 * SMALL
-_SHARED_GPU = 0.3
-"""Of the memory of a GPU that the policy is on, too."""
 
 
 class VllmJudge:
@@ -52,7 +50,7 @@ class VllmJudge:
             JudgeError: there is no program.
         """
         if program is None:
-            raise JudgeError(f"there is no program `vllm` at `{config.vllm_command or 'PATH'}`", hint=GET)
+            raise JudgeError(f"there is no program `vllm` at `{config.vllm_command or 'PATH'}`", hint=get(COMMAND))
         self._name = model.model
         self._server = VllmServer(
             f"the judge `{model.model}`",
@@ -127,11 +125,11 @@ def serve_judge(
         # All that it needs is on this machine.
         variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if place.has_cuda:
-        shown, taken = visible_gpus(environ), gpus(given)
-        if beside_policy and len(shown) > taken:
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(shown[-taken:])
+        own = gpus_for(environ, gpus(given)) if beside_policy else None
+        if own is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = own
         elif beside_policy:
-            settings["gpu_memory_utilization"] = _SHARED_GPU
+            settings["gpu_memory_utilization"] = SHARED_GPU
     else:
         length = given.get("max_model_len")
         read = hf.read_config(folder) if folder is not None else {}

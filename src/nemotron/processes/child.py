@@ -14,6 +14,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -246,10 +247,17 @@ class ServerChild(Child):
 
 
 def healthy(url: str) -> bool | None:
-    """Whether a server on this machine answers ``url`` with success; None when it takes too long to say."""
-    # Loopback is nothing for a proxy, whatever the environment says.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """Whether a server on this machine answers ``url`` with success; None when it takes too long to say.
+
+    ``unix:PATH:/words`` asks the server at a socket of the file system.
+    """
+    kind, _, rest = url.partition(":")
+    path, _, words = rest.partition(":")
     try:
+        if kind == "unix":
+            return _at_socket(path, words)
+        # Loopback is nothing for a proxy, whatever the environment says.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=_STOP_TIMEOUT_S):
             return True
     except TimeoutError:
@@ -257,5 +265,14 @@ def healthy(url: str) -> bool | None:
     except urllib.error.URLError as error:
         return None if isinstance(error.reason, TimeoutError) else False
     except (OSError, http.client.HTTPException):
-        # It hung up in the middle of its answer.
+        # Nobody listens, or it hung up in the middle of its answer.
         return False
+
+
+def _at_socket(path: str, words: str) -> bool:
+    connection = http.client.HTTPConnection("localhost", timeout=_STOP_TIMEOUT_S)
+    with socket.socket(socket.AF_UNIX) as connection.sock:
+        connection.sock.settimeout(_STOP_TIMEOUT_S)
+        connection.sock.connect(path)
+        connection.request("GET", words)
+        return connection.getresponse().status < 400

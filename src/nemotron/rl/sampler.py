@@ -10,7 +10,7 @@ are computed beside it, but for the float rounding of the matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -48,6 +48,9 @@ class PolicySampler:
     ) -> list[Group]:
         """See :func:`generate`."""
         return generate(self._policy, prompts, n, params, seeds, on_group=on_group)
+
+    def wait(self, tell: Callable[[str], None]) -> None:
+        """Nothing to wait for."""
 
     def refresh(self) -> None:
         """Nothing to do: these are the weights that are trained."""

@@ -23,6 +23,8 @@ OURS = (
 )
 """Settings that whoever starts the server chooses: where it answers, whom, and under which name."""
 PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+SHARED_GPU = 0.3
+"""Of the memory of a GPU that the policy is on, too."""
 _BLOCK = 128
 """Tokens of a block of vLLM's cache on a CPU."""
 _LEAST_CACHE = 64 << 20
@@ -45,10 +47,10 @@ class Serve:
     variables: Mapping[str, str] = field(default_factory=dict)
     """Environment variables beside those of this process."""
 
-    def argv(self, host: str, port: int) -> list[str]:
-        """The words of the command."""
-        address = ("--served-model-name", self.name, "--host", host, "--port", str(port))
-        return [str(self.program), "serve", self.model, *address, *flags(self.settings)]
+    def argv(self, *address: str) -> list[str]:
+        """The words of the command; ``address`` are those that say where it answers."""
+        named = ("--served-model-name", self.name)
+        return [str(self.program), "serve", self.model, *named, *address, *flags(self.settings)]
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:

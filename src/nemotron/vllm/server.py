@@ -65,6 +65,7 @@ class VllmServer:
         ready_key: str,
         max_restarts: int,
         log_path: Path | None = None,
+        at: Path | None = None,
     ) -> None:
         """Nothing is started yet.
 
@@ -73,15 +74,19 @@ class VllmServer:
             failure: the error that a server is which cannot be had.
             ready_key: the config key of ``ready_timeout_s``.
             log_path: where its words go; those of later starts go beside it. By default a file that vanishes.
+            at: the socket that it answers at, in a folder of this user alone; by default a port of loopback, which
+                other users of the machine reach, too, and are asked for the token at what vLLM guards.
         """
         self._what, self._serve, self._failure = what, serve, failure
         self._ready_timeout_s, self._ready_key, self._max_restarts = ready_timeout_s, ready_key, max_restarts
         self._log_path = log_path
         self._note: Tell | None = None
         self.token = secrets.token_urlsafe(32)
-        with contextlib.closing(socket.socket()) as probe:
-            probe.bind((HOST, 0))
-            self._port: int = probe.getsockname()[1]
+        self._at, self._port = at, 0
+        if at is None:
+            with contextlib.closing(socket.socket()) as probe:
+                probe.bind((HOST, 0))
+                self._port = probe.getsockname()[1]
         self._closing = threading.Event()
         self._changed = threading.Condition()
         self._tries = self._starts = 0
@@ -106,7 +111,11 @@ class VllmServer:
     @property
     def url(self) -> str:
         """Where it answers, now or later: the same after every start."""
-        return f"http://{HOST}:{self._port}"
+        return f"http://{HOST}:{self._port}" if self._at is None else "http://localhost"
+
+    @property
+    def _healthy(self) -> bool | None:
+        return healthy(f"{self.url}/health" if self._at is None else f"unix:{self._at}:/health")
 
     @property
     def starts(self) -> int:
@@ -160,7 +169,7 @@ class VllmServer:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_POLL_S)
             return None
-        if healthy(f"{self.url}/health") is False:
+        if self._healthy is False:
             # Its engine is dead: it answers with errors for some seconds, and would answer so for ever if it hung.
             child.kill()
             return None
@@ -215,8 +224,12 @@ class VllmServer:
         variables = {**self._serve.variables, "VLLM_API_KEY": self.token}
         with self._changed:
             self._child, self._began = child, time.monotonic()
+        address = ("--host", HOST, "--port", str(self._port)) if self._at is None else ("--uds", str(self._at))
+        if self._at is not None:
+            # A socket that a server before it has left behind cannot be bound.
+            self._at.unlink(missing_ok=True)
         try:
-            child.start_on_leash(self._serve.argv(HOST, self._port), variables, clean=True)
+            child.start_on_leash(self._serve.argv(*address), variables, clean=True)
             self._until_ready(child)
             with self._changed:
                 self._starts += 1
@@ -234,7 +247,7 @@ class VllmServer:
 
     def _until_ready(self, child: ServerChild) -> None:
         deadline = self._began + self._ready_timeout_s
-        while healthy(f"{self.url}/health") is not True:
+        while self._healthy is not True:
             if self._closing.wait(_POLL_S):
                 raise _Closed
             self._words = last_words(child.words(_WORDS_BYTES))

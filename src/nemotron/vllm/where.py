@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from nemotron.place import Place
+
 NAME = "vllm"
 _PROC, _DEV = Path("/proc/driver/nvidia/gpus"), Path("/dev")
 
@@ -26,6 +28,47 @@ def program_here(environ: Mapping[str, str] = os.environ) -> Path | None:
     folders = (environ.get("PATH", os.defpath), str(Path(sys.executable).parent))
     found = next((one for folder in folders if (one := shutil.which(NAME, path=folder))), None)
     return Path(found) if found else None
+
+
+def program_of(command: str | None, place: Place) -> Path | None:
+    """The program of a config, where it can be looked for in a place; None where it is not there, or not to be seen."""
+    if unseen(command, place):
+        return None
+    return program_here() if command is None else program_at(command)
+
+
+def unseen(command: str | None, place: Place) -> bool:
+    """Whether the program cannot be looked for from here."""
+    return not (place.is_here if command is None else place.sees(Path(command)))
+
+
+def missing(command: str | None, place: Place) -> str | None:
+    """What is wrong where there is no program, although it could be seen; else None."""
+    if unseen(command, place) or program_of(command, place) is not None:
+        return None
+    if command is None:
+        return "`vllm` is neither on PATH nor beside this Python"
+    return f"there is no program `vllm` at `{command}`, nor in its folder `bin`"
+
+
+def get(key: str) -> str:
+    """How to get vLLM, and the config key that names it."""
+    return (
+        "install vLLM into an environment of its own (`python -m venv DIR && DIR/bin/pip install vllm`) and name it: "
+        f"`{key}=DIR`, or RL_VLLM in the environment; or set `{key.rpartition('.')[0]}.server=embedded`"
+    )
+
+
+def gpus_for(environ: Mapping[str, str], taken: int, *, behind: int = 0) -> str | None:
+    """``CUDA_VISIBLE_DEVICES`` of a server beside a policy, which is on the first GPU; None where it has to share.
+
+    Args:
+        taken: how many it takes.
+        behind: how many, at the end, are for another server.
+    """
+    shown = visible_gpus(environ)
+    free = shown[1 : len(shown) - behind]
+    return ",".join(free[-taken:]) if len(free) >= taken else None
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ, *, proc: Path = _PROC, dev: Path = _DEV) -> list[str]:

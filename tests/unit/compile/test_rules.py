@@ -229,6 +229,25 @@ ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 # the same on a laptop with the embedded engine
 ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("judge-server", None, "error", ("judge.server=external",)),
+    (
+        "sampler-server",
+        None,
+        "error",
+        ("sampler.server=vllm", "sampler.vllm_command=/nowhere", "policy.precision=float32"),
+    ),
+    ("sampler-server", None, "error", ("sampler.check_period=5",)),
+    (
+        "sampler-server",
+        None,
+        "error",
+        ("sampler.server=vllm", "policy.precision=float32", "sampler.vllm_serve_kwargs={port: 1}"),
+    ),
+    (
+        "sampler-server",
+        None,
+        "warning",
+        ("sampler.server=vllm", "sampler.vllm_command=/nowhere", "policy.precision=bfloat16"),
+    ),
     ("not-in-embedded", None, "error", (ASYNC,)),
     ("not-in-embedded", None, "error", ("grpo.max_rollout_turns=2",)),
     ("not-in-embedded", None, "error", (f"{GEN}.stop_strings=[END]",)),

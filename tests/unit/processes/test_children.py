@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nemotron.processes.child import Child, ChildEnded, ServerChild
+from nemotron.processes.child import Child, ChildEnded, ServerChild, healthy
+from nemotron.processes.vanishing import vanishing_folder
 
 LONG_S = 60.0
 
@@ -194,3 +195,59 @@ def test_temporary_files_of_a_program_go_with_it(tmp_path: Path, manners: str, e
     server.close()
     if end != "kill -9 of the program":
         assert asked.read_text() == "asked to end"
+
+
+VANISHING = """
+import os, sys
+from nemotron.processes.vanishing import vanishing_folder
+with vanishing_folder() as folder:
+    (folder / "large").write_text("weights")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [0, 9])
+def test_a_folder_goes_with_its_process(number: int) -> None:
+    with subprocess.Popen(python(VANISHING), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        folder = Path(parent.stdout.readline().strip())
+        assert (folder / "large").read_text() == "weights"
+        # Nobody else may look into it.
+        assert folder.stat().st_mode & 0o777 == 0o700
+        if number:
+            parent.send_signal(number)
+    while folder.exists():
+        time.sleep(0.02)
+
+
+def test_a_folder_goes_when_its_block_ends_in_an_error(tmp_path: Path) -> None:
+    def fails() -> None:
+        with vanishing_folder(tmp_path) as folder:
+            (folder / "large").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_at_a_socket_is_asked_there() -> None:
+    code = (
+        "import http.server as h, socketserver, sys\n"
+        "class H(h.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200 if self.path == '/health' else 503); self.end_headers()\n"
+        "    def address_string(self): return ''\n"
+        "s = socketserver.UnixStreamServer(sys.argv[1], H); print('up', flush=True); s.serve_forever()"
+    )
+    child = Child("server")
+    with vanishing_folder() as folder:
+        at = folder / "socket"
+        assert healthy(f"unix:{at}:/health") is False
+        child.start([*python(code), str(at)], os.environ)
+        assert child.line(time.monotonic() + LONG_S) == b"up"
+        assert healthy(f"unix:{at}:/health") is True
+        assert healthy(f"unix:{at}:/other") is False
+        child.close(patience_s=0)
+        assert healthy(f"unix:{at}:/health") is False

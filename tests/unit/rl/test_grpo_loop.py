@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from nemotron.checkpoints.store import CheckpointStore, read_info
 from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
-from nemotron.contracts.samples import SamplingParams
+from nemotron.contracts.sampler import OnGroup
+from nemotron.contracts.samples import Group, SamplingParams
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
 from nemotron.errors import EngineError, JudgeError, LimitError, OutOfTimeError
@@ -26,6 +27,7 @@ from nemotron.rl.loops.grpo import Grpo, collect, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import PolicySampler
+from nemotron.rl.sampler_check import SamplerCheck
 from nemotron.rl.saving import Progress, Provenance, Saver, Trained, weights_of
 from nemotron.rl.stopping import Deadline
 from nemotron.rl.timing import Timings
@@ -346,3 +348,64 @@ def reported(folder: Path) -> dict[str, float]:
     work = job(folder, max_num_steps=1)
     train(work, Progress())
     return log_of(work).rows[-1]
+
+
+@dataclass
+class Drifting(PolicySampler):
+    """Samples as the policy, with log-probabilities that are off by so much from some refresh on."""
+
+    policy: Policy
+    off_by: float
+    after: int = 0
+    exact_logprobs = False
+
+    def __post_init__(self) -> None:
+        super().__init__(self.policy)
+        self.refreshed = 0
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def generate(self, *args: Any, on_group: OnGroup | None = None, **more: Any) -> list[Group]:
+        def off(group: Group) -> Group:
+            by = self.off_by if self.refreshed >= self.after else 0.0
+            rows = [replace(c, logprobs=[value - by for value in c.logprobs]) for c in group.completions]
+            return replace(group, completions=rows)
+
+        told = None if on_group is None else lambda index, group: on_group(index, off(group))
+        return [off(group) for group in super().generate(*args, on_group=told, **more)]
+
+
+def sampled(folder: Path, off_by: float, *, after: int = 0, period: int = 3, limit: float = 0.05) -> Grpo:
+    work = job(folder, max_num_steps=7)
+    sampler = Drifting(work.policy, off_by, after)
+    return replace(work, sampler=sampler, check=SamplerCheck(period, limit))
+
+
+def test_a_sampler_that_is_not_exact_is_compared_now_and_then(tmp_path: Path) -> None:
+    work = sampled(tmp_path, 0.01)
+    train(work, Progress())
+    found = {
+        int(row["step"]): row["sampler/logprob_gap_mean"]
+        for row in log_of(work).rows
+        if "sampler/logprob_gap_mean" in row
+    }
+    # The first, the first with weights that were handed over, then every third.
+    assert list(found) == [1, 2, 3, 6]
+    assert list(found.values()) == pytest.approx([0.01] * 4, abs=1e-5)
+    assert all(row["sampler/logprob_gap_max"] < 0.0101 for row in log_of(work).rows if "sampler/logprob_gap_max" in row)
+
+
+@pytest.mark.parametrize(("after", "step"), [(0, 1), (1, 2), (2, 3), (3, 6)])
+def test_samples_of_other_weights_end_the_run_before_they_are_trained_on(tmp_path: Path, after: int, step: int) -> None:
+    work = sampled(tmp_path, 0.5, after=after)
+    with pytest.raises(LimitError, match=rf"0\.5 nats from the policy's in step {step}") as caught:
+        train(work, Progress())
+    assert "sampler.max_gap" in caught.value.message
+    assert [row["step"] for row in log_of(work).rows if "train/loss" in row] == list(range(1, step))
+
+
+def test_an_exact_sampler_costs_no_comparison(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    train(work, Progress())
+    assert not any(name.startswith("sampler/") for row in log_of(work).rows for name in row)

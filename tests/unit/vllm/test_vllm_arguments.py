@@ -31,7 +31,7 @@ def test_settings_become_words() -> None:
         *("--max-model-len", "512", "--enforce-eager", "--no-enable-prefix-caching", "--served", "a", "b"),
         *("--structured-outputs-config", '{"backend": "xgrammar"}', "--gpu-memory-utilization", "0.9"),
     ]
-    words = Serve(Path("/v/bin/vllm"), "m", "judge", {}).argv("127.0.0.1", 8)
+    words = Serve(Path("/v/bin/vllm"), "m", "judge", {}).argv("--host", "127.0.0.1", "--port", "8")
     assert words == ["/v/bin/vllm", "serve", "m", "--served-model-name", "judge", "--host", "127.0.0.1", "--port", "8"]
     assert gpus({"tensor_parallel_size": 2, "data_parallel_size": 3, "pipeline_parallel_size": None}) == 6
 

@@ -14,6 +14,7 @@ from nemotron.compile.plan import Process
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig, JudgeConfig
 from nemotron.config.schema.verified import VerifiedGrpoConfig
+from nemotron.vllm.where import program_of
 
 TEMPLATE_HINT = "put the chat template that it was trained with beside its tokenizer, as `chat_template.jinja`"
 G = TypeVar("G", bound=GrpoRunConfig, covariant=True)
@@ -25,6 +26,18 @@ NODE_GPUS = 8
 @dataclass(frozen=True)
 class GrpoJob(PolicyGradientJob[G]):
     """GRPO, wherever its rewards come from."""
+
+    def processes(self) -> Iterator[Process]:
+        """The policy, and a vLLM that samples from it."""
+        yield from super().processes()
+        sampler = self.config.sampler
+        if self.engine == "embedded" and sampler.server == "vllm":
+            program = program_of(sampler.vllm_command, self.place) or sampler.vllm_command or "vllm"
+            yield Process(
+                "sampler",
+                f"child process: `{program} serve` at a socket, with the weights of every step; log-probabilities "
+                f"compared with the policy's every {sampler.check_period} steps",
+            )
 
     @property
     def estimator(self) -> str:

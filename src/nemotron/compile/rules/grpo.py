@@ -5,10 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemotron.compile.jobs.grpo import AnyGrpoJob
-from nemotron.compile.rules.base import NEMO_RL, Rules
-from nemotron.errors import Finding
+from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
+from nemotron.errors import Finding, NotAvailableError
+from nemotron.vllm.arguments import OURS
+from nemotron.vllm.where import get, missing, unseen
 
 rules: Rules[AnyGrpoJob] = Rules("grpo")
+
+
+@rules.rule("sampler-server", engines=EMBEDDED)
+def sampler_can_be_served_so(job: AnyGrpoJob) -> Iterator[Finding]:
+    """The vLLM that samples is there, and what is said of it is said of one that is started."""
+    settings = job.config.sampler
+    if settings.server == "embedded":
+        seen: set[int] = set()
+        for key, origin in job.resolved.origins.items():
+            if origin.argument is None or origin.argument in seen or key == "sampler.server":
+                continue
+            if key.startswith("sampler."):
+                seen.add(origin.argument)
+                message = f"`{key}` has no effect: the policy samples itself (`sampler.server` is `embedded`)"
+                yield job.error(key, message, hint="leave it out, or set `sampler.server=vllm`")
+        return
+    key = "sampler.vllm_command" if settings.vllm_command else "sampler.server"
+    if (lacking := missing(settings.vllm_command, job.place)) is not None:
+        yield job.error(key, lacking, hint=get("sampler.vllm_command"), kind=NotAvailableError)
+    elif unseen(settings.vllm_command, job.place):
+        yield job.note(key, f"whether `{job.place.name}` has vLLM was not looked at from here")
+    for name in settings.vllm_serve_kwargs or {}:
+        if name.replace("-", "_") in OURS:
+            message = "where and as what the sampler answers is chosen when it is started"
+            yield job.error(f"sampler.vllm_serve_kwargs.{name}", message, hint="leave it out")
+    if job.config.policy.precision != "float32" and not job.config.loss_fn.use_importance_sampling_correction:
+        yield job.warning(
+            "loss_fn.use_importance_sampling_correction",
+            f"vLLM and the policy round differently in {job.config.policy.precision}, and nothing corrects for it",
+            hint="set `loss_fn.use_importance_sampling_correction=true`",
+        )
 
 
 @rules.rule("off-policy-updates")

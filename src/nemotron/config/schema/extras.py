@@ -13,6 +13,7 @@ from nemotron.config.schema.judge import ProbedJudgeConfig
 from nemotron.config.schema.master import GrpoMasterConfig
 from nemotron.config.schema.reads import Read
 from nemotron.config.schema.rewards import RewardConfig
+from nemotron.config.schema.sampler import SamplerConfig
 
 EngineChoice = Literal["auto", "embedded", "nemo_rl"]
 
@@ -66,6 +67,8 @@ class GrpoRunConfig(GrpoMasterConfig):
     """Measurements that are independent of the reward."""
     limits: Read[LimitsConfig]
     """Bounds whose crossing stops the run."""
+    sampler: Read[SamplerConfig] = SamplerConfig()
+    """Who draws responses for the embedded engine."""
 
     @property
     def needs_reference(self) -> bool:

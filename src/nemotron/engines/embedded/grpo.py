@@ -12,9 +12,11 @@ from typing import TypeVar
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.verified import VerifiedGrpoConfig
 from nemotron.contracts.rewards import RewardSource
+from nemotron.contracts.sampler import Sampler
 from nemotron.data.stream import PromptStream
 from nemotron.engines.base import Attempt
 from nemotron.engines.embedded.prompts import PromptParts, heldout_metric, prompt_stream, validation_prompts
+from nemotron.engines.embedded.sampling import open_sampler
 from nemotron.engines.embedded.session import session
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import ConfigError
@@ -30,7 +32,7 @@ from nemotron.rewards.source import VerifierSource
 from nemotron.rl.loops.grpo import Grpo, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
-from nemotron.rl.sampler import PolicySampler
+from nemotron.rl.sampler_check import SamplerCheck
 from nemotron.rl.saving import POLICY, Progress
 from nemotron.rl.threads import ThreadPlan
 
@@ -120,12 +122,14 @@ def _run(
         recorder.phase("loading policy")
         policy, reference = parts.load_models(reference=config.needs_reference)
         optimization, stream = parts.optimization(policy.parameters()), parts.stream()
+        sampler = open_sampler(parts, policy, threads, stack, recorder)
         heldout = heldout_metric(parts, config.eval.heldout, config.grpo.seed, config.limits.max_missing_share)
         if rewards is None and asked_first and work.first:
             rewards = open_rewards(stack, recorder, True)
         work.before((lambda: heldout.measure(reference or policy)) if heldout else None)
         rewards = rewards or open_rewards(stack, recorder, work.first)
-        setup = parts.grpo(policy, reference, optimization, stream, rewards, recorder)
+        sampler.wait(recorder.phase)
+        setup = parts.grpo(policy, sampler, reference, optimization, stream, rewards, recorder)
         progress = setup.saver.load(parts.checkpoint) if parts.checkpoint else Progress()
         recorder.phase("training")
         progress = train(setup, progress)
@@ -142,6 +146,7 @@ class GrpoParts(PromptParts[G]):
     def grpo(
         self,
         policy: Policy,
+        sampler: Sampler,
         reference: Policy | None,
         optimization: Optimization,
         stream: PromptStream,
@@ -160,7 +165,7 @@ class GrpoParts(PromptParts[G]):
             logprob_batch_size=config.policy.logprob_rows,
             save_period=self.save_period,
             policy=policy,
-            sampler=PolicySampler(policy),
+            sampler=sampler,
             reference=reference,
             optimization=optimization,
             chat=self.chat,
@@ -170,4 +175,7 @@ class GrpoParts(PromptParts[G]):
             saver=self.saver({POLICY: self.trained(policy, optimization)}, stream),
             recorder=recorder,
             deadline=self.deadline,
+            check=None
+            if sampler.exact_logprobs
+            else SamplerCheck(config.sampler.check_period, config.sampler.gap(config.policy.precision)),
         )

@@ -18,7 +18,7 @@ from nemotron.engines.nemo_rl.version import SECTIONS
 
 OURS = (
     *("engine", "eval", "limits", "judge", "rewards", "gym", "reward_model", "critic", "actor", "only"),
-    "bradley_terry",
+    *("bradley_terry", "sampler"),
 )
 """Sections that NeMo-RL would print and ignore."""
 OURS_IN_DATA = ("manifest_path", "use_tokens")

@@ -39,6 +39,7 @@ from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
 from nemotron.rl.reward_transforms import filter_overlong
 from nemotron.rl.rollout import Sample, finish_rollout, regroup, start_rollout, token_logprobs_of
+from nemotron.rl.sampler_check import SamplerCheck
 from nemotron.rl.saving import Progress, Saver
 from nemotron.rl.stopping import Deadline, stop_reason
 from nemotron.rl.timing import Timings
@@ -72,6 +73,8 @@ class Grpo:
     recorder: Recorder
     deadline: Deadline | None = None
     """``None``: the run may take its time."""
+    check: SamplerCheck | None = None
+    """How a sampler is compared with the policy that is not exact."""
 
     @property
     def needs_previous(self) -> bool:
@@ -86,7 +89,8 @@ def train(setup: Grpo, progress: Progress) -> Progress:
 
     Raises:
         EngineError: the loss or gradient is not finite.
-        LimitError: the KL crosses ``limits.max_kl``, or time is up; metrics and a checkpoint are written before.
+        LimitError: the KL crosses ``limits.max_kl``, or time is up; metrics and a checkpoint are written before. The
+            sampler is not the policy any more: this step is not trained on.
         NemotronError: the source of rewards is unreachable (JudgeError for a judge), or too many rewards are missing.
         OutputError: a metric or checkpoint cannot be written.
     """
@@ -94,14 +98,18 @@ def train(setup: Grpo, progress: Progress) -> Progress:
     if config.val_at_start and progress.step == 0 and setup.validation:
         setup.recorder.write(0, validate(setup, 0))
 
+    first = progress.step + 1
     while progress.step < config.max_num_steps and setup.stream.next_epoch < config.max_num_epochs:
         step = progress.step + 1
         timings = Timings()
 
-        samples, results, gen_batches = collect(setup, step, timings)
+        checked = setup.check is not None and setup.check.due(step, first)
+        samples, results, gen_batches = collect(setup, step, timings, checked=checked)
         if missing_share(results) > setup.limits.max_missing_share:
             setup.recorder.samples(step, sample_rows(samples))
             raise setup.rewards.too_many_missing(results, step, setup.limits.max_missing_share)
+
+        gaps = setup.check.measure(samples, step) if setup.check else {}
 
         with timings.phase("advantage_calculation"):
             batch, tensors, mask_metrics = make_batch(setup, samples)
@@ -131,6 +139,7 @@ def train(setup: Grpo, progress: Progress) -> Progress:
             **rollout_metrics(samples, gen_batches),
             **kl_metrics(trained, batch, samples, setup.loss.reference_policy_kl_penalty),
             **setup.rewards.metrics(results),
+            **gaps,
             **validation,
         }
         stop = stop_reason(
@@ -150,8 +159,13 @@ def train(setup: Grpo, progress: Progress) -> Progress:
     return progress
 
 
-def collect(setup: Grpo, step: int, timings: Timings) -> tuple[list[Sample], list[GroupRewards], int]:
-    """One training batch of scored samples; with dynamic sampling as many generation batches as it takes."""
+def collect(
+    setup: Grpo, step: int, timings: Timings, *, checked: bool = False
+) -> tuple[list[Sample], list[GroupRewards], int]:
+    """One training batch of scored samples; with dynamic sampling as many generation batches as it takes.
+
+    ``checked``: with the policy's own log-probs, whoever else needs them.
+    """
     config = setup.config
     rows = config.num_prompts_per_step * config.num_generations_per_prompt
     sampler: DynamicSampler[Sample] = DynamicSampler(rows, config.dynamic_sampling_max_gen_batches)
@@ -178,7 +192,7 @@ def collect(setup: Grpo, step: int, timings: Timings) -> tuple[list[Sample], lis
             )
             previous = (
                 token_logprobs_of(setup.policy, pending.groups, setup.sampling, setup.logprob_batch_size)
-                if setup.needs_previous
+                if setup.needs_previous or checked
                 else None
             )
         with timings.phase("reward_calculation"):
