@@ -170,4 +170,5 @@ class GrpoParts(PromptParts[G]):
             saver=self.saver({POLICY: self.trained(policy, optimization)}, stream),
             recorder=recorder,
             deadline=self.deadline,
+            watch=self.watch,
         )
