@@ -8,6 +8,12 @@ from nemotron.compile.probes.model_files import ModelFiles
 
 FAMILIES = {"llama": "silu", "mistral": "silu", "qwen2": "silu", "qwen3": "silu", "gemma3_text": "gelu_pytorch_tanh"}
 """By `model_type`: the gate of the MLP that it has when its config does not say."""
+STATEFUL = (
+    *("bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe", "mamba"),
+    *("mamba2", "minimax", "nemotron_h", "olmo_hybrid", "openai-gpt", "qwen3_5", "qwen3_5_moe", "qwen3_next"),
+    *("recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2", "zaya"),
+)
+"""Types of models whose state is no cache of keys and values that rows could share."""
 GATES = ("silu", "gelu_pytorch_tanh")
 ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose frequencies do not depend on the length of a sequence."""

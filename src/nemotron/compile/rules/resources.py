@@ -32,5 +32,8 @@ def _hint(job: AnyJob) -> str:
     found = savings(job)[:_SHOWN]
     if not found:
         return "use a smaller model, or lower " + either(keys_to_lower(job.resolved.values))
-    told = [f"`{words}` saves about {saved / 2**30:.1f} GiB" for words, saved in found]
+    told = [
+        f"{' '.join(f'`{word}`' for word in words.split())} saves about {saved / 2**30:.1f} GiB"
+        for words, saved in found
+    ]
     return "; ".join(told) + "; or use a smaller model"
