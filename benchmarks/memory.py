@@ -45,7 +45,7 @@ WORK = [
 DTENSOR = ["policy.megatron_cfg.enabled=false", "policy.dtensor_cfg.enabled=true"]
 LORA = [*DTENSOR, "policy.dtensor_cfg.lora_cfg.enabled=true"]
 ANEW = [*DTENSOR, "policy.dtensor_cfg.activation_checkpointing=true"]
-NO_REFERENCE = ["loss_fn.reference_policy_kl_penalty=0"]
+NO_REFERENCE = ["loss_fn.reference_policy_kl_penalty=0", "limits.max_kl=null"]
 
 
 @dataclass(frozen=True)

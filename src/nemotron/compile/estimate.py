@@ -141,7 +141,9 @@ def _changes(job: AnyJob, now: Settings) -> Iterator[tuple[str, Settings]]:
         rows = max(1, now.micro_rows * fewer // policy.train_micro_batch_size)
         yield f"policy.train_micro_batch_size={fewer}", replace(now, micro_rows=rows)
     if now.reference and not now.adapters:
-        yield "loss_fn.reference_policy_kl_penalty=0", replace(now, reference=False)
+        bound = getattr(getattr(job.config, "limits", None), "max_kl", None) is not None
+        limit = " limits.max_kl=null" if bound else ""
+        yield f"loss_fn.reference_policy_kl_penalty=0{limit}", replace(now, reference=False)
     if not now.adapters:
         both = "policy.megatron_cfg.enabled=false policy.dtensor_cfg.enabled=true " if policy.megatron else ""
         yield f"{both}policy.dtensor_cfg.lora_cfg.enabled=true", replace(now, adapters=16)
@@ -235,8 +237,11 @@ def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     )
     kept = (at_once if settings.anew else tokens) * token * sizes.layers * size
     passing = at_once * 4 * (sizes.width + hidden) * FLOAT
-    together = tokens if not by_hand and not settings.anew else at_once
-    logits = min(together * sizes.vocabulary, PIECE) * 4 * FLOAT
+    # Logits, their log-softmax, and the gradients of both and of the choice of a token; autograd over the whole batch
+    # copies those that are asked about, and puts their gradient back among the others.
+    whole = not by_hand and not settings.anew and tokens * sizes.vocabulary <= PIECE
+    table = min((tokens if whole else at_once) * sizes.vocabulary, PIECE)
+    logits = table * (7 if whole else 5) * FLOAT
     gradients = 0
     if by_hand:
         # Accumulators of the rearranged weights. With one micro-batch they become the gradients, which `_held` counts.
