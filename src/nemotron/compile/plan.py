@@ -84,20 +84,22 @@ class Memory:
     """Estimated peak main memory (or GPU memory) of the embedded engine in bytes."""
 
     policy: int
-    """Weights, gradients and two optimizer moments."""
+    """Weights, their rearranged copies, gradients and two optimizer moments."""
     reference: int
     judge: int
     critic: int = 0
     """Critic with its optimizer, and reward model."""
     activations: int
-    """KV cache of a rollout or logits and activations of a micro-batch, whichever is larger."""
+    """KV cache of a rollout, or activations, logits and accumulated gradients of a micro-batch, whichever is larger."""
+    libraries: int = 0
+    """What the processes hold before they read a model."""
     parameters: int
     """Parameters of the policy."""
 
     @property
     def total(self) -> int:
         """Sum of the parts."""
-        return self.policy + self.reference + self.judge + self.critic + self.activations
+        return self.policy + self.reference + self.judge + self.critic + self.activations + self.libraries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,7 @@ def plan_rows(plan: Plan, *, config_above: bool = False) -> list[tuple[str, str]
             "judge": m.judge,
             "critic and reward model": m.critic,
             "activations": m.activations,
+            "libraries": m.libraries,
         }
         shown = ", ".join(f"{name} {_size(part)}" for name, part in parts.items() if part)
         rows.append(("memory", f"about {_size(m.total)}: {shown}"))

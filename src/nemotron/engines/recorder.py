@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 from nemotron.engines.sinks import MetricSink, close_all, finite, open_sinks
 from nemotron.runs.folder import RunFolder
+from nemotron.runs.health import Herald
 from nemotron.runs.live import LiveView
+from nemotron.runs.metrics import by_step
 from nemotron.runs.views import JUDGED_GRPO, view_of
 
 
@@ -66,6 +68,7 @@ class RunRecorder:
         self._sinks = sinks
         self._view = view
         self._began = time.monotonic() - wall_s_before
+        self._herald = Herald(by_step(run.read_metrics()))
 
     @property
     def wall_s(self) -> float:
@@ -98,7 +101,10 @@ class RunRecorder:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep the metrics of a finished step and show them."""
         self.write(step, metrics)
-        self._view.step({"step": step, **metrics})
+        row = {"step": step, **metrics}
+        self._view.step(row)
+        for sign in self._herald.see(row):
+            self._view.note(f"step {step}: {sign.text}: {sign.hint}")
 
     def checkpoint(self, path: Path) -> None:
         """Note the newest checkpoint."""

@@ -18,6 +18,7 @@ from nemotron.reports.pairs import select
 from nemotron.runs import metrics as m
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.headlines import Card
+from nemotron.runs.health import troubles
 from nemotron.runs.status import ReportedState
 from nemotron.runs.summary import summarise
 from nemotron.runs.views import JUDGED_GRPO, View, view_of
@@ -80,6 +81,7 @@ def render(run: RunFolder, state: ReportedState | None = None) -> str:
         leading=leading_cards(summary, view),
         other=other_cards(summary, view),
         aspects=_aspects(heldout),
+        troubles=troubles(rows),
         not_drawn=[figure.title for figure in drawn if not figure.data],
         samples=select(run.read_samples()),
         best=view.best,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 
 from nemotron.errors import LimitError, OutOfTimeError
 from nemotron.processes import notice
+from nemotron.runs.health import Watch
 
 
 class Deadline:
@@ -50,7 +51,13 @@ class Deadline:
 
 
 def stop_reason(
-    step: int, metrics: Mapping[str, float], *, max_kl: float | None, deadline: Deadline | None, may_end: bool
+    step: int,
+    metrics: Mapping[str, float],
+    *,
+    max_kl: float | None,
+    deadline: Deadline | None,
+    may_end: bool,
+    watch: Watch | None = None,
 ) -> LimitError | None:
     """What ends the run after this step, to be raised once its checkpoint is written; None to go on.
 
@@ -59,6 +66,7 @@ def stop_reason(
         metrics: its metrics; a step without ``train/kl_penalty`` has no KL to limit.
         max_kl: ``limits.max_kl``, nats per token.
         deadline: None without a limit of time.
+        watch: the other limits; it is shown the metrics here.
         may_end: whether time may end it here: not after the last step, and not where no checkpoint would be written.
     """
     kl = metrics.get("train/kl_penalty")
@@ -66,6 +74,12 @@ def stop_reason(
         return LimitError(
             f"the KL to the reference is {kl:.3f} nats per token in step {step}, the limit is {max_kl}",
             hint="lower the learning rate or raise `loss_fn.reference_policy_kl_penalty` or `limits.max_kl`",
+        )
+    crossed = next((sign for sign in watch.see({"step": step, **metrics}) if sign.limit), None) if watch else None
+    if crossed is not None:
+        return LimitError(
+            f"stopped after step {step} by `{crossed.limit}`: {crossed.text}",
+            hint=f"{crossed.hint}; or change `{crossed.limit}`",
         )
     if not may_end:
         return None

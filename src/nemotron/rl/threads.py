@@ -75,6 +75,26 @@ def critic_threads(cores: int | None = None) -> int:
     return max(1, (usable_cores() if cores is None else cores) // 4)
 
 
+def crowded(plan: ThreadPlan, load: float | None = None) -> str | None:
+    """A warning where other processes keep the cores busy that several threads want to meet on; None elsewhere.
+
+    Args:
+        load: for tests; default the processes that wanted to run in the last minute, before this one computes.
+    """
+    if load is None:
+        try:
+            load = os.getloadavg()[0]
+        except OSError:  # a system that does not count them
+            return None
+    free = plan.cores - load
+    if plan.policy < 2 or free >= plan.policy:
+        return None
+    return (
+        f"other processes keep {min(load, plan.cores):.1f} of {plan.cores} cores busy: {plan.policy} threads that wait "
+        "for each other may be slower than one; stop the others, or set OMP_NUM_THREADS=1"
+    )
+
+
 def thread_environment(threads: int) -> dict[str, str]:
     """Environment of a process that computes with ``threads`` threads; torch's libraries read it when they load."""
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,48 @@ def test_a_judge_that_we_serve_is_slow_as_well(compiled: Compile) -> None:
     assert [f.key for f in named(compiled("own.yaml", *words, place=OLD), "slow-precision")] == ["judge.dtype"]
     elsewhere = (*words, f"{JUDGE}.base_url='http://host/v1'")
     assert not named(compiled("own.yaml", *elsewhere, place=OLD), "slow-precision")
+
+
+def test_a_large_judge_in_float64_is_slow(compiled: Compile, world: Path) -> None:
+    write_model(world / "large", vocabulary=1_000_000)
+    large, exact = f"{JUDGE}.model=large", "judge.dtype=float64"
+    (finding,) = named(compiled("own.yaml", large, exact), "slow-judge")
+    assert (finding.severity, finding.key) == ("warning", "judge.dtype")
+    assert "64M parameters" in finding.message
+    assert "`judge.dtype=auto`" in str(finding.hint)
+    for words in ((large,), (exact,), (large, exact, f"{JUDGE}.base_url='http://host/v1'")):
+        assert not named(compiled("own.yaml", *words), "slow-judge")
+
+
+SLOW: list[tuple[dict[str, Any], str, str | None]] = [
+    ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "warning", "rotary embedding is `dynamic`"),
+    ({"model_type": "gemma3_text", "hidden_activation": "relu"}, "warning", "gate is `relu`"),
+    ({"model_type": "qwen3", "max_position_embeddings": 4096}, "note", "more than 1,024 tokens"),
+    ({"model_type": "mamba"}, "warning", "every token of an answer is sampled by computing the whole answer again"),
+    ({"model_type": "gpt_neox"}, "", None),
+]
+
+
+@pytest.mark.parametrize(("config", "severity", "text"), SLOW, ids=str)
+def test_a_model_off_the_fast_path_is_said(
+    compiled: Compile, world: Path, config: dict[str, Any], severity: str, text: str | None
+) -> None:
+    write_model(world / "other", **config)
+    found = named(compiled("own.yaml", "policy.model_name=other"), "slow-model")
+    assert [finding.severity for finding in found] == ([severity] if text else [])
+    assert text is None or text in found[0].message
+    short = ("policy.max_total_sequence_length=1024", "policy.generation.max_new_tokens=64")
+    assert bool(named(compiled("own.yaml", "policy.model_name=other", *short), "slow-model")) == (severity == "warning")
+
+
+def test_passes_of_few_tokens_are_slow(compiled: Compile) -> None:
+    small = ("policy.train_micro_batch_size=1", "policy.generation.max_new_tokens=100")
+    (finding,) = named(compiled("own.yaml", *small), "small-passes")
+    assert (finding.severity, finding.key) == ("warning", "policy.train_micro_batch_size")
+    assert "512 passes of at most 100 tokens" in finding.message
+    assert "`policy.train_micro_batch_size=11`" in str(finding.hint)
+    assert not named(compiled("own.yaml", "policy.train_micro_batch_size=11", small[1]), "small-passes")
+    assert not named(compiled("own.yaml", small[0], "policy.generation.max_new_tokens=1000"), "small-passes")
 
 
 @pytest.mark.parametrize(

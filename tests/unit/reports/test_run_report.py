@@ -74,6 +74,17 @@ def test_report_of_a_finished_run(make_run: MakeRun) -> None:
     assert plots == [f"plot-{figure['id']}" for figure in page.figures()]
 
 
+def test_what_went_wrong_stands_there_with_what_to_do(make_run: MakeRun) -> None:
+    run = fill(make_run())
+    assert "What to look at" not in render(run)
+    run.append_metrics({"step": 7, "train/grad_norm": 45.0, "train/token_mult_prob_error": 1.4})
+    words = re.sub(r"\s+", " ", Page(render(run)).text)
+    assert "What to look at" in words
+    assert "gradient spike: the gradient's norm is 45, 30 times the median of the 6 steps before (step 7)" in words
+    assert "What to do: lower the learning rate or `policy.max_grad_norm`" in words
+    assert "sampler drift" in words
+
+
 def test_nothing_is_loaded_from_anywhere(make_run: MakeRun) -> None:
     html = render(fill(make_run()))
     page = Page(html)

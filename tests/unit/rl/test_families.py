@@ -5,13 +5,16 @@ Those that are computed by hand have their cases in ``test_policy.py``; here is 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
 
+from nemotron.compile.probes.fast_path import STATEFUL, slow_path
 from nemotron.contracts.samples import SamplingParams
 from nemotron.rl import generic, pieces
 from nemotron.rl.policy import Policy
@@ -20,6 +23,7 @@ from nemotron.rl.saving import Progress
 from nemotron.rl.scalar_model import ScalarModel
 from tests.unit.rl import test_dpo_loop as dpo
 from tests.unit.rl import test_grpo_loop as grpo
+from tests.unit.rl import test_policy
 from tests.unit.rl.test_policy import RAGGED, VOCAB, make_groups, reference_logprobs
 from tests.unit.rl.test_scalar_model import plain_scores, plain_values
 
@@ -155,6 +159,35 @@ def test_scores_and_values_equal_the_plain_forward(name: str) -> None:
         model = ScalarModel.from_policy(make_policy(name), seed=4)
     torch.testing.assert_close(model.sequence_scores(groups), plain_scores(model, groups), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.token_values(groups), plain_values(model, groups), atol=1e-5, rtol=1e-5)
+
+
+def files(policy: Policy) -> Any:
+    """What the plan knows of a model: its `config.json`."""
+    return SimpleNamespace(config=json.loads(policy.model.config.to_json_string()))
+
+
+@pytest.mark.parametrize("name", [*USUAL, *OTHERS])
+def test_the_plan_knows_what_is_slow(name: str) -> None:
+    policy = make_policy(name)
+    assert policy.fused is None
+    assert slow_path(files(policy)) is not None
+    assert policy.shares_prompts == (policy.model.config.model_type not in STATEFUL)
+
+
+@pytest.mark.parametrize("name", test_policy.REARRANGED)
+def test_the_plan_knows_what_is_fast(name: str) -> None:
+    assert slow_path(files(test_policy.make_policy(name))) is None
+
+
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize("change", [{"hidden_act": "relu"}, {"rope_parameters": DYNAMIC}], ids=["gate", "rope"])
+def test_what_falls_off_the_fast_path_is_known_to_both(change: dict[str, Any]) -> None:
+    config = hf.LlamaConfig(vocab_size=VOCAB, **{**GQA, **change})
+    policy = Policy(hf.AutoModelForCausalLM.from_config(config).float())
+    assert policy.fused is None
+    assert slow_path(files(policy)) is not None
 
 
 def learner(name: str) -> Policy:

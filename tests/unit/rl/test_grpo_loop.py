@@ -31,6 +31,7 @@ from nemotron.rl.sampler_check import SamplerCheck
 from nemotron.rl.saving import Progress, Provenance, Saver, Trained, weights_of
 from nemotron.rl.stopping import Deadline
 from nemotron.rl.timing import Timings
+from nemotron.runs.health import Bounds, Watch
 from tests.unit.rl.tiny_policy import tiny_chat, tiny_policy
 
 HF_WEIGHTS = Path("policy", "weights", "hf")
@@ -230,6 +231,20 @@ def test_missing_rewards_are_masked_and_counted(tmp_path: Path) -> None:
     assert row["train/missing_share"] == 0.25
     assert row["train/num_valid_samples"] == 6
     assert [row["reward"] is None for row in log_of(work).kept] == [True, False, False, False] * 2
+
+
+def test_groups_without_signal_are_counted_and_may_stop_the_run(tmp_path: Path) -> None:
+    """The checkpoint of the step that crosses the limit is there, and the next attempt would go on from it."""
+    work = job(tmp_path, judge=LetterJudge(constant=True), max_num_steps=20, loss={"reference_policy_kl_penalty": 0.1})
+    watched = replace(work, watch=Watch(Bounds(max_dead_groups=0.9)))
+    with pytest.raises(LimitError, match=r"after step 10 by `limits.max_dead_groups`: 100% of the groups") as caught:
+        train(watched, Progress())
+    assert "grpo.use_dynamic_sampling" in str(caught.value.hint)
+    assert [row["train/groups_without_signal"] for row in log_of(work).rows] == [1.0] * 10
+    assert read_info(tmp_path / "step_10")["total_steps"] == 10
+    alive = job(tmp_path / "alive", judge=LetterJudge(letters="abcdefghijklm"), max_num_steps=1)
+    train(alive, Progress())
+    assert log_of(alive).rows[0]["train/groups_without_signal"] < 1.0
 
 
 def test_too_many_missing_rewards_stop_the_run(tmp_path: Path) -> None:

@@ -79,3 +79,13 @@ def test_apply() -> None:
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("cores", "policy", "load", "said"),
+    [(2, 2, 1.5, True), (2, 2, 0.0, False), (2, 1, 9.0, False), (16, 12, 3.0, False), (16, 12, 8.0, True)],
+)
+def test_threads_that_meet_on_busy_cores_are_said(cores: int, policy: int, load: float, said: bool) -> None:
+    text = threads.crowded(threads.ThreadPlan(cores=cores, policy=policy, helper=0), load)
+    assert (text is not None) == said
+    assert text is None or ("OMP_NUM_THREADS=1" in text and f"of {cores} cores busy" in text)

@@ -107,6 +107,21 @@ def test_a_run_of_dpo(make_run: MakeRun) -> None:
     assert "<span>rejected</span>" in page
 
 
+def test_what_goes_wrong_is_said_while_the_run_works_and_once_for_all_attempts(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(view="verified_grpo")
+    with recording(run, total=9, done=0) as recorder:
+        for step in range(1, 6):
+            recorder.step(step, {"train/reward": 0.5, "train/token_mult_prob_error": 1.3 if step > 3 else 1.0})
+    said = capsys.readouterr().err
+    assert said.count("step 4: sampler and trainer disagree") == said.count("sampler and trainer disagree") == 1
+    assert "set `policy.precision=float32`" in said
+    with recording(run, total=9, done=5) as recorder:
+        recorder.step(6, {"train/reward": 0.5, "train/token_mult_prob_error": 1.3})
+    assert "disagree" not in capsys.readouterr().err
+
+
 def test_heldout_pairs_lead_a_reward_model(make_run: MakeRun) -> None:
     run = make_run(view="reward_model")
     run.write_status(heldout_before={"margin_right": 0.1, "accuracy": 0.5}, heldout_after={"accuracy": 0.9})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from nemotron.compile.estimate import BATCH_TOKENS, SMALL_JUDGE
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import files, on_sample
 from nemotron.compile.jobs.step import AnyStepJob
+from nemotron.compile.probes.fast_path import FAMILIES, LONGEST, STATEFUL, slow_path
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.policy import SchedulerEntry
@@ -20,6 +22,8 @@ HIGH_RATE, RUINOUS_RATE = 1e-2, 1.0
 """Learning rates of `NORMALISED` optimizers above which training of a language model is unusual, or hopeless."""
 NORMALISED = ("Adam", "Adagrad", "RMSprop", "Muon")
 """Parts of the names of optimizers that move every weight by about the learning rate, however small the gradient."""
+FEW_TOKENS, MANY_PASSES = 128, 8
+"""Tokens of a pass, and passes of a step, that make it slow for want of company."""
 HOT = 2.0
 """Temperature above which most of what is sampled is noise."""
 
@@ -46,6 +50,71 @@ def adapters_go_the_long_way(job: AnyJob) -> Iterator[Finding]:
             "adapters are computed by the model's own forward, with autograd: less memory, and slower steps than "
             "training all weights has here",
         )
+
+
+@speed.rule("slow-judge", engines=("embedded", "plain"))
+def judge_is_not_exact_for_nothing(job: AnyStepJob) -> Iterator[Finding]:
+    """float64 keeps what shares a batch from flipping a token; a processor computes it at half the rate."""
+    sizes = {ref.role: read_model(ref.name, job.place) for ref in job.models()}
+    judge = sizes.get("judge")
+    asked = [found for found in job.number_types() if found.key.endswith("judge.dtype") and found.name == "float64"]
+    if asked and judge and judge.parameters and judge.parameters >= SMALL_JUDGE:
+        key = asked[0].key
+        yield job.warning(
+            key,
+            f"in float64 a judge of {judge.parameters / 1e6:.0f}M parameters takes twice the time and memory of "
+            "float32",
+            hint=f"set `{key}=auto`: float64 below {SMALL_JUDGE / 1e6:.0f}M parameters, float32 above; what shares a "
+            "batch may then, rarely, change a verdict",
+        )
+
+
+@rules.rule("slow-model", engines=EMBEDDED)
+def model_is_computed_by_hand(job: AnyJob) -> Iterator[Finding]:
+    """What a family of the arithmetic by hand falls off it for; other families know no better."""
+    policy = job.config.policy
+    model = read_model(policy.model_name, job.place)
+    if model is None or policy.lora is not None:
+        return
+    reason, family = slow_path(model), model.config.get("model_type")
+    if family in STATEFUL and job.generation is not None and job.rows_at_once:
+        yield job.warning(
+            "policy.model_name",
+            f"models of type `{family}` keep no cache of keys and values here: every token of an answer is sampled by "
+            "computing the whole answer again",
+            hint="take a model with attention, or short answers: lower `policy.generation.max_new_tokens`",
+        )
+    elif reason is not None and family in FAMILIES:
+        yield job.warning(
+            "policy.model_name",
+            f"the model is of a family that is computed by hand, but {reason}: its own forward and autograd take more "
+            "time and memory",
+            hint="take a checkpoint of that family without it",
+        )
+    elif reason is None and policy.max_total_sequence_length > LONGEST:
+        yield job.note(
+            "policy.max_total_sequence_length",
+            f"batches with a sequence of more than {LONGEST:,} tokens are computed by the model's own forward: slower "
+            "than shorter ones",
+        )
+
+
+@rules.rule("small-passes", engines=EMBEDDED)
+def passes_are_worth_their_cost(job: AnyJob) -> Iterator[Finding]:
+    """A product of few rows costs as much as one of many."""
+    policy = job.config.policy
+    answer = min(job.generation.max_new_tokens, policy.max_total_sequence_length) if job.generation else None
+    length = answer if answer and job.rows_at_once else policy.max_total_sequence_length
+    for batch in job.batches():
+        tokens = batch.micro * length
+        if tokens <= FEW_TOKENS and batch.size >= MANY_PASSES * batch.micro:
+            wanted, passes = min(batch.size, math.ceil(BATCH_TOKENS / length)), math.ceil(batch.size / batch.micro)
+            yield job.warning(
+                batch.micro_key,
+                f"`{batch.micro_key}` {batch.micro} makes {passes} passes of at most {tokens} tokens out of a step: "
+                "rows of one length are not computed together",
+                hint=f"set `{batch.micro_key}={wanted}`; a pass is cut into {BATCH_TOKENS:,} tokens in any case",
+            )
 
 
 @rules.rule("learning-rate")

@@ -70,7 +70,17 @@ def limits_have_no_hook(job: AnyJob) -> Iterator[Finding]:
             "limits.max_kl",
             "NeMo-RL has no such limit: the run is ended from outside after the step that crosses it",
         )
-    for name, what in (("max_missing_share", "rewards that are missing"), ("max_rejected_share", "pairs left out")):
+    for name in ("min_entropy", "max_grad_spike", "max_sampler_drift"):
+        if getattr(limits, name, None) is not None:
+            yield job.note(
+                f"limits.{name}",
+                "NeMo-RL has no such limit: the run is ended from outside after the step that crosses it",
+            )
+    for name, what in (
+        ("max_missing_share", "rewards that are missing"),
+        ("max_rejected_share", "pairs left out"),
+        ("max_dead_groups", "groups without signal"),
+    ):
         if getattr(limits, name, None) is None:
             continue
         if name == "max_missing_share" and job.our_servers_reward:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.estimate import memory
+from nemotron.compile.estimate import memory, savings
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.errors import Finding
 from nemotron.out_of_memory import either, keys_to_lower
 
 rules: Rules[AnyJob] = Rules("resources")
+_SHOWN = 3
+"""Ways to save memory that a hint names."""
 
 
 @rules.rule("memory", engines=EMBEDDED)
@@ -21,5 +23,17 @@ def job_fits_memory(job: AnyJob) -> Iterator[Finding]:
         yield job.warning(
             "policy.model_name",
             f"the job needs about {need.total / 2**30:.1f} GiB of memory, this machine has {have / 2**30:.1f} GiB",
-            hint="use a smaller model, or lower " + either(keys_to_lower(job.resolved.values)),
+            hint=_hint(job),
         )
+
+
+def _hint(job: AnyJob) -> str:
+    """What saves most, measured by the same estimate."""
+    found = savings(job)[:_SHOWN]
+    if not found:
+        return "use a smaller model, or lower " + either(keys_to_lower(job.resolved.values))
+    told = [
+        f"{' '.join(f'`{word}`' for word in words.split())} saves about {saved / 2**30:.1f} GiB"
+        for words, saved in found
+    ]
+    return "; ".join(told) + "; or use a smaller model"

@@ -56,6 +56,14 @@ class LimitsConfig(Strict):
     max_missing_share: Probability
     """Largest share of a step's judge comparisons (of its responses, where no judge compares) that may stay without a
     result after all retries."""
+    max_dead_groups: Probability | None = None
+    """Largest share of groups in which all answers have one reward, and nothing is learned: mean of ten steps."""
+    min_entropy: PositiveFloat | None = None
+    """Least entropy of the policy in nats a token, mean of ten steps: below, all its answers are one."""
+    max_grad_spike: PositiveFloat | None = None
+    """Largest norm of a gradient, as a multiple of the median of the twenty steps before."""
+    max_sampler_drift: PositiveFloat | None = None
+    """Largest mean factor (from 1.0) between the probability of a token in the sampler and in training."""
 
 
 class GrpoRunConfig(GrpoMasterConfig):

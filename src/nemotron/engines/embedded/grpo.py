@@ -178,4 +178,5 @@ class GrpoParts(PromptParts[G]):
             check=None
             if sampler.exact_logprobs
             else SamplerCheck(config.sampler.check_period, config.sampler.gap(config.policy.precision)),
+            watch=self.watch,
         )

@@ -104,6 +104,7 @@ class PpoParts(PromptParts[PpoMasterConfig]):
             saver=self.saver({POLICY: self.trained(policy, optimization)}, stream, more),
             recorder=recorder,
             deadline=self.deadline,
+            watch=self.watch,
         )
 
     def _save_critic(self, critic: CriticClient, folder: Path) -> None:

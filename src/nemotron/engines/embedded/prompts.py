@@ -16,6 +16,8 @@ from nemotron.engines.embedded.heldout import HeldoutMetric
 from nemotron.engines.embedded.parts import TrainingParts
 from nemotron.errors import DataError
 from nemotron.rewards import scorable
+from nemotron.runs.health import Bounds, Watch
+from nemotron.runs.metrics import by_step
 
 C = TypeVar("C", bound=TrainingConfig, covariant=True)
 
@@ -28,6 +30,12 @@ class PromptParts(TrainingParts[C]):
         """The training prompts as they lie on disk; those that cannot be scored may be left out. Raises DataError when
         rows are missing or broken."""
         return scorable(_rewards(self.config), training_prompts(self.config.data, "train"))
+
+    @property
+    def watch(self) -> Watch:
+        """Minds `limits`, having seen what earlier attempts did; rows after the checkpoint are gone already."""
+        rows = by_step(self.attempt.run.read_metrics())
+        return Watch(Bounds.of(getattr(self.config, "limits", None)), rows)
 
 
 def _rewards(config: TrainingConfig) -> RewardConfig | None:

@@ -11,7 +11,7 @@ from nemotron.engines.base import Attempt
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.reports.report import report_or_warn
 from nemotron.rl.evaluate import HeldOut
-from nemotron.rl.threads import ThreadPlan, apply_threads
+from nemotron.rl.threads import ThreadPlan, apply_threads, crowded
 from nemotron.runs.summary import print_summary
 
 Measure = Callable[[], HeldOut]
@@ -62,6 +62,8 @@ def session(attempt: Attempt, threads: ThreadPlan, *, seed: int, total: int, don
     _quiet_transformers()
     measured = run.status().heldout_before is not None
     with recording(run, total=total, done=done) as recorder:
+        if not torch.cuda.is_available() and (warning := crowded(threads)):
+            recorder.note(warning)
         work = Session(recorder, first=done == 0, measured=measured, step=done)
         yield work
         recorder.phase("report")

@@ -30,6 +30,8 @@ from nemotron.manifest import declaration, find_step
 from nemotron.processes import notice
 from nemotron.processes.child import Child
 from nemotron.reports.report import report_or_warn
+from nemotron.runs import health
+from nemotron.runs.metrics import by_step
 from nemotron.runs.summary import print_summary
 
 LOG = "nemo_rl.log"
@@ -63,12 +65,15 @@ class Watch:
     patience: Patience
     clock: Callable[[], float] = time.monotonic
     checkpoint: int = 0
+    signs: health.Watch = field(init=False)
     _heard: float = field(init=False)
     _log_size: int = field(default=0, init=False)
     _spoke: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._heard = self.clock()
+        limits = health.Bounds.of(getattr(self.config, "limits", None))
+        self.signs = health.Watch(limits, by_step(self.attempt.run.read_metrics()))
 
     def follow(self, child: Child) -> int:
         """Stay with the process until it ends; returns its exit code.
@@ -112,6 +117,13 @@ class Watch:
             raise LimitError(
                 f"stopped after step {row.step}: KL to the reference is {kl:.4g}, above `limits.max_kl` {most:g}",
                 hint=f"{self._from()}; lower the learning rate, or raise `loss_fn.reference_policy_kl_penalty`",
+            )
+
+        crossed = next((s for s in self.signs.see({"step": row.step, **row.metrics}) if s.limit), None)
+        if crossed is not None:
+            raise LimitError(
+                f"stopped after step {row.step} by `{crossed.limit}`: {crossed.text}",
+                hint=f"{self._from()}; {crossed.hint}; or change `{crossed.limit}`",
             )
 
     def _mind_missing(self, row: StepRow) -> None:

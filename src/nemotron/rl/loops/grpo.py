@@ -44,6 +44,7 @@ from nemotron.rl.saving import Progress, Saver
 from nemotron.rl.stopping import Deadline, stop_reason
 from nemotron.rl.timing import Timings
 from nemotron.rl.update import TrainBatch, update
+from nemotron.runs.health import Watch
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Grpo:
     """``None``: the run may take its time."""
     check: SamplerCheck | None = None
     """How a sampler is compared with the policy that is not exact."""
+    watch: Watch | None = None
+    """Minds the limits beside the KL's; ``None``: there are none."""
 
     @property
     def needs_previous(self) -> bool:
@@ -89,7 +92,7 @@ def train(setup: Grpo, progress: Progress) -> Progress:
 
     Raises:
         EngineError: the loss or gradient is not finite.
-        LimitError: the KL crosses ``limits.max_kl``, or time is up; metrics and a checkpoint are written before. The
+        LimitError: a limit of `limits` is crossed, or time is up; metrics and a checkpoint are written before. The
             sampler is not the policy any more: this step is not trained on.
         NemotronError: the source of rewards is unreachable (JudgeError for a judge), or too many rewards are missing.
         OutputError: a metric or checkpoint cannot be written.
@@ -146,6 +149,7 @@ def train(setup: Grpo, progress: Progress) -> Progress:
             step,
             metrics,
             max_kl=setup.limits.max_kl,
+            watch=setup.watch,
             deadline=setup.deadline,
             may_end=bool(setup.save_period) and not last,
         )

@@ -15,6 +15,7 @@ from nemotron.rl.losses import masked_mean
 from nemotron.rl.reward_transforms import share_outside_source
 from nemotron.rl.rollout import Sample
 from nemotron.rl.update import TrainBatch
+from nemotron.runs.health import DEAD_GROUPS
 
 
 def sample_rows(samples: Sequence[Sample], advantages: Tensor | None = None) -> list[dict[str, Any]]:
@@ -51,8 +52,20 @@ def reward_metrics(
         "train/advantages/max": float(valid.max()),
         "train/advantages/min": float(valid.min()),
         "train/truncation_rate": float(tensors.truncated.float().mean()),
+        **_without_signal(samples, batch),
         **({"train/reward_clamped_share": share_outside_source(judged, scaling)} if scaling.enabled else {}),
     }
+
+
+def _without_signal(samples: Sequence[Sample], batch: TrainBatch) -> dict[str, float]:
+    """The share of groups whose answers all got one reward; nothing where no group has two answers with one."""
+    rewards = iter([sample.judged for sample in samples])
+    groups = [[next(rewards) for _ in group.completions] for group in batch.groups]
+    known = [[reward for reward in group if reward is not None] for group in groups]
+    compared = [group for group in known if len(group) > 1]
+    if not compared:
+        return {}
+    return {DEAD_GROUPS: sum(min(group) == max(group) for group in compared) / len(compared)}
 
 
 def rollout_metrics(samples: Sequence[Sample], gen_batches: int) -> dict[str, float]:

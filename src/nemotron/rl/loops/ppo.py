@@ -47,6 +47,7 @@ from nemotron.rl.saving import Progress, Saver
 from nemotron.rl.stopping import Deadline, stop_reason
 from nemotron.rl.timing import Timings
 from nemotron.rl.update import TrainBatch, update
+from nemotron.runs.health import Watch
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Ppo:
     recorder: Recorder
     deadline: Deadline | None = None
     """``None``: the run may take its time."""
+    watch: Watch | None = None
+    """Minds the limits beside the KL's; ``None``: there are none."""
 
     @property
     def rewards(self) -> CriticSource:
@@ -113,7 +116,7 @@ def train(setup: Ppo, progress: Progress) -> Progress:
 
     Raises:
         EngineError: the critic is gone or refuses; a loss or gradient is not finite.
-        LimitError: the KL crosses ``limits.max_kl``, or time is up; metrics and a checkpoint are written before.
+        LimitError: a limit of `limits` is crossed, or time is up; metrics and a checkpoint are written before.
         OutputError: a metric or checkpoint cannot be written.
     """
     config = setup.config
@@ -199,6 +202,7 @@ def train(setup: Ppo, progress: Progress) -> Progress:
             step,
             metrics,
             max_kl=setup.limits.max_kl,
+            watch=setup.watch,
             deadline=setup.deadline,
             may_end=bool(setup.save_period) and not last,
         )
