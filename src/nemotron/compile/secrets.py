@@ -28,6 +28,16 @@ def elsewhere(values: Any, secrets: Mapping[str, str]) -> list[str]:
     return [key for key, text in _texts(values) if key not in secrets and any(s in text for s in _findable(secrets))]
 
 
+def with_password(values: Any) -> list[str]:
+    """Dotted keys of addresses with a user's password: ``https://user:password@host``."""
+    return [key for key, text in _texts(values) if PASSWORD.search(text)]
+
+
+def shown_address(url: str) -> str:
+    """An address as it may be said: its user and password are nobody's business."""
+    return PASSWORD.sub(lambda found: f"{found[0].partition('://')[0]}://[secret]@", url)
+
+
 def redact(values: Any, secrets: Mapping[str, str]) -> Any:
     """A copy without secrets: their own keys become null, and text that holds one loses it."""
     cleaned = _redact(values, _findable(secrets))
@@ -64,6 +74,7 @@ _NAMES = re.compile(
     re.IGNORECASE,
 )
 """How keys are called that hold a secret, mistyped ones included."""
+PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/?#@]*:[^\s/?#@]+@", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
 
 

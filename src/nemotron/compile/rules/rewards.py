@@ -12,6 +12,7 @@ from typing import Any
 from nemotron.compile.jobs.files import DataFile, files
 from nemotron.compile.jobs.grpo import VerifiedJob
 from nemotron.compile.rules.base import EMBEDDED, Rules
+from nemotron.compile.secrets import shown_address
 from nemotron.config.schema.gym import ServerKind
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.data.rows import read_lines
@@ -196,7 +197,9 @@ def servers_are_asked_later(job: VerifiedJob) -> Iterator[Finding]:
     for name, server in (gym.servers if gym else {}).items():
         if server.base_url is not None:
             key = f"gym.servers.{name}.base_url"
-            yield job.note(key, f"the server `{name}` at `{server.base_url}` is asked when the run starts")
+            yield job.note(
+                key, f"the server `{name}` at `{shown_address(server.base_url)}` is asked when the run starts"
+            )
 
 
 def sample(file: DataFile) -> tuple[Row, ...]:
