@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from nemotron.compile.paths import with_absolute_paths
 from nemotron.compile.render import render_plan as render_plan
-from nemotron.compile.secrets import redact, secret_variables
+from nemotron.compile.secrets import likely_secrets, redact, secret_variables, without_passwords
 from nemotron.config.layers import Resolved
 from nemotron.config.validate import validate
 from nemotron.errors import Finding, NotAvailableError
@@ -219,7 +219,7 @@ class Plan:
     @property
     def values(self) -> dict[str, Any]:
         """The resolved config without secrets, paths of the run folder written as ``RUN_ID``."""
-        return cast("dict[str, Any]", redact(self.resolved.values, self._secrets))
+        return cast("dict[str, Any]", without_passwords(redact(self.resolved.values, self._secrets)))
 
     def job(self, asked: Asked = Asked(), *, run_dir: str | None = None) -> CompiledJob:  # noqa: B008  frozen
         """The compiled job of a plan that is ``ok``, with this run's own paths and without secrets.
@@ -303,7 +303,7 @@ def compile_job(
     config, found = validate(resolved, code.config)
     where = Surroundings(place or Place.this_machine(), os.environ if env is None else env, runs_dir, resume)
     result = Preflight(engine=None, engine_reason="") if config is None else code.preflight(config, resolved, where)
-    secrets = result.secrets
+    secrets = likely_secrets(resolved.values, code.config) if config is None else result.secrets
     name = resolved.files[-1].stem if resolved.files else "config"
     return Plan(
         step=step.id,
