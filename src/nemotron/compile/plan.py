@@ -264,8 +264,8 @@ class Plan:
         return dict(self._secrets)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan for machines."""
-        return {
+        """The plan for machines. Whatever part a secret came into, it is in none of them."""
+        told = {
             "step": self.step,
             "config_name": self.config_name,
             "ok": self.ok,
@@ -281,6 +281,7 @@ class Plan:
             "config_files": [str(path) for path in self.resolved.files],
             "config": self.values,
         }
+        return cast("dict[str, Any]", without_passwords(redact(told, self._secrets)))
 
 
 def compile_job(
