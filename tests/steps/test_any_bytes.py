@@ -150,7 +150,7 @@ INPUTS = (
             *("policy/weights/iter_0000000/__0_0.distcp", "policy/tokenizer/tokenizer.json"),
         )
     ),
-    given("runs/r/cache/train-00000.safetensors", {5, 6}, RESUME),
+    given("runs/r/cache/train-00000.safetensors", {5, 6, 8}, RESUME),
 )
 
 

@@ -35,7 +35,7 @@ def test_documents_are_read_through_one_reader(path: Path) -> None:
 
 OPENED = re.compile(
     r"\.open\((?:\"r?b\")?\)|[^.\w]open\([^)]*\"rb\"|\.read_text\(|\.read_bytes\(\)"
-    r"|torch\.load\((?!regular)|safe_open\((?!regular)"
+    r"|torch\.load\((?!regular)|safe_open\((?!regular)|load_file\((?!regular)"
 )
 OURS = {
     # What the system says.

@@ -323,11 +323,17 @@ def compile_job(
         processes=tuple(replace(p, where=redact(p.where, secrets)) for p in result.processes),
         work=result.work,
         memory=result.memory,
-        inputs=result.inputs,
-        outputs=result.outputs,
+        inputs=tuple(_shown(ref, secrets) for ref in result.inputs),
+        outputs=tuple(_shown(ref, secrets) for ref in result.outputs),
         promises=result.promises,
         _secrets=secrets,
     )
+
+
+def _shown(ref: FileRef, secrets: Mapping[str, str]) -> FileRef:
+    """A plan that is refused for a secret in the name of a file does not show it."""
+    path, detail, files = redact([ref.path, ref.detail, list(ref.files)], secrets)
+    return replace(ref, path=path, detail=detail, files=tuple(files))
 
 
 def _clean(finding: Finding, secrets: Mapping[str, str]) -> Finding:
