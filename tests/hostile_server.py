@@ -40,6 +40,8 @@ class Hostile:
         self.play = play
         self.url = ""
         self.asked = 0
+        self.head = b""
+        """Of the request that ``play`` is asked about."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -75,6 +77,7 @@ class Hostile:
                 )
                 body = await reader.readexactly(length)
                 self.asked += 1
+                self.head = head
                 reply = self.play(head.split()[1].decode(), body)
                 await self._write(reader, writer, reply)
                 if reply.ending != "keep":

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from nemotron.disk.documents import MOST_TOML, read_bytes
 from nemotron.disk.walk import files_below
 from nemotron.errors import ConfigError, NemotronError, NotFoundError, Origin
 from nemotron.suggest import closest, listed
@@ -367,9 +368,11 @@ def _guess(word: str, names: Iterable[str]) -> str | None:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_bytes(path, MOST_TOML).decode("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise _wrong(path, f"broken TOML: {error}") from None
+    except RecursionError:
+        raise _wrong(path, "broken TOML: too many brackets inside each other") from None
     except UnicodeDecodeError as error:
         raise _wrong(path, f"not UTF-8 text: {error.reason} at byte {error.start}") from None
     except OSError as error:

@@ -216,9 +216,13 @@ def test_outputs_that_cannot_be_made(world: Path, tmp_path: Path) -> None:
         (["output_dir=file"], "`file` exists already"),
         (["output_dir=file/below"], "is not a folder"),
         (["output_dir=models", "overwrite=true"], "`models` holds the checkpoint to convert, which would be lost"),
+        (["output_dir=runs", "overwrite=true"], "`runs` is the folder of this run, or holds it"),
+        (["output_dir=.", "overwrite=true", "hf_model=" + str(POLICY)], "`.` is the folder of this run, or holds it"),
+        (["output_dir=${run_dir:}", "overwrite=true"], "is the folder of this run, or holds it"),
         (["output_dir=out", "--runs-dir=file"], "`file` cannot be made: "),
     ):
-        done = command("steps", "run", "convert/hf_to_megatron", f"hf_model={source}", *words, cwd=tmp_path)
+        model = () if any(word.startswith("hf_model=") for word in words) else (f"hf_model={source}",)
+        done = command("steps", "run", "convert/hf_to_megatron", *model, *words, cwd=tmp_path)
         assert (done.code, done.stdout) == (8, ""), done.stderr
         assert message in done.stderr.splitlines()[0]
         assert "error: 1 problem found, nothing was started" in done.stderr

@@ -16,6 +16,7 @@ from nemotron.artifacts.record import RECORD
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import CONFIG, WEIGHTS
 from nemotron.checkpoints.megatron import layout
+from nemotron.disk.documents import open_regular
 from nemotron.errors import ArtifactError
 
 _HF_FILES = (hf.CONFIG, "generation_config.json", hf.INDEX)
@@ -69,7 +70,7 @@ def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:
 
 def _digest(file: Path, progress: Callable[[int], None] | None) -> str:
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
             if progress:
                 progress(opened.tell())

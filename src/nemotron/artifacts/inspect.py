@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron.artifacts.kinds import Kind, jsonl_files, located, recognise, result_files
+from nemotron.artifacts.kinds import Kind, jsonl_files, located, opened_data, recognise, result_files
 from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import WEIGHTS, read_adapter_config
@@ -199,7 +199,7 @@ def _data(path: Path) -> DataFacts:
     files = jsonl_files(path)
     rows, fields = 0, None
     for file in files:
-        with file.open("rb") as opened:
+        with opened_data(file) as opened:
             for number, line in enumerate(opened, start=1):
                 if not line.strip():
                     continue

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import is_adapter
 from nemotron.checkpoints.megatron import layout
-from nemotron.disk.documents import read_json
+from nemotron.disk.documents import open_regular, read_json
 from nemotron.disk.walk import files_below
-from nemotron.errors import ArtifactError
+from nemotron.errors import ArtifactError, DataError
 
 Kind = Literal["checkpoint_hf", "checkpoint_lora", "checkpoint_megatron", "training_jsonl", "eval_results"]
 
@@ -66,6 +67,18 @@ def result_files(path: Path) -> list[Path]:
         return [path]
     found = (file for file in artifact_files(path) if file.suffix == ".json" and not _hidden(file, path))
     return [file for file in found if _scores(file)]
+
+
+def opened_data(file: Path) -> BufferedReader:
+    """A file of rows, to be read.
+
+    Raises:
+        DataError: it cannot be.
+    """
+    try:
+        return open_regular(file)
+    except OSError as error:
+        raise DataError(f"`{file}` cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 
 def artifact_files(folder: Path) -> list[Path]:

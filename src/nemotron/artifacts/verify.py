@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.inspect import inspect
-from nemotron.artifacts.kinds import Kind, jsonl_files, located
+from nemotron.artifacts.kinds import Kind, jsonl_files, located, opened_data
 from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families
@@ -98,7 +98,7 @@ def _hf(path: Path) -> list[str]:
 def _data(path: Path) -> list[str]:
     rows = 0
     for file in jsonl_files(path):
-        with file.open("rb") as opened:
+        with opened_data(file) as opened:
             for number, line in enumerate(opened, start=1):
                 if not line.strip():
                     continue

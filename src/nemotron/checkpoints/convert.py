@@ -20,6 +20,7 @@ from nemotron.checkpoints.megatron.reader import MegatronWeights, open_weights
 from nemotron.checkpoints.megatron.writer import check_state
 from nemotron.checkpoints.policy import check_vocabulary, copy_weights, write_root
 from nemotron.checkpoints.safetensors_stream import Planned, write_model
+from nemotron.disk.documents import read_bytes
 from nemotron.disk.publish import published
 from nemotron.errors import ArtifactError
 
@@ -76,7 +77,7 @@ def hf_to_megatron(
     weights = hf.HfWeights(source)
     check_state(weights, shape)
     total = _nbytes({name: weights.headers[name] for name in hf_parts(shape)}, dtype)
-    beside = {hf.CONFIG: (source / hf.CONFIG).read_bytes(), **hf.side_files(source)}
+    beside = {hf.CONFIG: read_bytes(source / hf.CONFIG), **hf.side_files(source)}
     with published(target, overwrite=overwrite) as root:
         write_root(root, weights, config, source, dtype, hf_model_id, beside, counter("writing", total, progress))
         with open_weights(root) as written:

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemotron.disk.documents import read_bytes, read_json, read_object
+from nemotron.disk.documents import read_bytes, read_json, read_object, regular
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.install import install_extra
 
@@ -147,7 +147,7 @@ def _opened(path: Path, framework: str) -> Any:
             "reading checkpoints needs `safetensors`, which is not installed", hint=install_extra("local")
         ) from error
     try:
-        return safe_open(path, framework=framework)
+        return safe_open(regular(path), framework=framework)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"`{path}` is corrupt or cut short: {error}", hint="copy the checkpoint again") from error
 

@@ -21,6 +21,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import WEIGHTS, read_adapter_config
 from nemotron.checkpoints.convert import MAX_FILE_BYTES, Conversion, Progress, counter, same_bytes
 from nemotron.checkpoints.safetensors_stream import Planned, write_model
+from nemotron.disk.documents import regular
 from nemotron.disk.publish import published
 from nemotron.errors import ArtifactError
 
@@ -46,7 +47,7 @@ class Adapter:
         from safetensors.torch import load_file
 
         try:
-            return load_file(self.folder / WEIGHTS)
+            return load_file(regular(self.folder / WEIGHTS))
         except (OSError, SafetensorError) as error:
             raise ArtifactError(
                 f"`{self.folder / WEIGHTS}` cannot be read: {error}", hint="copy the adapter again"

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from nemotron.compile.paths import with_absolute_paths
 from nemotron.compile.render import render_plan as render_plan
-from nemotron.compile.secrets import redact, secret_variables
+from nemotron.compile.secrets import likely_secrets, redact, secret_variables, without_passwords
 from nemotron.config.layers import Resolved
 from nemotron.config.validate import validate
 from nemotron.errors import Finding, NotAvailableError
@@ -221,7 +221,7 @@ class Plan:
     @property
     def values(self) -> dict[str, Any]:
         """The resolved config without secrets, paths of the run folder written as ``RUN_ID``."""
-        return cast("dict[str, Any]", redact(self.resolved.values, self._secrets))
+        return cast("dict[str, Any]", without_passwords(redact(self.resolved.values, self._secrets)))
 
     def job(self, asked: Asked = Asked(), *, run_dir: str | None = None) -> CompiledJob:  # noqa: B008  frozen
         """The compiled job of a plan that is ``ok``, with this run's own paths and without secrets.
@@ -266,8 +266,8 @@ class Plan:
         return dict(self._secrets)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan for machines."""
-        return {
+        """The plan for machines. Whatever part a secret came into, it is in none of them."""
+        told = {
             "step": self.step,
             "config_name": self.config_name,
             "ok": self.ok,
@@ -283,6 +283,7 @@ class Plan:
             "config_files": [str(path) for path in self.resolved.files],
             "config": self.values,
         }
+        return cast("dict[str, Any]", without_passwords(redact(told, self._secrets)))
 
 
 def compile_job(
@@ -305,7 +306,7 @@ def compile_job(
     config, found = validate(resolved, code.config)
     where = Surroundings(place or Place.this_machine(), os.environ if env is None else env, runs_dir, resume)
     result = Preflight(engine=None, engine_reason="") if config is None else code.preflight(config, resolved, where)
-    secrets = result.secrets
+    secrets = likely_secrets(resolved.values, code.config) if config is None else result.secrets
     name = resolved.files[-1].stem if resolved.files else "config"
     return Plan(
         step=step.id,
@@ -324,11 +325,17 @@ def compile_job(
         processes=tuple(replace(p, where=redact(p.where, secrets)) for p in result.processes),
         work=result.work,
         memory=result.memory,
-        inputs=result.inputs,
-        outputs=result.outputs,
+        inputs=tuple(_shown(ref, secrets) for ref in result.inputs),
+        outputs=tuple(_shown(ref, secrets) for ref in result.outputs),
         promises=result.promises,
         _secrets=secrets,
     )
+
+
+def _shown(ref: FileRef, secrets: Mapping[str, str]) -> FileRef:
+    """A plan that is refused for a secret in the name of a file does not show it."""
+    path, detail, files = redact([ref.path, ref.detail, list(ref.files)], secrets)
+    return replace(ref, path=path, detail=detail, files=tuple(files))
 
 
 def _clean(finding: Finding, secrets: Mapping[str, str]) -> Finding:

@@ -11,11 +11,22 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr
 
+from nemotron.config.known import is_secret
+
 
 def secrets_in(config: BaseModel | None) -> dict[str, str]:
     """Config key -> value of every secret that is set."""
     found = {key: secret.get_secret_value() for key, secret in _places(config, "") if secret}
     return {key: value for key, value in found.items() if value}
+
+
+def likely_secrets(values: Any, model: type[BaseModel]) -> dict[str, str]:
+    """Of a config that its model does not take: what stands where a secret belongs, or under the name of one."""
+    return {
+        key: text
+        for key, text in _texts(values)
+        if text and (is_secret(model, key) or _NAMES.search(re.sub(r"(\.\d+)+$", "", key).rpartition(".")[2]))
+    }
 
 
 def secret_keys(config: BaseModel | None) -> list[str]:
@@ -26,6 +37,25 @@ def secret_keys(config: BaseModel | None) -> list[str]:
 def elsewhere(values: Any, secrets: Mapping[str, str]) -> list[str]:
     """Dotted keys of texts that hold a secret although they are no place for one."""
     return [key for key, text in _texts(values) if key not in secrets and any(s in text for s in _findable(secrets))]
+
+
+def with_password(values: Any) -> list[str]:
+    """Dotted keys of addresses with a user's password: ``https://user:password@host``."""
+    return [key for key, text in _texts(values) if PASSWORD.search(text)]
+
+
+def shown_address(url: str) -> str:
+    """An address as it may be said: its user and password are nobody's business."""
+    return PASSWORD.sub(lambda found: f"{found[0].partition('://')[0]}://[secret]@", url)
+
+
+def without_passwords(values: Any) -> Any:
+    """A copy in which addresses have no user and password."""
+    if isinstance(values, dict):
+        return {key: without_passwords(child) for key, child in values.items()}
+    if isinstance(values, list):
+        return [without_passwords(child) for child in values]
+    return shown_address(values) if isinstance(values, str) else values
 
 
 def redact(values: Any, secrets: Mapping[str, str]) -> Any:
@@ -64,6 +94,7 @@ _NAMES = re.compile(
     re.IGNORECASE,
 )
 """How keys are called that hold a secret, mistyped ones included."""
+PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/?#@]*:[^\s/?#@]+@", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
 
 

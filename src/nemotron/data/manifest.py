@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron.disk.documents import read_json
+from nemotron.disk.documents import open_regular, read_json
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
 
@@ -186,5 +186,5 @@ def vocabulary_sha256(vocabulary: Mapping[str, int]) -> str:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file as hex."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,13 +12,16 @@ import json
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 DEEPEST = 200
 """Lists and objects inside each other. Nobody writes more; ten times as many break recursive readers."""
 MOST_BYTES = 256 << 20
 """Size of a document that is read as a whole. Manifests, indexes of weights and tokenizers stay far below."""
+MOST_TOML = 1 << 20
+"""Size of a profile or a manifest of a step."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -33,7 +36,7 @@ class MalformedError(ValueError):
         self.column = column
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> BufferedReader:
     """A file to read that is surely a file: opening a pipe would wait for ever, a device would never end.
 
     Raises:
@@ -50,6 +53,16 @@ def open_regular(path: Path | str) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def regular(path: Path | str) -> Path | str:
+    """The path itself, for a library that opens it.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    open_regular(path).close()
+    return path
 
 
 def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nemotron import snapshot
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.documents import read_bytes
 from nemotron.executors import bootstrap
 from nemotron.runs.folder import RunFolder
 
@@ -35,7 +36,7 @@ def packed(run: Path, number: int, *, with_code: bool) -> dict[str, str]:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in (*RUN_FILES, f"attempts/{number}/handle.json"):
             if (run / name).is_file():
-                _add(tar, f"run/{name}", (run / name).read_bytes())
+                _add(tar, f"run/{name}", read_bytes(run / name))
         if with_code:
             for path in snapshot.files(assets=False):
                 _add(tar, f"code/nemotron/{path.relative_to(snapshot.PACKAGE).as_posix()}", path.read_bytes())

@@ -22,6 +22,7 @@ from nemotron.config.merge import merge
 from nemotron.config.origins import Node, kind, located, plain, shown, walk
 from nemotron.config.resolvers import interpolate
 from nemotron.config.validate import validate
+from nemotron.disk.documents import MOST_TOML, read_bytes
 from nemotron.errors import CompileError, ConfigError, Finding, NotFoundError, Origin
 from nemotron.profiles import reference
 from nemotron.profiles.model import MODELS, BaseProfile, placeholders
@@ -242,7 +243,7 @@ def _nearest(cwd: Path) -> list[Path]:
 
 def _tables(file: Path) -> Iterator[Table]:
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_bytes(file, MOST_TOML).decode("utf-8"))
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"cannot read this file: {reason}", origin=Origin(shown(file))) from error

@@ -56,6 +56,13 @@ def _mount(value: str) -> str:
     return _one_line(value)
 
 
+def _no_password(value: str) -> str:
+    # It would stand in the handle of every run, and in what is said of the cluster.
+    if re.search(r"://[^/?#]*@", value):
+        raise PydanticCustomError("no_password", "should hold no user or password: a variable holds the token")
+    return value
+
+
 def _dashboard(value: str) -> str:
     if not PLACEHOLDER.search(value) and not re.match(r"https?://[^/]", value):
         raise PydanticCustomError("dashboard", "should be the address of the dashboard: `http://head:8265`")
@@ -72,7 +79,7 @@ Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 """Text that goes into a script or a header: no line breaks."""
 Destination = Annotated[str, Field(min_length=1), AfterValidator(_destination)]
 """A machine, or a user on it, as ssh takes it."""
-Dashboard = Annotated[Line, AfterValidator(_dashboard)]
+Dashboard = Annotated[Line, AfterValidator(_no_password), AfterValidator(_dashboard)]
 """Address of a Ray cluster's API."""
 Folder = Annotated[str, AfterValidator(_absolute)]
 """An absolute path on the cluster."""
@@ -334,7 +341,7 @@ class LeptonProfile(Contained):
     executor: Literal["lepton"]
     workspace_id: Line | None = None
     """Workspace; else LEPTON_WORKSPACE_ID, else the one that `lep workspace login` noted down."""
-    workspace_url: Line | None = None
+    workspace_url: Annotated[Line, AfterValidator(_no_password)] | None = None
     """Address of the API; else LEPTON_WORKSPACE_URL, else the service's own for the workspace."""
     token_env: Variable = "LEPTON_WORKSPACE_TOKEN"
     """Variable that holds the token; else the one that `lep workspace login` noted down."""

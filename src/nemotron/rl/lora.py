@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nemotron.config.schema.dtensor import LoraConfig
+from nemotron.disk.documents import regular
 from nemotron.errors import ArtifactError, ConfigError, NotAvailableError
 from nemotron.install import install_extra
 from nemotron.rl.frozen import halve
@@ -145,7 +146,7 @@ def write_adapter(policy: Policy | ScalarModel, folder: Path) -> None:
 def read_adapter(policy: Policy | ScalarModel, folder: Path) -> None:
     """Put the adapters of ``folder`` into ``policy``. Raises ArtifactError when they do not fit."""
     try:
-        found = load_file(folder / _WEIGHTS)
+        found = load_file(regular(folder / _WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
             f"the adapter `{folder}` cannot be read: {error}",

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.documents import regular
 from nemotron.rl.pairs import TokenPair
 from nemotron.rl.policy import Policy
 
@@ -88,7 +89,7 @@ def _apart(pairs: Sequence[TokenPair], values: Tensor) -> Iterator[TokenPair]:
 def _read(path: Path, key: str) -> Tensor | None:
     """The values of a file that is whole and of ``key``."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular(path), framework="pt") as file:
             if (file.metadata() or {}).get("fingerprint") != key:
                 return None
             values: Tensor = file.get_tensor("logprobs")

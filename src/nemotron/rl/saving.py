@@ -19,6 +19,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.policy import write_root
 from nemotron.checkpoints.store import CheckpointStore, read_info
+from nemotron.disk.documents import regular
 from nemotron.errors import ArtifactError, OutputError
 from nemotron.rl.optim import Optimization
 
@@ -244,7 +245,7 @@ def _load(path: Path) -> Any:
     import pickle
 
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(regular(path), weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ArtifactError(f"`{path}` cannot be read: {error}", hint=_DAMAGED_HINT) from error
 

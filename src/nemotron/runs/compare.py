@@ -40,7 +40,7 @@ class Measure:
     def value(self, summary: Mapping[str, Any]) -> float | None:
         """Of one run."""
         if self.key.startswith("heldout."):
-            return m.number(summary["heldout"][self.key.partition(".")[2]])
+            return m.number((summary.get("heldout") or {}).get(self.key.partition(".")[2]))
         return m.number(summary.get(self.key))
 
     def text(self, mean: float | None, spread: float | None = None) -> str:

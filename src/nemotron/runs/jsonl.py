@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pydantic_core
 
 from nemotron.disk.atomic import sync, write_lines
-from nemotron.disk.documents import MalformedError, parse_json
+from nemotron.disk.documents import MalformedError, open_regular, parse_json
 from nemotron.disk.faults import output_errors
 from nemotron.disk.stream import write_all
 from nemotron.errors import DataError, Origin
@@ -100,9 +100,9 @@ class JsonLines:
                 sync(self.path)
 
     def _lines(self) -> Iterator[tuple[bytes, Row]]:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
-        with self.path.open("rb") as file:
+        with self._opened() as file:
             broken: DataError | None = None
             for number, line in enumerate(file, start=1):
                 if broken is not None:
@@ -117,6 +117,16 @@ class JsonLines:
                     )
                     continue
                 yield line, row
+
+    def _opened(self) -> BinaryIO:
+        try:
+            return open_regular(self.path)
+        except OSError as error:
+            raise DataError(
+                f"these rows cannot be read: {(error.strerror or str(error)).lower()}",
+                hint="put the file back, or move it away",
+                origin=Origin(str(self.path)),
+            ) from error
 
     def _drop_torn_tail(self) -> None:
         if not self.path.exists():

@@ -143,6 +143,47 @@ def mutant(seed: int) -> Mutant:
     return Mutant(step, text, tuple(word.replace("\x00", "") for word in overrides))
 
 
+SHORT: dict[str, dict[str, dict[str, Any]]] = {
+    "rl/nemo_rl/rlhf": {"grpo": {"num_prompts_per_step": 2}, "policy": {"train_global_batch_size": 16}},
+    "rl/nemo_rl/rlvr": {"grpo": {"num_prompts_per_step": 2}, "policy": {"train_global_batch_size": 16}},
+    "rl/nemo_rl/ppo": {"ppo": {"num_prompts_per_step": 4}, "policy": {"train_global_batch_size": 16}},
+    "rl/nemo_rl/dpo": {"dpo": {"val_batches": 1}, "policy": {"train_global_batch_size": 8}},
+    "rl/nemo_rl/rm": {"rm": {"val_batches": 1}},
+    "sft/nemo_rl": {"sft": {"val_batches": 1}, "policy": {"train_global_batch_size": 8}},
+    "eval/reward_audit": {"audit": {"pairs": 4, "repeats": 0}},
+}
+"""What makes a step of a tiny config one of seconds."""
+ALGORITHMS = ("grpo", "ppo", "dpo", "rm", "sft")
+
+
+def near_mutant(seed: int) -> Mutant:
+    """A tiny config that ends after one step, with one value changed, or two: many of them compile."""
+    draw = random.Random(f"near {seed}")
+    step = draw.choice(sorted({step for step, name in shipped() if name == "tiny"}))
+    root, _ = read_layers(find_step(step).config_dir, "tiny")
+    values = plain(root)
+    for section, keys in SHORT.get(step, {}).items():
+        for key, value in keys.items():
+            values[section][key] = value
+            if key == "train_global_batch_size":
+                values[section]["train_micro_batch_size"] = value
+    for section in ALGORITHMS:
+        if section in values:
+            values[section]["max_num_steps"] = 1
+    if heldout := values.get("eval", {}).get("heldout"):
+        heldout["max_samples"] = 4
+    for _ in range(draw.choice((1, 1, 2))):
+        draw.choice((_nudge, _nudge, _replace, _replace, _drop, _swap))(draw, values)
+    return Mutant(step, yaml.safe_dump(values, sort_keys=False), ())
+
+
+def _swap(draw: random.Random, values: dict[str, Any]) -> None:
+    """A value to another that the config has elsewhere, of the same kind."""
+    at, key = _place(draw, values)
+    alike = [inner[name] for inner, name in _places(values) if type(inner[name]) is type(at[key])]
+    at[key] = copy.deepcopy(draw.choice(alike))
+
+
 def _places(value: Any) -> list[tuple[Any, Any]]:
     """Every container with every key or index in it."""
     found, rest = [], [value]

@@ -121,6 +121,26 @@ def test_the_job_file_names_its_own_run_folder(compiled: Compile) -> None:
     assert (job.engine, job.fingerprint, job.place.name) == ("embedded", plan.fingerprint, "here")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("grpo.seed=x",),
+        (f"+{JUDGE}.api_keys=[sk-very-secret]", "grpo.seed=x"),
+        ("policy.model_name=of-sk-very-secret",),
+        (f"{JUDGE}.base_url=http://user:sk-very-secret@host/v1",),
+        (f"{JUDGE}.base_url=http://user:sk-very-secret@host/v1", "grpo.seed=x"),
+    ],
+)
+def test_a_plan_that_is_refused_shows_no_secret(
+    compiled: Compile, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Which values are secrets, a config that does not compile says only by their names."""
+    monkeypatch.setenv("RL_REWARD_API_KEY", "sk-very-secret")
+    plan = compiled("tiny", *words)
+    assert not plan.ok
+    assert "sk-very-secret" not in json.dumps(plan.to_json()) + text(plan, with_config=True)
+
+
 def test_secrets_are_nowhere_but_where_they_are_needed(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RL_REWARD_API_KEY", "sk-very-secret")
     leak = compiled("tiny", f"{JUDGE}.base_url='http://host/v1?key=sk-very-secret'")

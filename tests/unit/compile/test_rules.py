@@ -281,6 +281,7 @@ ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("override-without-effect", None, "error", ("grpo.val_batch_size=4",)),
     ("nemo-rl-settings", None, "note", ()),
     ("no-checkpoints", None, "warning", ("checkpointing.enabled=false",)),
+    ("password-in-url", None, "error", (f"{MODEL}.base_url=http://user:pw@localhost:1/v1",)),
     ("batch-not-divisible", 22, "error", ("policy.train_global_batch_size=500",)),
     ("pretrained-checkpoint", 82, "error", ("policy.pretrained_checkpoint={path: nowhere, format: megatron_lm}",)),
 ]

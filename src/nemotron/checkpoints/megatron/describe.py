@@ -13,6 +13,7 @@ from nemotron.checkpoints.megatron.families import ModelShape, refuse
 from nemotron.checkpoints.megatron.index import Index, Stored, read_index
 from nemotron.checkpoints.megatron.names import EMBEDDING, LAYERS, OUTPUT, Part, Weight, hf_parts, weights
 from nemotron.checkpoints.megatron.records import read_object
+from nemotron.disk.documents import read_bytes
 from nemotron.disk.documents import read_object as read_json_object
 from nemotron.errors import ArtifactError
 
@@ -103,9 +104,13 @@ def common_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / "common.pt"
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise ArtifactError(
+            f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}", hint="copy the checkpoint again"
+        ) from error
     state = read_object(content, path)
     return state if isinstance(state, dict) else {}
 

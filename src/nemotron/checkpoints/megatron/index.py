@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.megatron.pickles import Dtype, Inert, loads
+from nemotron.disk.documents import read_bytes
 from nemotron.errors import ArtifactError
 
 METADATA = ".metadata"
@@ -60,7 +61,7 @@ def read_index(folder: Path) -> Index:
     """
     path = folder / METADATA
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise ArtifactError(
             f"`{folder}` is not a whole Megatron-Core checkpoint: no readable `.metadata`",

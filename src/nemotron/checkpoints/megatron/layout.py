@@ -16,13 +16,16 @@ import re
 from pathlib import Path
 
 from nemotron.checkpoints import hf
+from nemotron.disk.documents import read_bytes
 from nemotron.errors import ArtifactError
 
 TRACKER = "latest_checkpointed_iteration.txt"
 METADATA_JSON = "metadata.json"
 SIDECAR = "hf_config"
 """Our own folder in an iteration: what the model had beside its weights in the form of Hugging Face."""
-_ITERATION = re.compile(r"iter_(\d+)")
+_ITERATION = re.compile(r"iter_(\d{1,18})")
+_MOST_TRACKED = 1 << 10
+_MOST_DIGITS = 18
 
 
 def iteration_name(iteration: int) -> str:
@@ -53,10 +56,16 @@ def find_iteration(path: Path) -> Path | None:
 
 
 def _tracked(root: Path, tracker: Path) -> Path:
-    text = tracker.read_text(errors="replace").strip()
+    try:
+        text = read_bytes(tracker, _MOST_TRACKED).decode("utf-8", "replace").strip()
+    except OSError as error:
+        raise ArtifactError(
+            f"`{tracker}` cannot be read: {(error.strerror or str(error)).lower()}",
+            hint="name the `iter_*` folder itself",
+        ) from error
     if text == "release":
         return root / "release"
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) < _MOST_DIGITS):
         raise ArtifactError(
             f"`{tracker}` holds `{text[:40]}`, expected the number of an iteration",
             hint="name the `iter_*` folder itself",

@@ -18,6 +18,7 @@ from nemotron.checkpoints.megatron.describe import Checkpoint
 from nemotron.checkpoints.megatron.index import Chunk, Stored
 from nemotron.checkpoints.megatron.names import Part
 from nemotron.checkpoints.megatron.records import read_record
+from nemotron.disk.documents import open_regular
 from nemotron.errors import ArtifactError
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -146,7 +147,7 @@ class MegatronWeights(Mapping[str, Tensor]):
         if file not in self._maps:
             path = self.checkpoint.folder / file
             try:
-                with path.open("rb") as opened:
+                with open_regular(path) as opened:
                     # A private copy-on-write map: torch wants a writable buffer, the file stays as it is.
                     self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
             except (OSError, ValueError) as error:

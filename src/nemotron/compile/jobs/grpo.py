@@ -11,6 +11,7 @@ from nemotron.compile.jobs import measured
 from nemotron.compile.jobs.policy_gradient import PolicyGradientJob
 from nemotron.compile.jobs.step import ModelRef, NumberType
 from nemotron.compile.plan import Process
+from nemotron.compile.secrets import shown_address
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig, JudgeConfig
 from nemotron.config.schema.verified import VerifiedGrpoConfig
@@ -148,7 +149,7 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
             who = "our server under NeMo-Gym" if self.our_servers_reward else "NeMo-Gym's genrm_compare"
             yield Process("comparison", f"{who}, beside the driver")
         if model.base_url is not None:
-            yield Process("judge", f"endpoint {model.base_url}, {told}")
+            yield Process("judge", f"endpoint {shown_address(model.base_url)}, {told}")
         elif self.judge_serving is not None:
             yield Process("judge", f"{self.judge_serving.told}, {told}")
         else:
@@ -266,7 +267,11 @@ class VerifiedJob(GrpoJob[VerifiedGrpoConfig]):
                 where = "our server under NeMo-Gym" if self.our_servers_reward else "NeMo-RL's `env.math`"
             yield Process("rewards", f"{labels}: {where}")
         for name, server in (self.config.gym.servers if self.config.gym else {}).items():
-            place = f"server {server.base_url}" if server.base_url else f"our own `{server.kind}` server on loopback"
+            place = (
+                f"server {shown_address(server.base_url)}"
+                if server.base_url
+                else f"our own `{server.kind}` server on loopback"
+            )
             yield Process(f"server {name}", place)
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nemotron.config.schema.logger import WandbConfig
+from nemotron.disk.documents import read_bytes
 
+_MOST_BYTES = 1 << 20
 _CLOUD = "https://api.wandb.ai"
 
 
@@ -29,7 +31,7 @@ def wandb_can_start(config: WandbConfig, env: Mapping[str, str]) -> bool:
 
 def _names(netrc: Path, host: str) -> bool:
     try:
-        words = netrc.read_text().split()
+        words = read_bytes(netrc, _MOST_BYTES).decode().split()
     except (OSError, UnicodeDecodeError):
         return False
     return ("machine", host) in pairwise(words)

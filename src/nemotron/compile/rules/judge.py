@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.rules.base import Rules
 from nemotron.compile.rules.conversations import unheard_end, writing
-from nemotron.compile.secrets import elsewhere, secrets_in
+from nemotron.compile.secrets import elsewhere, secrets_in, shown_address
 from nemotron.config.schema.judge import JUDGE_MODEL, ProbedJudgeConfig
 from nemotron.errors import ConfigError, DataError, Finding, NotAvailableError
 from nemotron.judge.form import ANSWERS, knows_answers, problem
@@ -28,22 +28,22 @@ def endpoint_is_a_url(job: AnyStepJob) -> Iterator[Finding]:
     model = job.judge_model
     if model is None or model.base_url is None:
         return
-    key = f"{JUDGE_MODEL}.base_url"
+    key, address = f"{JUDGE_MODEL}.base_url", shown_address(model.base_url)
     try:
         url = urlsplit(model.base_url)
         host, _ = url.hostname, url.port
     except ValueError:
         host = None
     if host is None or url.scheme not in ("http", "https"):
-        yield job.error(key, f"`{model.base_url}` is not an http address", hint="e.g. `http://localhost:8000/v1`")
+        yield job.error(key, f"`{address}` is not an http address", hint="e.g. `http://localhost:8000/v1`")
         return
     if not url.path.rstrip("/").endswith("/v1"):
         yield job.warning(
             key,
-            f"`{model.base_url}` does not end in `/v1`, where OpenAI-compatible servers answer",
-            hint=f"try `{model.base_url.rstrip('/')}/v1`",
+            f"`{address}` does not end in `/v1`, where OpenAI-compatible servers answer",
+            hint=f"try `{address.rstrip('/')}/v1`",
         )
-    yield job.note(key, f"the judge at `{model.base_url}` is asked when the run starts")
+    yield job.note(key, f"the judge at `{address}` is asked when the run starts")
 
 
 @rules.rule("judge-server")

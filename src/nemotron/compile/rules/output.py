@@ -14,12 +14,24 @@ from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.folders import existing
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.rules.base import Rules
+from nemotron.compile.secrets import with_password
 from nemotron.errors import Finding, OutputError
 
 folders: Rules[AnyStepJob] = Rules("folders")
 rules: Rules[AnyJob] = Rules("checkpoints")
 TRAINED = ("policy", "critic")
 """Roles of the models that a checkpoint holds."""
+
+
+@folders.rule("password-in-url")
+def addresses_hold_no_password(job: AnyStepJob) -> Iterator[Finding]:
+    """A run folder holds every address of its config, and messages say them."""
+    for key in with_password(job.resolved.values):
+        yield job.error(
+            key,
+            f"`{key}` holds a password in its address, which would be written to the run folder",
+            hint="give a token where there is a key for one (`api_key`), or let a proxy of yours add the password",
+        )
 
 
 @folders.rule("output-folder", number=80)

@@ -9,6 +9,7 @@ from nemotron.compile.jobs.files import DataFile, files
 from nemotron.compile.jobs.grpo import VerifiedJob
 from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.compile.rules.unfit import sample, unfit_rows
+from nemotron.compile.secrets import shown_address
 from nemotron.config.schema.gym import ServerKind
 from nemotron.errors import DataError, Finding, Origin
 from nemotron.gym.protocol import agent_of
@@ -132,4 +133,6 @@ def servers_are_asked_later(job: VerifiedJob) -> Iterator[Finding]:
     for name, server in (gym.servers if gym else {}).items():
         if server.base_url is not None:
             key = f"gym.servers.{name}.base_url"
-            yield job.note(key, f"the server `{name}` at `{server.base_url}` is asked when the run starts")
+            yield job.note(
+                key, f"the server `{name}` at `{shown_address(server.base_url)}` is asked when the run starts"
+            )

@@ -15,6 +15,7 @@ from nemotron.config.origins import plain
 from nemotron.config.yaml import parse_yaml
 from nemotron.data.manifest import SPLIT_NAMES
 from nemotron.data.prep.blend import Dataset, SourceFile, choose_split, is_data_file, split_of
+from nemotron.disk.documents import read_bytes
 from nemotron.disk.walk import files_below
 from nemotron.errors import ConfigError, DataError, NotAvailableError, Origin
 from nemotron.install import install_extra
@@ -135,7 +136,7 @@ def _splits(
 
 
 def _card_configs(repo: str, commit: str) -> list[dict[str, Any]]:
-    text = _download(repo, commit, "README.md").read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(_download(repo, commit, "README.md")).decode("utf-8", "replace")
     if not text.startswith("---"):
         return []
     try:

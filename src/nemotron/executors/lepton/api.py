@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
+from nemotron.disk.documents import read_bytes
 from nemotron.errors import ConfigError
 from nemotron.executors.http import PATIENCE_S, Service
 from nemotron.profiles.model import LeptonProfile
 
+_MOST_BYTES = 1 << 20
 SERVICE = "https://gateway.dgxc-lepton.nvidia.com/api/v2/workspaces/"
 
 
@@ -30,8 +31,8 @@ class Workspace:
         """Of every call, beside the token. DGX Cloud wants to know the page that asks."""
         if "dgxc" not in self.url:
             return {}
-        parts = urlsplit(self.url)
-        return {"origin": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"}
+        scheme, _, rest = self.url.partition("://")
+        return {"origin": f"{scheme}://{rest.partition('/')[0]}"}
 
 
 def workspace_of(profile: LeptonProfile, environ: Mapping[str, str] | None = None) -> Workspace:
@@ -52,6 +53,11 @@ def workspace_of(profile: LeptonProfile, environ: Mapping[str, str] | None = Non
                 hint="`lep workspace login`, or set `workspace_id` in the profile or LEPTON_WORKSPACE_ID",
             )
         url = SERVICE + name
+    if "@" in str(url).partition("://")[2].partition("/")[0]:
+        raise ConfigError(
+            "the address of the Lepton workspace holds a user or password",
+            hint=f"leave them out of LEPTON_WORKSPACE_URL; {profile.token_env} holds the token",
+        )
     token = environ.get(profile.token_env) or record.get("auth_token")
     if not token:
         raise ConfigError(
@@ -65,8 +71,8 @@ def _login(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], str |
     """Workspaces by id, and the current one, as Lepton's own client keeps them."""
     folder = Path(environ.get("LEPTON_CACHE_DIR") or Path(environ.get("HOME", "~")).expanduser() / ".cache" / "lepton")
     try:
-        content = yaml.safe_load((folder / "workspace_info.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = yaml.safe_load(read_bytes(folder / "workspace_info.yaml", _MOST_BYTES))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
         # Nobody has logged in on this machine, or not in a way that can be read: the variables are left.
         return {}, None
     if not isinstance(content, dict) or not isinstance(content.get("workspaces"), dict):

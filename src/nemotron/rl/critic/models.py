@@ -17,6 +17,7 @@ from torch import Tensor
 from nemotron.checkpoints import hf
 from nemotron.config.schema.ppo import CriticConfig, RewardSourceConfig, ValueConfig, ValueLossConfig
 from nemotron.contracts.samples import Group, split_rows
+from nemotron.disk.documents import regular
 from nemotron.errors import ArtifactError, ConfigError, EngineError, OutputError
 from nemotron.rl.critic.wire import WireError, check_tokens, grouped, in_place
 from nemotron.rl.losses import merge_metrics
@@ -315,7 +316,7 @@ def _read(path: Path) -> Any:
     import pickle
 
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(regular(path), weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ArtifactError(
             f"`{path}` cannot be read: {error}",

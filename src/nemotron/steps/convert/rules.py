@@ -17,6 +17,8 @@ from nemotron.steps.convert.run import is_hub_name
 
 AnyConvertJob = ConvertJob[BaseModel]
 rules: Rules[AnyConvertJob] = Rules("convert")
+RUN_ID = "RUN_ID"
+"""What the run folder is called in a plan."""
 
 
 @rules.rule("model-files")
@@ -57,6 +59,9 @@ def target_is_free(job: AnyConvertJob) -> Iterator[Finding]:
     if source is not None and source.resolve().is_relative_to(target.resolve()):
         message = f"`{settings.output_dir}` holds the checkpoint to convert, which would be lost"
         yield job.error(OUTPUT, message, hint="choose another `output_dir`", kind=OutputError)
+    elif job.runs_dir.resolve().is_relative_to(target.resolve()) or target == job.runs_dir.absolute() / RUN_ID:
+        message = f"`{settings.output_dir}` is the folder of this run, or holds it, and is made as a whole"
+        yield job.error(OUTPUT, message, hint="name a folder inside: `output_dir=${run_dir:}/model`", kind=OutputError)
     elif not settings.overwrite and (target.is_file() or (target.is_dir() and any(target.iterdir()))):
         hint = "choose an empty `output_dir`, or set `overwrite=true`"
         yield job.error(OUTPUT, f"`{settings.output_dir}` exists already", hint=hint, kind=OutputError)

@@ -1,0 +1,78 @@
+"""A mutated config that compiles runs for a step: what the compile could have known, it has said."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import nemotron
+from tests.unit.compile.mutations import Mutant, near_mutant, written
+
+LONGEST_S = 120
+MOST_BYTES = 12 << 30
+"""Of address space; torch alone maps some."""
+# EVERY_MUTANT=1 in the environment lets `make full` run two hundred, for half an hour.
+MANY = 200 if os.environ.get("EVERY_MUTANT") else 12
+ENDS = {
+    "`limits.": "what it measures of a policy is not known before",
+    "is not finite": "a learning rate that is too high for these rows",
+    "diverged": "likewise",
+    "of the judge's verdicts": "what a judge will say",
+    "the judge is not fit": "likewise",
+    "the time that the config allows": "how fast a machine is",
+}
+"""Reasons to end that only the run can know, by words of the message."""
+
+
+def ends(mutated: Mutant, folder: Path) -> tuple[int, str]:
+    """The code of a run and what it said, in a process of its own: one that hangs or eats memory ends alone."""
+    said = folder / "said"
+
+    def run() -> None:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        tempfile.tempdir = str(folder)
+        words = ("-c", str(folder / "mutant.yaml"), "--runs-dir", str(folder / "runs"))
+        done = nemotron("steps", "run", mutated.step, *words, cwd=folder)
+        said.write_text(done.stderr)
+        os._exit(done.code)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(LONGEST_S)
+    if process.exitcode is None:
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        return -1, f"it did not end within {LONGEST_S} s"
+    return process.exitcode, said.read_text() if said.exists() else ""
+
+
+def wrong(code: int, said: str) -> bool:
+    """Whether a run ended for a reason that was there before it began."""
+    return code != 0 and not any(words in said for words in ENDS)
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("count", [2, pytest.param(MANY, id="many", marks=pytest.mark.full)])
+def test_what_compiles_runs(tmp_path: Path, count: int) -> None:
+    failed, ran, seed = [], 0, 0
+    while ran < count:
+        seed += 1
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        mutated = near_mutant(seed)
+        words = ("-c", str(written(mutated, folder)), "--dry-run", "--runs-dir", str(folder / "runs"))
+        if nemotron("steps", "run", mutated.step, *words, cwd=folder).code != 0:
+            continue
+        ran += 1
+        code, said = ends(mutated, folder)
+        if wrong(code, said):
+            failed.append(f"seed {seed}, {mutated.step}: code {code}\n{said[-700:]}")
+    assert not failed, f"{len(failed)} of {ran}\n" + "\n\n".join(failed)
