@@ -50,13 +50,13 @@ def run_here(argv: list[str], env: dict[str, str] | None = None) -> Result:
     return nemotron(*argv[3:], env=env)
 
 
-def run_command(argv: list[str], env: dict[str, str] | None = None) -> Result:
+def run_command(argv: list[str], env: dict[str, str] | None = None, *, timeout_s: float = TIMEOUT_S) -> Result:
     """The command to its end in a process of its own."""
     done = subprocess.run(
         argv,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
         check=False,
@@ -77,16 +77,18 @@ def kills(moments: Mapping[str, Moment], drawn_from: Sequence[str] | None = None
     )
 
 
-def kill_when(argv: list[str], moment: Callable[[], bool], *, signum: int = signal.SIGKILL) -> int:
+def kill_when(
+    argv: list[str], moment: Callable[[], bool], *, signum: int = signal.SIGKILL, timeout_s: float = TIMEOUT_S
+) -> int:
     """Start the command, send ``signum`` as soon as ``moment`` is true, return its exit code (minus the signal)."""
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while not moment():
         assert process.poll() is None, "the run ended before the moment came"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signum)
-    return process.wait(TIMEOUT_S)
+    return process.wait(timeout_s)
 
 
 def only_run(runs_dir: Path) -> Path:

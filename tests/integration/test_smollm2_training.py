@@ -1,0 +1,128 @@
+"""A real language model through whole steps: DPO with an adapter, and rewards from a program, on SmolLM2-135M."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.steps.commands import kill_when, metrics, only_run, run_command
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+
+MOST_S = 900
+THINGS = (
+    "tea",
+    "rain",
+    "a bridge",
+    "the moon",
+    "bread",
+    "a violin",
+    "snow",
+    "chess",
+    "a harbour",
+    "wool",
+    "honey",
+    "ice",
+)
+QUESTIONS = (
+    "What is {}?",
+    "Tell me about {}.",
+    "Why do people like {}?",
+    "Where does one find {}?",
+    "What is {} good for?",
+    "Who needs {}?",
+    "Say something about {}.",
+    "What goes well with {}?",
+)
+SHORT = ("{} is worth knowing.", "{} is useful to many people.", "There is more to {} than it seems.")
+LONG = (
+    "Well, {} is something that has many sides to it, of course, and so one could go on.",
+    "{} is a topic that I could talk about for a very long time, if you had that time.",
+    "There are many things that one could say about {} here, and some of them may be true.",
+)
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def pairs() -> list[dict[str, str]]:
+    """Short answers are preferred to long ones about the same thing."""
+    draw = random.Random(1)
+    made = []
+    for thing in THINGS:
+        for question in QUESTIONS:
+            chosen, rejected = (draw.choice(texts).format(thing) for texts in (SHORT, LONG))
+            made.append({"prompt": question.format(thing), "chosen": chosen, "rejected": rejected})
+    draw.shuffle(made)
+    return made
+
+
+def sums() -> list[dict[str, str]]:
+    """Small sums; the model writes many of them as "14 + 6 = 9." or begins to talk."""
+    made = [(a, b) for a in range(2, 31) for b in range(2, 10)]
+    random.Random(2).shuffle(made)
+    return [{"prompt": f"{a} + {b} = ?", "answer": str(a + b)} for a, b in made]
+
+
+def command(step: str, runs: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "nemotron", "steps", "run", step, "-c", "tiny", "--runs-dir", str(runs), *words]
+
+
+def trained(folder: Path) -> list[dict[str, Any]]:
+    """Rows of the metrics without what depends on the clock."""
+    return [{k: v for k, v in row.items() if not k.startswith(("wall_s", "timing/"))} for row in metrics(folder)]
+
+
+def bits(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The tensors of the last checkpoint, by name of their file."""
+    last = max(folder.glob("checkpoints/step_*"), key=lambda path: int(path.name.partition("_")[2]))
+    for path in sorted(last.rglob("*")):
+        if path.suffix in (".safetensors", ".distcp", ".pt"):
+            yield str(path.relative_to(last)), path.read_bytes()
+
+
+def test_dpo_with_an_adapter_learns_a_preference_and_resumes_to_the_same_bits(smollm2: Path, tmp_path: Path) -> None:
+    rows = pairs()
+    words = (
+        f"policy.model_name={smollm2}",
+        "~policy.pretrained_checkpoint",
+        f"data.train.data_path={write(tmp_path / 'train.jsonl', rows[:64])}",
+        f"data.validation.data_path={write(tmp_path / 'heldout.jsonl', rows[64:])}",
+        "eval.heldout=null",
+        "policy.dtensor_cfg.lora_cfg.enabled=true",
+        "policy.optimizer.kwargs.lr=3e-4",
+        "policy.train_global_batch_size=8",
+        "policy.train_micro_batch_size=8",
+        "dpo.max_num_steps=4",
+        "dpo.val_period=4",
+        "dpo.val_at_start=true",
+        "checkpointing.save_period=2",
+        "checkpointing.keep_top_k=null",
+    )
+    whole = tmp_path / "whole"
+    done = run_command(command("rl/nemo_rl/dpo", whole, *words), timeout_s=MOST_S)
+    assert done.code == 0, done.stderr
+    first = only_run(whole)
+    accuracy = [row["validation-default_accuracy"] for row in metrics(first) if "validation-default_accuracy" in row]
+    assert len(accuracy) == 2
+    # Without an update the two answers differ from the reference by rounding alone: that is no accuracy.
+    assert accuracy[1] >= max(0.9, accuracy[0] + 0.15)
+
+    killed = tmp_path / "killed"
+    saved = lambda: any(killed.glob("*/checkpoints/step_2"))  # noqa: E731
+    assert kill_when(command("rl/nemo_rl/dpo", killed, *words), saved, timeout_s=MOST_S) == -signal.SIGKILL
+    again = [sys.executable, "-m", "nemotron", "runs", "resume", "last", "--runs-dir", str(killed)]
+    resumed = run_command(again, timeout_s=MOST_S)
+    assert resumed.code == 0, resumed.stderr
+    second = only_run(killed)
+    assert trained(second) == trained(first)
+    assert dict(bits(second)) == dict(bits(first))
