@@ -23,9 +23,11 @@ from safetensors.torch import save_file
 from nemotron.checkpoints import hf
 from nemotron.contracts.sampler import OnGroup
 from nemotron.contracts.samples import Completion, Group, SamplingParams
+from nemotron.disk.documents import parse_json
 from nemotron.disk.faults import output_errors
 from nemotron.errors import DataError, EngineError
 from nemotron.processes.loop_thread import LoopThread
+from nemotron.processes.replies import TooLongError, read_text
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import check_prompts
 from nemotron.vllm.server import Tell, VllmServer
@@ -38,6 +40,8 @@ _AT_ONCE = 256
 _TRIES = 3
 _PAUSE_S = 0.5
 _EXCERPT = 300
+_MOST_BYTES = 64 << 20
+"""Of an answer: a response of a million tokens has fewer."""
 _SEEDS = 2**63
 HEAD, _HEAD_FILE = "lm_head.weight", "model-head.safetensors"
 _ALWAYS_TIED = ("gemma",)
@@ -211,16 +215,16 @@ class VllmSampler:
         since = self._server.starts
         try:
             async with self._session.post(self._server.url + path, json=body) as response:
-                text = await response.text("utf-8", errors="replace")
+                text = await read_text(response, _MOST_BYTES)
                 if response.status < 400:
-                    said = await response.json() if text else {}
+                    said = parse_json(text) if text else {}
                     return said if isinstance(said, dict) else {}
                 failure = f"status {response.status}: {text[:_EXCERPT]}"
                 if response.status < 500:
                     raise EngineError(f"vLLM, which samples, refuses `{path}` with {failure}")
         except TimeoutError:
             failure = f"no answer within {self._timeout_s:g} s"
-        except (aiohttp.ClientError, ValueError) as error:
+        except (aiohttp.ClientError, TooLongError, ValueError) as error:
             failure = f"{type(error).__name__}: {error}"
         while (again := await asyncio.to_thread(self._server.again, since)) is None:
             await asyncio.sleep(_PAUSE_S)

@@ -219,6 +219,8 @@ class VllmServer:
 
     def _live(self) -> None:
         """One start and what comes of it. Raises _Died, _Closed, or an error that another start would repeat."""
+        if self._closing.is_set():
+            raise _Closed
         self._tries += 1
         child = ServerChild("vLLM", hidden=[self.token], log_path=self._log(), log_stdout=True)
         variables = {**self._serve.variables, "VLLM_API_KEY": self.token}

@@ -212,6 +212,8 @@ ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("pretrained-checkpoint", 82, "error", ("policy.pretrained_checkpoint={path: nowhere, format: megatron_lm}",)),
     ("environment-name", 71, "error", ("data.default.env_name=nemo_gymm",)),
     ("prompt-file", 73, "error", ("data.train.prompt_file=nowhere.txt",)),
+    ("judge-server", None, "error", ("judge.max_restarts=1",)),
+    ("sampler-server", None, "note", ("sampler.server=vllm",)),
     ("judge-endpoint", None, "error", (f"{MODEL}.base_url='localhost:8000'",)),
     ("judge-endpoint", None, "warning", (f"{MODEL}.base_url='http://localhost:8000'",)),
     (

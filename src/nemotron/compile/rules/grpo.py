@@ -13,6 +13,13 @@ from nemotron.vllm.where import get, missing, unseen
 rules: Rules[AnyGrpoJob] = Rules("grpo")
 
 
+@rules.rule("sampler-server", engines=NEMO_RL)
+def sampler_is_nemo_rls(job: AnyGrpoJob) -> Iterator[Finding]:
+    """NeMo-RL has a key of its own for who samples."""
+    if job.config.sampler.server != "embedded":
+        yield job.note("sampler.server", "not read here: NeMo-RL samples as `policy.generation.backend` says")
+
+
 @rules.rule("sampler-server", engines=EMBEDDED)
 def sampler_can_be_served_so(job: AnyGrpoJob) -> Iterator[Finding]:
     """The vLLM that samples is there, and what is said of it is said of one that is started."""

@@ -50,7 +50,11 @@ def endpoint_is_a_url(job: AnyStepJob) -> Iterator[Finding]:
 def judge_can_be_served_so(job: AnyStepJob) -> Iterator[Finding]:
     """What serves the judge is there, and what is said of vLLM is said of one that is started."""
     model, settings, serving = job.judge_model, job.judge_settings, job.judge_serving
-    if model is None or settings is None or serving is None:
+    if model is None or settings is None:
+        return
+    if serving is None:
+        why = "NeMo-Gym starts the judge with a vLLM of its own"
+        yield from _without_effect(job, (COMMAND, "judge.max_restarts"), why, "run with `engine=embedded`")
         return
     found = list(problems(model, settings, job.place))
     for one in found:
@@ -61,12 +65,17 @@ def judge_can_be_served_so(job: AnyStepJob) -> Iterator[Finding]:
         if serving.program is None or not job.sees(serving.program):
             yield job.note("judge.server", f"whether `{job.place.name}` has vLLM was not looked at from here")
         return
+    why = f"the judge is not served by a vLLM of this run ({serving.why})"
+    yield from _without_effect(job, _OF_VLLM, why, "set `judge.server=vllm`")
+
+
+def _without_effect(job: AnyStepJob, beginnings: tuple[str, ...], why: str, instead: str) -> Iterator[Finding]:
+    """Words of the command line for a vLLM that is not started."""
     seen: set[int] = set()
     for key, origin in job.resolved.origins.items():
-        if origin.argument is not None and origin.argument not in seen and key.startswith(_OF_VLLM):
+        if origin.argument is not None and origin.argument not in seen and key.startswith(beginnings):
             seen.add(origin.argument)
-            message = f"`{key}` has no effect: the judge is not served by a vLLM of this run ({serving.why})"
-            yield job.error(key, message, hint="leave it out, or set `judge.server=vllm`")
+            yield job.error(key, f"`{key}` has no effect: {why}", hint=f"leave it out, or {instead}")
 
 
 @rules.rule("judge-roles", needs=(f"{JUDGE_MODEL}.model",))
