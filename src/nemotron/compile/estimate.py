@@ -23,6 +23,8 @@ LIBRARIES = 420 * 2**20
 """What a process holds that has imported torch and transformers and read nothing yet, measured."""
 BATCH_TOKENS = 1024
 """Tokens that the passes of a CPU compute at once."""
+AUTOGRAD = 1.4
+"""What autograd's tensors take, beside what they hold: the heap keeps room between them. Measured, two shapes."""
 PIECE = 2**25
 """Logits that exist at once on a CPU (``rl/pieces.py``)."""
 
@@ -233,7 +235,7 @@ def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     token = (
         2 * hidden + 2 * queries + 2 * keys * length // max(response, 1) + 2 * sizes.width + sizes.heads * length
         if by_hand
-        else 8 * hidden + 6 * queries + 4 * keys + 4 * sizes.width
+        else int(AUTOGRAD * (8 * hidden + 6 * queries + 4 * keys + 4 * sizes.width))
     )
     kept = (at_once if settings.anew else tokens) * token * sizes.layers * size
     passing = at_once * 4 * (sizes.width + hidden) * FLOAT

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.contracts.samples import Completion, Group
@@ -100,3 +102,26 @@ def test_the_seed_decides_the_first_matrices() -> None:
     state = [torch.cat([p.flatten() for p in policy.parameters()]) for policy in (first, same, other)]
     assert torch.equal(state[0], state[1])
     assert not torch.equal(state[0], state[2])
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["was bfloat16", "was float32"])
+def test_a_base_that_was_bfloat16_is_kept_so_and_saved_as_it_was(published: bool) -> None:
+    """Half the memory, the same bits: in what is computed and in what a checkpoint holds."""
+    start = tiny_policy().model
+    if published:
+        for parameter in start.parameters():
+            parameter.data = parameter.data.bfloat16().float()
+    config = LoraConfig.model_validate(LORA)
+    policy = add_adapters(Policy(start, precision="bfloat16"), config, seed=1)
+    kinds = {p.dtype for m in policy.model.modules() if type(m) is torch.nn.Linear for p in m.parameters()}
+    layers = {m.get_base_layer().weight.dtype for m in policy.model.modules() if isinstance(m, BaseTunerLayer)}
+    assert layers == {torch.bfloat16 if published else torch.float32}
+    assert torch.float32 in kinds  # the adapters themselves
+    full = Policy(copy.deepcopy(policy.model).float(), precision="bfloat16")
+    trained(policy)
+    for name, parameter in full.model.named_parameters():
+        parameter.data.copy_(dict(policy.model.named_parameters())[name])
+    assert torch.equal(policy.response_logprobs(GROUPS), full.response_logprobs(GROUPS))
+    kept, expected = Merged(policy).state_dict(), Merged(full).state_dict()
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in kept.items())

@@ -29,11 +29,11 @@ def job_fits_memory(job: AnyJob) -> Iterator[Finding]:
 
 def _hint(job: AnyJob) -> str:
     """What saves most, measured by the same estimate."""
-    found = savings(job)[:_SHOWN]
+    found, lower = savings(job)[:_SHOWN], either(keys_to_lower(job.resolved.values))
     if not found:
-        return "use a smaller model, or lower " + either(keys_to_lower(job.resolved.values))
+        return f"use a smaller model, or lower {lower}"
     told = [
         f"{' '.join(f'`{word}`' for word in words.split())} saves about {saved / 2**30:.1f} GiB"
         for words, saved in found
     ]
-    return "; ".join(told) + "; or use a smaller model"
+    return "; ".join(told) + f"; or use a smaller model, or lower {lower}"
