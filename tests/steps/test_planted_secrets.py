@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +60,7 @@ class World:
     said: list[str] = field(default_factory=list)
     planted: set[Path] = field(default_factory=set)
     """Files that a secret was written into by hand."""
+    watch: Watch = field(default_factory=lambda: Watch())
 
     def environment(self) -> dict[str, str]:
         return {**VARIABLES, "HOME": str(self.home), "LEPTON_CACHE_DIR": str(self.home / ".cache" / "lepton")}
@@ -75,6 +79,22 @@ class World:
 
     def judge(self, where: str = "") -> str:
         return f"{GENRM}.base_url={where or self.url}/v1"
+
+
+class Watch(threading.Thread):
+    """Looks at what all processes of the machine were started with, until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.over = threading.Event()
+        self.seen: set[bytes] = set()
+
+    def run(self) -> None:
+        while not self.over.wait(0.02):
+            for process in Path("/proc").glob("[0-9]*"):
+                # Most end before they are looked at a second time.
+                with contextlib.suppress(OSError):
+                    self.seen.add((process / "cmdline").read_bytes())
 
 
 class Echo:
@@ -114,8 +134,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, echo: Echo, request: pytest.
     with Hostile(echo) as server:
         echo.server = server
         found.url = server.url
+        found.watch.start()
         runs(found, echo)
         profiles(found, echo)
+        found.watch.over.set()
+        found.watch.join()
         yield found
 
 
@@ -235,6 +258,19 @@ pass_env = ["HF_TOKEN"]
         for more in (("--dry-run",), ("--dry-run", "--json"), ()):
             if (name != "here" and world.everything) or more:
                 world.run(*SHORT, world.judge(), "-b", name, *more, codes=(0, 3, 4, 6, 10, 11))
+    if world.everything:
+        detached(world)
+
+
+def detached(world: World) -> None:
+    """A run beside the terminal, to its end."""
+    world.run(*SHORT, world.judge(), "-b", "here", codes=(0,))
+    newest = max((world.folder / "runs").glob("*/status.json"), key=lambda path: path.parent.name)
+    deadline = time.monotonic() + 300
+    while json.loads(newest.read_bytes())["state"] not in ("finished", "failed") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert json.loads(newest.read_bytes())["state"] == "finished"
+    world.run("runs", "logs", "last")
 
 
 def written(secret: str) -> list[bytes]:
@@ -273,3 +309,10 @@ def test_what_was_planted_was_sent(world: World) -> None:
     """The runs that went well had their key: a test of secrets that nobody uses would prove nothing."""
     rows = (world.folder / "runs").glob("*/samples.jsonl")
     assert any("[token]" in path.read_text() for path in rows)
+
+
+def test_no_process_was_started_with_it(world: World) -> None:
+    """Whoever is on the machine can read what a process was started with."""
+    for words in world.watch.seen:
+        assert not [name for name, secret in SECRETS.items() if secret.encode() in words], words
+    assert not world.everything or any(b"nemotron" in words for words in world.watch.seen)

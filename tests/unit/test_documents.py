@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +171,30 @@ def test_a_link_named_like_a_draft_is_taken_away_alone(tmp_path: Path, leads: st
     assert not saved.is_symlink()
     assert read_object(saved / "training_info.json") == {"step": 4}
     assert (tmp_path / "elsewhere" / "kept").read_text() == "x"
+
+
+LARGE: dict[str, Callable[[], bytes]] = {
+    "lists": lambda: b"[" + b"[],[1]," * 6_000_000 + b"1]",
+    "objects": lambda: b"[" + b'{"a":{}},' * 5_000_000 + b"1]",
+    "many objects": lambda: b"[" + b'{"a":{}},' * 1_400_000 + b"1]",
+    "one wide letter": lambda: '"\U0001f600'.encode() + b"x" * (47 << 20) + b'"',
+    "commas in a text": lambda: b'["' + b"," * (46 << 20) + b'"' + b",[]" * 1000 + b"]",
+    "spaces": lambda: b" " * (70 << 20) + b"1",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "objects" else pytest.param(name, marks=pytest.mark.full) for name in LARGE]
+)
+def test_a_large_document_takes_little_memory(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.json").write_bytes(LARGE[name]())
+    code = (
+        "import re, sys, time\nfrom nemotron.disk.documents import MalformedError, read_json\n"
+        "try:\n    read_json(sys.argv[1])\nexcept (MalformedError, OSError):\n    print(end='')\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], time.process_time())"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "x.json")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=250)
+    kilobytes, seconds = map(float, done.stdout.split())
+    assert kilobytes < 500 << 10
+    assert seconds < 10

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nemotron.checkpoints import hf
+from nemotron.checkpoints.libraries import refusing_damage
 from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.megatron.families import ModelShape
 from nemotron.checkpoints.megatron.names import hf_parts
@@ -225,7 +226,8 @@ def _logits(
 
     rest = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
     make: Any = AutoModelForCausalLM.from_config
-    model = make(AutoConfig.for_model(config["model_type"], **rest), dtype=torch.float32)
+    with refusing_damage(lambda reason: ArtifactError(f"the config of the model makes no model: {reason}")):
+        model = make(AutoConfig.for_model(config["model_type"], **rest), dtype=torch.float32)
     copy_weights(model, weights)
     if cast:
         model.to(cast).to(torch.float32)  # as the weights were rounded on their way

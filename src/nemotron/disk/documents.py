@@ -16,10 +16,16 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+MOST_STRINGS = 3_000_000
+"""Texts in quotes; the largest tokenizers have half of it."""
 DEEPEST = 200
 """Lists and objects inside each other. Nobody writes more; ten times as many break recursive readers."""
-MOST_BYTES = 256 << 20
-"""Size of a document that is read as a whole. Manifests, indexes of weights and tokenizers stay far below."""
+MOST_BYTES = 48 << 20
+"""Size of a document that is read as a whole. Manifests and indexes of weights stay far below; the largest tokenizers
+have 35 MB."""
+MOST_MARKS = 6_000_000
+"""Commas, colons and opening brackets of a JSON text: what is between two of them can cost sixty bytes of memory. The
+largest tokenizers have a third of it."""
 MOST_TOML = 1 << 20
 """Size of a profile or a manifest of a step."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -106,8 +112,7 @@ def parse_json(content: bytes | str) -> Any:
         MalformedError: it is not UTF-8 or not JSON, is too deep, or has half a surrogate pair.
     """
     raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-    if raw.count(b"[") + raw.count(b"{") > DEEPEST and depth(raw) > DEEPEST:
-        raise MalformedError(f"has more than {DEEPEST} lists and objects inside each other")
+    _refuse_large(raw)
     try:
         value = json.loads(content)
     except UnicodeDecodeError as error:
@@ -135,17 +140,38 @@ def refuse_surrogates(value: Any) -> None:
         raise MalformedError(f"has half a surrogate pair, `\\u{ord(half):04x}`, which is no text") from error
 
 
+def _refuse_large(raw: bytes) -> None:
+    """Look at what a text would become before it becomes it; most are small in every way. Raises MalformedError."""
+    brackets, marks = (sum(map(raw.count, some)) for some in (_OPENING, _MARKS))
+    if brackets <= DEEPEST and marks <= MOST_MARKS:
+        return
+    # A quote behind a backslash may still end a string: these are the fewest that there can be.
+    strings = (raw.count(b'"') - raw.count(b'\\"')) // 2
+    bare = _STRINGS.sub(b"", raw) if strings <= MOST_STRINGS else b""
+    if strings > MOST_STRINGS or sum(map(bare.count, _MARKS)) > MOST_MARKS:
+        raise MalformedError(f"has more than {MOST_MARKS:,} values")
+    if _depth(bare) > DEEPEST:
+        raise MalformedError(f"has more than {DEEPEST} lists and objects inside each other")
+
+
 def depth(raw: bytes) -> int:
     """How many lists and objects are inside each other at most, strings left out."""
+    return _depth(_STRINGS.sub(b"", raw))
+
+
+def _depth(bare: bytes) -> int:
     deepest = level = 0
-    for token in _BRACKETS.finditer(raw):
-        mark = token[0]
-        if mark in b"[{":
+    for token in _BRACKETS.finditer(bare):
+        if token[0] in b"[{":
             level += 1
             deepest = max(deepest, level)
-        elif mark in b"]}":
+        else:
             level -= 1
     return deepest
 
 
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
+_OPENING = (b"[", b"{")
+_MARKS = (b",", b":", *_OPENING)
+# Nothing is taken back: a text of megabytes would take gigabytes to remember where it could be.
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")

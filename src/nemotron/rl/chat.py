@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.chat_template import read_template, refusals, template_fault
+from nemotron.checkpoints.libraries import refusing_damage
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.contracts.answers import THINK, THINK_END, complete_reply
 from nemotron.data.manifest import PASS_THROUGH
@@ -45,13 +46,9 @@ class Chat:
         """
         from transformers import AutoTokenizer
 
-        try:
+        hint = "set `policy.tokenizer.name` to a folder with tokenizer files or a hub name you can reach"
+        with refusing_damage(lambda reason: ArtifactError(f"cannot load tokenizer `{name}`: {reason}", hint=hint)):
             tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise ArtifactError(
-                f"cannot load tokenizer `{name}`: {str(error).splitlines()[0]}",
-                hint="set `policy.tokenizer.name` to a folder with tokenizer files or a hub name you can reach",
-            ) from error
         if chat_template is None:
             tokenizer.chat_template = PASS_THROUGH
         elif chat_template.endswith(".jinja"):

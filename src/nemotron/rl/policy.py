@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nemotron.checkpoints.adapter_files import is_adapter
+from nemotron.checkpoints.libraries import refusing_damage
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, NotAvailableError
@@ -86,8 +87,10 @@ class Policy:
 
         found = load_policy_weights(path)
         auto: Any = transformers.AutoModelForCausalLM
-        config = transformers.AutoConfig.for_model(**found.hf_config)
-        model = auto.from_config(config, dtype=torch.float32)
+        message = f"the config in `{path}` makes no model"
+        with refusing_damage(lambda reason: ArtifactError(f"{message}: {reason}", hint="copy the checkpoint again")):
+            config = transformers.AutoConfig.for_model(**found.hf_config)
+            model = auto.from_config(config, dtype=torch.float32)
         found.copy_into(model)
         return cls(model.to(resolve_device(device)), precision=precision)
 
@@ -214,7 +217,6 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
         ArtifactError: missing, corrupt, incomplete, or not of that kind.
     """
     import transformers
-    from safetensors import SafetensorError
 
     folder = Path(path)
     if is_adapter(folder):
@@ -225,20 +227,19 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"`{path}` has no `config.json`", hint="give the folder of a Hugging Face checkpoint")
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        auto: Any = getattr(transformers, loader)
-        loaded: Any = auto.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+
+    def refusal(reason: str) -> ArtifactError:
         if folder.exists():
-            raise ArtifactError(
-                f"`{path}` cannot be read as a {kind}: {reason}",
-                hint="restore or re-export the checkpoint",
-            ) from error
-        raise ArtifactError(
+            message = f"`{path}` cannot be read as a {kind}: {reason}"
+            return ArtifactError(message, hint="restore or re-export the checkpoint")
+        return ArtifactError(
             f"`{path}` is neither a folder nor a model that can be fetched: {reason}",
             hint="check the name, or download the model first when there is no network",
-        ) from error
+        )
+
+    auto: Any = getattr(transformers, loader)
+    with refusing_damage(refusal):
+        loaded: Any = auto.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     model, report = loaded
     if model.can_generate():
         # We sample ourselves, and the model's own file is kept as it is (`hf.SIDE_FILES`). One with settings that

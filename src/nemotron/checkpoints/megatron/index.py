@@ -18,6 +18,10 @@ from nemotron.errors import ArtifactError
 METADATA = ".metadata"
 
 
+MOST_BYTES = 256 << 20
+"""Of an index, which has an entry for every piece of every tensor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """One box of a tensor and the bytes of a file that hold it (a ``torch.save`` record)."""
@@ -61,7 +65,7 @@ def read_index(folder: Path) -> Index:
     """
     path = folder / METADATA
     try:
-        content = read_bytes(path)
+        content = read_bytes(path, MOST_BYTES)
     except OSError as error:
         raise ArtifactError(
             f"`{folder}` is not a whole Megatron-Core checkpoint: no readable `.metadata`",

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nemotron.checkpoints.chat_template import read_template, refusals, template_fault
+from nemotron.checkpoints.libraries import refusing_damage
 from nemotron.config.schema.data_prep import TokenizeConfig
 from nemotron.data.forms import read_prompt
 from nemotron.data.manifest import PASS_THROUGH, file_sha256, text_sha256, vocabulary_sha256
@@ -68,13 +69,9 @@ class Encoder:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         from transformers import AutoTokenizer
 
-        try:
+        what, hint = f"cannot load the tokenizer `{config.tokenizer}`", "check `tokenize.tokenizer`"
+        with refusing_damage(lambda reason: ArtifactError(f"{what}: {reason}", hint=hint)):
             tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ArtifactError(
-                f"cannot load the tokenizer `{config.tokenizer}`: {reason}", hint="check `tokenize.tokenizer`"
-            ) from error
         return cls(tokenizer, config, _template(config, tokenizer))
 
     @property

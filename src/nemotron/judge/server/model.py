@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nemotron.checkpoints.chat_template import refusals, template_fault
+from nemotron.checkpoints.libraries import refusing_damage
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.errors import ArtifactError
 from nemotron.judge.server.batching import Deliver, Job
@@ -59,11 +60,9 @@ class JudgeModel:
         policy = Policy.load(folder, precision="bfloat16" if dtype == "bfloat16" else "float32", device=device)
         if dtype == "float64" or (dtype == "auto" and policy.model.num_parameters() < FLOAT64_PARAMETERS):
             policy = Policy(policy.model.double())
-        try:
+        what = f"judge model `{folder}` has no usable tokenizer"
+        with refusing_damage(lambda reason: ArtifactError(f"{what}: {reason}")):
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).split("\n", 1)[0]
-            raise ArtifactError(f"judge model `{folder}` has no usable tokenizer: {reason}") from error
         if tokenizer.chat_template is None:
             raise ArtifactError(
                 f"the tokenizer of judge model `{folder}` has no chat template",
