@@ -104,8 +104,9 @@ class StandIn:
 
     def judge(self, **settings: object) -> GenrmModelConfig:
         """The block of a judge that it serves."""
-        serve = {"vllm_serve_kwargs": settings or None, "vllm_serve_env_vars": self.variables}
-        return GenrmModelConfig.model_validate({"model": "some/judge", **serve})
+        serve = {"vllm_serve_kwargs": settings} if settings else {}
+        block = {"model": "some/judge", "vllm_serve_env_vars": self.variables, **serve}
+        return GenrmModelConfig.model_validate(block)
 
     @property
     def starts(self) -> list[dict[str, object]]:
