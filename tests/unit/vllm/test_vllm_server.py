@@ -174,7 +174,7 @@ with VllmJudge(model, JudgeConfig(), Path(sys.argv[2]), Place(), beside_policy=F
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_whoever_started_it(tmp_path: Path, number: signal.Signals) -> None:
     program = StandIn(tmp_path)
-    words = [sys.executable, "-c", PARENT, program.judge().model_dump_json(), str(program.program)]
+    words = [sys.executable, "-c", PARENT, program.judge().model_dump_json(exclude_none=True), str(program.program)]
     parent = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"ready\n"
