@@ -213,7 +213,6 @@ ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("environment-name", 71, "error", ("data.default.env_name=nemo_gymm",)),
     ("prompt-file", 73, "error", ("data.train.prompt_file=nowhere.txt",)),
     ("judge-server", None, "error", ("judge.max_restarts=1",)),
-    ("sampler-server", None, "note", ("sampler.server=vllm",)),
     ("judge-endpoint", None, "error", (f"{MODEL}.base_url='localhost:8000'",)),
     ("judge-endpoint", None, "warning", (f"{MODEL}.base_url='http://localhost:8000'",)),
     (
@@ -367,6 +366,13 @@ def test_on_a_laptop(
 ) -> None:
     plan = compiled("own.yaml", *overrides, place=LAPTOP)
     assert [(f.severity, f.rule) for f in named(plan, name)][:1] == [(severity, number)], plan.findings
+
+
+def test_who_samples_under_nemo_rl_is_said(compiled: Compile) -> None:
+    plan = compiled("own.yaml", "engine=nemo_rl", "sampler.server=vllm", place=NODE)
+    [finding] = named(plan, "sampler-server")
+    assert (finding.severity, finding.key) == ("note", "sampler.server")
+    assert "policy.generation.backend" in finding.message
 
 
 def test_overrides_that_others_refer_to_have_an_effect(compiled: Compile) -> None:

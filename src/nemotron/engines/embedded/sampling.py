@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from nemotron.compile.gpus import judge_gpus
 from nemotron.config.schema.extras import GrpoRunConfig
 from nemotron.contracts.sampler import Sampler
 from nemotron.engines.embedded.parts import TrainingParts, precision
@@ -52,7 +54,7 @@ def open_sampler(
     parts.chat.tokenizer.save_pretrained(folder)
     server = VllmServer(
         "the policy's samples",
-        _serve(config, program, place, folder, threads),
+        serve_policy(config, program, place, folder, threads),
         failure=EngineError,
         ready_timeout_s=settings.ready_timeout_s,
         ready_key="sampler.ready_timeout_s",
@@ -75,7 +77,14 @@ def open_sampler(
     )
 
 
-def _serve(config: GrpoRunConfig, program: Path, place: Place, folder: Path, threads: ThreadPlan) -> Serve:
+def serve_policy(
+    config: GrpoRunConfig,
+    program: Path,
+    place: Place,
+    folder: Path,
+    threads: ThreadPlan,
+    environ: Mapping[str, str] = os.environ,
+) -> Serve:
     """What vLLM is started with: what the section says, on top of what fits the policy and this machine."""
     given = {name.replace("-", "_"): value for name, value in (config.sampler.vllm_serve_kwargs or {}).items()}
     longest = config.policy.max_total_sequence_length
@@ -99,10 +108,9 @@ def _serve(config: GrpoRunConfig, program: Path, place: Place, folder: Path, thr
         "TRANSFORMERS_OFFLINE": "1",
     }
     if place.has_cuda:
-        env = getattr(config, "env", None)
-        judge = getattr(env, "judge_model", None)
-        behind = gpus(judge.vllm_serve_kwargs or {}) if judge is not None and judge.base_url is None else 0
-        own = gpus_for(os.environ, gpus(given), behind=behind)
+        # A judge has the last ones.
+        behind = judge_gpus(config.env.judge_model)
+        own = gpus_for(environ, gpus(given), behind=behind)
         if own is not None:
             variables["CUDA_VISIBLE_DEVICES"] = own
         else:
