@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from nemotron.config.schema.extras import GrpoRunConfig
 from nemotron.contracts.sampler import Sampler
+from nemotron.disk.documents import read_object
 from nemotron.engines.embedded.parts import TrainingParts, precision
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import EngineError
@@ -108,7 +108,7 @@ def _serve(config: GrpoRunConfig, program: Path, place: Place, folder: Path, thr
         else:
             settings["gpu_memory_utilization"] = SHARED_GPU
     else:
-        read = json.loads((folder / "config.json").read_text())
+        read = read_object(folder / "config.json")
         cache = cpu_cache(read, sequences, longest, place.memory_bytes)
         settings |= {"enforce_eager": True, "kv_cache_memory_bytes": cache}
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
