@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from nemotron.checkpoints import hf
 from nemotron.contracts.sampler import OnGroup
 from nemotron.contracts.samples import Completion, Group, SamplingParams
-from nemotron.disk.documents import parse_json
+from nemotron.disk.documents import parse_json, read_object
 from nemotron.disk.faults import output_errors
 from nemotron.errors import DataError, EngineError
 from nemotron.processes.loop_thread import LoopThread
@@ -267,7 +267,7 @@ def _write_head_out(folder: Path) -> None:
     what it was (0.32.0, `Failed to load weights` of `ParallelLMHead`).
     """
     path, index = folder / "config.json", folder / "model.safetensors.index.json"
-    config = json.loads(path.read_text())
+    config = read_object(path)
     if not config.get("tie_word_embeddings") or str(config.get("model_type")).startswith(_ALWAYS_TIED):
         return
     weights = hf.HfWeights(folder)
@@ -277,7 +277,7 @@ def _write_head_out(folder: Path) -> None:
     save_file({HEAD: weights[embedding].contiguous()}, folder / _HEAD_FILE)
     path.write_text(json.dumps({**config, "tie_word_embeddings": False}))
     if index.exists():
-        listed = json.loads(index.read_text())
+        listed = read_object(index)
         listed["weight_map"][HEAD] = _HEAD_FILE
         index.write_text(json.dumps(listed))
 

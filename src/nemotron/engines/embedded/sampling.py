@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import Any
 from nemotron.compile.gpus import judge_gpus
 from nemotron.config.schema.extras import GrpoRunConfig
 from nemotron.contracts.sampler import Sampler
+from nemotron.disk.documents import read_object
 from nemotron.engines.embedded.parts import TrainingParts, precision
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import EngineError
@@ -116,7 +116,7 @@ def serve_policy(
         else:
             settings["gpu_memory_utilization"] = SHARED_GPU
     else:
-        read = json.loads((folder / "config.json").read_text())
+        read = read_object(folder / "config.json")
         cache = cpu_cache(read, sequences, longest, place.memory_bytes)
         settings |= {"enforce_eager": True, "kv_cache_memory_bytes": cache}
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
