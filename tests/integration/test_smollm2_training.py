@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +19,7 @@ from tests.steps.commands import kill_when, metrics, only_run, run_command
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 MOST_S = 900
+MORE = pytest.mark.skipif("EVERY_MOMENT" not in os.environ, reason="EVERY_MOMENT asks for it")
 THINGS = (
     "tea",
     "rain",
@@ -126,3 +129,37 @@ def test_dpo_with_an_adapter_learns_a_preference_and_resumes_to_the_same_bits(sm
     second = only_run(killed)
     assert trained(second) == trained(first)
     assert dict(bits(second)) == dict(bits(first))
+
+
+@pytest.mark.parametrize("seed", [42, pytest.param(7, marks=MORE)])
+def test_rewards_of_a_program_teach_it_to_add(seed: int, smollm2: Path, tmp_path: Path) -> None:
+    """Killed between two checkpoints on its way: it ends as a run that learns ends."""
+    rows = sums()
+    words = (
+        f"policy.model_name={smollm2}",
+        f"data.train.data_path={write(tmp_path / 'train.jsonl', rows[64:])}",
+        f"data.validation.data_path={write(tmp_path / 'heldout.jsonl', rows[:64])}",
+        f"eval.heldout.data_path={tmp_path / 'heldout.jsonl'}",
+        "eval.heldout.max_samples=64",
+        "rewards={functions: [{name: math}]}",
+        f"grpo.seed={seed}",
+        "grpo.max_num_steps=10",
+        "policy.generation.max_new_tokens=16",
+        "policy.optimizer.kwargs.lr=1e-5",
+        "loss_fn.reference_policy_kl_penalty=0",
+        "checkpointing.save_period=5",
+        "checkpointing.keep_top_k=1",
+        "checkpointing.save_consolidated=false",
+    )
+    saved = lambda: any(tmp_path.glob("runs/*/checkpoints/step_5"))  # noqa: E731
+    argv = command("rl/nemo_rl/rlvr", tmp_path / "runs", *words)
+    assert kill_when(argv, saved, timeout_s=MOST_S) == -signal.SIGKILL
+    resumed = run_command([*argv, "--resume"], timeout_s=MOST_S)
+    assert resumed.code == 0, resumed.stderr
+    folder = only_run(tmp_path / "runs")
+    status = json.loads((folder / "status.json").read_text())
+    before, after = (status[f"heldout_{when}"]["fully_right"] for when in ("before", "after"))
+    assert before < 0.6
+    assert after - before >= 0.15, (before, after)
+    # Two checkpoints of full weights with their optimizer are 3 GB.
+    shutil.rmtree(folder / "checkpoints")
