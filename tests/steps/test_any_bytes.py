@@ -216,6 +216,7 @@ def spoiled(world: Path, folder: Path, read: Input, seed: int) -> list[str]:
     return found
 
 
+@pytest.mark.full
 def test_the_world_is_whole(world: Path, tmp_path: Path) -> None:
     """What ends in an error ends so because of the damage."""
     failed = []
