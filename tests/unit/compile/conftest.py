@@ -36,7 +36,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(resolvers.ASSETS / "tiny_world" / name, assets / "tiny_world" / name)
     write_model(assets / "tiny_world" / "judge")
     for name, count in (("train", 400), ("validation", 40), ("heldout", 200)):
-        write_rows(assets / f"tiny_world/data/{name}.jsonl", [row(f"{name} {i}") for i in range(count)])
+        rows = [row(f"{name} {i}", world={"intent": "return", "slots": {}}) for i in range(count)]
+        write_rows(assets / f"tiny_world/data/{name}.jsonl", rows)
     pairs = [{"prompt": f"pair {i}", "chosen": "good", "rejected": "bad"} for i in range(40)]
     write_rows(assets / "tiny_world/data/pairs_validation.jsonl", pairs)
     write_rows(tmp_path / "own.jsonl", [row(f"own {i}") for i in range(200)])

@@ -328,6 +328,7 @@ ELSEWHERE = {
     "judge-probe",
     "judge-roles",
     "judge-template",
+    "slow-judge",
     "slow-precision",
     "optimizer",
     # what this step shares with others and cannot break
@@ -340,7 +341,8 @@ ELSEWHERE = {
 def test_the_base_breaks_no_rule(compiled: Compile) -> None:
     plan = compiled("own.yaml", "engine=nemo_rl", place=NODE)
     assert {f.name for f in plan.findings} == {"limits-from-outside"}
-    assert [f.name for f in compiled("own.yaml").findings] == ["nemo-rl-settings"]
+    # Its sequences are longer than those that are computed by hand, which is no fault.
+    assert {f.name for f in compiled("own.yaml").findings} == {"nemo-rl-settings", "slow-model"}
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ def test_weights_are_hashed_beside_the_training_thread(run: RunFolder) -> None:
     readers, records = set(), {}
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
-        # `os.open` tells no mode: so a sync opens what it syncs.
-        reads = event == "open" and arguments[1] == "r"
+        # `os.open` tells no mode, but its flags: the one reader of files does not wait for a pipe, a sync may.
+        reads = event == "open" and bool(arguments[2] & os.O_NONBLOCK)
         if reads and "tmp_step_1" in str(arguments[0]) and str(arguments[0]).endswith(WEIGHT_FILES):
             readers.add(threading.current_thread() is threading.main_thread())
         if event == "os.rename" and str(arguments[1]).endswith("/step_1"):
