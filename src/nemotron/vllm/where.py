@@ -11,6 +11,8 @@ from pathlib import Path
 from nemotron.place import Place
 
 NAME = "vllm"
+TESTED = "0.32"
+"""The version that this was tried with."""
 _PROC, _DEV = Path("/proc/driver/nvidia/gpus"), Path("/dev")
 
 
@@ -54,7 +56,7 @@ def missing(command: str | None, place: Place) -> str | None:
 def get(key: str) -> str:
     """How to get vLLM, and the config key that names it."""
     return (
-        "install vLLM into an environment of its own (`python -m venv DIR && DIR/bin/pip install vllm`) and name it: "
+        f"install vLLM {TESTED} into an environment of its own, as its documentation says, and name that: "
         f"`{key}=DIR`, or RL_VLLM in the environment; or set `{key.rpartition('.')[0]}.server=embedded`"
     )
 

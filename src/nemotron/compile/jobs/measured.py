@@ -41,7 +41,7 @@ _POLICY_GRADIENT = (
 )
 _PAIRS = (*_UPDATE, "accuracy", "margin", "rewards_chosen_mean", "rewards_rejected_mean")
 
-GRPO = (*_POLICY_GRADIENT, "filtered_reward")
+GRPO = (*_POLICY_GRADIENT, "filtered_reward", "groups_without_signal")
 PPO = (*_POLICY_GRADIENT, "steps_without_a_valid_token", "trained_share", "values_mean")
 DPO = (
     *_PAIRS,
