@@ -27,6 +27,8 @@ MISTAKES = [
     ("scheduler", f"[{{name: {LR}.LinaerLR, kwargs: {{}}}}]", "none of torch's schedulers", f"`{LR}.LinearLR`?"),
     ("scheduler", f"[{{name: {LR}.StepLR, kwargs: {{gamma: 0.5}}}}]", "StepLR needs `step_size`", None),
     ("scheduler", f"[{{name: {LR}.LinearLR, kwargs: {{total_iters: ten}}}}]", "a whole number, not `ten`", None),
+    ("scheduler", f"[{{name: {LR}.LinearLR, kwargs: {{start_factor: 0}}}}]", "above 0 and up to 1, not `0`", None),
+    ("scheduler", f"[{{name: {LR}.StepLR, kwargs: {{step_size: 0}}}}]", "a whole number from 1, not `0`", None),
 ]
 
 
@@ -98,3 +100,25 @@ def test_torch_refuses_it_too(family: Family, name: str, kwargs: dict[str, objec
 )
 def test_what_torch_takes_is_right(family: Family, name: str, kwargs: dict[str, object]) -> None:
     assert not list(faults(family, name, kwargs))
+
+
+@pytest.mark.parametrize(
+    "name", ["LinearLR", "ConstantLR", "CosineAnnealingWarmRestarts", "CosineAnnealingLR", "StepLR"]
+)
+@pytest.mark.parametrize("value", [-2, -1, 0, 1, 2])
+def test_numbers_beyond_what_torch_takes_are_known(name: str, value: int) -> None:
+    """An argument at a time, against torch itself, which refuses it when it is made or divides by it in a step."""
+    arguments = table()["schedulers"][f"{LR}.{name}"]
+    needed = {one: 3 for one, kind in arguments.items() if kind.endswith("!")}
+    for argument, kind in arguments.items():
+        if kind.rstrip("!?") not in ("int", "float") or argument == "last_epoch":
+            continue
+        kwargs = {**needed, argument: value}
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        try:
+            made = getattr(torch.optim.lr_scheduler, name)(optimizer, **kwargs)
+            for _ in range(4):
+                optimizer.step()
+                made.step()
+        except (ValueError, ZeroDivisionError):
+            assert [fault.place for fault in faults("schedulers", f"{LR}.{name}", kwargs)] == [f".kwargs.{argument}"]

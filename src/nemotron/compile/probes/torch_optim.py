@@ -16,7 +16,16 @@ Family = Literal["optimizers", "schedulers"]
 Table = dict[str, dict[str, dict[str, str]]]
 
 _FROM_0 = ("lr", "eps", "weight_decay", "momentum", "total_iters")
-"""Numbers that torch refuses below 0."""
+_FROM_1 = ("T_0", "T_mult", "T_max", "step_size", "total_steps", "epochs", "steps_per_epoch")
+_SHARES = ("factor", "end_factor", "pct_start")
+_Limits = tuple[float, float, str]
+_BOUNDS: dict[str, _Limits] = {
+    **dict.fromkeys(_FROM_0, (0, math.inf, "from 0")),
+    **dict.fromkeys(_FROM_1, (1, math.inf, "from 1")),
+    **dict.fromkeys(_SHARES, (0, 1, "from 0 to 1")),
+    "start_factor": (math.nextafter(0, 1), 1, "above 0 and up to 1"),
+}
+"""Argument -> least and greatest value that torch takes, or that it can divide by, and how that is said."""
 _BELOW_1 = ("betas",)
 """Shares, from 0 to below 1."""
 
@@ -89,8 +98,9 @@ def _refused(argument: str, kind: str, value: Any) -> str | None:
         "float/list": (number or isinstance(value, list | tuple), "a number or a list of them"),
     }
     fits, words = tests.get(kind, (True, ""))
-    if fits and number and argument in _FROM_0 and value < 0:
-        return f"{words} from 0"
+    least, most, said = _BOUNDS.get(argument, (-math.inf, math.inf, ""))
+    if fits and number and not least <= value <= most:
+        return f"{words} {said}"
     return None if fits else words
 
 
