@@ -24,7 +24,7 @@ test: $(READY)
 # Cases that `make test` leaves out: runs killed at every moment, with as many threads as they take by
 # themselves, and what a run of each step reads of its config.
 full: $(READY)
-	$(BIN)/python -m pytest -m full --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -m full --durations 15 --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -32,7 +32,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 integration: $(READY)
-	$(BIN)/python -m pytest tests/integration -m integration
+	$(BIN)/python -m pytest tests/integration -m integration --durations 25
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

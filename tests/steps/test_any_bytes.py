@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ MOST_MB = 500.0
 MOST_BYTES = 6 << 30
 """What a command may ask the system for before it is refused, so that a mistake costs no machine."""
 WORLD = Path(nemotron.__file__).parent / "assets" / "tiny_world"
-# EVERY_BYTE=N in the environment lets `make full` spoil each file in N ways.
-MANY = int(os.environ.get("EVERY_BYTE", "16"))
+# EVERY_BYTE=N in the environment lets `make full` spoil each file in every way, and N times over where a seed decides;
+# else in two ways, which are others for every file and always the same.
+MANY = int(os.environ.get("EVERY_BYTE", "0"))
 RUNS = ("--runs-dir", "runs")
 DRY = ("--dry-run", *RUNS)
 ANY_CONFIG = {2, 3, 4, 5, 6, 8, 10}
@@ -243,5 +245,7 @@ def test_some_bytes(world: Path, tmp_path: Path, read: Input) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("read", INPUTS, ids=name_of)
 def test_any_bytes(world: Path, tmp_path: Path, read: Input) -> None:
-    found = [one for seed in range(len(KINDS) + MANY) for one in spoiled(world, tmp_path / str(seed), read, seed)]
+    all_kinds = range(len(KINDS) + (MANY or 16))
+    seeds = all_kinds if MANY else random.Random(name_of(read)).sample(all_kinds, 2)
+    found = [one for seed in seeds for one in spoiled(world, tmp_path / str(seed), read, seed)]
     assert not found, f"{len(found)}:\n" + "\n\n".join(found[:20])

@@ -18,7 +18,7 @@ LONGEST_S = 120
 MOST_BYTES = 12 << 30
 """Of address space; torch alone maps some."""
 # EVERY_MUTANT=1 in the environment lets `make full` run two hundred, for half an hour.
-MANY = 200 if os.environ.get("EVERY_MUTANT") else 12
+MANY = 200 if os.environ.get("EVERY_MUTANT") else 5
 ENDS = {
     "`limits.": "what it measures of a policy is not known before",
     "is not finite": "a learning rate that is too high for these rows",
