@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -58,7 +59,10 @@ def _run(words: tuple[str, ...], folder: Path, note: Path, most_bytes: int, env:
         resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         tempfile.tempdir = str(folder)
-        done = nemotron(*words, cwd=folder, env=env)
+        # The threads of the tests' own process are not in the fork; a second one would wait for them for ever.
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        done = nemotron(*words, cwd=folder, env={"OMP_NUM_THREADS": "1", **env})
         code, said = done.code, done.stdout[-3000:] + done.stderr[-3000:]
     except BaseException as error:  # noqa: BLE001  nothing of the tests may go on in the fork
         said = f"Traceback: {error!r}"

@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron.checkpoints.store import CheckpointStore, read_info
+from nemotron.data.rows import read_lines
 from nemotron.disk.documents import DEEPEST, MalformedError, depth, parse_json, read_bytes, read_json, read_object
-from nemotron.errors import ArtifactError
+from nemotron.errors import ArtifactError, DataError
+from nemotron.runs.jsonl import JsonLines
 from nemotron.runs.status import Status
 from tests.unit.test_architecture import SOURCE, modules
 
@@ -198,3 +200,14 @@ def test_a_large_document_takes_little_memory(tmp_path: Path, name: str) -> None
     kilobytes, seconds = map(float, done.stdout.split())
     assert kilobytes < 500 << 10
     assert seconds < 10
+
+
+def test_a_hole_is_no_line(tmp_path: Path) -> None:
+    """Three sparse gigabytes without a line break were read as one line, in memory."""
+    path = tmp_path / "rows.jsonl"
+    with path.open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(DataError, match="a line has more than"):
+        list(JsonLines(path).read())
+    with pytest.raises(DataError, match="a line has more than"):
+        list(read_lines(path))

@@ -15,7 +15,7 @@ from typing import Any
 from nemotron.data.content import check_lines, packing, unreadable
 from nemotron.data.forms import PAIR_KEYS, PairKeys, read_pair, usable_prompt
 from nemotron.data.turns import Message, UnusableRow, type_name
-from nemotron.disk.documents import MalformedError, open_regular, parse_json
+from nemotron.disk.documents import MalformedError, lines_of, open_regular, parse_json
 from nemotron.errors import DataError, Origin
 
 __all__ = ["PAIR_KEYS", "Message", "PairKeys", "PairRow", "PromptRow"]
@@ -107,7 +107,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         return
     try:
         with open_regular(path) as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(lines_of(lines, _LONGEST_LINE), start=1):
                 yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
     except OSError as error:
         raise unreadable(path, error) from error

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,18 @@ def regular(path: Path | str) -> Path | str:
     """
     open_regular(path).close()
     return path
+
+
+def lines_of(file: BufferedReader, most: int) -> Iterator[bytes]:
+    """The lines of an open file: a hole of gigabytes is one line.
+
+    Raises:
+        OSError: one has more than ``most`` bytes.
+    """
+    while line := file.readline(most + 1):
+        if len(line) > most:
+            raise OSError(errno.EFBIG, f"a line has more than {most:,} bytes", str(file.name))
+        yield line
 
 
 def read_bytes(path: Path | str, most: int = MOST_BYTES) -> bytes:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydantic_core
 
 from nemotron.disk.atomic import sync, write_lines
-from nemotron.disk.documents import MalformedError, open_regular, parse_json
+from nemotron.disk.documents import MalformedError, lines_of, open_regular, parse_json
 from nemotron.disk.faults import output_errors
 from nemotron.disk.stream import write_all
 from nemotron.errors import DataError, Origin
 
 Row = dict[str, Any]
 _BLOCK = 1 << 16
+_LONGEST_LINE = 1 << 26
 
 
 def to_json(value: Any, *, indent: int | None = None) -> bytes:
@@ -104,7 +106,7 @@ class JsonLines:
             return
         with self._opened() as file:
             broken: DataError | None = None
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(self._bounded(file), start=1):
                 if broken is not None:
                     raise broken
                 row = _parse(line)
@@ -118,15 +120,24 @@ class JsonLines:
                     continue
                 yield line, row
 
-    def _opened(self) -> BinaryIO:
+    def _opened(self) -> BufferedReader:
         try:
             return open_regular(self.path)
         except OSError as error:
-            raise DataError(
-                f"these rows cannot be read: {(error.strerror or str(error)).lower()}",
-                hint="put the file back, or move it away",
-                origin=Origin(str(self.path)),
-            ) from error
+            raise self._unreadable(error) from error
+
+    def _bounded(self, file: BufferedReader) -> Iterator[bytes]:
+        try:
+            yield from lines_of(file, _LONGEST_LINE)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> DataError:
+        return DataError(
+            f"these rows cannot be read: {(error.strerror or str(error)).lower()}",
+            hint="put the file back, or move it away",
+            origin=Origin(str(self.path)),
+        )
 
     def _drop_torn_tail(self) -> None:
         if not self.path.exists():
