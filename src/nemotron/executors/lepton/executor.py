@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ _MOST_LOG = 1 << 30
 """Bytes of a log that are kept; what comes after them is in Lepton's own pages."""
 _QUIET_S = 1.5
 """A log that brings nothing for so long is read to its present end."""
+_PATIENCE_S = 5.0
+"""How long that is waited for while the job runs: the log of several steps a second is never quiet."""
 
 
 class Lepton:
@@ -125,7 +128,7 @@ class Lepton:
         """What the job printed, without the rows that it repeats for the mirror."""
         log = self._log(handle)
         if offset == 0:
-            log.wait_until_quiet(_QUIET_S)
+            log.wait_until_quiet(_QUIET_S, self._patience(handle))
         return mirror.printed(log.text())[offset:]
 
     def explain(self, handle: Handle, state: JobState) -> JobState:
@@ -141,7 +144,7 @@ class Lepton:
     def fetch(self, run: RunFolder, handle: Handle) -> None:
         """Rows and status out of the log, and the report from them."""
         log = self._log(handle)
-        log.wait_until_quiet(_QUIET_S)
+        log.wait_until_quiet(_QUIET_S, self._patience(handle))
         mirror.keep(run, mirror.repeated(log.text()))
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:
@@ -169,6 +172,14 @@ class Lepton:
         if state != "failed":
             return JobState(state, "" if word in ("Running", "Completed", "Queueing") else word)
         return JobState("failed", "", self._exit_code(handle))
+
+    def _patience(self, handle: Handle) -> float:
+        """How long its log is waited for; to its end once the job is over, which no row of the mirror may miss."""
+        try:
+            word = _word(self._api(handle), str((handle.model_extra or {}).get("job_id")))
+        except NemotronError:
+            return _PATIENCE_S
+        return _PATIENCE_S if STATES.get(word, "unknown") in ("queued", "running", "unknown") else math.inf
 
     def _exit_code(self, handle: Handle) -> int | None:
         """Lepton says that a job failed; with what, its worker's last status in the log says."""
@@ -215,11 +226,11 @@ class _Log:
         self._lock = threading.Lock()
         self._complete = False
 
-    def wait_until_quiet(self, quiet_s: float) -> None:
-        """Wait until the log has been read to its present end."""
+    def wait_until_quiet(self, quiet_s: float, patience_s: float = math.inf) -> None:
+        """Wait until the log has been read to its present end, or for as long as there is patience."""
         self._start()
-        self._changed = time.monotonic()
-        while not self._complete and time.monotonic() - self._changed < quiet_s:
+        self._changed = began = time.monotonic()
+        while not self._complete and (now := time.monotonic()) - self._changed < quiet_s and now - began < patience_s:
             time.sleep(0.05)
 
     def text(self) -> bytes:
