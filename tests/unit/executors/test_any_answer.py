@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -152,7 +153,7 @@ DRIPPED = Reply(answer(b'"' + b"x" * 2000 + b'"'), "drip")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("many", MANY, ids=["some", "many"])
 def test_any_answer_of_lepton(server: Hostile, services: list[http.Service], tmp_path: Path, many: bool) -> None:
-    @settings(max_examples=500 if many else 20, deadline=None)
+    @settings(max_examples=(500 if "EVERY_BYTE" in os.environ else 120) if many else 20, deadline=None)
     @given(reply=replies(bodies(*LEPTON)), what=WHAT)
     @example(reply=Reply(answer(b"[1]")), what="state")
     @example(reply=Reply(answer(b'{"jobs": [3]}')), what="submit")
@@ -172,7 +173,7 @@ def test_any_answer_of_lepton(server: Hostile, services: list[http.Service], tmp
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("many", MANY, ids=["some", "many"])
 def test_any_answer_of_ray(server: Hostile, services: list[http.Service], tmp_path: Path, many: bool) -> None:
-    @settings(max_examples=500 if many else 20, deadline=None)
+    @settings(max_examples=(500 if "EVERY_BYTE" in os.environ else 120) if many else 20, deadline=None)
     @given(reply=replies(bodies(*RAY)), what=WHAT)
     @example(reply=Reply(answer(b"[1]")), what="log")
     @example(reply=Reply(answer(as_json({"status": "FAILED", "driver_exit_code": 10**300}))), what="state")
