@@ -147,7 +147,9 @@ def test_failure_has_the_workers_exit_code(workspace: Workspace) -> None:
 
 
 def test_detached_cancel_and_logs(workspace: Workspace) -> None:
-    submitted = workspace.nemotron(*TINY, "grpo.max_num_steps=300", "-b", "lepton_rl_nemo_rl_rlhf")
+    submitted = workspace.nemotron(
+        *TINY, "grpo.max_num_steps=300", "limits.max_kl=null", "-b", "lepton_rl_nemo_rl_rlhf"
+    )
     assert submitted.returncode == 0, submitted.stderr
     run = submitted.stdout.strip()
     follower = workspace.start("runs", "logs", "-f", run)
