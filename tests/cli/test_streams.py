@@ -87,11 +87,11 @@ def test_a_run_ends_well_without_streams_and_without_the_folder_that_it_was_star
         ("policy.optimizer.kwargs.betas=(0.9,0.95)", "`betas` of AdamW is a list of 2 numbers"),
         (
             "policy.scheduler=[{name: torch.optim.lr_scheduler.StepLR, kwargs: {step_size: 0}}]",
-            "cannot take a step with these values: integer modulo by zero",
+            "`step_size` of StepLR is a whole number from 1, not `0`",
         ),
         (
             "policy.scheduler=[{name: torch.optim.lr_scheduler.LinearLR, kwargs: {end_factor: 7, total_iters: 5}}]",
-            "LinearLR refuses these values",
+            "`end_factor` of LinearLR is a number from 0 to 1, not `7`",
         ),
     ],
 )
