@@ -202,6 +202,21 @@ def _anew(model: Model, compute: Callable[[], Any]) -> Any:
 
 
 def _whole_batch(rows: list[_Row], width: int, ends: bool, device: torch.device) -> _Batch:
+    return _padded(rows, [row.prompt for row in rows], 0, width, ends, device, prompts=None)
+
+
+def _padded(
+    rows: list[_Row],
+    firsts: Sequence[int],
+    column: int,
+    width: int,
+    ends: bool,
+    device: torch.device,
+    *,
+    prompts: Tensor | None,
+) -> _Batch:
+    """Rows, the longest first, as one tensor. ``firsts`` is the first token of each that is predicted, ``column`` where
+    its log-probability stands."""
     # What is only there to be predicted is not fed.
     unfed = 0 if ends else 1
     longest = len(rows[0].tokens) - unfed
@@ -209,15 +224,15 @@ def _whole_batch(rows: list[_Row], width: int, ends: bool, device: torch.device)
     mask = torch.zeros(len(rows), longest, dtype=torch.bool)
     targets: list[int] = []
     places: list[int] = []
-    for i, row in enumerate(rows):
-        fed, prompt = len(row.tokens) - unfed, row.prompt
+    for i, (row, first) in enumerate(zip(rows, firsts, strict=True)):
+        fed, start = len(row.tokens) - unfed, row.index * width + column
         ids[i, :fed] = torch.tensor(row.tokens[:fed])
-        mask[i, fed - 1 if ends else prompt - 1 : fed] = True
-        targets += [0] if ends else row.tokens[prompt:]
-        places += [row.index] if ends else range(row.index * width, row.index * width + len(row.tokens) - prompt)
+        mask[i, fed - 1 if ends else first - 1 : fed] = True
+        targets += [0] if ends else row.tokens[first:]
+        places += [row.index] if ends else range(start, start + len(row.tokens) - first)
     # Padding stands on the right, behind all that is asked: a causal model has not met it yet.
     return _Batch(
-        ids.to(device), mask.to(device), torch.tensor(targets, device=device), torch.tensor(places), prompts=None
+        ids.to(device), mask.to(device), torch.tensor(targets, device=device), torch.tensor(places), prompts=prompts
     )
 
 
@@ -236,26 +251,9 @@ def _buckets(groups: Sequence[Group]) -> Iterator[tuple[list[list[int]], list[_R
 
 
 def _response_batch(rows: list[_Row], width: int, ends: bool, device: torch.device) -> _Batch:
-    unfed = 0 if ends else 1
-    longest = len(rows[0].tokens) - unfed
-    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-    targets: list[int] = []
-    places: list[int] = []
-    for i, row in enumerate(rows):
-        fed = len(row.tokens) - unfed
-        ids[i, :fed] = torch.tensor(row.tokens[:fed])
-        mask[i, fed - 1 if ends else 0 : fed] = True
-        targets += [0] if ends else row.tokens[1:]
-        places += [row.index] if ends else range(row.index * width + 1, row.index * width + 1 + fed)
-    # Padding stands on the right and attention is causal, so no real token sees it.
-    return _Batch(
-        ids.to(device),
-        mask.to(device),
-        torch.tensor(targets, device=device),
-        torch.tensor(places),
-        prompts=torch.tensor([row.prompt for row in rows], device=device),
-    )
+    # The prompt, which is computed before, has predicted the first token.
+    prompts = torch.tensor([row.prompt for row in rows], device=device)
+    return _padded(rows, [1] * len(rows), 1, width, ends, device, prompts=prompts)
 
 
 def _similar_lengths(model: Model, rows: list[_Row], unfed: int) -> Iterator[list[_Row]]:
