@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from nemotron.disk.documents import MOST_TOML, read_bytes
+from nemotron.disk.faults import reason
 from nemotron.disk.walk import files_below
 from nemotron.errors import ConfigError, NemotronError, NotFoundError, Origin
 from nemotron.suggest import closest, listed
@@ -219,7 +220,7 @@ def _manifests(folder: Path) -> list[Path]:
         return [path for path in files_below(folder) if path.name == "step.toml"]
     except OSError as error:
         raise NotFoundError(
-            f"the folder of steps `{folder}` cannot be looked at: {(error.strerror or str(error)).lower()}",
+            f"the folder of steps `{folder}` cannot be looked at: {reason(error)}",
             hint=f"`--steps-dir` and `{VARIABLE}` name a folder that holds `<id>/step.toml`",
         ) from error
 

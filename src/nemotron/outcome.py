@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 from nemotron import __version__
+from nemotron.disk.faults import reason
 from nemotron.errors import CompileError, Finding, NemotronError, NotFoundError, Origin, OutputError, UsageError
 
 _COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "hint": "32", "title": "1", "dim": "2"}
@@ -117,7 +118,7 @@ class _Data(io.FileIO):
         except OSError as error:
             # What was not written would be tried again, and complained of, when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            raise OutputError(f"cannot write to stdout: {(error.strerror or str(error)).lower()}") from error
+            raise OutputError(f"cannot write to stdout: {reason(error)}") from error
 
 
 def steady_streams() -> None:

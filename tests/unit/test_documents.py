@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemotron.artifacts.inspect import inspect
+from nemotron.artifacts.verify import verify
 from nemotron.checkpoints.store import CheckpointStore, read_info
 from nemotron.data.rows import read_lines
 from nemotron.disk.documents import DEEPEST, MalformedError, depth, parse_json, read_bytes, read_json, read_object
@@ -211,3 +213,6 @@ def test_a_hole_is_no_line(tmp_path: Path) -> None:
         list(JsonLines(path).read())
     with pytest.raises(DataError, match="a line has more than"):
         list(read_lines(path))
+    for look in (inspect, verify):
+        with pytest.raises(DataError, match="a line has more than"):
+            look(path)

@@ -17,6 +17,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import CONFIG, WEIGHTS
 from nemotron.checkpoints.megatron import layout
 from nemotron.disk.documents import open_regular
+from nemotron.disk.faults import reason
 from nemotron.errors import ArtifactError
 
 _HF_FILES = (hf.CONFIG, "generation_config.json", hf.INDEX)
@@ -75,5 +76,5 @@ def _digest(file: Path, progress: Callable[[int], None] | None) -> str:
             if progress:
                 progress(opened.tell())
     except OSError as error:
-        raise ArtifactError(f"`{file}` cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise ArtifactError(f"`{file}` cannot be read: {reason(error)}") from error
     return digest

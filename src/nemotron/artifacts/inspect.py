@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nemotron.artifacts.kinds import Kind, jsonl_files, located, opened_data, recognise, result_files
+from nemotron.artifacts.kinds import Kind, data_lines, data_row, jsonl_files, located, recognise, result_files
 from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import WEIGHTS, read_adapter_config
 from nemotron.checkpoints.chat_template import templates_of
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
-from nemotron.disk.documents import parse_json, read_object
-from nemotron.errors import ArtifactError, DataError
+from nemotron.disk.documents import read_object
+from nemotron.errors import ArtifactError
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,24 +199,11 @@ def _data(path: Path) -> DataFacts:
     files = jsonl_files(path)
     rows, fields = 0, None
     for file in files:
-        with opened_data(file) as opened:
-            for number, line in enumerate(opened, start=1):
-                if not line.strip():
-                    continue
-                rows += 1
-                if fields is None:
-                    fields = _fields(file, number, line)
+        for number, line in data_lines(file):
+            rows += 1
+            if fields is None:
+                fields = tuple(data_row(file, number, line))
     return DataFacts(rows, len(files), sum(file.stat().st_size for file in files), fields or ())
-
-
-def _fields(file: Path, number: int, line: bytes) -> tuple[str, ...]:
-    try:
-        row = parse_json(line)
-    except ValueError as error:
-        raise DataError(f"`{file}` line {number} {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"`{file}` line {number} is not a JSON object")
-    return tuple(row)
 
 
 def _results(path: Path) -> ResultFacts:

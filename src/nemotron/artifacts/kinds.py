@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from io import BufferedReader
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import is_adapter
 from nemotron.checkpoints.megatron import layout
-from nemotron.disk.documents import open_regular, read_json
+from nemotron.disk.documents import LONGEST_LINE, lines_of, open_regular, parse_json, read_json
+from nemotron.disk.faults import reason
 from nemotron.disk.walk import files_below
 from nemotron.errors import ArtifactError, DataError
 
@@ -69,16 +70,33 @@ def result_files(path: Path) -> list[Path]:
     return [file for file in found if _scores(file)]
 
 
-def opened_data(file: Path) -> BufferedReader:
-    """A file of rows, to be read.
+def data_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file of rows that are not blank, each with its number from 1.
 
     Raises:
-        DataError: it cannot be.
+        DataError: it cannot be read.
     """
     try:
-        return open_regular(file)
+        with open_regular(file) as opened:
+            lines = enumerate(lines_of(opened, LONGEST_LINE), start=1)
+            yield from ((number, line) for number, line in lines if line.strip())
     except OSError as error:
-        raise DataError(f"`{file}` cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(f"`{file}` cannot be read: {reason(error)}") from error
+
+
+def data_row(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    """The row on a line of a file.
+
+    Raises:
+        DataError: it is no JSON object.
+    """
+    try:
+        row = parse_json(line)
+    except ValueError as error:
+        raise DataError(f"`{file}` line {number} {error}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"`{file}` line {number} is not a JSON object")
+    return row
 
 
 def artifact_files(folder: Path) -> list[Path]:
@@ -91,7 +109,7 @@ def artifact_files(folder: Path) -> list[Path]:
         return files_below(folder)
     except OSError as error:
         raise ArtifactError(
-            f"`{error.filename or folder}` cannot be looked at: {(error.strerror or str(error)).lower()}",
+            f"`{error.filename or folder}` cannot be looked at: {reason(error)}",
             hint=f"name the folder of the artifact, if `{folder}` is not it",
         ) from error
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.inspect import inspect
-from nemotron.artifacts.kinds import Kind, jsonl_files, located, opened_data
+from nemotron.artifacts.kinds import Kind, data_lines, data_row, jsonl_files, located
 from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families
 from nemotron.checkpoints.megatron.names import hf_parts
-from nemotron.disk.documents import parse_json
 from nemotron.errors import ArtifactError, DataError
 
 
@@ -98,17 +97,9 @@ def _hf(path: Path) -> list[str]:
 def _data(path: Path) -> list[str]:
     rows = 0
     for file in jsonl_files(path):
-        with opened_data(file) as opened:
-            for number, line in enumerate(opened, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = parse_json(line)
-                except ValueError as error:
-                    raise DataError(f"`{file}` line {number} {error}") from error
-                if not isinstance(row, dict):
-                    raise DataError(f"`{file}` line {number} is not a JSON object")
-                rows += 1
+        for number, line in data_lines(file):
+            data_row(file, number, line)
+            rows += 1
     if not rows:
         raise DataError(f"`{path}` holds no rows")
     return [f"{rows} rows are JSON objects"]

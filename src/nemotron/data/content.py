@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nemotron.disk.documents import open_regular
+from nemotron.disk.faults import reason
 from nemotron.errors import DataError, NotAvailableError, Origin
 from nemotron.install import install_extra
 
@@ -186,7 +187,7 @@ def check_lines(path: Path) -> None:
 def unreadable(path: Path, error: OSError) -> DataError:
     """The error for a file of rows that cannot be read."""
     return DataError(
-        f"cannot read `{path}`: {(error.strerror or str(error)).lower()}",
+        f"cannot read `{path}`: {reason(error)}",
         hint="check the path",
         origin=Origin(os.fspath(path)),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.disk.documents import open_regular, read_json
+from nemotron.disk.faults import reason
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
 
@@ -47,7 +48,7 @@ class ShardFile:
             size = self.path.stat().st_size
             digest = file_sha256(self.path) if verify and size == self.bytes else self.sha256
         except OSError as error:
-            message = f"the shard `{self.path}` cannot be read: {(error.strerror or str(error)).lower()}"
+            message = f"the shard `{self.path}` cannot be read: {reason(error)}"
             raise DataError(message, hint=_FORCE, origin=origin) from error
         if size != self.bytes or digest != self.sha256:
             what = f"has {size} bytes instead of {self.bytes}" if size != self.bytes else "has another SHA-256"

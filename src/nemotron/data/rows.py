@@ -15,13 +15,12 @@ from typing import Any
 from nemotron.data.content import check_lines, packing, unreadable
 from nemotron.data.forms import PAIR_KEYS, PairKeys, read_pair, usable_prompt
 from nemotron.data.turns import Message, UnusableRow, type_name
-from nemotron.disk.documents import MalformedError, lines_of, open_regular, parse_json
+from nemotron.disk.documents import LONGEST_LINE, MalformedError, lines_of, open_regular, parse_json
 from nemotron.errors import DataError, Origin
 
 __all__ = ["PAIR_KEYS", "Message", "PairKeys", "PairRow", "PromptRow"]
 
 _BLOCK_BYTES = 1 << 20
-_LONGEST_LINE = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +101,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         # Only here: plain files need none of the packages for data preparation.
         from nemotron.data.lines import read_stream
 
-        for block in read_stream(path, _BLOCK_BYTES, _LONGEST_LINE):
+        for block in read_stream(path, _BLOCK_BYTES, LONGEST_LINE):
             yield from enumerate(block.lines, start=block.first_line or 1)
         return
     try:
         with open_regular(path) as lines:
-            for number, line in enumerate(lines_of(lines, _LONGEST_LINE), start=1):
+            for number, line in enumerate(lines_of(lines, LONGEST_LINE), start=1):
                 yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
     except OSError as error:
         raise unreadable(path, error) from error

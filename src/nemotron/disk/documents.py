@@ -27,6 +27,8 @@ have 35 MB."""
 MOST_MARKS = 6_000_000
 """Commas, colons and opening brackets of a JSON text: what is between two of them can cost sixty bytes of memory. The
 largest tokenizers have a third of it."""
+LONGEST_LINE = 1 << 28
+"""Bytes of a line of data: a row."""
 MOST_TOML = 1 << 20
 """Size of a profile or a manifest of a step."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

@@ -27,6 +27,11 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL
 """What a file system says that has no locks, as some network file systems do."""
 
 
+def reason(error: OSError) -> str:
+    """What the system says of it, as the end of a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
 @contextmanager
 def output_errors(path: Path, *, what: str = "", place: str = RUNS_PLACE, after: str = RESUME) -> Iterator[None]:
     """Turn any ``OSError`` of the block into an :class:`OutputError` that names ``path`` and the fix.
@@ -55,4 +60,4 @@ def output_error(
         hint = _FULL[number] + after
     elif number in _IN_THE_WAY:
         hint = f"{_IN_THE_WAY[number]}: {place}"
-    return OutputError(f"cannot write {what}`{path}`: {(error.strerror or str(error)).lower()}", hint=hint)
+    return OutputError(f"cannot write {what}`{path}`: {reason(error)}", hint=hint)

@@ -12,7 +12,7 @@ import pydantic_core
 
 from nemotron.disk.atomic import sync, write_lines
 from nemotron.disk.documents import MalformedError, lines_of, open_regular, parse_json
-from nemotron.disk.faults import output_errors
+from nemotron.disk.faults import output_errors, reason
 from nemotron.disk.stream import write_all
 from nemotron.errors import DataError, Origin
 
@@ -134,7 +134,7 @@ class JsonLines:
 
     def _unreadable(self, error: OSError) -> DataError:
         return DataError(
-            f"these rows cannot be read: {(error.strerror or str(error)).lower()}",
+            f"these rows cannot be read: {reason(error)}",
             hint="put the file back, or move it away",
             origin=Origin(str(self.path)),
         )

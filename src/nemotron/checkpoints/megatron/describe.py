@@ -15,6 +15,7 @@ from nemotron.checkpoints.megatron.names import EMBEDDING, LAYERS, OUTPUT, Part,
 from nemotron.checkpoints.megatron.records import read_object
 from nemotron.disk.documents import read_bytes
 from nemotron.disk.documents import read_object as read_json_object
+from nemotron.disk.faults import reason
 from nemotron.errors import ArtifactError
 
 HF_CONFIG = Path(layout.SIDECAR) / "config.json"
@@ -108,9 +109,7 @@ def common_state(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ArtifactError(
-            f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}", hint="copy the checkpoint again"
-        ) from error
+        raise ArtifactError(f"`{path}` cannot be read: {reason(error)}", hint="copy the checkpoint again") from error
     state = read_object(content, path)
     return state if isinstance(state, dict) else {}
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nemotron.checkpoints import hf
 from nemotron.disk.documents import read_bytes
+from nemotron.disk.faults import reason
 from nemotron.errors import ArtifactError
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -60,7 +61,7 @@ def _tracked(root: Path, tracker: Path) -> Path:
         text = read_bytes(tracker, _MOST_TRACKED).decode("utf-8", "replace").strip()
     except OSError as error:
         raise ArtifactError(
-            f"`{tracker}` cannot be read: {(error.strerror or str(error)).lower()}",
+            f"`{tracker}` cannot be read: {reason(error)}",
             hint="name the `iter_*` folder itself",
         ) from error
     if text == "release":

@@ -28,6 +28,7 @@ from nemotron.data.content import FOREIGN_SUFFIXES, LINE_SUFFIXES, PACKED_SUFFIX
 from nemotron.data.forms import Kind, filled, find_form
 from nemotron.data.manifest import SPLIT_NAMES
 from nemotron.disk.documents import MalformedError, parse_json, read_bytes, read_json
+from nemotron.disk.faults import reason
 from nemotron.disk.walk import files_below
 from nemotron.errors import ConfigError, DataError, Origin
 from nemotron.suggest import closest, listed
@@ -328,7 +329,7 @@ def _below(folder: Path) -> list[Path]:
         return [file for file in files_below(folder) if not _hidden(file, folder)]
     except OSError as error:
         raise DataError(
-            f"`{error.filename or folder}` cannot be looked at: {(error.strerror or str(error)).lower()}",
+            f"`{error.filename or folder}` cannot be looked at: {reason(error)}",
             hint=f"name the folder below `{folder}` that holds the data",
         ) from error
 
