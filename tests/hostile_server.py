@@ -12,14 +12,14 @@ import json
 import random
 import socket
 import struct
-import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from hypothesis import strategies as st
 
+from tests.loopback import Loopback
 from tests.unit.compile.mutations import JUNK
 
 Ending = Literal["close", "keep", "reset", "hang", "drip", "endless"]
@@ -33,7 +33,7 @@ class Reply:
     ending: Ending = "close"
 
 
-class Hostile:
+class Hostile(Loopback):
     """A server on loopback, in a thread of its own. ``play(path, body)`` is asked what to reply."""
 
     def __init__(self, play: Callable[[str, bytes], Reply]) -> None:
@@ -42,19 +42,7 @@ class Hostile:
         self.asked = 0
         self.head = b""
         """Of the request that ``play`` is asked about."""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        super().__init__()
 
     async def _start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)

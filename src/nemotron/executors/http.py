@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -101,7 +101,8 @@ class Service:
             retry=retry_if_exception_type(_Stumbles), stop=stop_after_delay(self._patience_s), wait=waits, reraise=True
         )
         try:
-            return again(self._once, method, path, body, params, content, most)
+            ask = partial(self._exchange, method, path, body, params, content, most)
+            return again(self._once, ask, method, path, most)
         except _Stumbles as error:
             raise ExecutorError(
                 f"{self._name} does not answer at {self._url}: {error}", hint=self._stumble_hint
@@ -168,15 +169,9 @@ class Service:
         self._loop.close(self._client.aclose)
 
     def _once(
-        self,
-        method: str,
-        path: str,
-        body: Any,
-        params: Mapping[str, str] | None,
-        content: bytes | None,
-        most: int,
+        self, ask: Callable[[], Coroutine[Any, Any, tuple[int, bytes]]], method: str, path: str, most: int
     ) -> Any:
-        exchange = self._loop.run(self._exchange(method, path, body, params, content, most))
+        exchange = self._loop.run(ask())
         try:
             status, answer = exchange.result()
         except TimeoutError as error:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
+
+from tests.loopback import Loopback
 
 Play = Callable[[int, dict[str, Any]], Awaitable[web.Response]]
 
 
-class Scripted:
+class Scripted(Loopback):
     """A real HTTP server on loopback, in a thread of its own, that answers chat requests by a script.
 
     ``play(k, body)`` answers the k-th chat request (0-based). Requests are kept in ``bodies`` and ``headers``.
@@ -25,19 +26,7 @@ class Scripted:
         self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = 0
         self.base_url = ""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        super().__init__()
 
     async def _start(self) -> None:
         app = web.Application()
