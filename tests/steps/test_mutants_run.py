@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import resource
-import signal
-import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.forked import forked
 from tests.in_process import nemotron
 from tests.unit.compile.mutations import Mutant, near_mutant, written
 
 LONGEST_S = 120
-MOST_BYTES = 12 << 30
-"""Of address space; torch alone maps some."""
+MOST_BYTES = 6 << 30
 # EVERY_MUTANT=1 in the environment lets `make full` run two hundred, for half an hour.
 MANY = 200 if os.environ.get("EVERY_MUTANT") else 5
 ENDS = {
@@ -32,26 +28,9 @@ ENDS = {
 
 def ends(mutated: Mutant, folder: Path) -> tuple[int, str]:
     """The code of a run and what it said, in a process of its own: one that hangs or eats memory ends alone."""
-    said = folder / "said"
-
-    def run() -> None:
-        os.setsid()
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
-        tempfile.tempdir = str(folder)
-        words = ("-c", str(folder / "mutant.yaml"), "--runs-dir", str(folder / "runs"))
-        done = nemotron("steps", "run", mutated.step, *words, cwd=folder)
-        said.write_text(done.stderr)
-        os._exit(done.code)
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join(LONGEST_S)
-    if process.exitcode is None:
-        assert process.pid is not None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-        return -1, f"it did not end within {LONGEST_S} s"
-    return process.exitcode, said.read_text() if said.exists() else ""
+    words = ("steps", "run", mutated.step, "-c", str(folder / "mutant.yaml"), "--runs-dir", str(folder / "runs"))
+    done = forked(words, folder, LONGEST_S, MOST_BYTES, {})
+    return done.code, done.said
 
 
 def wrong(code: int, said: str) -> bool:

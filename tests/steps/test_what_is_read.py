@@ -38,6 +38,8 @@ ELSEWHERE = {
     "grpo.normalize_rewards": "the tiny configs have the estimator's own switch",
     "data.default": "the configs for pairs have none",
     "policy.dtensor_cfg.lora_cfg": "adapters are off in the tiny config",
+    "policy.dtensor_cfg.activation_checkpointing": "of the two sections the one in use is read; megatron_cfg here",
+    "policy.megatron_cfg.activation_checkpointing": "likewise, where dtensor_cfg is in use",
     "policy.reward_model_cfg": "the preflight demands it",
     "env.should_use_nemo_gym": "the preflight demands it",
     "grpo.dynamic_sampling_unit": "read with dynamic sampling only, which the tiny configs leave off",

@@ -157,7 +157,9 @@ class ValueConfig(Strict):
     reward_model_cfg: RewardModelConfig
     """The head: `enabled: true` with `reward_model_type: regression`."""
     dtensor_cfg: Annotated[
-        DTensorConfig | Off, needs_keys_when_enabled(DTensorConfig), Embedded(only=("activation_checkpointing",))
+        DTensorConfig | Off,
+        needs_keys_when_enabled(DTensorConfig),
+        Embedded(only=("enabled", "activation_checkpointing")),
     ]
     """Training with DTensor."""
     megatron_cfg: Omittable[Annotated[MegatronConfig | Off, needs_keys_when_enabled(MegatronConfig)]] = None
