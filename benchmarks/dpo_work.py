@@ -1,25 +1,33 @@
-"""The work both sides of ``dpo_vs_trl.py`` do. Imports nothing but the standard library."""
+"""The work both sides of ``dpo_vs_trl.py`` and ``rm_vs_trl.py`` do. Imports nothing but the standard library."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
-from grpo_work import LEARNING_RATE, VOCABULARY, StepClock
+from work import Asked
 
-__all__ = ["BETA", "LEARNING_RATE", "PAIRS", "StepClock", "pairs"]
-
-PAIRS, PROMPT_TOKENS, ANSWER_TOKENS, BETA = 32, 48, (64, 96), 0.05
+BETA = 0.05
 
 
-def pairs(steps: int) -> list[dict[str, str]]:
-    """Pairs for so many steps, the same on both sides; every word is a token, and an end token follows."""
+@dataclass(frozen=True)
+class Sizes:
+    """Of a step. An answer has between the two numbers of tokens, its end token included."""
+
+    pairs: int = 32
+    prompt_tokens: int = 48
+    shortest: int = 64
+    longest: int = 96
+
+
+def pairs(asked: Asked, sizes: Sizes) -> list[dict[str, str]]:
+    """Pairs for the asked steps and the first one, the same on both sides; an end token follows every answer."""
     source = random.Random(0)
-    words = [f"w{i}" for i in range(VOCABULARY - 3)]
-
-    def text(tokens: int) -> str:
-        return " ".join(source.choices(words, k=tokens))
 
     def answer() -> str:
-        return " " + text(source.randint(*ANSWER_TOKENS) - 1)
+        return " " + asked.text(source, source.randint(sizes.shortest, sizes.longest) - 1)
 
-    return [{"prompt": text(PROMPT_TOKENS), "chosen": answer(), "rejected": answer()} for _ in range(PAIRS * steps)]
+    return [
+        {"prompt": asked.text(source, sizes.prompt_tokens), "chosen": answer(), "rejected": answer()}
+        for _ in range(sizes.pairs * (asked.steps + 1))
+    ]

@@ -1,29 +1,17 @@
 """One side of ``grpo_vs_trl.py``: this project's GRPO loop, as ``nemotron steps run`` runs it, with a judge that
 costs nothing.
 
-python grpo_ours.py MODEL_FOLDER PRECISION STEPS THREADS
+python grpo_ours.py ASKED
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
-from grpo_work import (
-    GENERATIONS,
-    KL_PENALTY,
-    LEARNING_RATE,
-    NEW_TOKENS,
-    PROMPT_TOKENS,
-    PROMPTS,
-    StepClock,
-    prompts,
-    reward,
-)
-from nemotron.rl.threads import apply_threads, set_environment
+from grpo_work import KL_PENALTY, Sizes, prompts, reward
+from ours_side import Recorder, asked, load, optimization, reference
 
 
 class Judge:
@@ -38,36 +26,10 @@ class Judge:
         return future
 
 
-class Recorder:
-    """Notes when steps end and where their time went."""
-
-    def __init__(self) -> None:
-        self.clock = StepClock()
-        self.phases: list[dict[str, float]] = []
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """See ``nemotron.rl.loops.recorder.Recorder``."""
-
-    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """See ``nemotron.rl.loops.recorder.Recorder``."""
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """See ``nemotron.rl.loops.recorder.Recorder``."""
-        lengths = (metrics["train/mean_prompt_length"], metrics["train/mean_gen_tokens_per_sample"])
-        total = PROMPTS * GENERATIONS * (PROMPT_TOKENS + NEW_TOKENS)
-        if lengths != (PROMPT_TOKENS, NEW_TOKENS) or metrics["train/total_num_tokens"] != total:
-            raise SystemExit(f"not the agreed work: {lengths}, {metrics['train/total_num_tokens']} tokens")
-        self.phases.append({k.split("/")[-1]: v for k, v in metrics.items() if k.startswith("timing/")})
-        self.clock.tick()
-
-    def checkpoint(self, path: Path) -> None:
-        """See ``nemotron.rl.loops.recorder.Recorder``."""
-
-
 def main() -> None:
     """Run the loop and print one JSON line."""
-    folder, precision, steps, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    set_environment(threads)
+    work = asked()
+    sizes = Sizes(**work.sizes)
     import torch
 
     from nemotron.config.schema.extras import LimitsConfig
@@ -78,21 +40,25 @@ def main() -> None:
     from nemotron.judge.source import JudgeSource
     from nemotron.rl.chat import Chat
     from nemotron.rl.loops.grpo import Grpo, train
-    from nemotron.rl.optim import Optimization
-    from nemotron.rl.policy import Policy
     from nemotron.rl.sampler import PolicySampler
     from nemotron.rl.saving import Progress
 
-    apply_threads(threads)
-    policy = Policy.load(folder, precision=precision, device="cpu")  # type: ignore[arg-type]
+    def check(metrics: Mapping[str, float]) -> None:
+        lengths = (metrics["train/mean_prompt_length"], metrics["train/mean_gen_tokens_per_sample"])
+        if lengths != (sizes.prompt_tokens, sizes.new_tokens) or metrics["train/total_num_tokens"] != sizes.tokens:
+            raise SystemExit(f"not the agreed work: {lengths}, {metrics['train/total_num_tokens']} tokens")
+        phases.append({k.split("/")[-1]: v for k, v in metrics.items() if k.startswith("timing/")})
+
+    phases: list[dict[str, float]] = []
+    policy = load(work)
     rows = [
-        PromptRow(f"{i}", [{"role": "user", "content": text}], None, {}) for i, text in enumerate(prompts(steps + 1))
+        PromptRow(f"{i}", [{"role": "user", "content": text}], None, {}) for i, text in enumerate(prompts(work, sizes))
     ]
     config = GrpoConfig(
-        num_prompts_per_step=PROMPTS,
-        num_generations_per_prompt=GENERATIONS,
+        num_prompts_per_step=sizes.prompts,
+        num_generations_per_prompt=sizes.generations,
         max_num_epochs=10,
-        max_num_steps=steps + 1,
+        max_num_steps=work.steps + 1,
         max_rollout_turns=1,
         normalize_rewards=True,
         use_leave_one_out_baseline=False,
@@ -107,32 +73,33 @@ def main() -> None:
         val_batch_size=None,
         max_val_samples=None,
     )
-    recorder = Recorder()
-    adamw = {"name": "torch.optim.AdamW", "kwargs": {"lr": LEARNING_RATE}}
+    recorder = Recorder(check)
     job = Grpo(
         config=config,
         loss=LossFnConfig(reference_policy_kl_penalty=KL_PENALTY),
         limits=LimitsConfig(max_kl=None, max_missing_share=1.0),
-        sampling=SamplingParams(NEW_TOKENS, ()),
-        global_batch_size=PROMPTS * GENERATIONS,
-        micro_batch_size=PROMPTS * GENERATIONS,
-        logprob_batch_size=PROMPTS * GENERATIONS,
+        sampling=SamplingParams(sizes.new_tokens, ()),
+        global_batch_size=sizes.samples,
+        micro_batch_size=sizes.samples,
+        logprob_batch_size=sizes.samples,
         save_period=None,
         policy=policy,
         sampler=PolicySampler(policy),
-        reference=policy.frozen_copy(),
-        optimization=Optimization.build(policy.parameters(), optimizer=adamw, max_grad_norm=1.0),
-        chat=Chat.load(folder, None, None),
+        reference=reference(policy, work),
+        optimization=optimization(policy.parameters()),
+        chat=Chat.load(work.model, None, None),
         rewards=JudgeSource(Judge()),
-        stream=PromptStream(rows, PROMPTS, 1, True),
+        stream=PromptStream(rows, sizes.prompts, 1, True),
         validation=(),
         saver=None,  # type: ignore[arg-type]  # no checkpoints
         recorder=recorder,
     )
+    recorder.clock.begin()
     train(job, Progress())
-    names = recorder.phases[-1]
-    means = {name: sum(phase[name] for phase in recorder.phases[1:]) / len(recorder.phases[1:]) for name in names}
-    recorder.clock.report(phases=means, torch=torch.__version__)
+    means = {name: sum(phase[name] for phase in phases[1:]) / len(phases[1:]) for name in phases[-1]}
+    recorder.clock.report(
+        tokens=sizes.tokens * (work.steps + 1), device=work.device, phases=means, torch=torch.__version__
+    )
 
 
 if __name__ == "__main__":

@@ -19,18 +19,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import QWEN, TOKENIZER
+
 ROOT = Path(__file__).resolve().parents[1]
-TOKENIZER = ROOT / "src" / "nemotron" / "assets" / "tiny_world" / "policy_tasks"
-QWEN = {
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "vocab_size": 151_936,
-    "max_position_embeddings": 32_768,
-    "tie_word_embeddings": True,
-}
 WORK = [
     "grpo.num_prompts_per_step=2",
     "grpo.num_generations_per_prompt=8",

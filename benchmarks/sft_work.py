@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
-from grpo_work import LEARNING_RATE, VOCABULARY, StepClock
-
-__all__ = ["LEARNING_RATE", "ROWS", "StepClock", "rows"]
-
-ROWS, PROMPT_TOKENS, ANSWER_TOKENS = 32, 48, (64, 160)
+from work import Asked
 
 
-def rows(steps: int) -> list[dict[str, str]]:
-    """Rows for so many steps, the same on both sides; every word is a token, and an end token follows."""
+@dataclass(frozen=True)
+class Sizes:
+    """Of a step. An answer has between the two numbers of tokens, its end token included."""
+
+    rows: int = 32
+    prompt_tokens: int = 48
+    shortest: int = 64
+    longest: int = 160
+
+
+def rows(asked: Asked, sizes: Sizes) -> list[dict[str, str]]:
+    """Rows for the asked steps and the first one, the same on both sides; an end token follows every answer."""
     source = random.Random(0)
-    words = [f"w{i}" for i in range(VOCABULARY - 3)]
-
-    def text(tokens: int) -> str:
-        return " ".join(source.choices(words, k=tokens))
-
     return [
-        {"prompt": text(PROMPT_TOKENS), "completion": " " + text(source.randint(*ANSWER_TOKENS) - 1)}
-        for _ in range(ROWS * steps)
+        {
+            "prompt": asked.text(source, sizes.prompt_tokens),
+            "completion": " " + asked.text(source, source.randint(sizes.shortest, sizes.longest) - 1),
+        }
+        for _ in range(sizes.rows * (asked.steps + 1))
     ]

@@ -18,13 +18,14 @@ settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare ``--golden-dir``; tests/golden/loader.py reads it."""
+    """Declare the options that tests/golden reads."""
     parser.addoption(
         "--golden-dir",
         default=None,
         metavar="DIR",
         help="folder with golden vector files to check against (default: tests/golden/data)",
     )
+    parser.addoption("--golden-device", default="cpu", metavar="DEVICE", help="where they are computed, e.g. cuda")
 
 
 @pytest.fixture(autouse=True, scope="session")

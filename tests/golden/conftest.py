@@ -11,9 +11,11 @@ It then runs once per entry of the list ``scaling`` in every file of that stem, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.golden.golden_vectors import cases_of, golden_dir, golden_files
 
@@ -34,6 +36,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     (stem,), part = marker.args, marker.kwargs.get("part", "cases")
     found = [pair for path in golden_files(metafunc.config, stem) for pair in cases_of(path, part)]
     metafunc.parametrize("case", [pytest.param(case, id=name) for name, case in found])
+
+
+@pytest.fixture(autouse=True)
+def on_the_device(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Every tensor of a vector is made on the device of ``--golden-device``."""
+    with torch.device(pytestconfig.getoption("--golden-device")):
+        yield
 
 
 @pytest.fixture(scope="session", name="golden_dir")

@@ -1,0 +1,114 @@
+"""The models of the comparisons: random ones of one token a word, and real ones without their chat template.
+
+A model's folder holds ``words.json``: words of which any text has one token each, so that both sides agree on lengths.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from work import WORDS
+
+VOCABULARY = 512
+SHAPES = {
+    "m1": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
+    "m15": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1792},
+}
+QWEN = {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "max_position_embeddings": 32_768,
+    "tie_word_embeddings": True,
+}
+"""Qwen2.5-0.5B's shape."""
+
+SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49_152,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+TOKENIZER = Path(__file__).resolve().parents[1] / "src" / "nemotron" / "assets" / "tiny_world" / "policy_tasks"
+
+
+def random_model(folder: Path, shape: str) -> None:
+    """Write a random Llama of `SHAPES`."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    tokenizer = _word_tokenizer(folder, VOCABULARY)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        **SHAPES[shape],
+    )
+    AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+
+
+def random_qwen(folder: Path) -> None:
+    """Write a random Qwen2 of 494M parameters with 151,936 words, most of which the tokenizer never says."""
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    tokenizer = _word_tokenizer(folder, VOCABULARY)
+    torch.manual_seed(0)
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    AutoModelForCausalLM.from_config(Qwen2Config(**QWEN, **ends)).float().save_pretrained(folder)
+
+
+def random_smollm2(folder: Path) -> None:
+    """Write a random Llama of SmolLM2-135M's shape, with the tokenizer and the chat template of the shipped sums."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    torch.manual_seed(0)
+    config = LlamaConfig(**SMOLLM2, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def plain_copy(folder: Path, source: Path) -> None:
+    """Write the model of ``source`` without its chat template: a prompt is the same tokens on both sides."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    AutoModelForCausalLM.from_pretrained(source).float().save_pretrained(folder)
+    known = sorted(tokenizer.get_vocab())
+    letters = (word.removeprefix("\u0120") for word in known if word.startswith("\u0120"))  # byte-level BPE's space
+    found = [word for word in letters if len(word) > 2 and word.isascii() and word.isalpha()]
+    words = [word for word in found if all(len(tokenizer(text)["input_ids"]) == 1 for text in (word, " " + word))]
+    (folder / WORDS).write_text(json.dumps(words))
+
+
+def _word_tokenizer(folder: Path, size: int) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [f"w{i}" for i in range(size - 3)]
+    known = ["<pad>", "<eos>", "<unk>", *words]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    found.save_pretrained(folder)
+    (folder / WORDS).write_text(json.dumps(words))
+    return found
