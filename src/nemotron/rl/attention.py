@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from nemotron.rl.fused_llama import Shape
+from nemotron.rl.llama_parts import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +127,11 @@ class NormedHeads:
         turned.mul_(weight)
         return kept
 
-    def backward_(self, x_grad: Tensor, weight: Tensor, weight_grad: Tensor, shape: Shape) -> None:
+    def backward_(self, x_grad: Tensor, weight: Tensor, weight_grad: Tensor | None, shape: Shape) -> None:
         """From the gradient of the norms' results to that of what went in, in place; adds to ``weight_grad``."""
         grad, normed = x_grad[..., : shape.heads + shape.kv_heads, :], self.normed.float()
-        weight_grad.add_((grad * normed).sum((0, 1)))
+        if weight_grad is not None:
+            weight_grad.add_((grad * normed).sum((0, 1)))
         # As in `llama_logprobs.norm_backward_`: y = x r gives dx = r (g - y mean(g y)), here with g behind the weight.
         grad.mul_(weight)
         mean = (grad * normed).mean((2, 4), keepdim=True)
@@ -209,7 +210,7 @@ def backward(
 
     Args:
         new_kv_grad: [2,n,K,t,d] float32, what later users of the new keys and values add to their gradient.
-        head_norm: as ``forward`` had it; ``head_norm_grad`` takes its gradient.
+        head_norm: as ``forward`` had it; ``head_norm_grad`` takes its gradient where it is trained.
 
     Returns:
         gradient of qkv [n,t,(H+2K)*d], in the dtype of ``grad``; gradient of the prefix [2,n,K,p,d].
@@ -242,6 +243,6 @@ def backward(
         # Added before the turn is undone: what responses want of a prompt's keys is said about turned keys.
         into.add_(new_kv_grad.view(2, n, kv_heads, t, 2, half))
     rotary.turn_(x_grad, shape, back=True)
-    if saved.heads is not None and head_norm is not None and head_norm_grad is not None:
+    if saved.heads is not None and head_norm is not None:
         saved.heads.backward_(x_grad, head_norm, head_norm_grad, shape)
     return x_grad.view(n, t, -1).to(grad.dtype), kv_grad.view(2, n, kv_heads, length, shape.head_dim)[:, :, :, :p]

@@ -1,5 +1,4 @@
-"""The weights of a Llama-like model, rearranged once for fast arithmetic, and gradients brought back to the model's
-own.
+"""The weights of a Llama-like model, rearranged once for fast arithmetic (back: llama_gradients.py).
 
 Legend: D hidden size, H query heads, K key/value heads, d head size, I MLP width, V vocabulary.
 
@@ -13,28 +12,39 @@ What is rearranged, and why it changes no result beyond rounding:
 * The weight of a norm is multiplied into the matrix that follows it, and 1/sqrt(d) into the q rows; where queries are
   normed it goes into the weight of that norm, which would undo it in the rows.
 * The q, k, v rows are ordered (half of the head, head, place in the half), so that the rotary embedding, which mixes
-the two halves
-  of a head, works on long contiguous runs. Dot products of heads do not depend on the order within a head.
+  the two halves of a head, works on long contiguous runs. Dot products of heads do not depend on the order within one.
+
+Adapters (LoRA) are rearranged as the matrices that they stand beside (llama_adapters.py); those are frozen, so that is
+done once.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-_KINDS = (("CausalLM", "lm_head"), ("SequenceClassification", "score"))
-_FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
-# The name of the output layer by the kind of model: logits of a vocabulary, or one score.
-_HEADS = {f"{family}For{kind}": head for family in _FAMILIES for kind, head in _KINDS} | {
-    "Gemma3ForCausalLM": "lm_head",
-    "Gemma3TextForSequenceClassification": "score",
-}
+from nemotron.rl.llama_adapters import is_plain_adapter, stacks_of
+from nemotron.rl.llama_parts import (
+    HEADS,
+    Kind,
+    Layer,
+    Linear,
+    Shape,
+    Weights,
+    attention_scale,
+    base_of,
+    head_of,
+    norm_weight,
+    norms_of,
+)
+
 _GATES: dict[str, Literal["silu", "gelu_tanh"]] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 # Rotary embeddings whose frequencies do not depend on the length of the sequence.
 _ROPE_TYPES = {"default", "linear", "llama3", "yarn"}
@@ -42,103 +52,25 @@ _TABLE = 8192
 """Positions by which the tables of angles grow: all 131,072 of a model would be 134 MB for each kind of layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes of a Llama-like model (see the legend)."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    eps: float
-    gate: Literal["silu", "gelu_tanh"] = "silu"
-    """The function of the MLP's gate."""
-    embedding_scale: float = 1.0
-    """What embeddings are multiplied with before the first layer."""
-    logit_cap: float | None = None
-    """Logits go through ``cap * tanh(logits / cap)``."""
-
-    @property
-    def half(self) -> int:
-        """Half a head."""
-        return self.head_dim // 2
-
-    @property
-    def all_heads(self) -> int:
-        """Query, key and value heads together."""
-        return self.heads + 2 * self.kv_heads
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A matrix [out, in] and perhaps a bias [out], in the dtype of the arithmetic."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``x`` [*, in] -> [*, out]."""
-        return nn.functional.linear(x, self.weight, self.bias)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One decoder layer, rearranged."""
-
-    qkv: Linear
-    out: Linear
-    gate_up: Linear
-    down: Linear
-    head_norm: Tensor | None = None
-    """[2,H+K,d/2] float32: the weights of the norms of queries (scaled) and keys, in the order of their rows"""
-    out_norm: Tensor | None = None
-    """[D] float32: the weight of a norm behind the attention's last matrix"""
-    down_norm: Tensor | None = None
-    """[D] float32: the same behind the MLP's last matrix"""
-    kind: int = 0
-    """place in ``Weights.kinds``"""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What layers of one kind have in common: how far they see, and the angles of positions."""
-
-    window: int | None
-    """a token sees itself and so many minus one before it; None: all"""
-    cos: Tensor
-    """[positions, d/2] float32"""
-    sin: Tensor
-    """[positions, d/2] float32"""
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """A whole model, rearranged, in one dtype."""
-
-    shape: Shape
-    dtype: torch.dtype
-    embedding: Tensor
-    """[V,D] float32: the residual stream is float32 whatever ``dtype`` is."""
-    layers: tuple[Layer, ...]
-    head: Linear
-    """of a causal LM in ``dtype``; a score's is always float32, half precision would round the rewards"""
-    kinds: tuple[Kind, ...]
-
-
 def shape_of(model: Any) -> Shape | None:
     """The sizes of a model that this module can rearrange; None for every other model."""
     config: Any = model.config
-    if type(model).__name__ not in _HEADS:
+    if type(model).__name__ not in HEADS:
         return None
     gate = _GATES.get(str(getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)))
     if gate is None or getattr(config, "use_bidirectional_attention", False):
         return None
     if any(rope.get("rope_type", "default") not in _ROPE_TYPES for rope in _ropes(config).values()):
         return None
-    linears = [m for name, m in model.named_modules() if name.endswith(("_proj", *_HEADS.values()))]
-    if any(type(m) is not nn.Linear or m._forward_hooks for m in linears):
-        return None  # adapters and quantised layers compute something else
+    heads = tuple(set(HEADS.values()))
+    for name, module in model.named_modules():
+        is_head = name.endswith(heads)
+        known = type(module) is nn.Linear or (is_plain_adapter(module) and not is_head)
+        # Adapters elsewhere, and quantised layers, compute something else.
+        if ((is_head or name.endswith("_proj")) and (not known or module._forward_hooks)) or (
+            hasattr(module, "base_layer") and not known
+        ):
+            return None
     if any(p.dtype != torch.float32 for p in model.parameters()):
         return None
     body = model.model
@@ -200,7 +132,10 @@ class FusedLlama:
         normed = hasattr(model.model.layers[0].self_attn, "q_norm")
         self.scale = torch.where(query, 1.0 if normed else float(attention_scale(model)), 1.0)[:, None]
         self.parameters: list[nn.Parameter] = list(model.parameters())
+        self.has_adapters = self.adapted = any(hasattr(module, "lora_A") for module in model.modules())
+        """Whether the model has adapters, and whether they are on here."""
         self._kept: dict[torch.dtype, tuple[tuple[Any, ...], Weights]] = {}
+        self._frozen: dict[torch.dtype, tuple[tuple[Layer, ...], Linear]] = {}
         kinds = [_kind_of(model, layer) for layer in model.model.layers]
         self.kind_names = list(dict.fromkeys(kinds))
         self.kind_of_layer = [self.kind_names.index(kind) for kind in kinds]
@@ -220,22 +155,64 @@ class FusedLlama:
         if dtype in self._kept and self._kept[dtype][0] == state:
             weights = self._kept[dtype][1]
             return weights if weights.kinds is kinds else replace(weights, kinds=kinds)
-        body = self.model.model
-        # The last norm's weight goes into the head, as every norm's goes into the matrix behind it: diag(w) x then M is
-        # M diag(w) then x. So only the division by the root mean square is left to do for each token.
-        head_dtype = torch.float32 if hasattr(self.model, "score") else dtype
         weights = Weights(
             shape=self.shape,
             dtype=dtype,
-            embedding=body.embed_tokens.weight.detach(),
-            layers=tuple(
-                self._layer(layer, kind, dtype) for layer, kind in zip(body.layers, self.kind_of_layer, strict=True)
-            ),
-            head=Linear((head_of(self.model).weight * _norm_weight(body.norm)).to(head_dtype), None),
+            embedding=self.model.model.embed_tokens.weight.detach(),
+            layers=self._adapted_layers(dtype) if self.adapted else self._unadapted(dtype)[0],
+            head=self._head(dtype) if self.head_is_trained else self._unadapted(dtype)[1],
             kinds=kinds,
+            adapted=self.adapted,
+            head_trained=self.head_is_trained,
         )
         self._kept[dtype] = (state, weights)
         return weights
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that want a gradient."""
+        return [p for p in self.parameters if p.requires_grad]
+
+    @property
+    def head_is_trained(self) -> bool:
+        """Whether the head wants a gradient."""
+        return head_of(self.model).weight.requires_grad
+
+    def without_adapters(self) -> FusedLlama:
+        """The same model as it was before its adapters; what is rearranged is shared with this one."""
+        found = copy.copy(self)
+        found.adapted, found.parameters, found._kept = False, [], {}
+        return found
+
+    @torch.no_grad()
+    def rearrange_frozen(self, dtype: torch.dtype) -> None:
+        """Rearrange what adapters stand beside: from now on the model's own may be rounded to ``dtype``."""
+        self._unadapted(dtype)
+
+    def _unadapted(self, dtype: torch.dtype) -> tuple[tuple[Layer, ...], Linear]:
+        """The layers and the head without adapters. Beside adapters they do not change, so there they are kept."""
+        if dtype in self._frozen:
+            return self._frozen[dtype]
+        layers = zip(self.model.model.layers, self.kind_of_layer, strict=True)
+        found = tuple(self._layer(layer, kind, dtype) for layer, kind in layers), self._head(dtype)
+        if self.has_adapters:
+            self._frozen[dtype] = found
+        return found
+
+    def _adapted_layers(self, dtype: torch.dtype) -> tuple[Layer, ...]:
+        found = []
+        for layer, frozen in zip(self.model.model.layers, self._unadapted(dtype)[0], strict=True):
+            adapted = [stack for stack in stacks_of(layer) if stack.adapted]
+            lows = {stack.name: stack.low(self.scale, self.order).to(dtype) for stack in adapted}
+            parts = {name: replace(getattr(frozen, name), low=low) for name, low in lows.items()}
+            found.append(replace(frozen, **parts))
+        return tuple(found)
+
+    def _head(self, dtype: torch.dtype) -> Linear:
+        # The last norm's weight goes into the head, as every norm's goes into the matrix behind it: diag(w) x then M is
+        # M diag(w) then x. So only the division by the root mean square is left to do for each token.
+        weight = head_of(self.model).weight * norm_weight(self.model.model.norm)
+        return Linear(weight.to(torch.float32 if hasattr(self.model, "score") else dtype), None)
 
     def settle(self, dtype: torch.dtype) -> None:
         """Rearrange once and for all: the model's own weights are frozen, and may be rounded from now on."""
@@ -245,28 +222,30 @@ class FusedLlama:
     def forget(self) -> None:
         """Let go of the rearranged copies; the next call makes new ones. For a model that leaves the device."""
         self._kept.clear()
+        self._frozen.clear()
+        self._frozen.clear()
 
     def _layer(self, layer: Any, kind: int, dtype: torch.dtype) -> Layer:
         attention, mlp, shape = layer.self_attn, layer.mlp, self.shape
         qkv = _stack([attention.q_proj, attention.k_proj, attention.v_proj])
         # A bias stands behind the norm, so it takes the scale of its row but not the norm's weight.
-        qkv_weight = (qkv.weight * self.scale * _norm_weight(layer.input_layernorm))[self.order]
+        qkv_weight = (qkv.weight * self.scale * norm_weight(layer.input_layernorm))[self.order]
         qkv_bias = None if qkv.bias is None else (qkv.bias * self.scale[:, 0])[self.order]
         gate_up = _stack([mlp.gate_proj, mlp.up_proj])
-        before_mlp, after_attention, after_mlp = _norms(layer)
+        before_mlp, after_attention, after_mlp = norms_of(layer)
         head_norm = None
         if hasattr(attention, "q_norm"):
-            q, k = (_norm_weight(norm).view(2, 1, shape.half) for norm in (attention.q_norm, attention.k_norm))
+            q, k = (norm_weight(norm).view(2, 1, shape.half) for norm in (attention.q_norm, attention.k_norm))
             q = (q * attention_scale(self.model)).expand(2, shape.heads, shape.half)
             head_norm = torch.cat([q, k.expand(2, shape.kv_heads, shape.half)], 1)
         return Layer(
             qkv=_cast(Linear(qkv_weight, qkv_bias), dtype),
             out=_cast(_stack([attention.o_proj]), dtype),
-            gate_up=_cast(Linear(gate_up.weight * _norm_weight(before_mlp), gate_up.bias), dtype),
+            gate_up=_cast(Linear(gate_up.weight * norm_weight(before_mlp), gate_up.bias), dtype),
             down=_cast(_stack([mlp.down_proj]), dtype),
             head_norm=head_norm,
-            out_norm=None if after_attention is None else _norm_weight(after_attention).clone(),
-            down_norm=None if after_mlp is None else _norm_weight(after_mlp).clone(),
+            out_norm=None if after_attention is None else norm_weight(after_attention).clone(),
+            down_norm=None if after_mlp is None else norm_weight(after_mlp).clone(),
             kind=kind,
         )
 
@@ -288,116 +267,15 @@ class FusedLlama:
         return self._tables
 
 
-@dataclass(frozen=True, slots=True)
-class Gradients:
-    """float32 accumulators for the gradients of ``Weights``."""
-
-    embedding: Tensor
-    layers: list[Layer]
-    head: Tensor
-
-    @classmethod
-    def zeros(cls, weights: Weights) -> Gradients:
-        """Nothing accumulated yet."""
-        layers = [
-            Layer(
-                qkv=_zeros(layer.qkv),
-                out=_zeros(layer.out),
-                gate_up=_zeros(layer.gate_up),
-                down=_zeros(layer.down),
-                head_norm=_zeros_of(layer.head_norm),
-                out_norm=_zeros_of(layer.out_norm),
-                down_norm=_zeros_of(layer.down_norm),
-            )
-            for layer in weights.layers
-        ]
-        head = torch.zeros_like(weights.head.weight, dtype=torch.float32)
-        return cls(torch.zeros_like(weights.embedding), layers, head)
-
-
-def to_parameters(fused: FusedLlama, grads: Gradients) -> list[Tensor]:
-    """Gradients of ``fused.parameters``, in that order, from those of the rearranged weights, which are used up."""
-    model, body = fused.model, fused.model.model
-    found: dict[Tensor, Tensor] = {}
-
-    def add(parameter: Tensor | None, grad: Tensor | None) -> None:
-        # A parameter may be met twice: a norm before several matrices, an embedding that is also the head.
-        if parameter is not None and grad is not None:
-            found[parameter] = found[parameter] + grad if parameter in found else grad
-
-    def add_normed(norm: Any, linears: Sequence[nn.Linear], weight: Tensor, bias: Tensor | None) -> None:
-        """Take apart the gradient of ``norm * [stacked linears]``."""
-        # F = W diag(w): dW = dF diag(w), and dw sums dF * W over the rows of every matrix behind the norm. That a norm
-        # stores 1 less than its weight changes nothing in its gradient.
-        start = 0
-        for linear in linears:
-            stop = start + linear.out_features
-            part = weight[start:stop]
-            add(norm.weight, (part * linear.weight).sum(0))
-            add(linear.weight, part * _norm_weight(norm))
-            add(linear.bias, None if bias is None else bias[start:stop])
-            start = stop
-
-    # Rows go back to the model's order first: norms and biases are taken apart by the model's own matrices.
-    back = torch.argsort(fused.order)
-    while grads.layers:  # what has been taken apart is let go of: both forms together would be twice the model
-        grad = grads.layers.pop()
-        layer = body.layers[len(grads.layers)]
-        attention, mlp = layer.self_attn, layer.mlp
-        qkv, out, gate_up, down = grad.qkv, grad.out, grad.gate_up, grad.down
-        before_mlp, after_attention, after_mlp = _norms(layer)
-        weight = qkv.weight[back] * fused.scale
-        bias = None if qkv.bias is None else qkv.bias[back] * fused.scale[:, 0]
-        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-        add_normed(layer.input_layernorm, projections, weight, bias)
-        if grad.head_norm is not None:
-            q, k = grad.head_norm[:, : fused.shape.heads], grad.head_norm[:, fused.shape.heads :]
-            add(attention.q_norm.weight, q.sum(1).flatten() * attention_scale(model))
-            add(attention.k_norm.weight, k.sum(1).flatten())
-        add(attention.o_proj.weight, out.weight)
-        add(attention.o_proj.bias, out.bias)
-        add_normed(before_mlp, [mlp.gate_proj, mlp.up_proj], gate_up.weight, gate_up.bias)
-        add(mlp.down_proj.weight, down.weight)
-        add(mlp.down_proj.bias, down.bias)
-        for norm, norm_grad in ((after_attention, grad.out_norm), (after_mlp, grad.down_norm)):
-            add(None if norm is None else norm.weight, norm_grad)
-    add_normed(body.norm, [head_of(model)], grads.head, None)
-    add(body.embed_tokens.weight, grads.embedding)
-    return [found[parameter] for parameter in fused.parameters]
-
-
-def head_of(model: Any) -> nn.Linear:
-    """The output layer: ``lm_head`` [V,D] of a causal LM, ``score`` [1,D] of a sequence classifier."""
-    head: nn.Linear = getattr(model, _HEADS[type(model).__name__])
-    return head
-
-
-def attention_scale(model: Any) -> float:
-    """What attention scores are multiplied with."""
-    return float(model.model.layers[0].self_attn.scaling)
-
-
-def _norm_weight(norm: Any) -> Tensor:
-    """What a norm multiplies with: Gemma's stores 1 less."""
-    weight: Tensor = norm.weight
-    return 1.0 + weight if type(norm).__name__.startswith("Gemma") else weight
-
-
-def _norms(layer: Any) -> tuple[Any, Any, Any]:
-    """The norms before the MLP, behind attention, behind the MLP: Gemma's layers have all of them."""
-    if hasattr(layer, "pre_feedforward_layernorm"):
-        return layer.pre_feedforward_layernorm, layer.post_attention_layernorm, layer.post_feedforward_layernorm
-    return layer.post_attention_layernorm, None, None
-
-
 def _row_order(shape: Shape) -> Tensor:
     """Rows (head, half, place) of q, k, v -> rows (half, head, place)."""
     rows = torch.arange(shape.all_heads * shape.head_dim)
     return rows.view(shape.all_heads, 2, shape.half).transpose(0, 1).reshape(-1)
 
 
-def _stack(linears: list[nn.Linear]) -> Linear:
+def _stack(modules: Sequence[Any]) -> Linear:
     """Linears of one input as one; a missing bias beside others counts as zero. One alone is not copied."""
+    linears = [base_of(module) for module in modules]
     if len(linears) == 1:
         bias = linears[0].bias
         return Linear(linears[0].weight.detach(), None if bias is None else bias.detach())
@@ -412,12 +290,3 @@ def _stack(linears: list[nn.Linear]) -> Linear:
 
 def _cast(linear: Linear, dtype: torch.dtype) -> Linear:
     return Linear(linear.weight.to(dtype), None if linear.bias is None else linear.bias.to(dtype))
-
-
-def _zeros_of(weight: Tensor | None) -> Tensor | None:
-    return None if weight is None else torch.zeros_like(weight)
-
-
-def _zeros(linear: Linear) -> Linear:
-    bias = None if linear.bias is None else torch.zeros_like(linear.bias, dtype=torch.float32)
-    return Linear(torch.zeros_like(linear.weight, dtype=torch.float32), bias)

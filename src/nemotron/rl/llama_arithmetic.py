@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, silu
 
-from nemotron.rl.fused_llama import Linear
+from nemotron.rl.llama_gradients import LinearGradient
+from nemotron.rl.llama_parts import Linear
 
 Gate = Literal["silu", "gelu_tanh"]
 
@@ -57,11 +58,12 @@ def add_normed_(hidden: Tensor, branch: Tensor, weight: Tensor | None, eps: floa
 def add_normed_backward(
     hidden_grad: Tensor, kept: Normed | None, weight: Tensor | None, weight_grad: Tensor | None
 ) -> Tensor:
-    """Gradient of the branch from that of the stream; adds that of the weight."""
-    if kept is None or weight is None or weight_grad is None:
+    """Gradient of the branch from that of the stream; adds that of the weight where it is trained."""
+    if kept is None or weight is None:
         return hidden_grad
     normed = kept.normed.float()
-    weight_grad.add_((hidden_grad * normed).sum(0))
+    if weight_grad is not None:
+        weight_grad.add_((hidden_grad * normed).sum(0))
     found = torch.zeros_like(hidden_grad)
     norm_backward_(found, hidden_grad * weight, normed, kept.rstd)
     return found
@@ -82,7 +84,7 @@ def _activated(gate: Tensor, kind: Gate) -> Tensor:
     return silu(gate) if kind == "silu" else gelu(gate, approximate="tanh")
 
 
-def mlp_backward(down: Linear, down_grad: Linear, gate_up: Tensor, grad: Tensor, kind: Gate) -> Tensor:
+def mlp_backward(down: Linear, down_grad: LinearGradient, gate_up: Tensor, grad: Tensor, kind: Gate) -> Tensor:
     """Gradient of the gate and up projections' result from that of the MLP's; adds to ``down_grad``."""
     gate, up = gate_up.chunk(2, -1)
     activated = _activated(gate, kind)
@@ -100,12 +102,21 @@ def mlp_backward(down: Linear, down_grad: Linear, gate_up: Tensor, grad: Tensor,
     return result
 
 
-def linear_backward(linear: Linear, grads: Linear, x: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of ``x``; adds those of the weight and the bias to ``grads``."""
-    accumulate(grads.weight, grad, x)
+def linear_backward(linear: Linear, grads: LinearGradient, x: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of ``x``; adds those of the weight, the bias and the adapters to ``grads``, as far as it has them."""
+    if grads.weight is not None:
+        accumulate(grads.weight, grad, x)
     if grads.bias is not None:
         grads.bias.add_(grad.sum(0, dtype=torch.float32))
-    return grad @ linear.weight
+    found = grad @ linear.weight
+    if linear.low is not None and grads.low is not None:
+        # y += (x a^T) b^T: db = dy^T (x a^T), and what goes through b is the gradient of x a^T. That product is
+        # computed anew: it is thin, and keeping it for every batch would cost memory.
+        through = grad @ linear.low.b
+        accumulate(grads.low.b, grad, x @ linear.low.a.t())
+        accumulate(grads.low.a, through, x)
+        found.addmm_(through, linear.low.a)
+    return found
 
 
 def accumulate(total: Tensor, grad: Tensor, x: Tensor) -> None:

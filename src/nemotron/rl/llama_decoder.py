@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from nemotron.rl.attention import NormedHeads, Rotary
-from nemotron.rl.fused_llama import Layer, Shape, Weights
 from nemotron.rl.llama_arithmetic import add_normed_, capped, gated, norm
 from nemotron.rl.llama_logprobs import LlamaPass, prompt_plan
+from nemotron.rl.llama_parts import Layer, Shape, Weights
 
 
 class LlamaDecoder:

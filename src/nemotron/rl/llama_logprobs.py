@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from nemotron.contracts.samples import Group
 from nemotron.rl import attention
 from nemotron.rl.attention import Mask, Rotary
-from nemotron.rl.fused_llama import FusedLlama, Gradients, Weights, to_parameters
+from nemotron.rl.fused_llama import FusedLlama
 from nemotron.rl.llama_arithmetic import (
     Normed,
     accumulate,
@@ -43,6 +43,8 @@ from nemotron.rl.llama_arithmetic import (
     norm,
     norm_backward_,
 )
+from nemotron.rl.llama_gradients import Gradients, to_parameters
+from nemotron.rl.llama_parts import Weights
 from nemotron.rl.logprobs import token_logprobs
 from nemotron.rl.pieces import pieces
 
@@ -379,7 +381,8 @@ class LlamaPass:
                 chosen = leaf if source is None else leaf[source]
                 read = self.read(capped(chosen, self.weights.shape.logit_cap), batch.tokens[asked])
                 (logits_grad,) = torch.autograd.grad(read, leaf, grad[batch.places[asked]])
-            accumulate(grads.head, logits_grad, normed)
+            if grads.head is not None:
+                accumulate(grads.head, logits_grad, normed)
             normed_grad[rows] += logits_grad @ head.weight
         asked_grad = torch.zeros(trace.normed.shape, device=grad.device)
         norm_backward_(asked_grad, normed_grad, trace.normed, trace.rstd)
@@ -423,6 +426,8 @@ class LlamaPass:
                 wanted[number][:, :, :, : batch.prefix].index_add_(1, batch.prompts, prefix_grad.float())
             normed_grad = linear_backward(layer.qkv, into.qkv, kept.normed, qkv_grad.view(n * t, -1))
             norm_backward_(hidden_grad, normed_grad, kept.normed, kept.rstd)
+        if grads.embedding is None:
+            return
         if shape.embedding_scale != 1.0:
             hidden_grad.mul_(shape.embedding_scale)
         grads.embedding.index_add_(0, batch.ids.flatten(), hidden_grad)
@@ -434,7 +439,7 @@ def _spread(rows: Tensor, places: Tensor, total: int) -> Tensor:
 
 
 class _Pass(torch.autograd.Function):
-    """The pass as one node of the autograd graph, with the model's parameters as inputs."""
+    """The pass as one node of the autograd graph, with the parameters that are trained as inputs."""
 
     @staticmethod
     def forward(ctx: Any, fused: FusedLlama, run: LlamaPass, *parameters: Tensor) -> Tensor:
@@ -445,8 +450,8 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        _ = ctx.saved_tensors  # torch raises here when the weights have changed since, or on a second backward pass
-        return None, None, *to_parameters(ctx.fused, ctx.run.backward(grad))
+        parameters = ctx.saved_tensors  # torch raises when the weights have changed since, or on a second backward pass
+        return None, None, *to_parameters(ctx.fused, ctx.run.backward(grad), parameters)
 
 
 def llama_logprobs(
@@ -474,10 +479,11 @@ def _scalar(outputs: Tensor, tokens: Tensor) -> Tensor:
 def _run(fused: FusedLlama, plan: Plan, read: Readout, dtype: torch.dtype, recompute: bool) -> Tensor:
     """Forward, with the backward pass ready where grad is wanted: [N,width] float32."""
     weights = fused.weights(dtype, max(plan.prompt_lengths) + plan.longest)
-    wants_grad = torch.is_grad_enabled() and any(p.requires_grad for p in fused.parameters)
+    trained = fused.trained if torch.is_grad_enabled() else []
+    wants_grad = bool(trained)
     with torch.no_grad():
         run = LlamaPass(weights, plan, keep=wants_grad, read=read, recompute=recompute)
         if not wants_grad:
             return run.forward().view(plan.rows, plan.width)
-    result: Tensor = _Pass.apply(fused, run, *fused.parameters)  # type: ignore[no-untyped-call]
+    result: Tensor = _Pass.apply(fused, run, *trained)  # type: ignore[no-untyped-call]
     return result.view(plan.rows, plan.width)

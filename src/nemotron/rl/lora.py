@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +31,7 @@ ADAPTER = Path("policy", FOLDER)
 _WEIGHTS = "adapter_model.safetensors"
 _NAME = "default"
 _HEAD = "score"
+Adapted = TypeVar("Adapted", Policy, ScalarModel)
 
 
 def add_adapters(policy: Policy, config: LoraConfig, *, seed: int) -> Policy:
@@ -39,18 +40,23 @@ def add_adapters(policy: Policy, config: LoraConfig, *, seed: int) -> Policy:
     Raises:
         ConfigError: the modules named do not exist. NotAvailableError: peft is not installed.
     """
-    # A new wrapper: the old one remembers that the model could be rearranged, which adapters forbid.
-    found = Policy(_injected(policy.model, config, seed), precision=policy.precision)
-    halve(found.model, found.dtype, exact=True)
-    return found
+    # A new wrapper: the old one has rearranged the model as it was.
+    return _halved(Policy(_injected(policy.model, config, seed), precision=policy.precision))
 
 
 def add_scalar_adapters(model: ScalarModel, config: LoraConfig, *, seed: int) -> ScalarModel:
     """The same for a model with a scalar head, which is new and so is trained as it is. Raises as `add_adapters`."""
-    found = ScalarModel(_injected(model.model, config, seed), precision=model.precision)
-    halve(found.model, found.dtype, exact=True)
+    found = _halved(ScalarModel(_injected(model.model, config, seed), precision=model.precision))
     found.model.score.requires_grad_(True)
     found.model.peft_config[_NAME].modules_to_save = [_HEAD]
+    return found
+
+
+def _halved(found: Adapted) -> Adapted:
+    """With frozen matrices in the number type that they are multiplied in."""
+    if found.fused is not None:
+        found.fused.rearrange_frozen(found.dtype)  # from the weights as they are, before any of them is rounded
+    halve(found.model, found.dtype, exact=True)
     return found
 
 
@@ -61,6 +67,7 @@ class Reference(Policy):
         super().__init__(policy.model, precision=policy.precision)
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        self.fused = None if policy.fused is None else policy.fused.without_adapters()
         self._layers = [module for module in policy.model.modules() if isinstance(module, BaseTunerLayer)]
 
     @contextmanager
