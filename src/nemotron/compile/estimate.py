@@ -25,6 +25,8 @@ BATCH_TOKENS = 1024
 """Tokens that the passes of a CPU compute at once."""
 AUTOGRAD = 1.4
 """What autograd's tensors take, beside what they hold: the heap keeps room between them. Measured, two shapes."""
+RANK = 16
+"""Of adapters that a config says nothing of."""
 PIECE = 2**25
 """Logits that exist at once on a CPU (``rl/pieces.py``)."""
 
@@ -148,7 +150,8 @@ def _changes(job: AnyJob, now: Settings) -> Iterator[tuple[str, Settings]]:
         yield f"loss_fn.reference_policy_kl_penalty=0{limit}", replace(now, reference=False)
     if not now.adapters:
         both = "policy.megatron_cfg.enabled=false policy.dtensor_cfg.enabled=true " if policy.megatron else ""
-        yield f"{both}policy.dtensor_cfg.lora_cfg.enabled=true", replace(now, adapters=16)
+        rank = getattr(getattr(policy.dtensor_cfg, "lora_cfg", None), "dim", None) or RANK
+        yield f"{both}policy.dtensor_cfg.lora_cfg.enabled=true", replace(now, adapters=rank)
 
 
 def _memory(job: AnyJob, settings: Settings) -> Memory | None:
@@ -192,7 +195,7 @@ def _held(sizes: Sizes, settings: Settings, half: bool) -> int:
     """What the policy holds between steps: weights, their rearranged copies, gradients and two moments."""
     if settings.adapters:
         base = 2 * sizes.in_layers + FLOAT * (sizes.parameters - sizes.in_layers) if half else FLOAT * sizes.parameters
-        return base + 4 * FLOAT * sizes.adapted(settings.adapters)
+        return base + _copies(sizes, half) + 4 * FLOAT * sizes.adapted(settings.adapters)
     return 4 * FLOAT * sizes.parameters + _copies(sizes, half)
 
 
@@ -230,7 +233,7 @@ def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     tokens = settings.micro_rows * response + math.ceil(settings.micro_rows / group) * prompt
     at_once = min(tokens, BATCH_TOKENS)
     # Of a token by itself: what goes into its products, the gate's two halves, keys and values with those before it.
-    by_hand = sizes.by_hand and not settings.adapters
+    by_hand = sizes.by_hand
     hidden, queries, keys = sizes.hidden, sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     token = (
         2 * hidden + 2 * queries + 2 * keys * length // max(response, 1) + 2 * sizes.width + sizes.heads * length
@@ -245,7 +248,7 @@ def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     table = min((tokens if whole else at_once) * sizes.vocabulary, PIECE)
     logits = table * (7 if whole else 5) * FLOAT
     gradients = 0
-    if by_hand:
+    if by_hand and not settings.adapters:
         # Accumulators of the rearranged weights. With one micro-batch they become the gradients, which `_held` counts.
         gradients = FLOAT * (sizes.in_layers + 2 * sizes.embedding)
         several = settings.micro_rows < job.config.policy.train_global_batch_size

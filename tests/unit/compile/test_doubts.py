@@ -26,11 +26,12 @@ HELDOUT = "eval.heldout={data_path: val.jsonl, verifier: tiny_world, max_samples
 MEGATRON = "policy.megatron_cfg.optimizer"
 OWN_RATE = (f"{MEGATRON}.lr=1e-6", f"{MEGATRON}.min_lr=1e-6")
 STEPS = ("sft", "rlhf", "rlvr", "dpo", "rm", "ppo")
-LORA = ("policy.dtensor_cfg.enabled=true", "policy.dtensor_cfg.lora_cfg.enabled=true")
+ADAPTERS = "policy.dtensor_cfg.lora_cfg"
+LORA = ("policy.dtensor_cfg.enabled=true", f"{ADAPTERS}.enabled=true")
 
 # name, severity, key, overrides; own.yaml makes 15 steps
 CASES: list[tuple[str, str, str, tuple[str, ...]]] = [
-    ("slow-adapters", "note", "policy.dtensor_cfg.lora_cfg", LORA),
+    ("slow-adapters", "warning", f"{ADAPTERS}.target_modules", (*LORA, f"{ADAPTERS}.target_modules=[lm_head,q_proj]")),
     ("learning-rate", "error", RATE, (f"{RATE}=1e6",)),
     ("learning-rate", "error", RATE, (*OWN_RATE, f"{RATE}=-1e-5")),
     ("learning-rate", "error", RATE, (*OWN_RATE, f"{RATE}=1e-5x")),

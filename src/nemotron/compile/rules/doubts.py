@@ -14,6 +14,7 @@ from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.policy import SchedulerEntry
 from nemotron.errors import Finding
+from nemotron.suggest import listed
 
 speed: Rules[AnyStepJob] = Rules("speed")
 rules: Rules[AnyJob] = Rules("doubts")
@@ -43,12 +44,16 @@ def number_types_are_fast(job: AnyStepJob) -> Iterator[Finding]:
 
 @rules.rule("slow-adapters", engines=EMBEDDED)
 def adapters_go_the_long_way(job: AnyJob) -> Iterator[Finding]:
-    """The arithmetic by hand knows plain layers alone; a model with adapters is computed by its own forward."""
-    if job.config.policy.lora is not None:
-        yield job.note(
-            "policy.dtensor_cfg.lora_cfg",
-            "adapters are computed by the model's own forward, with autograd: less memory, and slower steps than "
-            "training all weights has here",
+    """The arithmetic by hand knows adapters of the matrices in a layer, which all have names of one kind."""
+    lora = job.config.policy.lora
+    elsewhere = [name for name in lora.target_modules if not name.endswith("_proj")] if lora is not None else []
+    model = read_model(job.config.policy.model_name, job.place)
+    if elsewhere and model is not None and slow_path(model) is None:
+        yield job.warning(
+            "policy.dtensor_cfg.lora_cfg.target_modules",
+            f"with an adapter of {listed(elsewhere)} the model is computed by its own forward and autograd, which take "
+            "more time and memory",
+            hint="name matrices of attention and MLP alone, or none: they are all that `match_all_linear` takes",
         )
 
 
@@ -74,7 +79,7 @@ def model_is_computed_by_hand(job: AnyJob) -> Iterator[Finding]:
     """What a family of the arithmetic by hand falls off it for; other families know no better."""
     policy = job.config.policy
     model = read_model(policy.model_name, job.place)
-    if model is None or policy.lora is not None:
+    if model is None:
         return
     reason, family = slow_path(model), model.config.get("model_type")
     if family in STATEFUL and job.generation is not None and job.rows_at_once:
