@@ -90,12 +90,13 @@ def losses(run: Path) -> dict[int, float]:
 
 
 def test_the_reference_is_the_model_with_its_adapters_off_and_the_rest_stays(tmp_path: Path) -> None:
-    """The first pairs have no margin at all: policy and reference are one model, whose adapters are still zero."""
+    """The first pairs have no margin: policy and reference are one model, whose adapters are still zero. The reference
+    saw them in other batches, which rounds sums in another order."""
     run = trained("rl/nemo_rl/dpo", tmp_path, 2)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     margins = [row["train/margin"] for row in rows if "train/margin" in row]
-    assert margins[0] == 0.0
-    assert margins[1] != 0.0
+    assert abs(margins[0]) < 1e-5
+    assert abs(margins[1]) > 1e-4
     merged, start = (
         Policy.load_checkpoint(path, device="cpu").model.state_dict()
         for path in (weights_of(run / "checkpoints" / "step_2"), TINY / "policy_megatron")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-def halve(model: nn.Module, dtype: torch.dtype, *, exact: bool = False) -> None:
+def halve(model: nn.Module, dtype: torch.dtype, *, exact: bool = False, keep: nn.Module | None = None) -> None:
     """Keep the frozen matrices of ``model`` in ``dtype``: autocast rounds them so before every product.
 
     What is computed stays the same to the bit. Norms and embeddings, which are not multiplied in half precision, stay,
@@ -15,6 +15,7 @@ def halve(model: nn.Module, dtype: torch.dtype, *, exact: bool = False) -> None:
     Args:
         exact: only those that lose nothing by it, as most published weights do, which were bfloat16 once; for a model
             that is saved again.
+        keep: a layer that is always multiplied in float32.
     """
     if dtype == torch.float32:
         return
@@ -23,7 +24,7 @@ def halve(model: nn.Module, dtype: torch.dtype, *, exact: bool = False) -> None:
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
     for module in model.modules():
-        if type(module) is not nn.Linear:
+        if type(module) is not nn.Linear or module is keep:
             continue
         parameters = list(module.parameters(recurse=False))
         if any(p.requires_grad or owners[id(p)] > 1 for p in parameters):

@@ -46,8 +46,9 @@ def add_adapters(policy: Policy, config: LoraConfig, *, seed: int) -> Policy:
 
 def add_scalar_adapters(model: ScalarModel, config: LoraConfig, *, seed: int) -> ScalarModel:
     """The same for a model with a scalar head, which is new and so is trained as it is. Raises as `add_adapters`."""
-    found = _halved(ScalarModel(_injected(model.model, config, seed), precision=model.precision))
+    found = ScalarModel(_injected(model.model, config, seed), precision=model.precision)
     found.model.score.requires_grad_(True)
+    _halved(found)
     found.model.peft_config[_NAME].modules_to_save = [_HEAD]
     return found
 

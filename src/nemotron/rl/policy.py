@@ -95,15 +95,19 @@ class Policy:
         return cls(model.to(resolve_device(device)), precision=precision)
 
     def frozen_copy(self) -> Policy:
-        """A copy whose weights never change and want no gradient: the reference policy.
+        """A copy that is frozen: the reference policy."""
+        return Policy(copy.deepcopy(self.model), precision=self.precision).freeze()
 
-        In half precision its matrices are kept as they are multiplied, with the same results to the bit.
+    def freeze(self) -> Policy:
+        """Let the weights never change, and want no gradient.
+
+        In half precision the matrices are kept as they are multiplied, with the same results to the bit.
         """
-        frozen = Policy(copy.deepcopy(self.model).requires_grad_(False), precision=self.precision)
-        if frozen.fused is not None and frozen.dtype != torch.float32:
-            frozen.fused.settle(frozen.dtype)
-        halve(frozen.model, frozen.dtype)
-        return frozen
+        self.model.requires_grad_(False)
+        if self.fused is not None and self.dtype != torch.float32:
+            self.fused.settle(self.dtype)
+        halve(self.model, self.dtype)
+        return self
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The weights an optimizer may change; tied ones once."""

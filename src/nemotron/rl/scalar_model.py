@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nemotron.checkpoints import hf
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, ConfigError
+from nemotron.rl.frozen import halve
 from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_scores, generic_values, shares_prompts
 from nemotron.rl.llama_logprobs import llama_scores, llama_values
@@ -99,8 +100,16 @@ class ScalarModel:
         return (p for p in self.model.parameters() if p.requires_grad)
 
     def frozen_copy(self) -> ScalarModel:
-        """A copy whose weights never change and want no gradient."""
-        return ScalarModel(copy.deepcopy(self.model).requires_grad_(False), precision=self.precision)
+        """A copy that is frozen."""
+        return ScalarModel(copy.deepcopy(self.model), precision=self.precision).freeze()
+
+    def freeze(self) -> ScalarModel:
+        """As ``Policy.freeze``; the head stays in float32."""
+        self.model.requires_grad_(False)
+        if self.fused is not None and self.dtype != torch.float32:
+            self.fused.settle(self.dtype)
+        halve(self.model, self.dtype, keep=getattr(self.model, _HEAD))
+        return self
 
     @property
     def max_length(self) -> int | None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemotron.errors import ArtifactError
 from nemotron.judge.server.app import MAX_BODY_BYTES, ChatServer
-from nemotron.judge.server.model import JudgeModel
+from nemotron.judge.server.model import Dtype, JudgeModel
 
 TOKEN = "the-token"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
@@ -84,6 +85,25 @@ def test_greedy_equals_the_model_s_own_argmax(model: JudgeModel, tiny_judge: Pat
             break
     expected = model.decode(ids[0, len(model.encode(messages)) :].tolist())
     assert asked(model, body())[1]["choices"][0]["message"]["content"] == expected
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "kinds"),
+    [
+        ("auto", {torch.float64}),
+        ("float32", {torch.float32}),
+        ("bfloat16", {torch.float32, torch.bfloat16}),
+    ],
+)
+def test_a_judge_is_frozen_and_holds_what_it_computes_in(
+    tiny_judge: Path, asked_for: Dtype, kinds: set[torch.dtype]
+) -> None:
+    """In half precision norms and embeddings stay in float32."""
+    judge = JudgeModel.load(str(tiny_judge), dtype=asked_for, device="cpu", threads=1)
+    parameters = list(judge._policy.model.parameters())
+    assert {one.dtype for one in parameters} == kinds
+    assert not any(one.requires_grad for one in parameters)
+    assert asked(judge, body())[0] == 200
 
 
 def test_models_and_health(model: JudgeModel) -> None:

@@ -135,3 +135,12 @@ def test_adapters_elsewhere_go_the_long_way_and_are_right(targets: tuple[str, ..
     assert policy.fused is None
     expected = reference_logprobs(policy, groups)
     assert_equal_gradients(policy.response_logprobs(groups), expected, list(policy.parameters()), 1e-5)
+
+
+def test_a_head_of_bfloat16_values_is_trained_in_float32() -> None:
+    model = make_model("llama-untied", precision="bfloat16")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    found = add_scalar_adapters(model, LoraConfig.model_validate(LORA), seed=1)
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+    assert torch.bfloat16 in {parameter.dtype for parameter in found.model.parameters()}

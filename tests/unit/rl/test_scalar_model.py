@@ -158,3 +158,15 @@ def test_the_end_of_sequence_token_never_pads() -> None:
     )
     with pytest.raises(ConfigError, match="no padding token"):
         padding_token(bare)
+
+
+@pytest.mark.parametrize("name", ["llama-untied", "gemma3"])
+def test_a_frozen_model_keeps_its_matrices_as_they_are_multiplied_and_its_head_exact(name: str) -> None:
+    model, groups = make_model(name, precision="bfloat16"), make_groups(RAGGED)
+    frozen = model.frozen_copy()
+    with torch.no_grad():
+        assert torch.equal(frozen.sequence_scores(groups), model.sequence_scores(groups))
+        assert torch.equal(frozen.token_values(groups), model.token_values(groups))
+    assert not any(parameter.requires_grad for parameter in frozen.model.parameters())
+    assert frozen.model.score.weight.dtype == torch.float32
+    assert torch.bfloat16 in {parameter.dtype for parameter in frozen.model.parameters()}

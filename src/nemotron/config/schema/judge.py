@@ -50,8 +50,8 @@ class JudgeConfig(Strict):
     """Requests that our own server, or the vLLM that we start, decodes together. No effect on an external endpoint."""
     dtype: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
     """Precision of the judge that we serve. ``auto``: on our own server float64 below 50M parameters, so that a verdict
-    does not depend on which requests shared its batch, float32 above; vLLM computes in float32 below 50M parameters and
-    on a CPU, else as the model is stored. No effect on an external endpoint."""
+    does not depend on which requests shared its batch, above that bfloat16 on a GPU and float32 on a CPU; vLLM computes
+    in float32 below 50M parameters and on a CPU, else as the model is stored. No effect on an external endpoint."""
     threads: Literal["auto"] | int = "auto"
     """CPU threads of the judge that we serve; ``auto`` is 1. No effect on an external endpoint."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Dtype = Literal["auto", "float32", "float64", "bfloat16"]
 _MOST_SCHEMAS = 64
 FLOAT64_PARAMETERS = 50_000_000
-"""Below this size ``dtype: auto`` computes in float64."""
+"""Below this size ``dtype: auto`` computes in float64; above, in bfloat16 on a GPU and in float32 on a processor."""
 
 
 class JudgeModel:
@@ -57,9 +57,13 @@ class JudgeModel:
         from nemotron.rl.policy import Policy
 
         torch.set_num_threads(threads)
-        policy = Policy.load(folder, precision="bfloat16" if dtype == "bfloat16" else "float32", device=device)
-        if dtype == "float64" or (dtype == "auto" and policy.model.num_parameters() < FLOAT64_PARAMETERS):
+        policy = Policy.load(folder, device=device)
+        small = policy.model.num_parameters() < FLOAT64_PARAMETERS
+        if dtype == "float64" or (dtype == "auto" and small):
             policy = Policy(policy.model.double())
+        elif dtype == "bfloat16" or (dtype == "auto" and policy.device.type == "cuda"):
+            policy = Policy(policy.model, precision="bfloat16")
+        policy.freeze()
         what = f"judge model `{folder}` has no usable tokenizer"
         with refusing_damage(lambda reason: ArtifactError(f"{what}: {reason}")):
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)

@@ -80,7 +80,10 @@ class CriticModels:
     ) -> CriticModels:
         """Load the reward model; the critic follows with ``begin``. Raises ArtifactError, ConfigError."""
         reward = ScalarModel.load(source.model_name, precision=value.precision)
-        reward.model.requires_grad_(False)
+        if server.offload in ("reward_model", "both"):
+            reward.model.requires_grad_(False)  # what is rearranged once stays on one device
+        else:
+            reward.freeze()
         return cls(reward, value, loss, source, server, checkpoints, with_critic=with_critic)
 
     @property
