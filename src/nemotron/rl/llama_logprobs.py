@@ -284,7 +284,7 @@ class LlamaPass:
             for asked, rows, source in self._pieces(batch):
                 logits = capped(self.weights.head(hidden[rows]), self.weights.shape.logit_cap)
                 if source is not None:
-                    logits = logits[source]
+                    logits = logits.index_select(0, source)
                 result[batch.places[asked]] = self.read(logits, batch.tokens[asked])
             if self.keep and not self.recompute:
                 self.traces.append(trace)
@@ -378,7 +378,8 @@ class LlamaPass:
             # its own would have to follow every change of the filter.
             with torch.enable_grad():
                 leaf = head(normed).detach().requires_grad_()
-                chosen = leaf if source is None else leaf[source]
+                # The backward pass of `leaf[source]` adds to a row from several threads, in whatever order they come.
+                chosen = leaf if source is None else leaf.index_select(0, source)
                 read = self.read(capped(chosen, self.weights.shape.logit_cap), batch.tokens[asked])
                 (logits_grad,) = torch.autograd.grad(read, leaf, grad[batch.places[asked]])
             if grads.head is not None:

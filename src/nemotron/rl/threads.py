@@ -113,10 +113,16 @@ def set_environment(threads: int, environ: MutableMapping[str, str] = os.environ
 
 
 def apply_threads(threads: int) -> None:
-    """Let torch compute with ``threads`` threads in this process. Imports torch."""
+    """Let torch compute with ``threads`` threads in this process, with the same bits every time. Imports torch."""
     import torch
+    import torch.utils.deterministic
 
     torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        # Where several threads add to one place (the backward pass of indexing with repeated indices), the order of the
+        # sum is that in which they come, unless it is forbidden. New memory stays as it is: nothing reads it.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _cgroup_quota(root: Path) -> float | None:
