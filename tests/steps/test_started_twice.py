@@ -24,7 +24,7 @@ WORDS = (
 HELD = ("in use by process", "works on run", "is starting a run", "holds checkpoints of run")
 """How a command says that another one has what it wants."""
 # OFTEN=10 in the environment starts them ten times over.
-OFTEN = int(os.environ.get("OFTEN", "3"))
+OFTEN = int(os.environ.get("OFTEN", "2"))
 FULL = [pytest.mark.full, pytest.mark.timeout(600 * OFTEN)]
 TIMES = [pytest.param(OFTEN, id="often", marks=FULL)]
 ONCE_OR_OFTEN = [pytest.param(1, id="once"), *TIMES]
