@@ -109,3 +109,35 @@ def test_rewards_of_a_program_teach_it_to_add(seed: int, smollm2: Path, tmp_path
     assert after - before >= 0.15, (before, after)
     # Two checkpoints of full weights with their optimizer are 3 GB.
     shutil.rmtree(folder / "checkpoints")
+
+
+def test_rewards_of_a_program_resume_to_the_same_bits(smollm2: Path, tmp_path: Path) -> None:
+    """All weights are trained, on a vocabulary that several threads share: none may decide the order of a sum."""
+    rows = sums()
+    words = (
+        f"policy.model_name={smollm2}",
+        f"data.train.data_path={write(tmp_path / 'train.jsonl', rows[64:])}",
+        f"data.validation.data_path={write(tmp_path / 'heldout.jsonl', rows[:64])}",
+        "eval.heldout=null",
+        "rewards={functions: [{name: math}]}",
+        "grpo.num_prompts_per_step=2",
+        "grpo.max_num_steps=2",
+        "policy.train_global_batch_size=16",
+        "policy.train_micro_batch_size=8",
+        "policy.generation.max_new_tokens=16",
+        "checkpointing.save_period=1",
+        "checkpointing.save_consolidated=false",
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run_command(command("rl/nemo_rl/rlvr", whole, *words), timeout_s=MOST_S)
+    assert done.code == 0, done.stderr
+    saved = lambda: any(killed.glob("*/checkpoints/step_1"))  # noqa: E731
+    argv = command("rl/nemo_rl/rlvr", killed, *words)
+    assert kill_when(argv, saved, timeout_s=MOST_S) == -signal.SIGKILL
+    resumed = run_command([*argv, "--resume"], timeout_s=MOST_S)
+    assert resumed.code == 0, resumed.stderr
+    first, second = only_run(whole), only_run(killed)
+    assert trained(second) == trained(first)
+    assert dict(bits(second)) == dict(bits(first))
+    for folder in (first, second):  # full weights with their optimizer
+        shutil.rmtree(folder / "checkpoints")
