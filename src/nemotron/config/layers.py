@@ -85,7 +85,7 @@ class Resolved:
         Raises:
             CompileError: an interpolation cannot be resolved.
         """
-        values, findings = interpolate(self.raw, self.origins, run_dir=run_dir)
+        values, findings = interpolate(self.raw, self.origins, run_dir=run_dir, again=True)
         if findings:
             raise CompileError(findings)
         return replace(self, values=values)

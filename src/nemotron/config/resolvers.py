@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,15 @@ _TARGET = re.compile(r"\$\{([\w.]+)\}")
 
 
 def interpolate(
-    raw: dict[str, Any], origins: dict[str, Origin], *, run_dir: str
+    raw: dict[str, Any], origins: dict[str, Origin], *, run_dir: str, again: bool = False
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Resolve every interpolation of ``raw``; the second result names all that cannot be resolved.
 
-    The values are complete only when there is no finding.
+    The values are complete only when there is no finding. ``again``: it was resolved once, for another run folder.
     """
     _register(run_dir)
     texts = [(key, text, _nearest_origin(origins, key)) for key, text in _texts(raw)]
-    findings = [finding for finding in (_malformed(*text) for text in texts) if finding is not None]
-    if not findings and (fault := Expansion(raw).fault()) is not None:
-        key, reason = fault
-        findings = [Finding("error", "circular-reference", f"`{key}` {reason}", key, _nearest_origin(origins, key))]
-    if findings:
+    if not again and (findings := _findings(raw, texts, origins)):
         return raw, findings
     config = OmegaConf.create(raw)
     assert isinstance(config, DictConfig)
@@ -63,6 +60,17 @@ def interpolate(
         return raw, found
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}, []
+
+
+def _findings(
+    raw: dict[str, Any], texts: list[tuple[str, str, Origin | None]], origins: dict[str, Origin]
+) -> list[Finding]:
+    """What can be said before anything is resolved."""
+    findings = [finding for finding in (_malformed(*text) for text in texts) if finding is not None]
+    if not findings and (fault := Expansion(raw).fault()) is not None:
+        key, reason = fault
+        findings = [Finding("error", "circular-reference", f"`{key}` {reason}", key, _nearest_origin(origins, key))]
+    return findings
 
 
 def _failures(
@@ -136,12 +144,20 @@ def _malformed(key: str, text: str, origin: Origin | None) -> Finding | None:
     if text == _MISSING:
         message, hint = f"`{key}` has no default and must be given", f"add `{key}=...` to the command line"
         return Finding("error", "missing-key", message, key, origin, hint)
-    try:
-        OmegaConf.create([text])
-    except GrammarParseError:
+    if _is_broken(text):
         message = f"`{key}` holds a broken interpolation: `{text}`"
         return _finding(key, message, origin, "write `${key}` or `${resolver:argument}`")
     return None
+
+
+@lru_cache(maxsize=4096)
+def _is_broken(text: str) -> bool:
+    """Whether OmegaConf's grammar refuses a text; many configs have the same ones."""
+    try:
+        OmegaConf.create([text])
+    except GrammarParseError:
+        return True
+    return False
 
 
 def _register(run_dir: str) -> None:

@@ -31,6 +31,8 @@ DEEPEST = 50
 MOST_LETTERS = 1 << 20
 MOST_VALUES = 200_000
 """What a document may hold, aliases written out."""
+_ALIAS = re.compile(r"(?:^|[\s,:\[{-])\*[^\s*]")
+"""What may be an alias: a star at the beginning of a value. Comments and patterns of files have stars, too."""
 _INDENT = re.compile(r"^[ ?:-]*", re.MULTILINE)
 _TAG = "tag:yaml.org,2002:"
 _BUILT = {_TAG + name for name in ("null", "bool", "int", "float")}
@@ -101,8 +103,9 @@ def _check_bounds(text: str, reader: _Reader) -> None:
     if len(text) > MOST_LETTERS:
         raise reader.error(f"a config or blend of {len(text):,} letters, more than {MOST_LETTERS:,}", None)
     # Only text that can be deep, or repeats itself, is looked at twice.
-    deep = text.count("[") + text.count("{") + max(map(len, _INDENT.findall(text)), default=0)
-    if deep <= DEEPEST and "*" not in text:
+    # A reference's brace opens nothing: where one could, behind a `$`, the parser stops.
+    deep = text.count("[") + text.count("{") - text.count("${") + max(map(len, _INDENT.findall(text)), default=0)
+    if deep <= DEEPEST and _ALIAS.search(text) is None:
         return
     open_sizes: list[int] = [0]
     anchors: list[str | None] = []
