@@ -165,13 +165,33 @@ def test_no_value_of_this_environment_stands_in_a_lepton_job(
 FAR = ("data.train.data_path=/lustre/a", "data.validation.data_path=/lustre/b")
 
 
-def test_nemo_rl_over_several_nodes_is_refused_at_its_place(tmp_path: Path) -> None:
-    (tmp_path / "env.toml").write_text('[lepton_big]\nextends = "lepton_rl_nemo_rl_rlhf"\nnodes = 4\n')
+def test_nemo_rl_over_several_nodes_of_lepton_gets_a_ray_cluster(tmp_path: Path) -> None:
+    base = '[lepton_big]\nextends = "lepton_rl_nemo_rl_rlhf"\nnodes = 4\n'
     words = ("-c", "default", "-b", "lepton_big", *FAR, "engine=nemo_rl", "cluster.num_nodes=4", "--dry-run")
-    done = rlhf(tmp_path, *words)
-    assert done.code == 10
-    assert "NeMo-RL over 4 nodes needs Ray across them" in done.stderr
-    assert "env.toml [lepton_big]" in done.stderr
+    (tmp_path / "env.toml").write_text(f'{base}ray_version = "2.58.0"\n')
+    done = rlhf(tmp_path, *words, "--json")
+    assert done.code == 0, done.stderr
+    sent = json.loads(done.stdout)["submission"]["request"]
+    assert (sent["path"], sent["body"]["spec"]["ray_version"]) == ("/rayclusters", "2.58.0")
+    head, [workers] = sent["body"]["spec"]["head_group_spec"], sent["body"]["spec"]["worker_group_specs"]
+    assert (head["min_replicas"], workers["min_replicas"]) == (1, 3)
+    for key in ("container", "envs", "mounts", "resource_shape", "affinity"):
+        assert head[key] == workers[key], key
+    assert [call["method"] for call in sent["then"]] == ["GET", "PUT", "POST", "DELETE"]
+    assert "nemotron.engines.worker" in sent["then"][2]["body"]["entrypoint"]
+    # Ray's version is not to be guessed; a batch job has no Ray over its nodes.
+    (tmp_path / "env.toml").write_text(base)
+    unsaid = rlhf(tmp_path, *words)
+    assert "`ray_version` is not set, and the job gets a Ray cluster; a submission refuses this" in unsaid.stderr
+    (tmp_path / "env.toml").write_text(f'{base}launch = "job"\n')
+    refused = rlhf(tmp_path, *words)
+    assert refused.code == 3
+    assert "NeMo-RL over 4 nodes needs Ray across them" in refused.stderr
+    assert "env.toml [lepton_big]" in refused.stderr
+    # One node is one container: NeMo-RL starts its Ray there by itself.
+    (tmp_path / "env.toml").write_text(base.replace("4", "1"))
+    alone = rlhf(tmp_path, *words[:-2], "--dry-run", "--json")
+    assert json.loads(alone.stdout)["submission"]["request"]["path"] == "/jobs"
 
 
 def test_slurm_brings_up_ray_and_leaves_the_judge_a_node(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from nemotron.disk.documents import open_regular
 from nemotron.errors import ArtifactError, ExecutorError
@@ -60,6 +60,16 @@ class KeptCluster(BaseModel):
     token_env: Variable | None = None
 
 
+class KeptEnd(BaseModel):
+    """How a job ended whose cluster is gone."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    state: StateName
+    reason: str = ""
+    exit_code: int | None = None
+
+
 class Kept(BaseModel):
     """What the handles of all attempts elsewhere keep, and what some do. Anybody may have written over it since."""
 
@@ -75,6 +85,9 @@ class Kept(BaseModel):
     ssh: KeptSsh | None = None
     workspace: dict[str, str] | None = None
     cluster: KeptCluster | None = None
+    ray_cluster: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,35}$")] | None = None
+    submitted: bool = False
+    ended: KeptEnd | None = None
 
 
 def log_of(handle: Handle) -> str:
@@ -213,7 +226,7 @@ class Executor(Protocol):
     def code_dir(self, profile: Profile, target: Target) -> str | None:
         """The folder there that holds the shipped code; None where it is installed, or travels otherwise. Pure."""
 
-    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
+    def details(self, profile: Profile, target: Target, number: int, job: CompiledJob) -> dict[str, object]:
         """What the handle of the attempt keeps besides, so that the job can be asked about without the profile."""
 
     def submit(self, run: RunFolder, submission: Submission, values: Mapping[str, str], handle: Handle) -> Handle:
@@ -252,6 +265,16 @@ class Executor(Protocol):
 
         Raises:
             ExecutorError: the cluster cannot be reached.
+        """
+
+    def costs(self, handle: Handle) -> str | None:
+        """What was made for this job alone and goes on costing money when the job is over, in words; else None."""
+
+    def release(self, handle: Handle, state: JobState) -> Handle:
+        """Give that back; the handle with how the job ended, which nobody can be asked about any more.
+
+        Raises:
+            ExecutorError: it cannot be given back, or the cluster cannot be reached.
         """
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ class Detached:
         """This command's own code."""
         return None
 
-    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
+    def details(self, profile: Profile, target: Target, number: int, job: CompiledJob) -> dict[str, object]:
         """The log."""
         return {"log": f"{target.there}/attempts/{number}/logs/{LOG}"}
 
@@ -94,6 +94,14 @@ class Detached:
 
     def fetch(self, run: RunFolder, handle: Handle) -> None:
         """Everything is here."""
+
+    def costs(self, handle: Handle) -> str | None:
+        """A process costs nothing when it has ended."""
+        return None
+
+    def release(self, handle: Handle, state: JobState) -> Handle:
+        """Nothing was made for it alone."""
+        return handle
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """The interpreter."""

@@ -16,6 +16,7 @@ from nemotron.errors import NemotronError, NotAvailableError, NotFoundError
 from nemotron.executors import alive, detached, handle_of, is_elsewhere, state_of
 from nemotron.executors.base import How
 from nemotron.executors.detached import end_worker
+from nemotron.executors.ending import clear, costs_on, end_early
 from nemotron.executors.follow import follow
 from nemotron.executors.launch import Launch, kind_of, prepare
 from nemotron.executors.launch import resume as resume_run
@@ -115,6 +116,8 @@ def say_submitted(run: RunFolder) -> None:
     details = (handle.model_extra or {}) if (handle := handle_of(run)) else {}
     job = f", job {details['job_id']}" if details.get("job_id") else ""
     print(f"{run.id}: submitted to `{details.get('profile')}`{job}", file=sys.stderr, flush=True)
+    if handle is not None and is_elsewhere(run) and (costs := costs_on(run, executor_of(handle), handle)):
+        print(f"{run.id}: {costs}", file=sys.stderr, flush=True)
 
 
 def submitted(run: RunFolder, *, attached: bool) -> int:
@@ -172,10 +175,11 @@ def cancel(run: RunFolder) -> None:
     handle, answer = handle_of(run), alive(run)
     # A cluster that cannot be asked says so when it is told to end the job, which may go on.
     here = not is_elsewhere(run) or handle is None or handle.executor == detached.NAME
-    if handle is None or answer == "no" or (answer == "unknown" and here):
+    costs = handle is not None and not here and executor_of(handle).costs(handle) is not None
+    if handle is None or (answer == "no" and not costs) or (answer == "unknown" and here):
         raise NotFoundError(f"run `{run.id}` is {state_of(run)}: there is nothing to cancel")
     if is_elsewhere(run):
-        executor_of(handle).cancel(handle)
+        end_early(run, executor_of(handle), handle, goes_on=answer != "no")
     else:
         end_worker(run.path)
     print(f"{run.id}: cancelled; `nemotron runs resume {run.id}` goes on with it", file=sys.stderr)
@@ -187,6 +191,8 @@ def refresh(run: RunFolder) -> None:
     if handle is None or not is_elsewhere(run):
         return
     try:
-        executor_of(handle).fetch(run, handle)
+        by = executor_of(handle)
+        by.fetch(run, handle)
+        clear(run, by, handle)
     except NemotronError as error:
         print_error(error, label="warning")

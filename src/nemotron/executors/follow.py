@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nemotron.errors import EngineError, ExecutorError, NemotronError
 from nemotron.executors.base import Executor, JobState, StateName
+from nemotron.executors.ending import costs_on, finish
 from nemotron.executors.registry import executor_of
 from nemotron.outcome import print_error
 from nemotron.runs.attempts import Handle, attempts_of
@@ -86,7 +87,8 @@ class _Follower:
         if now - self.out_of_reach_since > PATIENCE_S:
             raise ExecutorError(
                 f"the cluster has been out of reach for {PATIENCE_S / 60:.0f} minutes: {state.reason}",
-                hint=f"the job goes on without this command; `nemotron runs logs -f {self.run.id}` follows it again",
+                hint=f"the job goes on without this command; `nemotron runs logs -f {self.run.id}` follows it again"
+                + (f"; {costs}" if (costs := costs_on(self.run, self.by, self.handle)) else ""),
             )
 
 
@@ -108,7 +110,13 @@ def follow(run: RunFolder, *, may_cancel: bool) -> int:
         except KeyboardInterrupt:
             if not may_cancel or not _wants_on(run, by, handle):
                 return 130
-    by.fetch(run, handle)
+    try:
+        finish(run, by, handle, state)
+    except NemotronError as error:
+        if by.costs(handle) is None:
+            raise
+        # How the job ended is known; what it leaves behind does not change that.
+        print_error(error)
     if state.state == "failed" and run.status().state not in ENDED:
         state = by.explain(handle, state)
     return _outcome(run, state)
@@ -117,6 +125,8 @@ def follow(run: RunFolder, *, may_cancel: bool) -> int:
 def _wants_on(run: RunFolder, by: Executor, handle: Handle) -> bool:
     """Ask what Ctrl-C meant; whether to go on following."""
     detached = f"the job goes on; `nemotron runs logs -f {run.id}` follows it, `nemotron runs cancel {run.id}` ends it"
+    if costs := costs_on(run, by, handle):
+        detached = f"{detached}; {costs}"
     if not sys.stdin.isatty():
         print(f"\n{detached}", file=sys.stderr)
         return False

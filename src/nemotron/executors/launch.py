@@ -17,6 +17,7 @@ from nemotron.disk.documents import read_object
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NemotronError, Origin, UsageError
 from nemotron.executors.base import Executor, How, Submission, Target
+from nemotron.executors.ending import give_back
 from nemotron.executors.environment import job_environment
 from nemotron.executors.registry import executor, executor_of
 from nemotron.job import CompiledJob
@@ -104,6 +105,8 @@ def resume(
     by.fetch(run, handle)
     if goes_on(run):
         raise UsageError(f"run `{run.id}` goes on already", hint=f"`nemotron runs logs -f {run.id}` shows its output")
+    if by.costs(handle) is not None:
+        give_back(run, by, handle, by.state(handle))
     if max_steps is None and run.status().state == "finished":
         return None
     details = handle.model_extra or {}
@@ -134,7 +137,7 @@ def _hand_over(
     by = executor(submission.executor)
     # The number may have been taken meanwhile: two who resume at once are told apart by the lock.
     with run.lock():
-        attempt = begin_attempt(run.path, _handle(by, profile, target, run))
+        attempt = begin_attempt(run.path, _handle(by, profile, target, run, job))
         handle = attempt.handle()
         with output_errors(attempt.path):
             for name, text in submission.files.items():
@@ -148,7 +151,7 @@ def _hand_over(
         raise
 
 
-def _handle(by: Executor, profile: Profile, target: Target, run: RunFolder) -> Handle:
+def _handle(by: Executor, profile: Profile, target: Target, run: RunFolder, job: CompiledJob) -> Handle:
     before = attempts_of(run.path)
     number = before[-1].number + 1 if before else 1
     facts: dict[str, Any] = {
@@ -160,7 +163,7 @@ def _handle(by: Executor, profile: Profile, target: Target, run: RunFolder) -> H
         "number": number,
         "profile": profile.name,
     }
-    return Handle.model_validate({**facts, **by.details(profile, target, number, run.id)})
+    return Handle.model_validate({**facts, **by.details(profile, target, number, job)})
 
 
 def _link(runs_dir: Path, run: RunFolder) -> None:

@@ -18,7 +18,7 @@ from nemotron.compile.gpus import judge_gpus, judge_nodes
 from nemotron.compile.plan import FileRef, Plan
 from nemotron.compile.secrets import secret_variables
 from nemotron.config.schema.judge import JUDGE_MODEL
-from nemotron.errors import Finding, NotAvailableError
+from nemotron.errors import Finding
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import LeptonProfile, RayProfile, SlurmProfile
 from nemotron.suggest import listed
@@ -37,6 +37,7 @@ def placed(plan: Plan, profile: Profile, *, ships_assets: bool, rehearsal: bool)
         *_paths(plan, profile, ships_assets=ships_assets),
         *_open_secrets(plan, profile),
         *_mirror(profile),
+        *_ray_of_lepton(plan, profile),
         *_judge_room(plan, profile),
     ]
     if rehearsal:
@@ -98,6 +99,27 @@ def _mirror(profile: Profile) -> Iterator[Finding]:
             profile.origin(""),
             "name a folder on storage that every node sees; where this machine sees it too, name it in `shared`",
         )
+
+
+def _ray_of_lepton(plan: Plan, profile: Profile) -> Iterator[Finding]:
+    """What Lepton takes no Ray cluster without."""
+    settings = profile.settings
+    if not isinstance(settings, LeptonProfile) or not settings.brings_up_ray(plan.engine):
+        return
+    for key, hint in (
+        ("ray_version", "set it to what `ray --version` says in the image"),
+        ("node_group", "a Ray cluster stands in one node group: name it"),
+        ("resource_shape", 'what each of its nodes is: `resource_shape = "gpu.8xh100-sxm"`'),
+    ):
+        if getattr(settings, key) is None:
+            yield Finding(
+                "error",
+                "ray-cluster-incomplete",
+                f"profile `{profile.name}`: `{key}` is not set, and the job gets a Ray cluster",
+                key,
+                profile.origin(key),
+                hint,
+            )
 
 
 def _open_token(profile: Profile) -> Iterator[Finding]:
@@ -187,16 +209,15 @@ def _sizes(plan: Plan, profile: Profile) -> Iterator[Finding]:
         )
     if plan.engine != "nemo_rl":
         return
-    if settings.nodes > 1 and settings.kind == "lepton":
+    if settings.nodes > 1 and isinstance(settings, LeptonProfile) and not settings.brings_up_ray(plan.engine):
         yield Finding(
             "error",
             "ray-over-nodes",
-            f"profile `{profile.name}`: NeMo-RL over {settings.nodes} nodes needs Ray across them, which this version "
+            f"profile `{profile.name}`: NeMo-RL over {settings.nodes} nodes needs Ray across them, which a batch job "
             "does not bring up",
-            "nodes",
-            profile.origin("nodes"),
-            'set `nodes = 1`, or use `executor = "ray"` with a cluster that is up',
-            exit_code=NotAvailableError.exit_code,
+            "launch",
+            profile.origin("launch"),
+            'set `launch = "ray"`, or leave it out; or `nodes = 1`',
         )
     yield from _cluster(plan, profile, cluster)
 
@@ -232,7 +253,7 @@ def _judge_room(plan: Plan, profile: Profile) -> Iterator[Finding]:
     if not isinstance(want, int) or settings.nodes != want:
         return
     choices = [f"`{JUDGE_MODEL}.base_url` to a judge elsewhere"]
-    if isinstance(settings, RayProfile | SlurmProfile):
+    if isinstance(settings, RayProfile | SlurmProfile | LeptonProfile):
         choices.insert(0, f"`nodes = {want + more}` in the profile")
     if settings.nodes == 1 and settings.gpus_per_node > judge:
         choices.append(f"`cluster.gpus_per_node={settings.gpus_per_node - judge}`, which leaves the judge a part of it")

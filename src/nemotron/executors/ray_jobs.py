@@ -11,9 +11,10 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, RootModel
 
@@ -39,8 +40,8 @@ STATES: dict[str, StateName] = {
 }
 STOP_WAIT_S = 60
 """Between SIGTERM and SIGKILL of a job that is stopped; Ray's own three seconds end a run before its status."""
-_STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
-_ASK_S = 3.0
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+ASK_S = 3.0
 """How long a cluster that does not answer is asked how a job does: whoever follows the job asks again anyway."""
 _SHARE = 0.05
 """Of the time that reading a log takes: the API has no offset, so a long one is asked for less often."""
@@ -84,7 +85,14 @@ class RayJobs:
     name = NAME
     ships_assets = False
 
-    def __init__(self) -> None:
+    def __init__(self, opened: Callable[[Handle, float], Service] | None = None) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            opened: the API of the cluster that a handle names, which is asked for so many seconds; that of the address
+                in the handle where nothing is said.
+        """
+        self._opened = opened or _of_handle
         self._services: dict[str, Service] = {}
         self._logs: dict[str, _Log] = {}
 
@@ -102,11 +110,11 @@ class RayJobs:
         settings = _settings(profile)
         shown = shown_environment(profile, job, None)
         environment = {name: value for name, value in shown.items() if name not in settings.secrets}
-        environment.setdefault(_STOP_WAIT, str(STOP_WAIT_S))
+        environment.setdefault(STOP_WAIT, str(STOP_WAIT_S))
         runtime: dict[str, Any] = {"env_vars": environment}
         if settings.code == "ship":
             environment[snapshot.VARIABLE] = snapshot.digest()
-            runtime["working_dir"] = _package()
+            runtime["working_dir"] = package()
         body: dict[str, Any] = {
             "submission_id": submission_id(job.id, number),
             "entrypoint": _entrypoint(settings, target, number, how),
@@ -127,11 +135,11 @@ class RayJobs:
         """Ray unpacks the code where it likes."""
         return None
 
-    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
+    def details(self, profile: Profile, target: Target, number: int, job: CompiledJob) -> dict[str, object]:
         """Id of the job, address of the cluster, and the variable of its token."""
         settings = _settings(profile)
         return {
-            "job_name": submission_id(run_id, number),
+            "job_name": submission_id(job.id, number),
             "job_id": None,
             "cluster": {"address": settings.address, "token_env": settings.token_env},
         }
@@ -141,26 +149,30 @@ class RayJobs:
         details = handle.model_extra or {}
         service, job = self._service(handle), str(details["job_name"])
         body = json.loads(json.dumps(submission.request["body"]))
-        own = {name: submission.environment[name] for name in (snapshot.VARIABLE, _STOP_WAIT)}
+        own = {name: submission.environment[name] for name in (snapshot.VARIABLE, STOP_WAIT)}
         sent = {name: value for name, value in values.items() if name in submission.environment}
         environment = {**sent, **own}
         if details.get("mirrored"):
             environment |= mirror.packed(run.path, int(details["number"]), with_code=False)
         body["runtime_env"]["env_vars"] = environment
-        if package := body["runtime_env"].get("working_dir"):
-            _upload(service, package)
-        if self._details(service, job) is None:
+        if shipped := body["runtime_env"].get("working_dir"):
+            _upload(service, shipped)
+        if _details(service, job) is None:
             try:
                 service.call("POST", "/api/jobs/", body=body)
             except ExecutorError:
                 # Whether a job was made before the answer was lost, its id tells.
-                if self._details(service, job) is None:
+                if _details(service, job) is None:
                     raise
         return handle.model_copy(update={"job_id": job})
 
     def read_log(self, handle: Handle, offset: int) -> bytes:
         """What the job printed, without the rows that it repeats for the mirror."""
         return mirror.printed(self._log(handle).text())[offset:]
+
+    def whole_log(self, handle: Handle) -> bytes:
+        """All that there is now, with the rows for the mirror. Raises NotFoundError: the cluster knows no such job."""
+        return self._log(handle).text(fresh=True)
 
     def explain(self, handle: Handle, state: JobState) -> JobState:
         """Ray has said it in the job's message."""
@@ -169,18 +181,31 @@ class RayJobs:
     def cancel(self, handle: Handle) -> None:
         """Stop it: SIGTERM, and SIGKILL where that does not help."""
         if job := (handle.model_extra or {}).get("job_id"):
-            self._service(handle, patience_s=_ASK_S).call("POST", f"/api/jobs/{job}/stop")
+            self._service(handle, patience_s=ASK_S).call("POST", f"{_path(str(job))}/stop")
 
     def fetch(self, run: RunFolder, handle: Handle) -> None:
         """Rows and status of a mirrored run out of the log."""
         if not (handle.model_extra or {}).get("mirrored"):
             return
-        mirror.keep(run, mirror.repeated(self._log(handle).text(fresh=True)))
+        try:
+            text = self.whole_log(handle)
+        except NotFoundError:
+            # A cluster that has forgotten a job has forgotten its log: the mirror stays as it is, and the run goes on.
+            return
+        mirror.keep(run, mirror.repeated(text))
+
+    def costs(self, handle: Handle) -> str | None:
+        """The cluster is there without us."""
+        return None
+
+    def release(self, handle: Handle, state: JobState) -> Handle:
+        """Nothing was made for it alone."""
+        return handle
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """The cluster answers and takes the token."""
         settings = _settings(profile)
-        with _service(settings.address, settings.token_env, patience_s=_ASK_S) as service:
+        with _service(settings.address, settings.token_env, patience_s=ASK_S) as service:
             version = service.ask(_Version, "GET", "/api/version").ray_version or "unknown"
             # The version is told without a token.
             jobs = service.ask(_Jobs, "GET", "/api/jobs/").root or []
@@ -192,7 +217,7 @@ class RayJobs:
         if not job:
             return JobState("lost", "it was never submitted")
         try:
-            found = self._details(self._service(handle, patience_s=_ASK_S), str(job))
+            found = _details(self._service(handle, patience_s=ASK_S), str(job))
         except NemotronError as error:
             return JobState("unknown", error.message)
         if found is None:
@@ -205,23 +230,18 @@ class RayJobs:
             return JobState("failed", "" if code else _short(message), code)
         return JobState(state, _short(message) if state == "queued" else "")
 
-    def _details(self, service: Service, job: str) -> _Details | None:
-        try:
-            return service.ask(_Details, "GET", f"/api/jobs/{job}")
-        except NotFoundError:
-            return None
-
     def _service(self, handle: Handle, *, patience_s: float = PATIENCE_S) -> Service:
-        where: Any = (handle.model_extra or {}).get("cluster") or {}
-        key = json.dumps([where, patience_s], sort_keys=True)
+        details = handle.model_extra or {}
+        where = [details.get(name) for name in ("cluster", "workspace", "ray_cluster")]
+        key = json.dumps([*where, patience_s], sort_keys=True)
         if key not in self._services:
-            self._services[key] = _service(where["address"], where.get("token_env"), patience_s=patience_s)
+            self._services[key] = self._opened(handle, patience_s)
         return self._services[key]
 
     def _log(self, handle: Handle) -> _Log:
         job = str((handle.model_extra or {}).get("job_id"))
         if job not in self._logs:
-            self._logs[job] = _Log(self._service(handle, patience_s=_ASK_S), job)
+            self._logs[job] = _Log(self._service(handle, patience_s=ASK_S), job)
         return self._logs[job]
 
 
@@ -237,7 +257,7 @@ class _Log:
         """What there is so far, rows for the mirror included; the last line may be half."""
         if fresh or time.monotonic() >= self._until:
             begun = time.monotonic()
-            answer = self._service.ask(_Logs, "GET", f"/api/jobs/{self._job}/logs", most=_MOST_LOG)
+            answer = self._service.ask(_Logs, "GET", f"{_path(self._job)}/logs", most=_MOST_LOG)
             self._text = (answer.logs or "").encode()
             now = time.monotonic()
             self._until = now + (now - begun) / _SHARE if now - begun > 1 else 0.0
@@ -247,6 +267,24 @@ class _Log:
 def submission_id(run_id: str, number: int) -> str:
     """One for each attempt: a job that is sent twice is one job."""
     return f"nemotron-{run_id}-{number}"
+
+
+def _path(job: str) -> str:
+    """Of a job. A handle is a file that somebody may have written over: its names are no way to other addresses."""
+    return f"/api/jobs/{quote(job, safe='')}"
+
+
+def _details(service: Service, job: str) -> _Details | None:
+    """What the cluster says of a job; None where it does not know it."""
+    try:
+        return service.ask(_Details, "GET", _path(job))
+    except NotFoundError:
+        return None
+
+
+def _of_handle(handle: Handle, patience_s: float) -> Service:
+    where: Any = (handle.model_extra or {}).get("cluster") or {}
+    return _service(where["address"], where.get("token_env"), patience_s=patience_s)
 
 
 def _entrypoint(settings: RayProfile, target: Target, number: int, how: How) -> str:
@@ -260,13 +298,19 @@ def _entrypoint(settings: RayProfile, target: Target, number: int, how: How) -> 
     return "\n".join(["set -eu", *path, *settings.startup_commands, f"exec {shlex.join(words)}"])
 
 
-def _package() -> str:
+def package() -> str:
+    """How Ray calls the package of this version's code."""
     return f"gcs://_ray_pkg_nemotron_{snapshot.digest()}.zip"
 
 
-def _upload(service: Service, package: str) -> None:
+def package_path(name: str) -> str:
+    """Where the API takes a package."""
+    return f"/api/packages/{name.replace('://', '/')}"
+
+
+def _upload(service: Service, name: str) -> None:
     """Unless the cluster has it. Asking keeps it there for the minutes until the job does."""
-    path = f"/api/packages/{package.replace('://', '/')}"
+    path = package_path(name)
     try:
         service.call("GET", path)
     except NotFoundError:

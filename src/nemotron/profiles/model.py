@@ -356,15 +356,21 @@ class LeptonProfile(Contained):
     secrets: dict[Variable, Line] = Field(default_factory=dict)
     """Variable of the job -> name of a secret of the workspace."""
     ray_version: Line | None = None
+    """Of a Ray cluster: what `ray --version` says in the image."""
     launch: Literal["auto", "job", "ray"] = "auto"
-    """`job`: a batch job. `ray`: a Ray cluster and a job on it. `auto`: as the engine needs it."""
+    """`job`: a batch job. `ray`: a Ray cluster, deleted when the job on it is over. `auto`: `ray` where NeMo-RL runs on
+    several nodes."""
     start_timeout_s: Count = 1800
-    """How long a Ray cluster may take to come up."""
+    """How long a Ray cluster may take to come up; one that takes longer is deleted."""
 
     @property
     def kind(self) -> ExecutorName:
         """The executor."""
         return "lepton"
+
+    def brings_up_ray(self, engine: str | None) -> bool:
+        """Whether a job of that engine gets a Ray cluster of its own."""
+        return self.launch == "ray" or (self.launch == "auto" and engine == "nemo_rl" and self.nodes > 1)
 
     def reaches(self) -> tuple[Path, ...] | None:
         """The mounts: nothing else outlives the job."""

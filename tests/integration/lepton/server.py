@@ -1,8 +1,12 @@
-"""A Lepton workspace on loopback, as far as jobs go: each runs as a process here, with the variables that it is sent.
+"""A Lepton workspace on loopback, as far as jobs and Ray clusters go.
+
+A job runs as a process here, with the variables that it is sent; a Ray cluster is a real Ray (:mod:`clusters`), whose
+dashboard is passed on.
 
 Faults are switched on from outside: ``POST /__fault`` with ``{"errors": N}`` lets the next N calls answer 500,
-``{"lost_answer": 1}`` makes a job and breaks the connection before the answer, ``{"drop_logs": N}`` breaks the next N
-logs in the middle. ``GET /__calls`` lists every call.
+``{"lost_answer": 1}`` makes a job or a cluster and breaks the connection before the answer, ``{"drop_logs": N}`` breaks
+the next N logs in the middle, ``{"never_ready": 1}`` makes a cluster that no worker joins, ``{"no_delete": N}`` refuses
+the next N deletions of clusters. ``GET /__calls`` lists every call.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from typing import Any
 
 from aiohttp import web
 
+sys.path.insert(0, str(Path(__file__).parents[3]))
+from tests.integration.lepton.clusters import RayCluster
+
 TOKEN = os.environ["FAKE_LEPTON_TOKEN"]
 FOLDER = Path(os.environ["FAKE_LEPTON_FOLDER"])
 SECRETS = {"hf-secret": "value-of-the-hf-secret"}
@@ -30,8 +37,9 @@ JOB_NAME = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
 routes = web.RouteTableDef()
 jobs: dict[str, dict[str, Any]] = {}
 processes: dict[str, asyncio.subprocess.Process] = {}
+clusters: dict[str, RayCluster] = {}
 calls: list[dict[str, Any]] = []
-faults: dict[str, int] = {"errors": 0, "lost_answer": 0, "drop_logs": 0}
+faults: dict[str, int] = {"errors": 0, "lost_answer": 0, "drop_logs": 0, "never_ready": 0, "no_delete": 0}
 tasks: set[asyncio.Task[None]] = set()
 
 
@@ -47,7 +55,9 @@ async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
     if request.path.startswith("/__"):
         return await handler(request)  # type: ignore[no-any-return]
     body = await request.read()
-    calls.append({"method": request.method, "path": request.path, "body": json.loads(body) if body else None})
+    is_json = "json" in request.headers.get("Content-Type", "")
+    sent = json.loads(body) if body and is_json else len(body) or None
+    calls.append({"method": request.method, "path": request.path, "body": sent})
     if request.headers.get("Authorization") != f"Bearer {TOKEN}":
         return web.json_response({"code": "Unauthorized", "message": "invalid token"}, status=401)
     if due("errors"):
@@ -235,7 +245,74 @@ async def log_of(request: web.Request) -> web.StreamResponse:
     return response
 
 
+@routes.post(BASE + "/rayclusters")
+async def create_cluster(request: web.Request) -> web.Response:
+    body = await request.json()
+    name = body["metadata"].get("id") or ""
+    if not JOB_NAME.fullmatch(name):
+        return web.json_response({"message": f"invalid name {name!r}"}, status=400)
+    if name in clusters:
+        return web.json_response({"message": f"raycluster {name} already exists"}, status=409)
+    spec = body["spec"]
+    groups = [spec["head_group_spec"], *(spec.get("worker_group_specs") or [])]
+    if any(group["affinity"]["allowed_dedicated_node_groups"] != ["ng-a1"] for group in groups):
+        return web.json_response({"message": "node group not found"}, status=400)
+    body["metadata"] |= {"name": name, "created_at": int(time.time() * 1000), "version": 1}
+    cluster = clusters[name] = RayCluster(body, FOLDER / f"ray-{name}", SECRETS, lonely=due("never_ready"))
+    task = asyncio.create_task(cluster.run())
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    if due("lost_answer"):
+        assert request.transport is not None
+        request.transport.abort()
+    return web.json_response(cluster.body, status=201)
+
+
+def find_cluster(request: web.Request) -> RayCluster:
+    try:
+        return clusters[request.match_info["cluster"]]
+    except KeyError:
+        raise web.HTTPNotFound(text='{"message": "raycluster not found"}', content_type="application/json") from None
+
+
+@routes.get(BASE + "/rayclusters")
+async def list_clusters(request: web.Request) -> web.Response:
+    return web.json_response([cluster.body for cluster in clusters.values()])
+
+
+@routes.get(BASE + "/rayclusters/{cluster}")
+async def get_cluster(request: web.Request) -> web.Response:
+    return web.json_response(find_cluster(request).body)
+
+
+@routes.patch(BASE + "/rayclusters/{cluster}")
+async def patch_cluster(request: web.Request) -> web.Response:
+    cluster = find_cluster(request)
+    change = (await request.json())["spec"]
+    cluster.body["spec"] |= change
+    if change.get("suspend"):
+        cluster.stop()
+    return web.json_response(cluster.body)
+
+
+@routes.delete(BASE + "/rayclusters/{cluster}")
+async def delete_cluster(request: web.Request) -> web.Response:
+    cluster = find_cluster(request)
+    if due("no_delete"):
+        return web.json_response({"message": "not while it is scaling"}, status=409)
+    cluster.stop()
+    del clusters[request.match_info["cluster"]]
+    return web.json_response({})
+
+
+@routes.route("*", BASE + "/rayclusters/{cluster}/dashboard/{path:.*}")
+async def dashboard(request: web.Request) -> web.StreamResponse:
+    return await find_cluster(request).pass_on(request, request.match_info["path"])
+
+
 async def end_all(app: web.Application) -> None:
+    for cluster in clusters.values():
+        cluster.stop()
     for process in processes.values():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

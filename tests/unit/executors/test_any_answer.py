@@ -19,7 +19,7 @@ from nemotron import snapshot
 from nemotron.errors import ConfigError, ExecutorError, NemotronError, NotFoundError
 from nemotron.executors import http, mirror
 from nemotron.executors.base import JobState, Submission
-from nemotron.executors.lepton import api, executor
+from nemotron.executors.lepton import api, executor, ray_cluster
 from nemotron.executors.lepton.executor import Lepton
 from nemotron.executors.ray_jobs import RayJobs
 from nemotron.profiles.load import Profile
@@ -46,9 +46,20 @@ SENT = Submission(
     request={
         "body": {
             "submission_id": "nemotron-r1-1",
-            "spec": {"envs": [], "affinity": {"allowed_dedicated_node_groups": ["g"]}},
+            "spec": {
+                "envs": [],
+                "affinity": {"allowed_dedicated_node_groups": ["g"]},
+                "head_group_spec": {"envs": [], "affinity": {"allowed_dedicated_node_groups": ["g"]}},
+            },
             "runtime_env": {"working_dir": "gcs://x.zip"},
-        }
+        },
+        "then": [
+            {"path": "/rayclusters/c", "until": {"state": "Ready", "workers": 1, "at_most_s": 1}},
+            {
+                "path": "/rayclusters/c/dashboard/api/jobs/",
+                "body": {"runtime_env": {"env_vars": {snapshot.VARIABLE: "x", "RAY_JOB_STOP_WAIT_TIME_S": "60"}}},
+            },
+        ],
     },
     environment={snapshot.VARIABLE: "x", "RAY_JOB_STOP_WAIT_TIME_S": "60"},
 )
@@ -105,9 +116,8 @@ def ray(server: Hostile) -> Profile:
     return Profile("lab", RayProfile.model_validate(given), (), {}, {})
 
 
-def questions(kind: Any, profile: Callable[[Hostile], Profile], server: Hostile, run: RunFolder) -> Any:
+def questions(kind: Any, profile: Callable[[Hostile], Profile], server: Hostile, run: RunFolder, asked: Handle) -> Any:
     """All that a cluster is asked; each by a process of its own, as it were."""
-    asked = handle(server)
     return {
         "state": lambda: kind().state(asked),
         "check": lambda: kind().check(profile(server)),
@@ -115,21 +125,24 @@ def questions(kind: Any, profile: Callable[[Hostile], Profile], server: Hostile,
         "log": lambda: kind().read_log(asked, 0),
         "fetch": lambda: kind().fetch(run, asked),
         "cancel": lambda: kind().cancel(asked),
+        "release": lambda: kind().release(asked, JobState("finished")).model_extra,
     }
 
 
-def answered(kind: Any, profile: Any, server: Hostile, run: RunFolder, reply: Reply, what: str) -> None:
+def answered(
+    kind: Any, profile: Any, server: Hostile, run: RunFolder, reply: Reply, what: str, of: Any = handle
+) -> None:
     # A log is listened to for as long as its job goes on, so one that hangs is none too long.
     log = replace(reply, ending="close") if reply.ending == "hang" else reply
     server.play = lambda path, body: log if path.endswith("/log") else reply
     started = time.monotonic()
     try:
-        found = questions(kind, profile, server, run)[what]()
+        found = questions(kind, profile, server, run, of(server))[what]()
     except NemotronError as error:
         assert error.exit_code in CODES, error  # noqa: PT017 - many answers are no error
         assert SECRET not in f"{error.message} {error.hint}"  # noqa: PT017
     else:
-        assert SECRET not in repr(found) or what in ("log", "submit")
+        assert SECRET not in repr(found) or what in ("log", "submit", "release")
         if isinstance(found, JobState):
             assert isinstance(found.exit_code, int | None)
     assert time.monotonic() - started < LONGEST_S
@@ -142,6 +155,11 @@ def close(services: list[http.Service]) -> None:
             thread.join(LONGEST_S)
     while services:
         services.pop().close()
+
+
+def on_a_cluster_of_lepton(server: Hostile) -> Handle:
+    more = {"ray_cluster": "nemotron-c-1", "submitted": True, "log": "/r/attempts/1/logs/ray.log"}
+    return handle(server).model_copy(update=more)
 
 
 WHAT = st.sampled_from(["state", "check", "submit", "log", "fetch", "cancel"])
@@ -183,6 +201,31 @@ def test_any_answer_of_ray(server: Hostile, services: list[http.Service], tmp_pa
     @example(reply=DRIPPED, what="log")
     def holds(reply: Reply, what: str) -> None:
         answered(RayJobs, ray, server, RunFolder(tmp_path), reply, what)
+        close(services)
+
+    holds()
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("many", MANY, ids=["some", "many"])
+def test_any_answer_of_a_ray_cluster_of_lepton(
+    server: Hostile, services: list[http.Service], tmp_path: Path, many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "_POLL_S", 0.05)
+    (tmp_path / "attempts" / "1" / "logs").mkdir(parents=True)
+    cluster = {"metadata": {"id": "c"}, "status": {"state": "Ready", "readyWorkerReplicas": 1}}
+    stopped = {"status": {"state": "Stopped"}}
+
+    @settings(max_examples=(500 if "EVERY_BYTE" in os.environ else 120) if many else 20, deadline=None)
+    @given(reply=replies(bodies(*RAY, cluster, stopped)), what=st.one_of(WHAT, st.just("release")))
+    @example(reply=Reply(answer(as_json(stopped))), what="state")
+    @example(reply=Reply(answer(as_json({"status": {"readyWorkerReplicas": "many"}}))), what="submit")
+    @example(reply=Reply(answer(b"x" * 9, "404 No")), what="state")
+    @example(reply=Reply(answer(b"x" * 9, "404 No")), what="fetch")
+    @example(reply=Reply(answer(b"x" * 9, "401 No")), what="release")
+    @example(reply=DRIPPED, what="release")
+    def holds(reply: Reply, what: str) -> None:
+        answered(Lepton, lepton, server, RunFolder(tmp_path), reply, what, of=on_a_cluster_of_lepton)
         close(services)
 
     holds()

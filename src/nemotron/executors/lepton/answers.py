@@ -67,6 +67,18 @@ class Job(Row):
     status: Status = Status()
 
 
+class ClusterStatus(Status):
+    """How a Ray cluster does."""
+
+    readyWorkerReplicas: int = 0
+
+
+class Cluster(Row):
+    """A Ray cluster."""
+
+    status: ClusterStatus = ClusterStatus()
+
+
 class Workspace(_Part):
     """What a token opens."""
 

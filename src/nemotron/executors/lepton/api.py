@@ -14,6 +14,7 @@ from nemotron.disk.documents import read_bytes
 from nemotron.errors import ConfigError
 from nemotron.executors.http import PATIENCE_S, Service
 from nemotron.profiles.model import LeptonProfile
+from nemotron.runs.attempts import Handle
 
 _MOST_BYTES = 1 << 20
 SERVICE = "https://gateway.dgxc-lepton.nvidia.com/api/v2/workspaces/"
@@ -80,6 +81,16 @@ def _login(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], str |
     current = content.get("current_workspace")
     known = {str(name): record for name, record in content["workspaces"].items() if isinstance(record, dict)}
     return known, current if isinstance(current, str) else None
+
+
+def workspace_of_handle(handle: Handle) -> Workspace:
+    """The workspace that an attempt was started in.
+
+    Raises:
+        ConfigError: no workspace or no token can be found.
+    """
+    where = (handle.model_extra or {}).get("workspace") or {}
+    return workspace_of(LeptonProfile.model_validate({"executor": "lepton", **where}))
 
 
 class Api(Service):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 from nemotron.disk.documents import parse_json
 from nemotron.errors import ExecutorError, NemotronError, NotFoundError
@@ -16,8 +15,11 @@ from nemotron.executors import mirror
 from nemotron.executors.base import How, JobState, StateName, Submission, Target
 from nemotron.executors.environment import shown_environment
 from nemotron.executors.lepton import payload
-from nemotron.executors.lepton.answers import Anything, Found, Job, Rows, Workspace
-from nemotron.executors.lepton.api import Api, workspace_of
+from nemotron.executors.lepton.answers import Found, Job, Rows, Workspace
+from nemotron.executors.lepton.api import Api, workspace_of, workspace_of_handle
+from nemotron.executors.lepton.groups import node_group, resolve_groups
+from nemotron.executors.lepton.ray_cluster import LOG, RayClusters, submission
+from nemotron.executors.ray_jobs import submission_id
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import LeptonProfile
@@ -50,7 +52,7 @@ _PATIENCE_S = 5.0
 
 
 class Lepton:
-    """Batch jobs."""
+    """Batch jobs, and jobs on Ray clusters of their own: a handle that names a cluster is of such a one."""
 
     name = NAME
     ships_assets = False
@@ -58,6 +60,7 @@ class Lepton:
     def __init__(self) -> None:
         self._apis: dict[str, Api] = {}
         self._logs: dict[str, _Log] = {}
+        self._clusters = RayClusters()
 
     def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
         """Below ``remote_job_dir``, which is a mount; a mirror is kept here."""
@@ -69,6 +72,17 @@ class Lepton:
         """The body of the call, without the packed files."""
         settings = _settings(profile)
         environment = shown_environment(profile, job, self.code_dir(profile, target))
+        if settings.brings_up_ray(job.engine):
+            return submission(
+                settings,
+                payload.job_name(job.id, number),
+                run_id=job.id,
+                run_dir=target.there,
+                number=number,
+                environment=environment,
+                how=how,
+                of_profile=profile.name,
+            )
         body = payload.body(
             settings,
             name=payload.job_name(job.id, number),
@@ -90,28 +104,29 @@ class Lepton:
         settings = _settings(profile)
         return payload.code_dir(settings, target.there) if settings.code == "ship" else None
 
-    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
-        """The name of the job, and of the workspace's address and token what is no secret."""
+    def details(self, profile: Profile, target: Target, number: int, job: CompiledJob) -> dict[str, object]:
+        """The name of the job or of its cluster, and of the workspace's address and token what is no secret."""
         settings = _settings(profile)
         keep = ("workspace_id", "workspace_url", "token_env")
-        return {
-            "job_name": payload.job_name(run_id, number),
-            "job_id": None,
-            "workspace": {key: value for key in keep if (value := getattr(settings, key)) is not None},
-        }
+        workspace = {key: value for key in keep if (value := getattr(settings, key)) is not None}
+        name = payload.job_name(job.id, number)
+        if not settings.brings_up_ray(job.engine):
+            return {"job_name": name, "job_id": None, "workspace": workspace}
+        ray_job = submission_id(job.id, number)
+        log = str(target.here / "attempts" / str(number) / "logs" / LOG)
+        return {"job_name": ray_job, "job_id": ray_job, "ray_cluster": name, "log": log, "workspace": workspace}
 
     def submit(self, run: RunFolder, submission: Submission, values: Mapping[str, str], handle: Handle) -> Handle:
         """One job of that name: where it exists already, that one is taken."""
+        if _is_ray(handle):
+            return self._clusters.submit(run, submission, values, handle)
         details = handle.model_extra or {}
         api = self._api(handle)
-        body = json.loads(json.dumps(submission.request["body"]))
+        body = deepcopy(submission.request["body"])
         spec = body["spec"]
-        by_name = {env["name"]: env for env in spec["envs"] if "value" in env}
-        for name, value in {**values, **mirror.packed(run.path, int(details["number"]), with_code=True)}.items():
-            by_name[name] = {"name": name, "value": value}
-        secrets = [env for env in spec["envs"] if "value" not in env]
-        spec["envs"] = [*by_name.values(), *secrets]
-        _resolve_group(api, spec)
+        packed = mirror.packed(run.path, int(details["number"]), with_code=True)
+        spec["envs"] = payload.with_values(spec["envs"], {**values, **packed})
+        resolve_groups(api, [spec])
         known = self._by_name(api, str(details["job_name"]))
         if known is None:
             try:
@@ -126,6 +141,8 @@ class Lepton:
 
     def read_log(self, handle: Handle, offset: int) -> bytes:
         """What the job printed, without the rows that it repeats for the mirror."""
+        if _is_ray(handle):
+            return self._clusters.read_log(handle, offset)
         log = self._log(handle)
         if offset == 0:
             log.wait_until_quiet(_QUIET_S, self._patience(handle))
@@ -137,15 +154,27 @@ class Lepton:
 
     def cancel(self, handle: Handle) -> None:
         """Stop it: Lepton keeps it, with its log."""
+        if _is_ray(handle):
+            return self._clusters.cancel(handle)
         job = (handle.model_extra or {}).get("job_id")
         if job:
             self._api(handle).call("PATCH", f"/jobs/{job}", body={"spec": {"stopped": True}})
 
     def fetch(self, run: RunFolder, handle: Handle) -> None:
         """Rows and status out of the log, and the report from them."""
+        if _is_ray(handle):
+            return self._clusters.fetch(run, handle)
         log = self._log(handle)
         log.wait_until_quiet(_QUIET_S, self._patience(handle))
         mirror.keep(run, mirror.repeated(log.text()))
+
+    def costs(self, handle: Handle) -> str | None:
+        """A Ray cluster, until it is deleted; a batch job gives its machines back by itself."""
+        return self._clusters.costs(handle) if _is_ray(handle) else None
+
+    def release(self, handle: Handle, state: JobState) -> Handle:
+        """Delete the Ray cluster."""
+        return self._clusters.release(handle, state)
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """The token opens the workspace, and the node group is there."""
@@ -154,11 +183,13 @@ class Lepton:
         with Api(workspace, patience_s=10) as api:
             found = [("workspace", api.ask(Workspace, "GET", "/workspace").workspace_name or workspace.url)]
             if settings.node_group:
-                found.append(_node_group(api, settings.node_group))
+                found.append(node_group(api, settings.node_group))
         return found
 
     def state(self, handle: Handle) -> JobState:
         """One call."""
+        if _is_ray(handle):
+            return self._clusters.state(handle)
         job = (handle.model_extra or {}).get("job_id")
         if not job:
             return JobState("lost", "it was never submitted")
@@ -201,12 +232,10 @@ class Lepton:
         return next((row.metadata.id for row in rows if name in (row.metadata.name, row.metadata.id)), None)
 
     def _api(self, handle: Handle) -> Api:
-        where: Any = (handle.model_extra or {}).get("workspace") or {}
-        key = json.dumps(where, sort_keys=True)
-        if key not in self._apis:
-            profile = LeptonProfile.model_validate({"executor": "lepton", **where})
-            self._apis[key] = Api(workspace_of(profile))
-        return self._apis[key]
+        workspace = workspace_of_handle(handle)
+        if workspace.url not in self._apis:
+            self._apis[workspace.url] = Api(workspace)
+        return self._apis[workspace.url]
 
     def _log(self, handle: Handle) -> _Log:
         job = str((handle.model_extra or {}).get("job_id"))
@@ -272,30 +301,8 @@ def _word(api: Api, job: str) -> str:
     return api.ask(Job, "GET", f"/jobs/{job}", params={"job_query_mode": "alive_and_archive"}).status.state
 
 
-def _resolve_group(api: Api, spec: dict[str, Any]) -> None:
-    """Node groups are asked for by id; people know them by name."""
-    affinity = spec.get("affinity", {})
-    wanted = affinity.get("allowed_dedicated_node_groups", [])
-    if wanted:
-        groups = _groups(api)
-        affinity["allowed_dedicated_node_groups"] = [groups.get(name, name) for name in wanted]
-
-
-def _groups(api: Api) -> dict[str, str]:
-    rows = api.ask(Rows, "GET", "/dedicated-node-groups").all
-    return {str(row.metadata.name): str(row.metadata.id) for row in rows}
-
-
-def _node_group(api: Api, wanted: str) -> tuple[str, str]:
-    """Line of a check about a node group, which has a name and an id. Raises ExecutorError."""
-    groups = _groups(api)
-    group = groups.get(wanted) or (wanted if wanted in groups.values() else None)
-    if group is None:
-        raise ExecutorError(
-            f"there is no node group `{wanted}`", hint=f"there are {', '.join(sorted(groups)) or 'none'}"
-        )
-    nodes = api.ask(Anything, "GET", f"/dedicated-node-groups/{group}/nodes").root or []
-    return f"node group {wanted}", f"{group}, {len(nodes)} nodes"
+def _is_ray(handle: Handle) -> bool:
+    return (handle.model_extra or {}).get("ray_cluster") is not None
 
 
 def _settings(profile: Profile) -> LeptonProfile:

@@ -73,10 +73,10 @@ class Slurm:
         """The folder on PYTHONPATH; None where the code is installed there."""
         return code_dir(_settings(profile), target)
 
-    def details(self, profile: Profile, target: Target, number: int, run_id: str) -> dict[str, object]:
+    def details(self, profile: Profile, target: Target, number: int, job: CompiledJob) -> dict[str, object]:
         """Name, folders and login node: enough to ask about the job without the profile."""
         return {
-            "job_name": _name(run_id, number),
+            "job_name": _name(job.id, number),
             "job_id": None,
             "log": f"{target.there}/attempts/{number}/logs/{script.LOG}",
             "code_dir": self.code_dir(profile, target),
@@ -160,6 +160,14 @@ class Slurm:
             unpack_files(done.out, run.path)
         except ValueError as error:
             raise ExecutorError(f"what came of the run from {extra['run_dir']} cannot be taken: {error}") from error
+
+    def costs(self, handle: Handle) -> str | None:
+        """Slurm gives back what a job had when it ends."""
+        return None
+
+    def release(self, handle: Handle, state: JobState) -> Handle:
+        """Nothing was made for it alone."""
+        return handle
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """Slurm answers, the partition is there, the folder can be written, the code can run."""

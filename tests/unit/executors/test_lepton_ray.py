@@ -1,0 +1,180 @@
+"""What becomes of a job on a Ray cluster of Lepton, as the cluster and Ray tell it, and of the cluster afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron.errors import ArtifactError, ExecutorError, NotFoundError
+from nemotron.executors import ending, state_of
+from nemotron.executors.base import JobState
+from nemotron.executors.elsewhere import cancel, refresh
+from nemotron.executors.lepton import ray_cluster
+from nemotron.executors.lepton.executor import Lepton
+from nemotron.executors.registry import executor_of
+from nemotron.runs.attempts import Handle, attempts_of, begin_attempt
+from nemotron.runs.folder import RunFolder
+from tests.hostile_server import Hostile, Reply, answer
+from tests.unit.runs.conftest import make_run as make_run
+from tests.unit.runs.run_records import MakeRun
+
+NAME = "nemotron-20250131-154501-8d01-1"
+NO = "404 Not Found"
+
+
+class Service:
+    """Lepton with one cluster, and Ray on it with one job; the parts say what they are asked for."""
+
+    def __init__(self) -> None:
+        self.cluster: str | None = "Ready"
+        self.job: dict[str, Any] | None = {"status": "RUNNING"}
+        self.paths: list[str] = []
+        self.refuses = False
+
+    def play(self, path: str, body: bytes) -> Reply:
+        self.paths.append(path)
+        if "/dashboard/" in path:
+            if path.endswith("/logs"):
+                found: Any = {"logs": "said\n\x1enemotron metrics.jsonl {}\n"}
+            elif path.endswith("/stop"):
+                self.job, found = {"status": "STOPPED"}, {}
+            else:
+                found = self.job
+            return Reply(answer(json.dumps(found).encode(), "200 OK" if self.cluster and found is not None else NO))
+        if self.cluster is None:
+            return Reply(answer(b"{}", NO))
+        if self.refuses:
+            return Reply(answer(b'{"message": "not now"}', "409 Conflict"))
+        return Reply(answer(json.dumps({"status": {"state": self.cluster}}).encode()))
+
+
+@pytest.fixture
+def lepton(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, str]]:
+    service = Service()
+    monkeypatch.setenv("LEPTON_WORKSPACE_TOKEN", "token")
+    monkeypatch.setattr(ray_cluster, "_POLL_S", 0.01)
+    monkeypatch.setattr(ray_cluster, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(ray_cluster, "ASK_S", 0.2)
+    monkeypatch.setattr(ending, "_POLL_S", 0.01)
+    with Hostile(service.play) as server:
+        yield service, server.url
+
+
+def handle(url: str, run: Path = Path("/r"), **more: Any) -> Handle:
+    facts = {
+        "executor": "lepton",
+        "started_at": "2025-01-31T15:45:01.000+00:00",
+        "run_dir": "/mnt/r",
+        "mirrored": True,
+        "number": 1,
+        "workspace": {"workspace_url": url},
+        "ray_cluster": NAME,
+        "job_name": "nemotron-r1-1",
+        "job_id": "nemotron-r1-1",
+        "log": str(run / "attempts" / "1" / "logs" / "ray.log"),
+        "submitted": True,
+    }
+    return Handle.model_validate({**facts, **more})
+
+
+@pytest.mark.parametrize(
+    ("cluster", "job", "submitted", "state"),
+    [
+        ("Ready", {"status": "RUNNING"}, True, JobState("running")),
+        ("Ready", {"status": "SUCCEEDED"}, True, JobState("finished")),
+        ("Ready", {"status": "FAILED", "driver_exit_code": 9}, True, JobState("failed", "", 9)),
+        ("Starting", None, False, JobState("queued", f"no job yet; its Ray cluster `{NAME}` is Starting")),
+        ("Ready", None, False, JobState("queued", f"no job yet; its Ray cluster `{NAME}` is Ready")),
+        (None, None, False, JobState("lost", "it was never submitted")),
+        (None, None, True, JobState("lost", f"its Ray cluster `{NAME}` is not there any more")),
+        ("Stopped", None, True, JobState("lost", f"its Ray cluster `{NAME}` is Stopped")),
+        ("Not Ready", None, True, JobState("unknown", f"its Ray cluster `{NAME}` is Not Ready")),
+    ],
+)
+def test_states(
+    lepton: tuple[Service, str], cluster: str | None, job: dict[str, Any] | None, submitted: bool, state: JobState
+) -> None:
+    service, url = lepton
+    service.cluster, service.job = cluster, job
+    assert Lepton().state(handle(url, submitted=submitted)) == state
+
+
+def test_a_head_that_was_started_anew_has_lost_the_job(lepton: tuple[Service, str]) -> None:
+    service, url = lepton
+    service.job = None
+    assert Lepton().state(handle(url)).state == "lost"
+
+
+@pytest.mark.parametrize("name", ["../jobs/other", "A", "x/y", "", "x" * 37])
+def test_no_other_thing_is_deleted_by_a_name_that_somebody_wrote(name: str) -> None:
+    with pytest.raises(ArtifactError, match=r"`ray_cluster` in its `handle.json` is damaged"):
+        executor_of(handle("http://127.0.0.1:1", ray_cluster=name))
+
+
+@pytest.fixture
+def started(make_run: MakeRun, lepton: tuple[Service, str]) -> Callable[..., RunFolder]:
+    def start(**more: Any) -> RunFolder:
+        run = make_run(run_id="r1")
+        run.write_status(state="running")
+        begin_attempt(run.path, handle(lepton[1], run.path, **more))
+        return run
+
+    return start
+
+
+def test_looking_at_a_run_whose_job_is_over_deletes_its_cluster(
+    lepton: tuple[Service, str], started: Callable[..., RunFolder]
+) -> None:
+    service, _ = lepton
+    run = started()
+    refresh(run)
+    assert service.cluster == "Ready"
+    paths = service.paths
+    service.job = {"status": "FAILED", "driver_exit_code": 7}
+    refresh(run)
+    assert paths[-1].endswith(f"/rayclusters/{NAME}")
+    # What it was is known without it, and what it printed.
+    service.cluster = None
+    kept = attempts_of(run.path)[-1].handle()
+    assert Lepton().state(kept) == JobState("failed", "", 7)
+    assert Lepton().read_log(kept, 0) == b"said\n"
+    assert Lepton().read_log(kept, 2) == b"id\n"
+    asked = len(service.paths)
+    refresh(run)
+    assert len(service.paths) == asked, "it is deleted once"
+
+
+def test_what_cannot_be_deleted_is_said_and_tried_again(
+    lepton: tuple[Service, str], started: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service, _ = lepton
+    run = started()
+    service.refuses = True
+    with pytest.raises(ExecutorError, match="may still be there and cost money") as caught:
+        cancel(run)
+    assert "`nemotron runs cancel r1` deletes it" in str(caught.value.hint)
+    assert service.job == {"status": "STOPPED"}
+    # The job is over, and yet there is something to cancel.
+    service.refuses = False
+    cancel(run)
+    assert f"deleted the Ray cluster `{NAME}`" in capsys.readouterr().err
+    assert state_of(run) == "cancelled"
+    with pytest.raises(NotFoundError, match="there is nothing to cancel"):
+        cancel(run)
+
+
+def test_a_cluster_without_a_job_can_be_cancelled(
+    lepton: tuple[Service, str], started: Callable[..., RunFolder]
+) -> None:
+    """The command was killed while it waited for the cluster."""
+    service, _ = lepton
+    run = started(submitted=False)
+    service.cluster, service.job = "Starting", None
+    assert state_of(run) == "queued"
+    cancel(run)
+    assert service.paths[-1].endswith(f"/rayclusters/{NAME}")
+    assert state_of(run) == "cancelled"
