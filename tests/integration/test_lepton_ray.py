@@ -35,7 +35,14 @@ def clusters(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def processes_of(workspace: Workspace) -> list[int]:
-    """Rays of this workspace alone: their variables name its folder."""
+    """Rays of this workspace alone: their variables name its folder. Who is ending has a moment for it."""
+    end = time.monotonic() + 20
+    while (found := alive_of(workspace)) and time.monotonic() < end:
+        time.sleep(0.5)
+    return found
+
+
+def alive_of(workspace: Workspace) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:

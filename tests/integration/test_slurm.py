@@ -318,6 +318,51 @@ def test_two_at_once_and_the_same_twice(cluster: Cluster) -> None:
         assert resume(run, max_steps=None, command=()) is None, "it is finished"
 
 
+def sweep_of_two(cluster: Cluster, profile: str, *words: str) -> list[str]:
+    """The runs of a detached sweep, in the order of its values."""
+    done = cluster.nemotron(*cluster.tiny("-b", profile, *words), "--sweep", "grpo.seed=11,12")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_a_sweep_is_one_array(cluster: Cluster) -> None:
+    """Each task is a run like any other: its own state, log, end, and way on from there."""
+    cluster.profile("arrays")
+    first, second = sweep_of_two(cluster, "arrays", *ENDLESS)
+    jobs = [str(cluster.handle(run)["job_id"]) for run in (first, second)]
+    array = jobs[0].partition("_")[0]
+    assert jobs == [f"{array}_0", f"{array}_1"]
+    until(lambda: steps_done(cluster.run_dir(first)) > 2 and steps_done(cluster.run_dir(second)) > 2)
+    assert cluster.lab.run("squeue", "-h", "-o", "%F").split() == [array] * 2
+    assert [cluster.state(run) for run in (first, second)] == ["running", "running"]
+    assert "step 1/" in cluster.nemotron("runs", "logs", first).stdout
+    # One is cancelled, and the other one goes on; what Slurm itself says of a task stands in its own log.
+    assert cluster.nemotron("runs", "cancel", first).returncode == 0
+    until(lambda: cluster.state(first) in ("interrupted", "cancelled"))
+    assert cluster.state(second) == "running"
+    cluster.lab.run("scancel", "--signal=KILL", "--full", jobs[1])
+    until(lambda: cluster.state(second) not in ("running", "queued"))
+    followed = cluster.nemotron("runs", "logs", "-f", second)
+    assert followed.returncode not in (0, 1), followed.stderr
+    # Each goes on alone, from its last checkpoint.
+    done = steps_done(cluster.run_dir(first))
+    resumed = cluster.nemotron("runs", "resume", first)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "_" not in str(cluster.handle(first, 2)["job_id"])
+    until(lambda: steps_done(cluster.run_dir(first)) > done)
+    assert cluster.nemotron("runs", "cancel", first).returncode == 0
+    cluster.lab.wait_until_empty()
+
+
+def test_an_array_to_its_end_attached(cluster: Cluster) -> None:
+    cluster.profile("arrays")
+    words = [*cluster.tiny("-r", "arrays", "grpo.max_num_steps=1"), "--sweep", "limits.max_kl=null,1e-9"]
+    done = cluster.nemotron(*words)
+    # The exit code is that of the task that failed.
+    assert (done.returncode, "1 of 2 runs finished" in done.stderr) == (9, True), done.stderr
+    assert len(re.findall(r"submitted to `arrays`, job (\d+)_[01]\n", done.stderr)) == 2
+
+
 def test_over_ssh(cluster: Cluster, sshd: Sshd, reference: Path) -> None:
     cluster.profile("far", *sshd.profile.splitlines(), shared="far")
     check = cluster.nemotron("profiles", "check", "far")

@@ -13,7 +13,7 @@ from nemotron.compile.sweep import Member, compile_all, findings_of
 from nemotron.config.overrides import Override
 from nemotron.config.sweep import combinations
 from nemotron.errors import CompileError, UsageError
-from nemotron.executors.launch import Launch
+from nemotron.executors.launch import Launch, shown_together
 from nemotron.executors.request import Request
 from nemotron.executors.sweep import SweepRun, name_of, run_here, submit_all
 from nemotron.job import Asked
@@ -67,7 +67,7 @@ def run_sweep(request: Request, overrides: Sequence[Override], words: Sequence[s
             members[index] = replace(member, plan=plan)
             if launch is not None:
                 launches[member.number] = launch
-    _say(members, sweep, launches.get(1), options)
+    _say(members, list(launches.values()), options)
     if options.dry_run:
         return 0
     runs = [SweepRun(member, asked(member), launches.get(member.number)) for member in members]
@@ -92,19 +92,22 @@ def _placed(words: Sequence[str], found: Sequence[str]) -> list[tuple[int, str]]
     return list(zip(positions, found, strict=True))
 
 
-def _say(members: Sequence[Member], sweep: str, first: Launch | None, options: SweepOptions) -> None:
-    """Print the runs where they are asked for, and what was found.
+def _say(members: Sequence[Member], launches: Sequence[Launch], options: SweepOptions) -> None:
+    """Print the runs where they are asked for, what would be sent, and what was found.
 
     Raises:
         CompileError: one of the plans does not hold.
     """
     findings = findings_of(members)
+    first = launches[0] if launches else None
+    arrays = shown_together(launches) if options.as_json or options.dry_run else []
     if options.as_json:
         import json
 
         shown = {
             "sweep": [{"values": dict(member.combination.values), **member.plan.to_json()} for member in members],
             **({"submission": first.submission.to_json()} if first else {}),
+            **({"arrays": [array.to_json() for array in arrays]} if arrays else {}),
         }
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     if any(finding.severity == "error" for finding in findings):
@@ -113,6 +116,9 @@ def _say(members: Sequence[Member], sweep: str, first: Launch | None, options: S
         print_rendered(render_plan(replace(members[0].plan, findings=findings), with_config=options.show_config))
         if first is not None:
             print_submission(first.submission)
+        for array in arrays:
+            print_title(f"--- job array of {len(array.request['tasks'])} runs, each with a script like that")
+            print_submission(array)
         print_title(f"--- sweep of {len(members)} runs; above is the first one")
         keys = [key for key, _ in members[0].combination.values]
         rows = [[str(one.number), *(value for _, value in one.combination.values), _steps(one)] for one in members]

@@ -6,7 +6,7 @@ reboot. ``plan`` is pure: what it returns is all that would be sent, and what a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -152,6 +152,9 @@ class Submission:
     """The call: ``argv`` of a command, or ``method``, ``path`` and ``body`` of a request."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variable of the job -> its value, or ``<NAME of this environment>`` for a value that is only known here."""
+    shared: tuple[str, ...] | None = None
+    """What the scheduler is told of the job besides its name and its log. Jobs that share it, and their environment,
+    can be sent by one call; None for one that goes alone."""
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""
@@ -208,6 +211,26 @@ class How:
         """The command line that every executor ends in."""
         words = [python, "-m", "nemotron.engines.worker", run_dir, "--attempt", str(number)]
         return [*words, "--accept-changed-inputs"] if self.accept_changed else words
+
+
+class Gathering(Protocol):
+    """An executor that sends many jobs by one call."""
+
+    def together(self, submissions: Sequence[Submission]) -> Submission:
+        """What would be sent for jobs that share what the scheduler is told. Pure."""
+
+    def submit_together(
+        self,
+        runs: Sequence[RunFolder],
+        submissions: Sequence[Submission],
+        values: Mapping[str, str],
+        handles: Sequence[Handle],
+    ) -> list[Handle]:
+        """Send them; the handles with what each job is called there.
+
+        Raises:
+            ExecutorError: they are refused, or the cluster cannot be reached.
+        """
 
 
 class Executor(Protocol):

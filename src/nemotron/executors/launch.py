@@ -19,10 +19,10 @@ from nemotron.errors import ArtifactError, NemotronError, Origin, UsageError
 from nemotron.executors.base import Executor, How, Submission, Target
 from nemotron.executors.ending import give_back
 from nemotron.executors.environment import job_environment
-from nemotron.executors.registry import executor, executor_of
+from nemotron.executors.registry import executor, executor_of, gathering
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile, from_snapshot
-from nemotron.runs.attempts import Handle, attempts_of, begin_attempt
+from nemotron.runs.attempts import AttemptFolder, Handle, attempts_of, begin_attempt
 from nemotron.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -55,14 +55,24 @@ class Launch:
             ExecutorError: the cluster refuses it or cannot be reached; the run says so.
             OutputError: the run folder cannot be written.
         """
+        run = self.make_run(runs_dir)
+        _hand_over(run, self.profile, self.job, self.target, self.submission, self.secrets)
+        return run
+
+    def make_run(self, runs_dir: Path) -> RunFolder:
+        """The run folder, found among the runs. Raises OutputError: it cannot be written."""
         run = RunFolder.create(self.target.here.parent, self.job)
         with run.lock():
             if self.target.here.parent.resolve() != runs_dir.resolve():
                 _link(runs_dir, run)
             content = {"name": self.profile.name, "values": self.profile.snapshot}
             write_atomic(run.path / PROFILE, json.dumps(content, indent=2).encode() + b"\n")
-        _hand_over(run, self.profile, self.job, self.target, self.submission, self.secrets)
         return run
+
+    def values(self) -> dict[str, str]:
+        """The environment of the job, with its secrets."""
+        code_dir = executor(self.submission.executor).code_dir(self.profile, self.target)
+        return job_environment(self.profile, self.job, code_dir, self.secrets, os.environ)
 
 
 def prepare(plan: Plan, asked: Asked, profile: Profile, *, runs_dir: Path, how: How) -> Launch:
@@ -78,6 +88,49 @@ def prepare(plan: Plan, asked: Asked, profile: Profile, *, runs_dir: Path, how: 
         # Files that are shipped with the product lie beside the code that goes along.
         job = job.relocated(snapshot.ASSETS, Path(code_dir) / "nemotron" / "assets")
     return Launch(profile, job, target, by.plan(profile, job, target, 1, how), plan.secrets())
+
+
+def batches(launches: Sequence[Launch]) -> list[list[Launch]]:
+    """Those that one call can submit, together; in the order of the first of each. Pure."""
+    found: dict[object, list[Launch]] = {}
+    for number, launch in enumerate(launches):
+        shared = launch.submission.shared
+        # Values that are only known here may differ where what is shown of them does not.
+        alike = (shared, tuple(sorted(launch.values().items())))
+        found.setdefault(number if shared is None else alike, []).append(launch)
+    return list(found.values())
+
+
+def shown_together(launches: Sequence[Launch]) -> list[Submission]:
+    """What would be sent for each batch of several. Pure."""
+    several = [[one.submission for one in batch] for batch in batches(launches) if len(batch) > 1]
+    return [gathering(batch[0].executor).together(batch) for batch in several]
+
+
+def submit_together(launches: Sequence[Launch], runs_dir: Path) -> list[RunFolder]:
+    """Make the run folders of a batch and hand the jobs over by one call.
+
+    Raises:
+        ExecutorError: the cluster refuses them or cannot be reached; every run says so.
+        OutputError: a run folder cannot be written.
+    """
+    by = gathering(launches[0].submission.executor)
+    runs = [launch.make_run(runs_dir) for launch in launches]
+    try:
+        attempts = [
+            _begin(run, launch.profile, launch.job, launch.target, launch.submission)
+            for run, launch in zip(runs, launches, strict=True)
+        ]
+        handles = [attempt.handle() for attempt in attempts]
+        submissions = [launch.submission for launch in launches]
+        sent = by.submit_together(runs, submissions, launches[0].values(), handles)
+    except NemotronError as error:
+        for run in runs:
+            run.write_status(state="failed", error=error.message, exit_code=error.exit_code)
+        raise
+    for attempt, handle in zip(attempts, sent, strict=True):
+        attempt.write_handle(handle)
+    return runs
 
 
 def resume(
@@ -135,13 +188,8 @@ def _hand_over(
     secrets: Mapping[str, str],
 ) -> None:
     by = executor(submission.executor)
-    # The number may have been taken meanwhile: two who resume at once are told apart by the lock.
-    with run.lock():
-        attempt = begin_attempt(run.path, _handle(by, profile, target, run, job))
-        handle = attempt.handle()
-        with output_errors(attempt.path):
-            for name, text in submission.files.items():
-                write_atomic(attempt.path / name, text.encode())
+    attempt = _begin(run, profile, job, target, submission)
+    handle = attempt.handle()
     code_dir = by.code_dir(profile, target)
     values = job_environment(profile, job, code_dir, secrets, os.environ)
     try:
@@ -149,6 +197,18 @@ def _hand_over(
     except NemotronError as error:
         run.write_status(state="failed", error=error.message, exit_code=error.exit_code)
         raise
+
+
+def _begin(run: RunFolder, profile: Profile, job: CompiledJob, target: Target, submission: Submission) -> AttemptFolder:
+    """The attempt, with the files that its job reads."""
+    by = executor(submission.executor)
+    # The number may have been taken meanwhile: two who resume at once are told apart by the lock.
+    with run.lock():
+        attempt = begin_attempt(run.path, _handle(by, profile, target, run, job))
+        with output_errors(attempt.path):
+            for name, text in submission.files.items():
+                write_atomic(attempt.path / name, text.encode())
+    return attempt
 
 
 def _handle(by: Executor, profile: Profile, target: Target, run: RunFolder, job: CompiledJob) -> Handle:

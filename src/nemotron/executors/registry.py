@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from nemotron.errors import ArtifactError, NotAvailableError
-from nemotron.executors.base import Executor, Kept
+from nemotron.executors.base import Executor, Gathering, Kept
 from nemotron.install import install_extra
 from nemotron.runs.attempts import Handle
 
@@ -53,6 +53,14 @@ def executor(name: str) -> Executor:
         f"the run was started by the executor `{name}`, which this version does not have",
         hint="look at it with the version that started it",
     )
+
+
+def gathering(name: str) -> Gathering:
+    """The executor that sends many jobs by one call: only one says of its submissions what they share."""
+    assert name == "slurm", name
+    from nemotron.executors.slurm.executor import Slurm
+
+    return Slurm()
 
 
 def _imported(name: str) -> Executor:

@@ -86,7 +86,8 @@ def run_here(runs: Sequence[SweepRun], sweep: str, runs_dir: Path, *, resume: bo
 def submit_all(
     runs: Sequence[SweepRun], sweep: str, runs_dir: Path, *, attached: bool, resume: bool, accept_changed: bool
 ) -> int:
-    """A job for each run; what is refused does not stop the others. Prints the runs' ids, or follows job after job.
+    """A job for each run, or arrays of them; what is refused does not stop the others. Prints the runs' ids, or follows
+    job after job.
 
     Returns 0, or the exit code of the first that was refused or, attached, failed.
     """
@@ -95,23 +96,31 @@ def submit_all(
 
     ends: list[tuple[SweepRun, int]] = []
     sent: list[tuple[SweepRun, RunFolder]] = []
+    new: list[SweepRun] = []
+    going_on: list[tuple[SweepRun, RunFolder]] = []
     for one in runs:
         earlier = _earlier(runs_dir, sweep, one) if resume else None
-        if earlier and (code := _left_alone(one, earlier, busy=0)) is not None:
+        if earlier is None:
+            new.append(one)
+        elif (code := _left_alone(one, earlier, busy=0)) is not None:
             ends.append((one, code))
-            continue
+        else:
+            going_on.append((one, earlier))
+    waiting = [*(([one], earlier) for one, earlier in going_on), *((batch, None) for batch in _batches(new))]
+    for batch, earlier in sorted(waiting, key=lambda some: some[0][0].member.number):
         try:
-            run = _submitted(one, earlier, runs_dir, accept_changed=accept_changed)
+            made = _submitted(batch, earlier, runs_dir, accept_changed=accept_changed)
         except NemotronError as error:
-            print(f"{one}:", file=sys.stderr)
+            print(f"{batch[0]}" + (f" and {len(batch) - 1} more:" if len(batch) > 1 else ":"), file=sys.stderr)
             print_error(error)
-            ends.append((one, error.exit_code))
+            ends += [(one, error.exit_code) for one in batch]
             continue
-        say_submitted(run)
-        if not attached:
-            print(run.id, flush=True)
-        sent.append((one, run))
-    for one, run in sent:
+        for one, run in zip(batch, made, strict=True):
+            say_submitted(run)
+            if not attached:
+                print(run.id, flush=True)
+            sent.append((one, run))
+    for one, run in sorted(sent, key=lambda some: some[0].member.number):
         code = 0
         if attached:
             print(f"{one}: {run.id}", file=sys.stderr, flush=True)
@@ -123,15 +132,30 @@ def submit_all(
     return _told(sorted(ends, key=lambda end: end[0].member.number), sweep, finished=attached)
 
 
-def _submitted(one: SweepRun, earlier: RunFolder | None, runs_dir: Path, *, accept_changed: bool) -> RunFolder:
-    from nemotron.executors.launch import resume as resume_run
+def _batches(runs: Sequence[SweepRun]) -> list[list[SweepRun]]:
+    """Runs whose jobs one call can submit."""
+    from nemotron.executors.launch import batches
 
-    if one.launch is None:
+    of_launch = {id(one.launch): one for one in runs}
+    launches = [one.launch for one in runs if one.launch is not None]
+    together = [[of_launch[id(launch)] for launch in batch] for batch in batches(launches)]
+    return [*together, *([one] for one in runs if one.launch is None)]
+
+
+def _submitted(
+    batch: Sequence[SweepRun], earlier: RunFolder | None, runs_dir: Path, *, accept_changed: bool
+) -> list[RunFolder]:
+    from nemotron.executors.launch import resume as resume_run
+    from nemotron.executors.launch import submit_together
+
+    if earlier is not None:
+        command = batch[0].asked.command
+        again = resume_run(earlier, max_steps=None, command=command, accept_changed=accept_changed)
+        return [again or earlier]
+    launches = [one.launch for one in batch if one.launch is not None]
+    if len(launches) < len(batch):
         raise ExecutorError("there is nothing to submit")
-    if earlier is None:
-        return one.launch.submit(runs_dir)
-    again = resume_run(earlier, max_steps=None, command=one.asked.command, accept_changed=accept_changed)
-    return again or earlier
+    return submit_together(launches, runs_dir) if len(launches) > 1 else [launches[0].submit(runs_dir)]
 
 
 def _left_alone(one: SweepRun, run: RunFolder, *, busy: int = OutputError.exit_code) -> int | None:

@@ -239,6 +239,8 @@ class SlurmProfile(Contained):
     comment: Line | None = None
     sbatch_options: list[Line] = Field(default_factory=list)
     """Further options of sbatch, each as `--name=value`."""
+    array: bool = True
+    """The runs of a sweep are one job array; `false` sends a job for each."""
     critic: CriticGroup | None = None
     """Of steps with a critic (ppo): its own machines. Without it both sides share those of the job."""
     requeue: bool = True

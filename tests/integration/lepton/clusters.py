@@ -62,10 +62,10 @@ class RayCluster:
         for process in self._processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        # What Ray's daemons have started calls itself something else, and is in other groups; its variables stay.
+        for entry in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
-                words = entry.read_bytes()
-                if str(self._temp).encode() in words or f"127.0.0.1:{self._gcs}".encode() in words:
+                if f"HOME={self._folder}\0".encode() in entry.read_bytes():
                     os.kill(int(entry.parent.name), signal.SIGKILL)
         shutil.rmtree(self._temp, ignore_errors=True)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nemotron import snapshot
@@ -25,6 +27,7 @@ from nemotron.runs.folder import RunFolder
 
 NAME = "slurm"
 UPLOAD_TIMEOUT_S = 900.0
+ARRAY = "array.sh"
 SMALL_FILES = ("status.json", "metrics.jsonl", "samples.jsonl", "report.html", "job.json")
 """What a mirror has of a run; checkpoints stay where they are."""
 
@@ -67,6 +70,10 @@ class Slurm:
             files={script.SCRIPT: text},
             request={"argv": ["sbatch", "--parsable", path], **_where(settings)},
             environment=shown_environment(profile, job, code_dir(settings, target)),
+            # Slurm has no array of heterogeneous jobs.
+            shared=None
+            if (two_sided and settings.critic) or not settings.array
+            else tuple(script.shared_options(settings, how)),
         )
 
     def code_dir(self, profile: Profile, target: Target) -> str | None:
@@ -93,18 +100,38 @@ class Slurm:
         self._ship_code(shell, extra)
         if extra["mirrored"]:
             _upload(shell, run.path, there, int(extra["number"]))
-        known = self._by_name(shell, name)
-        if known is None:
-            argv = list(submission.request["argv"])
-            try:
-                done = shell.run(argv, environment=values)
-            except ExecutorError:
-                # The connection broke: whether the job was taken, its name tells.
-                if (known := self._by_name(shell, name)) is None:
-                    raise
-            else:
-                known = _job_id(done)
+        known = self._by_name(shell, name) or self._sent(shell, submission.request["argv"], values, name)
         return handle.model_copy(update={"job_id": known})
+
+    def together(self, submissions: Sequence[Submission]) -> Submission:
+        """One array. What is in it stands in a folder beside the runs, as links to their scripts and logs."""
+        first, name, folder = submissions[0], _array_name(submissions), _array_folder(submissions)
+        text = script.array_script(first.shared or (), name=name, folder=folder, count=len(submissions))
+        tasks = {f"{folder}/{number}": one.run_dir for number, one in enumerate(submissions)}
+        argv = ["sbatch", "--parsable", f"{folder}/{ARRAY}"]
+        return replace(first, files={ARRAY: text}, request={**first.request, "argv": argv, "tasks": tasks})
+
+    def submit_together(
+        self,
+        runs: Sequence[RunFolder],
+        submissions: Sequence[Submission],
+        values: Mapping[str, str],
+        handles: Sequence[Handle],
+    ) -> list[Handle]:
+        """Upload what is missing there, then one array: one of this name that is known already is taken for it."""
+        shell, sent, name = shell_of(handles[0]), self.together(submissions), _array_name(submissions)
+        self._ship_code(shell, handles[0].model_extra or {})
+        for run, handle in zip(runs, handles, strict=True):
+            extra = handle.model_extra or {}
+            if extra["mirrored"]:
+                _upload(shell, run.path, str(extra["run_dir"]), int(extra["number"]))
+        if (known := self._by_name(shell, name)) is None:
+            _write_array(shell, _array_folder(submissions), sent.files[ARRAY], handles)
+            known = self._sent(shell, sent.request["argv"], values, name)
+        return [
+            handle.model_copy(update={"job_name": name, "job_id": f"{known}_{number}"})
+            for number, handle in enumerate(handles)
+        ]
 
     def state(self, handle: Handle) -> JobState:
         """What the controller says; of a job that it has forgotten, what the accounts say."""
@@ -218,13 +245,25 @@ class Slurm:
         if done.code:
             raise ExecutorError(f"cannot bring the code to `{parent}`: {_reason(done)}")
 
+    def _sent(self, shell: Shell, argv: Sequence[str], values: Mapping[str, str], name: str) -> str:
+        """The id of the job that sbatch makes."""
+        try:
+            done = shell.run(argv, environment=values)
+        except ExecutorError:
+            # The connection broke: whether the job was taken, its name tells.
+            if (known := self._by_name(shell, name)) is None:
+                raise
+            return known
+        return _job_id(done)
+
     def _by_name(self, shell: Shell, name: str) -> str | None:
-        """The job of that name, where Slurm knows one: names are unique, they hold the run's id."""
-        done = shell.run(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%A"])
+        """The job or array of that name, where Slurm knows one: names are unique, they hold a run's id."""
+        done = shell.run(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%F"])
         if done.code == 0 and done.text:
             return done.text.splitlines()[-1].strip()
         done = shell.run(["sacct", "--noheader", "--allocations", "--parsable2", f"--name={name}", "--format=JobID"])
-        return done.text.splitlines()[-1].strip() if done.code == 0 and done.text else None
+        # Tasks of an array are `ARRAY_TASK`, parts of a heterogeneous job `JOB+PART`.
+        return re.split(r"[_+]", done.text.splitlines()[-1].strip())[0] if done.code == 0 and done.text else None
 
 
 def code_dir(settings: SlurmProfile, target: Target) -> str | None:
@@ -268,6 +307,32 @@ def _name(run_id: str, number: int) -> str:
     return f"nemotron-{run_id}-{number}"
 
 
+def _array_name(submissions: Sequence[Submission]) -> str:
+    """After its first run; no other array begins with that."""
+    return f"nemotron-{submissions[0].run_dir.rpartition('/')[2]}-array"
+
+
+def _array_folder(submissions: Sequence[Submission]) -> str:
+    return f"{submissions[0].run_dir.rpartition('/')[0]}/.arrays/{_array_name(submissions)}"
+
+
+def _write_array(shell: Shell, folder: str, text: str, handles: Sequence[Handle]) -> None:
+    """The script of an array, and links to the scripts and logs of its runs."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo(ARRAY)
+        member.size, member.mode = len(text.encode()), 0o600
+        tar.addfile(member, io.BytesIO(text.encode()))
+        for number, handle in enumerate(handles):
+            extra = handle.model_extra or {}
+            attempt = f"{extra['run_dir']}/attempts/{extra['number']}"
+            for name, target in (("sh", f"{attempt}/{script.SCRIPT}"), ("log", log_of(handle))):
+                link = tarfile.TarInfo(f"{number}.{name}")
+                link.type, link.linkname = tarfile.SYMTYPE, target
+                tar.addfile(link)
+    _unpack_there(shell, folder, buffer.getvalue())
+
+
 def _job_id(done: Done) -> str:
     """The id that sbatch prints.
 
@@ -280,6 +345,7 @@ def _job_id(done: Done) -> str:
             "partition": "`nemotron profiles check NAME` lists the partitions",
             "account": "`sacctmgr show associations user=$USER` lists your accounts",
             "limit": "wait until one of your jobs ends, or use another partition or QOS",
+            "array": "`array = false` in the profile sends a job for each run; `scontrol show config` has MaxArraySize",
             "node configuration": "ask for what a node of that partition has: `sinfo --format='%P %c %m %G'`",
         }
         hint = next((hint for word, hint in hints.items() if word in reason.lower()), None)
@@ -297,7 +363,7 @@ def _state(shell: Shell, job: str) -> JobState:
     if done.code and "Invalid job id" not in done.err:
         return JobState("unknown", _reason(done))
     # Where the cluster keeps accounts; elsewhere sacct fails, and nobody knows the job any more.
-    fields = "--format=JobIDRaw,State,ExitCode"
+    fields = f"--format={'JobID' if '_' in job else 'JobIDRaw'},State,ExitCode"
     done = shell.run(["sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job}", fields])
     rows = [line.split("|") for line in done.text.splitlines()] if done.code == 0 else []
     for row in rows:
@@ -314,11 +380,15 @@ def _upload(shell: Shell, run: Path, there: str, number: int) -> None:
         for name in names:
             if (run / name).exists():
                 tar.add(run / name, name)
-    quoted = shlex.quote(there)
-    text = f"umask 077; mkdir -p {quoted}/checkpoints && tar xf - -C {quoted} --no-same-owner"
-    done = shell.run(["bash", "-c", text], stdin=buffer.getvalue(), timeout_s=UPLOAD_TIMEOUT_S)
+    _unpack_there(shell, there, buffer.getvalue(), more="/checkpoints")
+
+
+def _unpack_there(shell: Shell, folder: str, archive: bytes, more: str = "") -> None:
+    quoted = shlex.quote(folder)
+    text = f"umask 077; mkdir -p {quoted}{more} && tar xf - -C {quoted} --no-same-owner"
+    done = shell.run(["bash", "-c", text], stdin=archive, timeout_s=UPLOAD_TIMEOUT_S)
     if done.code:
-        raise ExecutorError(f"cannot write `{there}` on the cluster: {_reason(done)}")
+        raise ExecutorError(f"cannot write `{folder}` on the cluster: {_reason(done)}")
 
 
 def _reason(done: Done) -> str:

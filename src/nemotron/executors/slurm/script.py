@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from nemotron.executors.base import How
 from nemotron.processes.notice import FILE as notice_file
@@ -30,7 +30,8 @@ def batch_script(
     """
     ray = ray and profile.nodes > 1
     critic = profile.critic if two_sided else None
-    options = list(_options(profile, name=name, run_dir=run_dir, number=number, how=how))
+    own = [_option("job-name", name), _log_option(f"{run_dir}/attempts/{number}/logs/{LOG}")]
+    options = [*own, *shared_options(profile, how)]
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
     if critic is not None:
         lines += ["#SBATCH hetjob", *(f"#SBATCH {option}" for option in _critic_options(profile, critic, name))]
@@ -159,11 +160,24 @@ def image_file(profile: SlurmProfile) -> str | None:
     return f"{folder}/{re.sub(r'[^A-Za-z0-9._-]+', '+', image)}.sqsh"
 
 
-def _options(profile: SlurmProfile, *, name: str, run_dir: str, number: int, how: How) -> Iterator[str]:
-    log = f"{run_dir}/attempts/{number}/logs/{LOG}"
-    yield _option("job-name", name)
-    # A per cent sign begins a pattern of Slurm's.
-    yield _option("output", log.replace("%", "%%"))
+def array_script(shared: Sequence[str], *, name: str, folder: str, count: int) -> str:
+    """The script of an array: task N goes on as the script of its own run, which lies in ``folder`` as ``N.sh``.
+
+    What Slurm prints of task N goes into ``N.log`` there, a link to the log in the run's folder.
+    """
+    pattern = f"{folder.replace('%', '%%')}/%a.log"
+    options = [_option("job-name", name), _option("output", pattern), f"--array=0-{count - 1}", *shared]
+    task = f'{shlex.quote(folder)}/"$SLURM_ARRAY_TASK_ID".sh'
+    return "\n".join(["#!/bin/bash", *(f"#SBATCH {option}" for option in options), "", f"exec bash {task}", ""])
+
+
+def _log_option(log: str) -> str:
+    """A per cent sign begins a pattern of Slurm's."""
+    return _option("output", log.replace("%", "%%"))
+
+
+def shared_options(profile: SlurmProfile, how: How) -> Iterator[str]:
+    """All that jobs of one profile have in common."""
     yield "--open-mode=append"
     partition = (profile.run_partition if how.attached else profile.batch_partition) or profile.partition
     values = {
