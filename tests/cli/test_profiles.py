@@ -194,6 +194,29 @@ def test_nemo_rl_over_several_nodes_of_lepton_gets_a_ray_cluster(tmp_path: Path)
     assert json.loads(alone.stdout)["submission"]["request"]["path"] == "/jobs"
 
 
+def test_the_critics_token_is_in_no_script_and_its_way_is_said(tmp_path: Path) -> None:
+    """It is made in the job, and crosses the network between its machines."""
+    profile = f'[two]\nexecutor = "slurm"\nremote_job_dir = "{tmp_path}/far"\ncritic = {{ cpus_per_task = 1 }}\n'
+    (tmp_path / "env.toml").write_text(profile)
+    words = ("steps", "run", "rl/nemo_rl/ppo", "-c", "tiny", "engine=embedded", "-b", "two", "--dry-run", "--json")
+    done = nemotron(*words, cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert "actor and critic talk over plain HTTP between their machines, token included" in done.stderr
+    submission = json.loads(done.stdout)["submission"]
+    assert "NEMOTRON_CRITIC_TOKEN=$(od -An -N32 -tx1 /dev/urandom" in submission["files"]["job.sh"]
+    assert "NEMOTRON_CRITIC_TOKEN" not in submission["environment"]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("http://lepton.lan/ws", True), ("https://x/ws", False), ("http://[::1]/w", False)]
+)
+def test_a_token_of_lepton_in_the_clear_is_said(tmp_path: Path, url: str, said: bool) -> None:
+    (tmp_path / "env.toml").write_text(f'[pod]\nextends = "lepton_rl_nemo_rl_rlhf"\nworkspace_url = "{url}"\n')
+    done = rlhf(tmp_path, "-c", "default", "-b", "pod", *FAR, "--dry-run")
+    assert done.code == 0, done.stderr
+    assert (f"the token goes to {url} in the clear" in done.stderr) is said
+
+
 def test_slurm_brings_up_ray_and_leaves_the_judge_a_node(tmp_path: Path) -> None:
     (tmp_path / "env.toml").write_text('[slurm_big]\nextends = "slurm_rl_nemo_rl_rlhf"\nnodes = 9\n')
     words = ("-c", "default", "-b", "slurm_big", *FAR, "engine=nemo_rl", "--dry-run")

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from nemotron import snapshot
 from nemotron.compile.gpus import judge_gpus, judge_nodes
@@ -19,6 +18,7 @@ from nemotron.compile.plan import FileRef, Plan
 from nemotron.compile.secrets import secret_variables
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
+from nemotron.processes.addresses import in_the_clear
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import LeptonProfile, RayProfile, SlurmProfile
 from nemotron.suggest import listed
@@ -125,17 +125,22 @@ def _ray_of_lepton(plan: Plan, profile: Profile) -> Iterator[Finding]:
 def _open_token(profile: Profile) -> Iterator[Finding]:
     """A token that whoever listens can read."""
     settings = profile.settings
-    if not isinstance(settings, RayProfile) or settings.token_env is None:
+    if isinstance(settings, RayProfile) and settings.token_env is not None:
+        key, address = "address", settings.address
+        hint = "use https, or a tunnel: `ssh -L 8265:localhost:8265 HEAD` and `http://localhost:8265`"
+    elif isinstance(settings, LeptonProfile):
+        key, address = "workspace_url", settings.workspace_url or os.environ.get("LEPTON_WORKSPACE_URL", "")
+        hint = "use https"
+    else:
         return
-    address = urlsplit(settings.address)
-    if address.scheme == "http" and address.hostname not in ("localhost", "127.0.0.1", "::1"):
+    if in_the_clear(address):
         yield Finding(
             "warning",
             "token-in-the-clear",
-            f"profile `{profile.name}`: the token goes to {settings.address} in the clear",
-            "address",
-            profile.origin("address"),
-            "use https, or a tunnel: `ssh -L 8265:localhost:8265 HEAD` and `http://localhost:8265`",
+            f"profile `{profile.name}`: the token goes to {address} in the clear",
+            key,
+            profile.origin(key),
+            hint,
         )
 
 

@@ -91,6 +91,8 @@ BROKEN: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("critic-elsewhere", None, "error", ("only=critic", SHARED)),
     ("critic-elsewhere", None, "error", ("only=actor", "critic.token=a-long-secret", SHARED)),
     ("critic-elsewhere", None, "error", (*APART[:2], "critic.address=host:5556", SHARED)),
+    ("critic-in-the-open", None, "warning", (*APART, SHARED)),
+    ("critic-in-the-open", None, "warning", ("only=critic", APART[1], "critic.host=0.0.0.0", SHARED)),
     ("checkpoints-not-shared", None, "error", APART),
     ("offload-without-gpu", None, "warning", ("critic.offload=both",)),
     ("request-size", None, "error", ("critic.max_request_mib=1", "policy.max_total_sequence_length=512")),
@@ -168,6 +170,15 @@ def test_the_base_breaks_no_rule(compiled: Compile) -> None:
     assert [f.name for f in compiled().findings] == ["nemo-rl-settings"]
     on_node = compiled(*ON_NODE, place=NODE)
     assert [f.name for f in on_node.findings if f.severity != "note"] == []
+
+
+@pytest.mark.parametrize("address", ["http://localhost:1", "http://127.0.0.9:1", "http://[::1]:1", "https://host:1"])
+def test_a_token_that_nobody_can_read_on_its_way_is_not_spoken_of(compiled: Compile, address: str) -> None:
+    actor = compiled(*APART[:2], f"critic.address={address}", SHARED)
+    critic = compiled("only=critic", APART[1], "critic.host=127.0.0.1", SHARED)
+    assert actor.ok
+    assert critic.ok
+    assert "critic-in-the-open" not in [finding.name for plan in (actor, critic) for finding in plan.findings]
 
 
 def test_adapters_and_sides_apart_compile(compiled: Compile) -> None:

@@ -11,6 +11,7 @@ from nemotron.compile.probes.model_files import read_model, tokenizer_facts, tok
 from nemotron.compile.rules.artifacts import longer_than_positions
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.errors import ArtifactError, Finding
+from nemotron.processes.addresses import in_the_clear, stays_here
 
 rules: Rules[PpoJob] = Rules("ppo")
 models: Rules[PpoJob] = Rules("ppo-models")
@@ -128,6 +129,23 @@ def the_other_side_is_named(job: PpoJob) -> Iterator[Finding]:
             yield job.error(
                 "critic.address", f"`{critic.address}` is no address of a critic", hint="write it as `http://HOST:PORT`"
             )
+
+
+@rules.rule("critic-in-the-open", engines=EMBEDDED)
+def a_token_on_the_network_is_said(job: PpoJob) -> Iterator[Finding]:
+    """The two sides talk plain HTTP, and whoever has the token can train the critic."""
+    config, critic = job.config, job.config.critic
+    if config.only == "actor" and critic.address and _is_url(critic.address) and in_the_clear(critic.address):
+        key, where = "critic.address", f"to {critic.address}"
+    elif config.only == "critic" and not stays_here(critic.host):
+        key, where = "critic.host", f"to whoever reaches {critic.host}"
+    else:
+        return
+    yield job.warning(
+        key,
+        f"the critic's token and all that both sides say crosses the network in the clear, {where}",
+        hint="use a network that is yours alone, or a tunnel between the machines and an address of this one",
+    )
 
 
 def _is_url(address: str) -> bool:

@@ -18,6 +18,7 @@ from nemotron.disk.documents import read_object
 from nemotron.engines.base import Attempt
 from nemotron.errors import EngineError
 from nemotron.job import FILE
+from nemotron.processes.addresses import stays_here
 from nemotron.rl.threads import ThreadPlan, critic_threads, usable_cores
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def threads_beside(config: PpoMasterConfig) -> int:
     """Threads of the critic that share this machine with the actor; 0 when it is elsewhere."""
     if _announced() is not None:
         return 0
-    beside = config.only is None or _here(urlsplit(config.critic.address or "").hostname)
+    beside = config.only is None or stays_here(urlsplit(config.critic.address or "").hostname)
     if not beside:
         return 0
     return critic_threads() if config.critic.threads == "auto" else config.critic.threads
@@ -123,16 +124,11 @@ def serve(attempt: Attempt, config: PpoMasterConfig) -> None:
     run.write_status(state="finished", phase=None)
 
 
-def _here(host: str | None) -> bool:
-    """Whether only processes of this machine can be meant."""
-    return host in ("127.0.0.1", "::1", "localhost")
-
-
 def _lone_threads(settings: CriticConfig) -> int:
     """Threads of a critic that runs alone: all cores, but those of the actor where that must be on this machine."""
     if settings.threads != "auto":
         return settings.threads
-    return critic_threads() if _here(settings.host) else usable_cores()
+    return critic_threads() if stays_here(settings.host) else usable_cores()
 
 
 def _reachable(url: str) -> str:

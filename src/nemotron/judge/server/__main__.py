@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ipaddress
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ import sys
 from pathlib import Path
 
 from nemotron.errors import NemotronError
+from nemotron.processes.addresses import stays_here
 from nemotron.processes.lifetime import exit_with_parent
 
 
@@ -57,13 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 async def _serve(options: argparse.Namespace) -> None:
     from aiohttp import web
 
@@ -74,7 +67,7 @@ async def _serve(options: argparse.Namespace) -> None:
     token = os.environ.get(options.token_env) if options.token_env else None
     if options.token_env and not token:
         raise JudgeError(f"`--token-env {options.token_env}`: that environment variable is not set")
-    if not token and not _loopback(options.host):
+    if not token and not stays_here(options.host):
         raise JudgeError(
             f"`--host {options.host}` is open to other machines, and nobody has given a token",
             hint="put a token into an environment variable and name it with `--token-env`",
