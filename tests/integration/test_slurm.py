@@ -204,6 +204,43 @@ def test_refused_by_slurm(cluster: Cluster, partition: str, said: str) -> None:
     assert cluster.state(cluster.newest()) == "failed"
 
 
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Cluster]:
+    """A second Slurm, whose queue takes two jobs, and arrays of two."""
+    lab = Lab(tmp_path / "lab", nodes=1, more=("MaxJobCount=2", "MaxArraySize=3"))
+    lab.start()
+    (tmp_path / "project" / "runs").mkdir(parents=True)
+    try:
+        yield Cluster(lab, tmp_path / "project")
+    finally:
+        lab.stop()
+
+
+def test_a_full_queue_is_one_line(narrow: Cluster) -> None:
+    narrow.profile("narrow")
+    # sbatch asks a full queue again for two minutes, and then says so.
+    hold = ("sbatch", "--hold", "-o", "/dev/null", "--wrap", "true")
+    for _ in range(2):
+        narrow.lab.run(*hold)
+    full = narrow.nemotron(*narrow.tiny("-b", "narrow"))
+    assert full.returncode == 11, full.stderr
+    assert len(re.findall(r"^error: Slurm refuses the job: ", full.stderr, re.MULTILINE)) == 1, full.stderr
+    assert "the cluster's queue is full: submit again when jobs have ended" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert narrow.state(narrow.newest()) == "failed"
+    # And there is no job of the run that would start all the same.
+    assert len(narrow.lab.run("squeue", "-h", "-o", "%A").split()) == 2
+
+
+def test_a_sweep_that_is_larger_than_the_clusters_arrays(narrow: Cluster) -> None:
+    narrow.profile("narrow")
+    refused = narrow.nemotron(*narrow.tiny("-b", "narrow"), "--sweep", "grpo.seed=1,2,3,4")
+    assert refused.returncode == 11, refused.stderr
+    assert refused.stderr.count("Slurm refuses the job: Invalid job array specification") == 1, refused.stderr
+    assert "`array = false` in the profile" in refused.stderr
+    assert narrow.lab.run("squeue", "-h", "-o", "%A") == ""
+
+
 def test_waiting_is_said_with_its_reason(cluster: Cluster) -> None:
     cluster.profile("big", "nodes = 2", "exclusive = true")
     first = cluster.nemotron(*cluster.tiny("-b", "big", *ENDLESS)).stdout.strip()

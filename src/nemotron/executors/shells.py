@@ -134,8 +134,11 @@ def _run(argv: Sequence[str], stdin: bytes, env: Mapping[str, str] | None, timeo
         raise NotAvailableError(
             f"there is no command `{argv[0]}` here", hint="install it, or submit from a machine that has it"
         ) from None
-    except subprocess.TimeoutExpired:
-        raise ExecutorError(f"{what} gave no answer for {timeout_s:.0f} s", hint="try again later") from None
+    except subprocess.TimeoutExpired as error:
+        # What it waits for, it has often said.
+        said = _last_line((error.stderr or b"").decode(errors="replace"))
+        message = f"{what} gave no answer for {timeout_s:.0f} s" + (f": {said}" if said else "")
+        raise ExecutorError(message, hint="try again later") from None
     return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
 

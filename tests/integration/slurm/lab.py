@@ -32,6 +32,8 @@ class Lab:
 
     folder: Path
     nodes: int = 2
+    more: tuple[str, ...] = ()
+    """Further lines of slurm.conf."""
     pids: list[Path] = field(default_factory=list)
 
     @property
@@ -161,6 +163,7 @@ class Lab:
             ),
             "PropagateResourceLimits=NONE",
             "GresTypes=gpu",
+            *self.more,
         ]
         for number in range(1, self.nodes + 1):
             address = f"NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()}"

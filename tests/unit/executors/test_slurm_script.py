@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from nemotron.errors import ExecutorError
 from nemotron.executors.base import How
+from nemotron.executors.shells import Done, Here
+from nemotron.executors.slurm.executor import _job_id
 from nemotron.executors.slurm.script import batch_script, image_file
 from nemotron.executors.slurm.states import STATES, job_state, of_scontrol
 from nemotron.profiles.model import SlurmProfile
@@ -130,6 +134,38 @@ def test_a_signal_becomes_a_notice_and_the_task_goes_on(tmp_path: Path) -> None:
     done = subprocess.run(["bash"], input=script(run_dir=str(run)), env=env, text=True, check=False, timeout=60)
     assert done.returncode == 5
     assert notice.exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("Invalid account or account/partition combination specified", "lists your accounts"),
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", "wait until some"),
+        ("Reached limit for pending or running jobs", "wait until some"),
+        ("invalid partition specified: x", "lists the partitions"),
+        ("Required partition not available (inactive or drain)", "lists the partitions"),
+        ("Requested node configuration is not available", "what a node of that partition has"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "lower `time`"),
+        ("Invalid qos specification", "qos"),
+        ("Invalid job array specification", "`array = false`"),
+        ("Unable to create job record, try again", "queue is full"),
+        ("Resource temporarily unavailable", "queue is full"),
+    ],
+)
+def test_what_slurm_refuses_has_the_hint_for_that(said: str, hint: str) -> None:
+    """A limit of jobs was answered with where accounts are listed: its text has the word `accounting` in it."""
+    with pytest.raises(ExecutorError, match=re.escape(f"Slurm refuses the job: {said}")) as caught:
+        _job_id(Done(1, b"", f"sbatch: error: Batch job submission failed: {said}\n"))
+    assert hint in str(caught.value.hint)
+
+
+def test_a_command_that_waits_says_for_what(tmp_path: Path) -> None:
+    (tmp_path / "sbatch").write_text(
+        "#!/bin/sh\necho 'sbatch: error: Slurm job queue full, sleeping' >&2\nexec sleep 30\n"
+    )
+    (tmp_path / "sbatch").chmod(0o755)
+    with pytest.raises(ExecutorError, match="gave no answer for 1 s: sbatch: error: Slurm job queue full, sleeping"):
+        Here().run([str(tmp_path / "sbatch")], timeout_s=1.0)
 
 
 @pytest.mark.parametrize("word", sorted(STATES))

@@ -28,6 +28,26 @@ from nemotron.runs.folder import RunFolder
 NAME = "slurm"
 UPLOAD_TIMEOUT_S = 900.0
 ARRAY = "array.sh"
+_WAIT = "wait until some of your jobs have ended, or use another partition or QOS"
+_HINTS = (
+    ("violates accounting/qos policy", _WAIT),
+    ("limit for pending or running jobs", _WAIT),
+    ("time limit is invalid", "lower `time` of the profile: `sinfo --format='%P %l'` has the limit of each partition"),
+    (
+        "array specification",
+        "`array = false` in the profile sends a job for each run; `scontrol show config` has MaxArraySize",
+    ),
+    ("node configuration", "ask for what a node of that partition has: `sinfo --format='%P %c %m %G'`"),
+    ("qos", "`sacctmgr show associations user=$USER format=account,partition,qos` lists yours"),
+    ("account", "`sacctmgr show associations user=$USER` lists your accounts"),
+    ("partition", "`nemotron profiles check NAME` lists the partitions"),
+    ("try again", "the cluster's queue is full: submit again when jobs have ended"),
+    ("temporarily unavailable", "the cluster's queue is full: submit again when jobs have ended"),
+)
+"""What to do, by what Slurm says; the first that fits."""
+SUBMIT_TIMEOUT_S = 180.0
+"""sbatch asks a full queue again for two minutes. Left to itself it ends with a word; ended by us, it might submit the
+job of a run that counts as refused."""
 SMALL_FILES = ("status.json", "metrics.jsonl", "samples.jsonl", "report.html", "job.json")
 """What a mirror has of a run; checkpoints stay where they are."""
 
@@ -248,7 +268,7 @@ class Slurm:
     def _sent(self, shell: Shell, argv: Sequence[str], values: Mapping[str, str], name: str) -> str:
         """The id of the job that sbatch makes."""
         try:
-            done = shell.run(argv, environment=values)
+            done = shell.run(argv, environment=values, timeout_s=SUBMIT_TIMEOUT_S)
         except ExecutorError:
             # The connection broke: whether the job was taken, its name tells.
             if (known := self._by_name(shell, name)) is None:
@@ -341,14 +361,7 @@ def _job_id(done: Done) -> str:
     """
     if done.code:
         reason = _reason(done).removeprefix("sbatch: error: ").removeprefix("Batch job submission failed: ")
-        hints = {
-            "partition": "`nemotron profiles check NAME` lists the partitions",
-            "account": "`sacctmgr show associations user=$USER` lists your accounts",
-            "limit": "wait until one of your jobs ends, or use another partition or QOS",
-            "array": "`array = false` in the profile sends a job for each run; `scontrol show config` has MaxArraySize",
-            "node configuration": "ask for what a node of that partition has: `sinfo --format='%P %c %m %G'`",
-        }
-        hint = next((hint for word, hint in hints.items() if word in reason.lower()), None)
+        hint = next((hint for words, hint in _HINTS if words in reason.lower()), None)
         raise ExecutorError(f"Slurm refuses the job: {reason}", hint=hint)
     job, _, _cluster = done.text.splitlines()[-1].partition(";") if done.text else ("", "", "")
     if not job.isdecimal():
