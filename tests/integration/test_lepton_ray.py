@@ -148,7 +148,7 @@ def test_a_cluster_that_does_not_come_up_is_deleted(workspace: Workspace) -> Non
     assert clusters(workspace) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_who_is_stopped_while_waiting_leaves_no_cluster(workspace: Workspace, number: int) -> None:
     workspace.profile(*SIZES)
     workspace.fault(never_ready=1)

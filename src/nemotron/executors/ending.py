@@ -43,11 +43,16 @@ def give_back(run: RunFolder, by: Executor, handle: Handle, state: JobState) -> 
         return
     try:
         kept = by.release(handle, state)
-    except NemotronError as error:
-        raise ExecutorError(
-            f"{what} may still be there and cost money: {error.message}",
+    except (NemotronError, KeyboardInterrupt) as error:
+        why = error.message if isinstance(error, NemotronError) else "the deletion was interrupted"
+        left = ExecutorError(
+            f"{what} may still be there and cost money: {why}",
             hint=f"`nemotron runs cancel {run.id}` deletes it",
-        ) from error
+        )
+        if isinstance(error, NemotronError):
+            raise left from error
+        print_error(left)
+        raise
     attempts_of(run.path)[-1].write_handle(kept)
     print(f"{run.id}: deleted {what}", file=sys.stderr, flush=True)
 

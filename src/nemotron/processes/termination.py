@@ -9,14 +9,21 @@ from types import FrameType
 
 
 @contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt while the block runs. For the main thread."""
+def terminated_like_interrupted(*more: signal.Signals) -> Iterator[None]:
+    """SIGTERM, and what else is named, raises KeyboardInterrupt while the block runs. For the main thread.
+
+    What the process was started to ignore (``nohup``) stays ignored.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    known = {number: signal.getsignal(number) for number in (signal.SIGTERM, *more)}
+    before = {number: old for number, old in known.items() if number == signal.SIGTERM or old != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -167,6 +167,21 @@ def test_what_cannot_be_deleted_is_said_and_tried_again(
         cancel(run)
 
 
+def test_a_deletion_that_is_interrupted_is_said(
+    lepton: tuple[Service, str], started: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    run = started()
+    monkeypatch.setattr(ray_cluster, "_delete", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cancel(run)
+    said = capsys.readouterr().err
+    assert f"`{NAME}` of Lepton may still be there and cost money: the deletion was interrupted" in said
+    assert "`nemotron runs cancel r1` deletes it" in said
+
+
 def test_a_cluster_without_a_job_can_be_cancelled(
     lepton: tuple[Service, str], started: Callable[..., RunFolder]
 ) -> None:

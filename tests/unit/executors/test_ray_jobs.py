@@ -208,6 +208,15 @@ def test_states_of_what_is_not_there(head: tuple[type[Head], str]) -> None:
     assert "forgets all jobs" in states[0].reason
 
 
+def test_a_forgotten_job_keeps_no_run_from_going_on(head: tuple[type[Head], str], make_run: MakeRun) -> None:
+    """The guide says that such a run is resumed; that began with the log, of which the cluster knows nothing."""
+    _, address = head
+    run = make_run(run_id="r1")
+    before = run.status()
+    RayJobs().fetch(run, handle_for(address, job_id="gone", mirrored=True))
+    assert run.status() == before
+
+
 class Written:
     """A service whose log grows with every question."""
 

@@ -7,11 +7,12 @@ read, and whoever sees the job end deletes the cluster (:mod:`nemotron.executors
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
@@ -97,12 +98,12 @@ class RayClusters:
 
         Raises:
             ExecutorError: it is refused, does not come up in time, or Lepton cannot be reached.
-            KeyboardInterrupt: Ctrl-C or SIGTERM.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, or the terminal is gone.
         """
         name, api = _name(handle), self._api(handle, PATIENCE_S)
         # A signal's handler is the main thread's alone.
         is_main = threading.current_thread() is threading.main_thread()
-        with terminated_like_interrupted() if is_main else nullcontext():
+        with terminated_like_interrupted(signal.SIGHUP) if is_main else nullcontext():
             try:
                 self._bring_up(api, name, sent, values)
                 until = next(call["until"] for call in sent.request["then"] if "until" in call)
@@ -240,7 +241,9 @@ class RayClusters:
 
     def _leave_nothing(self, api: Api, name: str, run_id: str) -> None:
         """Delete a cluster that no job came to; where that fails, say so."""
-        print(f"{run_id}: deleting the Ray cluster `{name}`", file=sys.stderr, flush=True)
+        # Said first, for whoever does not wait for it; a terminal that is gone keeps nothing from being deleted.
+        with suppress(OSError):
+            print(f"{run_id}: deleting the Ray cluster `{name}`", file=sys.stderr, flush=True)
         try:
             _delete(api, name)
         except NemotronError as error:
