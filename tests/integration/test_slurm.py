@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,41 +205,43 @@ def test_refused_by_slurm(cluster: Cluster, partition: str, said: str) -> None:
     assert cluster.state(cluster.newest()) == "failed"
 
 
-@pytest.fixture
-def narrow(tmp_path: Path) -> Iterator[Cluster]:
-    """A second Slurm, whose queue takes two jobs, and arrays of two."""
-    lab = Lab(tmp_path / "lab", nodes=1, more=("MaxJobCount=2", "MaxArraySize=3"))
+@contextmanager
+def narrow(folder: Path, *lines: str) -> Iterator[Cluster]:
+    """A second Slurm, with lines of its own in its configuration."""
+    lab = Lab(folder / "lab", nodes=1, more=lines)
     lab.start()
-    (tmp_path / "project" / "runs").mkdir(parents=True)
+    (folder / "project" / "runs").mkdir(parents=True)
+    found = Cluster(lab, folder / "project")
+    found.profile("narrow")
     try:
-        yield Cluster(lab, tmp_path / "project")
+        yield found
     finally:
         lab.stop()
 
 
-def test_a_full_queue_is_one_line(narrow: Cluster) -> None:
-    narrow.profile("narrow")
-    # sbatch asks a full queue again for two minutes, and then says so.
-    hold = ("sbatch", "--hold", "-o", "/dev/null", "--wrap", "true")
-    for _ in range(2):
-        narrow.lab.run(*hold)
-    full = narrow.nemotron(*narrow.tiny("-b", "narrow"))
-    assert full.returncode == 11, full.stderr
-    assert len(re.findall(r"^error: Slurm refuses the job: ", full.stderr, re.MULTILINE)) == 1, full.stderr
-    assert "the cluster's queue is full: submit again when jobs have ended" in full.stderr
-    assert "Traceback" not in full.stderr
-    assert narrow.state(narrow.newest()) == "failed"
-    # And there is no job of the run that would start all the same.
-    assert len(narrow.lab.run("squeue", "-h", "-o", "%A").split()) == 2
+def test_a_full_queue_is_one_line(tmp_path: Path) -> None:
+    """sbatch asks a full queue again for two minutes, and then says so."""
+    with narrow(tmp_path, "MaxJobCount=3") as slurm:
+        for _ in range(2):
+            slurm.lab.run("sbatch", "--hold", "-o", "/dev/null", "--wrap", "true")
+        full = slurm.nemotron(*slurm.tiny("-b", "narrow"))
+        assert full.returncode == 11, full.stderr
+        assert len(re.findall(r"^error: Slurm refuses the job: ", full.stderr, re.MULTILINE)) == 1, full.stderr
+        assert "the cluster's queue is full: submit again when jobs have ended" in full.stderr
+        assert "Traceback" not in full.stderr
+        assert slurm.state(slurm.newest()) == "failed"
+        # And there is no job of the run that would start all the same.
+        assert len(slurm.lab.run("squeue", "-h", "-o", "%A").split()) == 2
 
 
-def test_a_sweep_that_is_larger_than_the_clusters_arrays(narrow: Cluster) -> None:
-    narrow.profile("narrow")
-    refused = narrow.nemotron(*narrow.tiny("-b", "narrow"), "--sweep", "grpo.seed=1,2,3,4")
-    assert refused.returncode == 11, refused.stderr
-    assert refused.stderr.count("Slurm refuses the job: Invalid job array specification") == 1, refused.stderr
-    assert "`array = false` in the profile" in refused.stderr
-    assert narrow.lab.run("squeue", "-h", "-o", "%A") == ""
+def test_a_sweep_that_is_larger_than_the_clusters_arrays(tmp_path: Path) -> None:
+    with narrow(tmp_path, "MaxArraySize=3") as slurm:
+        words = [*slurm.tiny("-b", "narrow"), "--sweep", "grpo.seed=1,2,3,4"]
+        refused = slurm.nemotron(*words)
+        assert refused.returncode == 11, refused.stderr
+        assert refused.stderr.count("Slurm refuses the job: Invalid job array specification") == 1, refused.stderr
+        assert "`array = false` in the profile" in refused.stderr
+        assert slurm.lab.run("squeue", "-h", "-o", "%A") == ""
 
 
 def test_waiting_is_said_with_its_reason(cluster: Cluster) -> None:

@@ -150,6 +150,7 @@ def test_a_signal_becomes_a_notice_and_the_task_goes_on(tmp_path: Path) -> None:
         ("Invalid job array specification", "`array = false`"),
         ("Unable to create job record, try again", "queue is full"),
         ("Resource temporarily unavailable", "queue is full"),
+        ("MaxJobCount limit reached", "queue is full"),
     ],
 )
 def test_what_slurm_refuses_has_the_hint_for_that(said: str, hint: str) -> None:

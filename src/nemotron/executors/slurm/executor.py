@@ -29,6 +29,7 @@ NAME = "slurm"
 UPLOAD_TIMEOUT_S = 900.0
 ARRAY = "array.sh"
 _WAIT = "wait until some of your jobs have ended, or use another partition or QOS"
+_FULL = "the cluster's queue is full: submit again when jobs have ended"
 _HINTS = (
     ("violates accounting/qos policy", _WAIT),
     ("limit for pending or running jobs", _WAIT),
@@ -41,8 +42,7 @@ _HINTS = (
     ("qos", "`sacctmgr show associations user=$USER format=account,partition,qos` lists yours"),
     ("account", "`sacctmgr show associations user=$USER` lists your accounts"),
     ("partition", "`nemotron profiles check NAME` lists the partitions"),
-    ("try again", "the cluster's queue is full: submit again when jobs have ended"),
-    ("temporarily unavailable", "the cluster's queue is full: submit again when jobs have ended"),
+    *((words, _FULL) for words in ("try again", "temporarily unavailable", "maxjobcount")),
 )
 """What to do, by what Slurm says; the first that fits."""
 SUBMIT_TIMEOUT_S = 180.0
