@@ -15,7 +15,7 @@ from nemotron import snapshot
 from nemotron.disk.atomic import write_atomic
 from nemotron.disk.documents import read_object
 from nemotron.disk.faults import output_errors
-from nemotron.errors import ArtifactError, NemotronError, Origin, UsageError
+from nemotron.errors import ArtifactError, ExecutorError, NemotronError, Origin, UsageError
 from nemotron.executors.base import Executor, How, Submission, Target
 from nemotron.executors.ending import give_back
 from nemotron.executors.environment import job_environment
@@ -159,7 +159,12 @@ def resume(
     if goes_on(run):
         raise UsageError(f"run `{run.id}` goes on already", hint=f"`nemotron runs logs -f {run.id}` shows its output")
     if by.costs(handle) is not None:
-        give_back(run, by, handle, by.state(handle))
+        if not (state := by.state(handle)).is_over:
+            raise ExecutorError(
+                f"it cannot be told whether the job of run `{run.id}` goes on: {state.reason}",
+                hint=f"try again later, or end it with `nemotron runs cancel {run.id}`",
+            )
+        give_back(run, by, handle, state)
     if max_steps is None and run.status().state == "finished":
         return None
     details = handle.model_extra or {}

@@ -13,6 +13,7 @@ from nemotron.errors import ArtifactError, ExecutorError, NotFoundError
 from nemotron.executors import ending, state_of
 from nemotron.executors.base import JobState
 from nemotron.executors.elsewhere import cancel, refresh
+from nemotron.executors.launch import resume
 from nemotron.executors.lepton import ray_cluster
 from nemotron.executors.lepton.executor import Lepton
 from nemotron.executors.registry import executor_of
@@ -32,11 +33,12 @@ class Service:
     def __init__(self) -> None:
         self.cluster: str | None = "Ready"
         self.job: dict[str, Any] | None = {"status": "RUNNING"}
-        self.paths: list[str] = []
+        self.asked: list[str] = []
+        self.server = Hostile(self.play)
         self.refuses = False
 
     def play(self, path: str, body: bytes) -> Reply:
-        self.paths.append(path)
+        self.asked.append(f"{self.server.head.split()[0].decode()} {path}")
         if "/dashboard/" in path:
             if path.endswith("/logs"):
                 found: Any = {"logs": "said\n\x1enemotron metrics.jsonl {}\n"}
@@ -60,7 +62,7 @@ def lepton(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, str]]:
     monkeypatch.setattr(ray_cluster, "PATIENCE_S", 0.2)
     monkeypatch.setattr(ray_cluster, "ASK_S", 0.2)
     monkeypatch.setattr(ending, "_POLL_S", 0.01)
-    with Hostile(service.play) as server:
+    with service.server as server:
         yield service, server.url
 
 
@@ -133,19 +135,18 @@ def test_looking_at_a_run_whose_job_is_over_deletes_its_cluster(
     run = started()
     refresh(run)
     assert service.cluster == "Ready"
-    paths = service.paths
     service.job = {"status": "FAILED", "driver_exit_code": 7}
     refresh(run)
-    assert paths[-1].endswith(f"/rayclusters/{NAME}")
+    assert service.asked[-1] == f"DELETE /rayclusters/{NAME}"
     # What it was is known without it, and what it printed.
     service.cluster = None
     kept = attempts_of(run.path)[-1].handle()
     assert Lepton().state(kept) == JobState("failed", "", 7)
     assert Lepton().read_log(kept, 0) == b"said\n"
     assert Lepton().read_log(kept, 2) == b"id\n"
-    asked = len(service.paths)
+    asked = len(service.asked)
     refresh(run)
-    assert len(service.paths) == asked, "it is deleted once"
+    assert len(service.asked) == asked, "it is deleted once"
 
 
 def test_what_cannot_be_deleted_is_said_and_tried_again(
@@ -182,6 +183,22 @@ def test_a_deletion_that_is_interrupted_is_said(
     assert "`nemotron runs cancel r1` deletes it" in said
 
 
+def test_a_job_of_which_nothing_is_known_keeps_its_cluster(
+    lepton: tuple[Service, str], started: Callable[..., RunFolder]
+) -> None:
+    """It may be at work; whoever goes on with the run must not take its machines away."""
+    service, _ = lepton
+    run = started()
+    service.cluster, service.job = "Scaling", None
+    with pytest.raises(ExecutorError, match=f"goes on: its Ray cluster `{NAME}` is Scaling"):
+        resume(run, max_steps=None, command=["nemotron"])
+    refresh(run)
+    assert f"DELETE /rayclusters/{NAME}" not in service.asked
+    service.cluster, service.job = "Ready", {"status": "SUCCEEDED"}
+    refresh(run)
+    assert service.asked.count(f"DELETE /rayclusters/{NAME}") == 1
+
+
 def test_a_cluster_without_a_job_can_be_cancelled(
     lepton: tuple[Service, str], started: Callable[..., RunFolder]
 ) -> None:
@@ -191,5 +208,5 @@ def test_a_cluster_without_a_job_can_be_cancelled(
     service.cluster, service.job = "Starting", None
     assert state_of(run) == "queued"
     cancel(run)
-    assert service.paths[-1].endswith(f"/rayclusters/{NAME}")
+    assert service.asked[-1] == f"DELETE /rayclusters/{NAME}"
     assert state_of(run) == "cancelled"
