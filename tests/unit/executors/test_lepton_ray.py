@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import pytest
 
 from nemotron.errors import ArtifactError, ExecutorError, NotFoundError
 from nemotron.executors import ending, state_of
-from nemotron.executors.base import JobState
+from nemotron.executors.base import How, JobState
 from nemotron.executors.elsewhere import cancel, refresh
 from nemotron.executors.launch import resume
-from nemotron.executors.lepton import ray_cluster
+from nemotron.executors.lepton import payload, ray_cluster
 from nemotron.executors.lepton.executor import Lepton
 from nemotron.executors.registry import executor_of
+from nemotron.profiles.model import LeptonProfile
 from nemotron.runs.attempts import Handle, attempts_of, begin_attempt
 from nemotron.runs.folder import RunFolder
 from tests.hostile_server import Hostile, Reply, answer
@@ -81,6 +83,36 @@ def handle(url: str, run: Path = Path("/r"), **more: Any) -> Handle:
         "submitted": True,
     }
     return Handle.model_validate({**facts, **more})
+
+
+@pytest.mark.parametrize("name", ["far", "a b", "a'b", 'a"b', "$(touch pwned)`x`", "ü 漢", "-x;y&z|<>*?[]"])
+def test_the_entrypoint_copies_the_code_once_and_becomes_the_worker(tmp_path: Path, name: str) -> None:
+    """On every folder: bash sees words, whatever they are called."""
+    far, package, python = tmp_path / name, tmp_path / "package", tmp_path / "python"
+    (package / "nemotron").mkdir(parents=True)
+    (package / "nemotron" / "job.py").write_text("first")
+    python.write_text('#!/bin/bash\nprintf "%s\\0" "$@" "${RAY_JOB_CONFIG_JSON_ENV_VAR-unset}"\n')
+    python.chmod(0o755)
+    given = {"executor": "lepton", "remote_job_dir": str(far), "python": str(python)}
+    profile = LeptonProfile.model_validate({**given, "startup_commands": ["echo prepared >&2"]})
+    text = payload.entrypoint(profile, f"{far}/runs/r", 3, How())
+    env = {"PATH": "/usr/bin:/bin", "RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {}}'}
+
+    def words() -> list[str]:
+        done = subprocess.run(["bash", "-c", text], cwd=package, env=env, capture_output=True, check=True)
+        assert done.stderr == b"prepared\n"
+        return done.stdout.decode().split("\0")[:-1]
+
+    code = payload.code_dir(profile, f"{far}/runs/r")
+    worker = [str(python), "-m", "nemotron.engines.worker", f"{far}/runs/r", "--attempt", "3"]
+    # Ray's own settings of the job are not handed on: an engine that brings its own is refused by them.
+    assert words()[2:] == [f"{far}/runs/r", code, *worker, "unset"]
+    assert (Path(code) / "nemotron" / "job.py").read_text() == "first"
+    (package / "nemotron" / "job.py").write_text("second")
+    assert words()[2:4] == [f"{far}/runs/r", code]
+    assert (Path(code) / "nemotron" / "job.py").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "package", "python"})
+    assert len(list(Path(code).parent.iterdir())) == 1
 
 
 @pytest.mark.parametrize(
