@@ -34,12 +34,19 @@ class Lab:
     nodes: int = 2
     more: tuple[str, ...] = ()
     """Further lines of slurm.conf."""
+    prefix: str = "n"
+    """Nodes are called so; those of two labs beside each other differently: the kernel's groups have their names."""
     pids: list[Path] = field(default_factory=list)
 
     @property
     def limits_memory(self) -> bool:
         """Whether the kernel can be asked to hold jobs to their memory here, as it is on a cluster."""
         return os.getuid() == 0 and os.access("/sys/fs/cgroup/memory", os.W_OK)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the nodes."""
+        return [f"{self.prefix}{number}" for number in range(1, self.nodes + 1)]
 
     @property
     def config(self) -> Path:
@@ -58,7 +65,7 @@ class Lab:
     def start(self) -> None:
         """Start all daemons and wait until every node is idle."""
         self._forget_earlier_labs()
-        for name in ("state", "log", "run", *(f"spool-n{n}" for n in range(1, self.nodes + 1))):
+        for name in ("state", "log", "run", *(f"spool-{name}" for name in self.names)):
             (self.folder / name).mkdir(parents=True)
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(1024))
@@ -71,9 +78,9 @@ class Lab:
         )
         self.pids.append(run / "munged.pid")
         self._spawn("slurmctld", "-i")
-        for number in range(1, self.nodes + 1):
-            self._spawn("slurmd", "-N", f"n{number}")
-        self.pids = [*(run / f"slurmd-n{n}.pid" for n in range(1, self.nodes + 1)), run / "slurmctld.pid", *self.pids]
+        for name in self.names:
+            self._spawn("slurmd", "-N", name)
+        self.pids = [*(run / f"slurmd-{name}.pid" for name in self.names), run / "slurmctld.pid", *self.pids]
         end = time.monotonic() + READY_S
         while time.monotonic() < end:
             with suppress(subprocess.SubprocessError):
@@ -119,7 +126,7 @@ class Lab:
 
     def _forget_earlier_labs(self) -> None:
         """A job's memory group that an earlier lab left behind has that job's limits, and numbers begin at 1 again."""
-        for folder in sorted(Path("/sys/fs/cgroup/memory").glob("slurm_n*/**/"), reverse=True):
+        for folder in sorted(Path("/sys/fs/cgroup/memory").glob(f"slurm_{self.prefix}*/**/"), reverse=True):
             with suppress(OSError):  # somebody is still in it
                 folder.rmdir()
 
@@ -165,13 +172,15 @@ class Lab:
             "GresTypes=gpu",
             *self.more,
         ]
-        for number in range(1, self.nodes + 1):
+        for name in self.names:
             address = f"NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()}"
             sizes = "CPUs=8 CoresPerSocket=8 RealMemory=16000 Gres=gpu:2"
-            lines.append(f"NodeName=n{number} {address} {sizes} State=UNKNOWN")
-        nodes = f"Nodes=n[1-{self.nodes}]"
+            lines.append(f"NodeName={name} {address} {sizes} State=UNKNOWN")
+        nodes = f"Nodes={self.prefix}[1-{self.nodes}]"
         # GPUs on paper: Slurm wants a device behind each.
-        gpus = (f"NodeName=n[1-{self.nodes}] Name=gpu File={device}\n" for device in ("/dev/null", "/dev/zero"))
+        gpus = (
+            f"NodeName={self.prefix}[1-{self.nodes}] Name=gpu File={device}\n" for device in ("/dev/null", "/dev/zero")
+        )
         (folder / "gres.conf").write_text("".join(gpus))
         lines += [
             f"PartitionName=batch {nodes} Default=YES MaxTime=INFINITE State=UP PriorityTier=2 DefMemPerNode=4000",
