@@ -424,6 +424,19 @@ def test_over_ssh(cluster: Cluster, sshd: Sshd, reference: Path) -> None:
     assert weights(cluster.folder / "far" / "runs" / mirror.name) == weights(reference)
 
 
+def test_a_sweep_over_ssh(cluster: Cluster, sshd: Sshd) -> None:
+    """The array's script and its links go there with the runs."""
+    cluster.profile("far", *sshd.profile.splitlines(), shared="far")
+    runs = sweep_of_two(cluster, "far", "grpo.max_num_steps=1")
+    jobs = {str(cluster.handle(run)["job_id"]).partition("_")[0] for run in runs}
+    assert len(jobs) == 1
+    for run in runs:
+        followed = cluster.nemotron("runs", "logs", "-f", run)
+        assert (followed.returncode, "step 1/1" in followed.stdout) == (0, True), followed.stderr
+        assert json.loads((cluster.run_dir(run) / "status.json").read_text())["state"] == "finished"
+    cluster.lab.wait_until_empty()
+
+
 def test_connection_breaks_while_submitting(cluster: Cluster, sshd: Sshd) -> None:
     """sbatch took the job and nobody heard the answer: the next try finds it by its name."""
     wrapper = cluster.folder / "bin" / "sbatch"
