@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import LifoQueue
@@ -13,6 +12,7 @@ from typing import Any, Self
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.contracts.heldout import Item
 from nemotron.errors import NemotronError
+from nemotron.processes.cores import usable_cores
 from nemotron.rewards.code import Code
 from nemotron.rewards.functions import CheckedFunction, build_function, isolated
 from nemotron.rewards.isolation import Worker
@@ -38,7 +38,7 @@ class Scorer:
         self._closed = False
         self.labels = tuple(function.shown for function in config.functions)
         """Labels of the components, in the order of the config."""
-        workers = min(8, max(1, (os.cpu_count() or 1) // 2)) if config.workers == "auto" else config.workers
+        workers = min(8, max(1, usable_cores() // 2)) if config.workers == "auto" else config.workers
         # Last in, first out: few processes are started when there is little to do.
         self._workers: LifoQueue[Worker] = LifoQueue()
         self._all_workers = [Worker(config) for _ in range(workers)]

@@ -28,9 +28,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+from nemotron.processes.cores import share, usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +42,6 @@ class ThreadPlan:
     """Threads of the training process."""
     helper: int
     """Threads of a judge or critic on the same machine; 0 without one."""
-
-
-def usable_cores() -> int:
-    """Cores this process may use: the CPU affinity mask, cut by the cgroup's CPU quota; at least 1."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows know no affinity
-        cores = os.cpu_count() or 1
-    quota = _cgroup_quota(_CGROUP)
-    return max(1, min(cores, int(quota))) if quota is not None else max(1, cores)
 
 
 def plan_threads(*, helper: int = 0, cores: int | None = None, environ: Mapping[str, str] = os.environ) -> ThreadPlan:
@@ -82,6 +71,8 @@ def crowded(plan: ThreadPlan, load: float | None = None) -> str | None:
         load: for tests; default the processes that wanted to run in the last minute, before this one computes.
     """
     if load is None:
+        if share() is not None:
+            return None  # whoever shares the cores out has counted those that work beside this process
         try:
             load = os.getloadavg()[0]
         except OSError:  # a system that does not count them
@@ -123,16 +114,3 @@ def apply_threads(threads: int) -> None:
         # sum is that in which they come, unless it is forbidden. New memory stays as it is: nothing reads it.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def _cgroup_quota(root: Path) -> float | None:
-    """CPUs' worth of time the control group grants (v2 ``cpu.max``, else v1), None when it grants all."""
-    quota, period = "max", "100000"
-    if (root / "cpu.max").is_file():
-        quota, period = (root / "cpu.max").read_text().split()
-    elif (root / "cpu" / "cpu.cfs_quota_us").is_file():
-        quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-        period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
-    if quota in ("max", "-1"):
-        return None
-    return int(quota) / int(period)

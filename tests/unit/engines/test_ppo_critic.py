@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from nemotron.engines.embedded.critic import _here, _lone_threads, _reachable
-from nemotron.rl.threads import usable_cores
+from nemotron.processes.cores import usable_cores
 
 
 @pytest.mark.parametrize(

@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from nemotron.processes.cores import VARIABLE
 from nemotron.rl import threads
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine of 8 cores whose control group is a folder of the test."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(threads, "_CGROUP", tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, 8),
-        ({"cpu.max": "max 100000\n"}, 8),
-        ({"cpu.max": "250000 100000\n"}, 2),
-        ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu.max": "1600000 100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-    ],
-)
-def test_usable_cores(machine: Path, files: dict[str, str], cores: int) -> None:
-    for name, text in files.items():
-        (machine / name).parent.mkdir(exist_ok=True)
-        (machine / name).write_text(text)
-    assert threads.usable_cores() == cores
 
 
 @pytest.mark.parametrize(
@@ -89,3 +61,11 @@ def test_threads_that_meet_on_busy_cores_are_said(cores: int, policy: int, load:
     text = threads.crowded(threads.ThreadPlan(cores=cores, policy=policy, helper=0), load)
     assert (text is not None) == said
     assert text is None or ("OMP_NUM_THREADS=1" in text and f"of {cores} cores busy" in text)
+
+
+def test_a_process_with_a_share_does_not_complain_of_those_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (4.0, 4.0, 4.0))
+    plan = threads.ThreadPlan(cores=2, policy=2, helper=0)
+    assert threads.crowded(plan)
+    monkeypatch.setenv(VARIABLE, "2")
+    assert threads.crowded(plan) is None

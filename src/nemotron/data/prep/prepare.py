@@ -35,9 +35,10 @@ from nemotron.data.prep.selection import Selection, find_duplicates, likeness
 from nemotron.data.prep.shards import Merge, Shard
 from nemotron.data.prep.splits import split_names, split_shares
 from nemotron.data.prep.weights import weigh
-from nemotron.data.prep.workers import cores, keep_memory, run_tasks
+from nemotron.data.prep.workers import keep_memory, run_tasks
 from nemotron.data.prep.workspace import Workspace, allow_files, locked
 from nemotron.errors import ConfigError, DataError, OutputError
+from nemotron.processes.cores import usable_cores
 from nemotron.suggest import listed
 
 # Memory is a multiple of the block, of the cell and of the table of cells in each piece, so all three have a bound.
@@ -102,7 +103,7 @@ def grid_of(total: int, splits: int) -> Grid:
 
 def processes_of(config: DataPrepConfig) -> int:
     """Processes that work, this one included."""
-    return min(cores(), 2) if config.num_processes == "auto" else config.num_processes
+    return min(usable_cores(), 2) if config.num_processes == "auto" else config.num_processes
 
 
 @dataclass

@@ -156,8 +156,3 @@ def _result(receiving: Connection) -> BaseException | None:
     kind, message, hint, origin = packed
     error: BaseException = kind(message, hint=hint, origin=origin) if issubclass(kind, NemotronError) else kind(message)
     return error
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

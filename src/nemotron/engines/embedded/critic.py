@@ -19,7 +19,8 @@ from nemotron.engines.base import Attempt
 from nemotron.errors import EngineError
 from nemotron.job import FILE
 from nemotron.processes.addresses import stays_here
-from nemotron.rl.threads import ThreadPlan, critic_threads, usable_cores
+from nemotron.processes.cores import usable_cores
+from nemotron.rl.threads import ThreadPlan, critic_threads
 
 if TYPE_CHECKING:
     from nemotron.rl.critic.local import RunningCritic
