@@ -184,19 +184,29 @@ class Pipeline:
         """
         return compile_file(find_pipeline(self.name), _overrides(self.overrides), Path(self.runs_dir))
 
-    def run(self, *, force: Sequence[str] = (), begin_with: str | None = None, until: str | None = None) -> PipelineRun:
+    def run(
+        self,
+        *,
+        force: Sequence[str] = (),
+        begin_with: str | None = None,
+        until: str | None = None,
+        side_by_side: int | None = None,
+    ) -> PipelineRun:
         """Run what has not been done. A node that fails stops what depends on it; ``states`` says how each ended.
 
         Args:
             force: nodes that are done anew.
             begin_with: the node that is done anew with all that depends on it.
             until: the node after which it ends.
+            side_by_side: nodes that work at once; one for every two cores, if memory is enough, unless given.
 
         Raises:
             CompileError: nothing was started.
         """
         chain, overrides = self.compile(), _overrides(self.overrides)
-        folder = begin(chain, overrides=overrides, force=force, begin_with=begin_with, until=until)
+        folder = begin(
+            chain, overrides=overrides, force=force, begin_with=begin_with, until=until, side_by_side=side_by_side
+        )
         work(chain, folder, command=("api", "pipelines", "run", self.name))
         return PipelineRun(folder)
 

@@ -45,6 +45,15 @@ Until = Annotated[str | None, typer.Option("--until", metavar="NODE", help="Do o
 Batch = Annotated[
     str | None, typer.Option("-b", "--batch", metavar="PROFILE", help="Submit nodes without a profile of their own.")
 ]
+SideBySide = Annotated[
+    int | None,
+    typer.Option(
+        "--side-by-side",
+        metavar="N",
+        min=1,
+        help="Nodes that work at once on this machine; by default one for every two cores, if memory is enough.",
+    ),
+]
 
 
 @app.command("list")
@@ -104,6 +113,7 @@ def run_command(
     begin_with: From = None,
     until: Until = None,
     batch: Batch = None,
+    side_by_side: SideBySide = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compile a pipeline and run its nodes; what was done already is taken from the run that did it."""
@@ -115,8 +125,17 @@ def run_command(
         return
     from nemotron.pipelines.start import begin
 
-    folder = begin(chain, overrides=parsed, profile=batch, force=force or (), begin_with=begin_with, until=until)
-    print(f"{folder.id}: {len(chain.nodes)} nodes", file=sys.stderr)
+    folder = begin(
+        chain,
+        overrides=parsed,
+        profile=batch,
+        force=force or (),
+        begin_with=begin_with,
+        until=until,
+        side_by_side=side_by_side,
+    )
+    at_once = folder.read().side_by_side
+    print(f"{folder.id}: {len(chain.nodes)} nodes" + (f", {at_once} at once" if at_once > 1 else ""), file=sys.stderr)
     raise typer.Exit(_work(ctx, chain, folder))
 
 

@@ -1,12 +1,18 @@
-"""A chain at work on this machine: one node after the other, each an ordinary run in a process of its own."""
+"""A chain at work on this machine: each node an ordinary run in a process of its own, as many at once as there are
+slots for.
+
+One thread decides, compiles and writes the state; it sleeps until one of the processes ends. So there is nothing to
+lock, and a signal comes to the thread that knows all of them.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from nemotron.artifacts.made import made_by
@@ -15,9 +21,11 @@ from nemotron.compile.plan import Plan
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, CompileError, LimitError, NemotronError, OutputError
 from nemotron.executors import apart, goes_on
+from nemotron.executors.apart import Beside, Working
 from nemotron.executors.elsewhere import say_submitted
 from nemotron.job import Asked, CompiledJob, PipelineMember
 from nemotron.outcome import print_error, print_findings
+from nemotron.pipelines.beside import cores_of
 from nemotron.pipelines.chain import Binding, Chain, Node
 from nemotron.pipelines.page import write_page
 from nemotron.pipelines.reuse import same_work
@@ -43,13 +51,12 @@ def work(chain: Chain, folder: PipelineFolder, *, command: Sequence[str]) -> int
 
     Raises:
         OutputError: another command works on it, or it cannot be written.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the node that was at work has saved its state.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the nodes that were at work have saved their state.
     """
     with folder.alone(), terminated_like_interrupted():
         driver = _Driver(chain, folder, command)
         try:
-            for node in chain.nodes:
-                driver.node(node)
+            driver.to_the_end()
         finally:
             write_page(folder, chain.runs_dir)
         return driver.told()
@@ -60,9 +67,53 @@ class _Driver:
         self._chain, self._folder, self._command = chain, folder, tuple(command)
         self._state: PipelineState = folder.read()
         self._codes: list[int] = []
+        self._working: dict[str, Working] = {}
 
-    def node(self, node: Node) -> None:
-        """Bring one node to its end, unless it is there or may not begin."""
+    def to_the_end(self) -> None:
+        """Begin every node as soon as what it needs is there and a slot is free, until none is left."""
+        left = list(self._chain.nodes)
+        try:
+            while left or self._working:
+                for node in self._ready(left):
+                    left.remove(node)
+                    self._node(node)
+                if self._working:
+                    self._wait()
+        except KeyboardInterrupt:
+            self._interrupted()
+            raise
+        finally:
+            # Whatever ended this, nothing goes on that nobody waits for.
+            apart.end_all(self._working.values())
+
+    def _ready(self, left: Sequence[Node]) -> Iterator[Node]:
+        """The nodes whose turn it is; asked for one at a time, as each may take a slot or open the way for the next."""
+        for node in tuple(left):
+            before = {*self._working, *(other.name for other in left)}
+            free = node.profile is not None or len(self._working) < self._state.side_by_side
+            if free and not before & set(node.needs):
+                yield node
+
+    def _wait(self) -> None:
+        """Sleep until a node ends."""
+        ended = set(wait([one.sentinel for one in self._working.values()]))
+        for name in [name for name, one in self._working.items() if one.sentinel in ended]:
+            code = self._working[name].code()
+            del self._working[name]
+            self._ended(name, code, None)
+
+    def _interrupted(self) -> None:
+        apart.end_all(self._working.values())
+        for name, one in self._working.items():
+            if one.code() == 0:
+                self._ended(name, 0, None)  # it was done before it was told to end
+            else:
+                self._write(name, state="interrupted", exit_code=130, reason=None)
+        self._working.clear()
+        say(f"the pipeline goes on with `nemotron pipelines resume {self._folder.id}`")
+
+    def _node(self, node: Node) -> None:
+        """Begin a node, unless it is there or may not begin."""
         entry = self._state.node(node.name)
         if entry.state == "left" or (entry.state in WELL and self._run(node.name) is not None):
             return
@@ -77,31 +128,41 @@ class _Driver:
             run = self._run(node.name)
             if node.profile is not None:
                 self._submit(node, node.profile, run)
-                return
-            code = self._begin(node) if run is None else self._go_on(node, run)
+            elif run is None:
+                self._begin(node)
+            else:
+                self._go_on(node, run)
         except KeyboardInterrupt:
             self._write(node.name, state="interrupted", exit_code=130, reason=None)
-            say(f"the pipeline goes on with `nemotron pipelines resume {self._folder.id}`")
             raise
         except NemotronError as error:
             print_error(error)
             code = error.finding_exit_code if isinstance(error, CompileError) else error.exit_code
             self._ended(node.name, code, error.message)
-            return
-        if code is not None:
-            self._ended(node.name, code, None)
 
-    def _begin(self, node: Node) -> int | None:
-        """A new run, or one that has done the same; None where one stands in."""
+    def _begin(self, node: Node) -> None:
+        """Begin a new run, unless one that has done the same stands in."""
         plan = self._compiled(node)
         job = plan.job(self._asked(node, plan))
         if self._reused(node, job):
-            return None
+            return
         self._write(node.name, state="running", run=plan.run_id, exit_code=None, reason=None)
         say(f"{node.name}: {plan.step}")
         with output_errors(self._chain.runs_dir):
             self._chain.runs_dir.mkdir(parents=True, exist_ok=True)
-        return apart.start(job, self._chain.runs_dir, plan.secrets())
+        self._start(node, apart.begin(job, self._chain.runs_dir, plan.secrets(), beside=self._beside(node)))
+
+    def _start(self, node: Node, working: Working) -> None:
+        self._working[node.name] = working
+        working.start()
+
+    def _beside(self, node: Node) -> Beside | None:
+        """How a node shares the machine; None where nothing works at the same time in this pipeline."""
+        slots = self._state.side_by_side
+        if slots == 1:
+            return None
+        wanted = {one.name for one in self._state.nodes if one.state != "left"}
+        return Beside(node.name, cores_of(self._chain, wanted, node.name, slots))
 
     def _asked(self, node: Node, plan: Plan) -> Asked:
         said = asked(plan, self._command, node.step.config_dir, node.code.config)
@@ -155,13 +216,14 @@ class _Driver:
             raise CompileError(plan.findings)
         return replace(plan, run_id=new_run_id(plan.step, node.name))
 
-    def _go_on(self, node: Node, run: RunFolder) -> int:
+    def _go_on(self, node: Node, run: RunFolder) -> None:
         self._wait_for_orphan(run)
         if run.status().state == "finished":
-            return 0
+            self._ended(node.name, 0, None)
+            return
         self._write(node.name, state="running", exit_code=None, reason=None)
         say(f"{node.name}: going on with {run.id}")
-        return apart.go_on(run, node.plan.secrets(), self._command)
+        self._start(node, apart.begin_again(run, node.plan.secrets(), self._command, beside=self._beside(node)))
 
     def _compiled(self, node: Node) -> Plan:
         """The plan against the inputs, which are there now.

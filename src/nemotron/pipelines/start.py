@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from nemotron.compile.asked import command as without_secrets
 from nemotron.config.overrides import Override, parse_overrides
 from nemotron.errors import ArtifactError, NotFoundError, Origin
+from nemotron.pipelines.beside import slots
 from nemotron.pipelines.chain import Chain, compile_chain
 from nemotron.pipelines.file import read_pipeline, with_overrides
 from nemotron.pipelines.state import NodeState, PipelineFolder, PipelineState, StateName, create, new_id
@@ -34,6 +36,7 @@ def begin(
     force: Iterable[str] = (),
     begin_with: str | None = None,
     until: str | None = None,
+    side_by_side: int | None = None,
 ) -> PipelineFolder:
     """Make the folder of a new pipeline.
 
@@ -41,6 +44,7 @@ def begin(
         force: nodes that are done anew.
         begin_with: the node that is done anew with all that depends on it.
         until: the node after which it ends; only what that one needs is done.
+        side_by_side: how many nodes work at once here; as many as the machine is enough for unless given.
 
     Raises:
         NotFoundError: there is no such node. OutputError: the folder cannot be written.
@@ -60,7 +64,12 @@ def begin(
     for name in [node.name for node in chain.nodes]:
         begins: StateName = "waiting" if name in wanted else "left"
         state = state.with_node(name, state=begins, forced=name in forced)
-    return create(chain.runs_dir, state.model_copy(update={"words": tuple(words), "profile": profile}))
+    also: dict[str, Any] = {
+        "words": tuple(words),
+        "profile": profile,
+        "side_by_side": slots(chain, wanted, side_by_side),
+    }
+    return create(chain.runs_dir, state.model_copy(update=also))
 
 
 def planned(chain: Chain) -> PipelineState:

@@ -74,6 +74,8 @@ class PipelineState(_Part):
     """ISO 8601, UTC."""
     words: tuple[str, ...] = ()
     """Overrides of the command line; secrets are not in them."""
+    side_by_side: int = 1
+    """Nodes that work at once on this machine; kept, so that a pipeline goes on as it began."""
     profile: str | None = None
     nodes: tuple[NodeState, ...]
 
