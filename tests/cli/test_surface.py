@@ -42,8 +42,8 @@ SURFACE = {
     "nemotron pipelines list": ["--json"],
     "nemotron pipelines resume": ["--runs-dir", "ID"],
     "nemotron pipelines run": [
-        *("--batch", "--dry-run", "--force", "--from", "--json", "--runs-dir", "--until", "-b", "-d"),
-        *("NODE.KEY=VALUE", "PIPELINE"),
+        *("--batch", "--dry-run", "--force", "--from", "--json", "--runs-dir", "--side-by-side", "--until"),
+        *("-b", "-d", "NODE.KEY=VALUE", "PIPELINE"),
     ],
     "nemotron pipelines show": ["--json", "--runs-dir", "--svg", "NODE.KEY=VALUE", "PIPELINE"],
     "nemotron pipelines status": ["--json", "--runs-dir", "ID"],

@@ -190,20 +190,20 @@ def test_a_pipeline_whose_file_was_changed_does_not_go_on(done: Path) -> None:
     assert "`dpo`" in refused.stderr
 
 
-def kill_and_resume(folder: Path, after_s: float | None, sign: signal.Signals = signal.SIGKILL) -> PipelineFolder:
-    """Start the pipeline, end it in that moment, and resume until it is done."""
+def kill_and_resume(folder: Path, after_s: float, *asked: str, text: str = SHORT) -> PipelineFolder:
+    """Start the pipeline, kill it in that moment, and resume until it is done."""
     folder.mkdir(exist_ok=True)
-    (folder / "short.yaml").write_text(SHORT)
-    words = [sys.executable, "-m", "nemotron", "pipelines", "run", "short.yaml"]
+    (folder / "short.yaml").write_text(text)
+    words = [sys.executable, "-m", "nemotron", "pipelines", "run", "short.yaml", *asked]
     quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     command = subprocess.Popen(words, cwd=folder, start_new_session=True, **quiet)
     try:
         command.wait(after_s)
     except subprocess.TimeoutExpired:
-        # The command and the run that it works on, as the kernel does when memory is gone.
-        os.killpg(command.pid, sign) if sign == signal.SIGKILL else command.send_signal(sign)
+        # The command and the runs that it works on, as the kernel does when memory is gone.
+        os.killpg(command.pid, signal.SIGKILL)
     command.wait(TIMEOUT_S)
-    go_on = ("resume", "last") if started(folder / "runs") else ("run", "short.yaml")
+    go_on = ("resume", "last") if started(folder / "runs") else ("run", "short.yaml", *asked)
     again = nemotron("pipelines", *go_on, cwd=folder)
     assert again.code == 0, again.stderr
     return started(folder / "runs")[-1]
@@ -227,6 +227,32 @@ def test_a_pipeline_that_is_killed_at_any_moment_ends_with_the_same_bits(
     whole = results(started(done / "runs")[0])
     moment = random.Random(number).uniform(1.0, 40.0)
     assert results(kill_and_resume(tmp_path / "killed", moment)) == whole
+
+
+# Without the gate the policy need not wait for the reward model.
+APART = SHORT.replace("    after: audit\n", "").replace("result: hf", "result: [audit, hf]")
+AT_ONCE = ("--side-by-side", "2")
+
+
+@pytest.fixture(scope="module")
+def done_at_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without the gate, two nodes at a time: each with fewer threads, so with other last bits."""
+    folder = tmp_path_factory.mktemp("at_once")
+    (folder / "short.yaml").write_text(APART)
+    result = pipeline(folder, *AT_ONCE)
+    assert result.code == 0, result.stderr
+    return folder
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("moment", [9.0, 14.0, 19.0])
+def test_two_nodes_that_are_killed_side_by_side_end_with_the_same_bits(
+    done_at_once: Path, tmp_path: Path, moment: float
+) -> None:
+    whole = started(done_at_once / "runs")[0]
+    folder = kill_and_resume(tmp_path / "killed", moment, *AT_ONCE, text=APART)
+    assert [one.read().side_by_side for one in (whole, folder)] == [2, 2]
+    assert results(folder) == results(whole)
 
 
 def test_a_cancelled_pipeline_says_so_and_goes_on(done: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ OPENED = re.compile(
 )
 OURS = {
     # What the system says.
-    *("place.py", "rl/threads.py", "executors/doctor.py", "install.py"),
+    *("place.py", "processes/cores.py", "executors/doctor.py", "install.py"),
     # Files of the package, and what it made of them.
     *("snapshot.py", "cli/profiles.py", "judge/instruct.py", "checkpoints/chat_template.py", "executors/mirror.py"),
     *("compile/probes/torch_optim.py", "engines/nemo_rl/folder.py", "engines/nemo_rl/server.py", "rewards/code.py"),
