@@ -142,6 +142,8 @@ def _option_hint(option: str, error: Any, words: tuple[str, ...]) -> str:
         bare = word.lstrip("-")
         if "." in option:
             return f"overrides have no dashes: `{bare if '=' in bare else f'{bare}=...'}`"
+    if option in ("-r", "--run") and error.ctx.command_path == "nemotron pipelines run":
+        return "no terminal stays with the jobs of a pipeline: `-b PROFILE` submits all of them to Slurm"
     own = [name for parameter in error.ctx.command.params for name in (*parameter.opts, *parameter.secondary_opts)]
     if guess := closest(option, [name for name in own if name.startswith("--")]):
         return f"did you mean `{guess}`?"

@@ -16,7 +16,7 @@ from nemotron.compile.plan import Plan, compile_job
 from nemotron.config.layers import Resolved, load
 from nemotron.config.origins import Node as Value
 from nemotron.config.overrides import Override
-from nemotron.errors import CompileError, Finding, NemotronError, Origin
+from nemotron.errors import CompileError, ConfigError, Finding, NemotronError, Origin
 from nemotron.manifest import Declaration, Step, declaration, find_step, load_catalog, load_types
 from nemotron.pipelines import bind
 from nemotron.pipelines.file import NodeSpec, PipelineSpec, Taken
@@ -129,7 +129,10 @@ def compile_chain(pipeline: PipelineSpec, runs_dir: Path, *, profile: str | None
 
     Raises:
         CompileError: what is wrong with the graph or with the configs of its nodes, all of it.
+        NemotronError: there is no such profile, or it is none for pipelines.
     """
+    if profile is not None:
+        profile_of_pipeline(profile)  # asked for on the command line, so no node's fault
     order, findings = in_order(pipeline)
     if findings:
         raise CompileError(findings)
@@ -200,7 +203,7 @@ class _Making:
         if named in self._no_profiles:
             raise CompileError([])
         try:
-            self._profiles[named] = Profiles().get(named)
+            self._profiles[named] = profile_of_pipeline(named)
         except NemotronError:
             self._no_profiles.add(named)
             raise
@@ -245,6 +248,29 @@ class _Making:
 
     def _node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)
+
+
+def profile_of_pipeline(name: str) -> Profile:
+    """A profile on which nodes can run: only Slurm lets a job wait for another, without anybody who stays awake.
+
+    Raises:
+        NotFoundError: there is none of that name. ConfigError: it is another cluster's, or cannot be read.
+    """
+    found = Profiles().get(name)
+    kind = found.settings.kind
+    if kind == "local":
+        raise ConfigError(
+            f"nodes of a pipeline run on this machine without a profile, and `{name}` is one for it",
+            hint=f"leave `{name}` out",
+        )
+    if not isinstance(found.settings, SlurmProfile):
+        message = f"a pipeline runs on this machine or on Slurm, and `{name}` is a profile for {kind.capitalize()}"
+        hint = (
+            f"jobs of {kind.capitalize()} cannot wait for each other: leave `{name}` out, give a profile with "
+            f'`executor = "slurm"`, or run the steps one by one with `nemotron steps run STEP -r {name}`'
+        )
+        raise ConfigError(message, hint=hint)
+    return found
 
 
 def compile_node(
@@ -322,12 +348,7 @@ def _places(nodes: Sequence[Node]) -> Iterator[Finding]:
                 message = f"`{node.name}` runs on this machine, and `{before}` before it is a job of a cluster"
                 yield finding("pipeline-place", message, origin, f"give `{node.name}` a `profile` of that cluster, too")
             continue
-        if not isinstance(profile.settings, SlurmProfile):
-            message = f"`{profile.name}` is no profile for Slurm, and pipelines run here or on Slurm"
-            yield finding(
-                "pipeline-place", message, origin, 'leave `profile` out, or give one with `executor = "slurm"`'
-            )
-            continue
+        assert isinstance(profile.settings, SlurmProfile)
         other = next(iter(jobs.values()), node)
         if other.profile and getattr(other.profile.settings, "host", None) != profile.settings.host:
             message = f"`{node.name}` and `{other.name}` are jobs of two clusters, which cannot wait for each other"

@@ -213,6 +213,23 @@ BROKEN = {
     "a profile that is not there": Broken(
         "title: Pairs", "profile: nowhere\ntitle: Pairs", "no profile `nowhere`", at="  pairs:", code=4
     ),
+    "a profile for a cluster whose jobs cannot wait": Broken(
+        "title: Pairs",
+        "profile: lepton_base\ntitle: Pairs",
+        "`lepton_base` is a profile for Lepton",
+        at="  pairs:",
+        hint='`executor = "slurm"`',
+    ),
+    "a node of its own on such a cluster": Broken(
+        "    after: audit\n",
+        "    after: audit\n    profile: ray_base\n",
+        "node `ppo`: a pipeline runs on this machine or on Slurm, and `ray_base` is a profile for Ray",
+        at="  ppo:",
+        hint="nemotron steps run STEP -r ray_base",
+    ),
+    "a profile for this machine": Broken(
+        "title: Pairs", "profile: local\ntitle: Pairs", "without a profile", at="  pairs:", hint="leave `local` out"
+    ),
 }
 WARM = """\
   warm:
@@ -251,6 +268,30 @@ def test_one_clear_error_before_anything_starts(case: Broken, tmp_path: Path) ->
     assert told == 1 or (told == 2 and "1 problem found, nothing was started" in done.stderr), done.stderr
     if (line := line_of(case, text)) is not None:
         assert any(f"mine.yaml:{number}:" in done.stderr for number in (line, line + 1)), (line, done.stderr)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("option", "says", "hint", "code"),
+    [
+        ("-b lepton_base", "`lepton_base` is a profile for Lepton", 'with `executor = "slurm"`', 3),
+        ("--batch=ray_base", "`ray_base` is a profile for Ray", "steps run STEP -r ray_base", 3),
+        ("-b local", "run on this machine without a profile", "leave `local` out", 3),
+        ("-b nowhere", "there is no profile `nowhere`", "profiles list", 4),
+        ("-r slurm_base", "unknown option `-r`", "`-b PROFILE` submits all of them to Slurm", 2),
+        ("--run=lepton_base", "unknown option `--run`", "`-b PROFILE` submits all of them to Slurm", 2),
+    ],
+)
+def test_a_pipeline_is_not_sent_where_its_jobs_cannot_wait(
+    option: str, says: str, hint: str, code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(WHOLE)
+    done = nemotron("pipelines", "run", "mine.yaml", *option.split(), cwd=tmp_path, bare=True)
+    assert done.code == code, done.stderr
+    assert says in done.stderr
+    assert hint in done.stderr
+    # Once, however many nodes there are.
+    assert done.stderr.count("error: ") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
 
 
