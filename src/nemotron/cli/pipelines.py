@@ -120,11 +120,12 @@ def run_command(
     if as_json and not dry_run:
         raise UsageError("`--json` prints the plans, so it needs `--dry-run`")
     chain, parsed = _compiled(ctx, pipeline, overrides, runs_dir, batch)
+    from nemotron.pipelines.start import asked_for, begin
+
     if dry_run:
+        asked_for(chain, force=force or (), begin_with=begin_with, until=until)
         _print_plans(chain, as_json=as_json)
         return
-    from nemotron.pipelines.start import begin
-
     folder = begin(
         chain,
         overrides=parsed,

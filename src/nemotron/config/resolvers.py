@@ -183,7 +183,9 @@ def _asset(name: str) -> str:
     path = ASSETS / name
     if not path.exists():
         have = sorted(p.relative_to(ASSETS).as_posix() for p in ASSETS.glob("*/*") if not p.name.startswith("_"))
-        raise NotFoundError(f"there is no shipped asset `{name}`", hint=f"there is {listed(have)}" if have else None)
+        guess = closest(name, (p.relative_to(ASSETS).as_posix() for p in ASSETS.rglob("*")))
+        hint = f"did you mean `{guess}`?" if guess else f"there is {listed(have)}"
+        raise NotFoundError(f"there is no shipped asset `{name}`", hint=hint)
     return str(path)
 
 

@@ -34,14 +34,19 @@ MOST_VALUES = 200_000
 _ALIAS = re.compile(r"(?:^|[\s,:\[{-])\*[^\s*]")
 """What may be an alias: a star at the beginning of a value. Comments and patterns of files have stars, too."""
 _INDENT = re.compile(r"^[ ?:-]*", re.MULTILINE)
+_SHOWN = 160
+"""Characters of a line that a message shows."""
 _TAG = "tag:yaml.org,2002:"
 _BUILT = {_TAG + name for name in ("null", "bool", "int", "float")}
 # Resolved by ruamel beyond the core schema of YAML 1.2; a date or `=` is a string to us, as it is to JSON.
 _TEXT = {_TAG + name for name in ("str", "timestamp", "value")}
 
 
-def read_yaml(path: Path) -> Node:
+def read_yaml(path: Path, *, start: str = "start from the step's own config with `defaults: default`") -> Node:
     """Read a config file whose root is a mapping.
+
+    Args:
+        start: what to do about an empty one.
 
     Raises:
         NotFoundError: there is no such file.
@@ -59,11 +64,7 @@ def read_yaml(path: Path) -> Node:
         raise ConfigError(f"`{shown(path)}` cannot be read: {error.strerror}", origin=origin) from None
     root = parse_yaml(text, origin)
     if root is None:
-        raise YamlError(
-            f"`{shown(path)}` is empty",
-            origin=origin,
-            hint="start from the step's own config with `defaults: default`",
-        )
+        raise YamlError(f"`{shown(path)}` is empty", origin=origin, hint=start)
     if not isinstance(root.value, dict):
         what = "a list" if isinstance(root.value, list) else "a single value"
         raise YamlError(f"`{shown(path)}` must hold a mapping, but holds {what}", origin=root.origin)
@@ -214,7 +215,12 @@ class _Reader:
         last = max(min(origin.line, len(self._lines)), 1)
         first = max(last - 2, 1)
         width = len(str(last))
-        rows = [f"{number:>{width}} | {self._lines[number - 1]}" for number in range(first, last + 1)]
+        # Of a line that no terminal shows, what stands around the place.
+        column = origin.column or 1
+        left = (
+            max(0, column - 1 - _SHOWN // 2) if max(map(len, self._lines[first - 1 : last]), default=0) > _SHOWN else 0
+        )
+        rows = [f"{n:>{width}} | {self._lines[n - 1][left : left + _SHOWN]}" for n in range(first, last + 1)]
         if origin.line <= len(self._lines) and origin.column is not None:
-            rows.append(f"{'':>{width}} | {'':>{origin.column - 1}}^")
+            rows.append(f"{'':>{width}} | {'':>{column - 1 - left}}^")
         return YamlError(message, origin=origin, snippet="\n".join(rows))

@@ -41,7 +41,8 @@ def key_of(taken: Taken, step: Step, types: Mapping[str, ArtifactType]) -> tuple
     if taken.type is not None:
         if not any(is_a(taken.type, one, types) for one in wanted):
             message = f"`{taken.what}` carries {listed(wanted)}, not `{taken.type}`"
-            raise CompileError([finding("unfitting-type", message, taken.origin)])
+            hint = f"write `{taken.what}: {taken.node}`"
+            raise CompileError([finding("unfitting-type", message, taken.origin, hint)])
         return taken.what, [taken.type]
     return taken.what, wanted
 

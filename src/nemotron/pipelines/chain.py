@@ -159,6 +159,7 @@ class _Making:
             spec.name: {one.type for one in steps[spec.step].produces} for spec in order if spec.step in steps
         }
         """What each node makes by the manifest of its step, for who asks the wrong one."""
+        self._names = {spec.name for spec in order}
         self._broken: set[str] = set()
         self._profiles: dict[str, Profile] = {}
         self._no_profiles: set[str] = set()
@@ -214,7 +215,8 @@ class _Making:
         for taken in spec.takes:
             key, wanted = bind.key_of(taken, step, self._types)
             if key in seen:
-                raise CompileError([finding("taken-twice", f"`{key}` is given twice", taken.origin)])
+                hint = "leave one of them out"
+                raise CompileError([finding("taken-twice", f"`{key}` is given twice", taken.origin, hint)])
             seen[key] = taken.origin
             for one in spec.overrides:
                 if one.key == key:
@@ -238,6 +240,10 @@ class _Making:
     def _converted(self, taken: Taken, source: str, target: str, converter: str) -> str:
         """The node that converts, inserted behind the one that is taken from unless it is there."""
         name = f"{taken.node}_{target.removeprefix('checkpoint_')}"
+        if name in self._names:
+            message = f"`{taken.node}` has to be converted by a node `{name}`, and another one has that name"
+            hint = f"take `{name}.{target}` if it is that conversion, or give it another name"
+            raise CompileError([finding("taken-name", message, taken.origin, hint)])
         if not any(node.name == name for node in self.nodes):
             step = find_step(converter)
             key = next(one.bind[0] for one in step.consumes if one.type == source)
@@ -362,6 +368,11 @@ def _overlap(one: Path, other: Path) -> bool:
 
 def _of(spec: NodeSpec, found: Finding) -> Finding:
     """A finding with the node in front: keys are the same in many of them."""
-    if found.name in ("unfitting-type", "taken-twice", "unknown-type", "ambiguous-type"):
+    if found.name in ("unfitting-type", "taken-twice", "taken-name", "unknown-type", "ambiguous-type"):
         return found
+    if found.name == "missing-key":
+        hint = (
+            f"write `{found.key}: ...` into its `overrides`, or add `{spec.name}.{found.key}=...` to the command line"
+        )
+        found = replace(found, hint=hint)
     return replace(found, message=f"node `{spec.name}`: {found.message}", origin=found.origin or spec.origin)

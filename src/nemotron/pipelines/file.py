@@ -20,6 +20,8 @@ _OPERATIONS: dict[str, Operation] = {"": "set", "+": "add", "++": "force", "~": 
 _PIPELINE_KEYS = ("title", "description", "profile", "result", "nodes")
 _NODE_KEYS = ("step", "config", "overrides", "profile", "takes", "after")
 
+_START = "write `nodes:` and below it `NAME: {step: STEP}`; `nemotron pipelines list --json` names the shipped files"
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -98,12 +100,12 @@ def read_pipeline(path: Path) -> PipelineSpec:
     Raises:
         ConfigError: broken YAML, or something that no pipeline has; with the line.
     """
-    root = read_yaml(path)
+    root = read_yaml(path, start=_START)
     top = _fields(root, _PIPELINE_KEYS, "a pipeline")
     nodes = top.get("nodes")
     if nodes is None or not isinstance(nodes.value, dict) or not nodes.value:
         origin = nodes.origin if nodes is not None else Origin(shown(path))
-        raise ConfigError("a pipeline has `nodes`: a mapping of names to steps", origin=origin)
+        raise ConfigError("a pipeline has `nodes`: a mapping of names to steps", hint=_START, origin=origin)
     profile = _text(top.get("profile"), "profile")
     found = {name: _node(name, value, path, profile) for name, value in nodes.value.items()}
     last = next(reversed(found.values()))
@@ -127,25 +129,30 @@ def with_overrides(pipeline: PipelineSpec, overrides: list[Override]) -> Pipelin
     for one in overrides:
         name, *rest = one.path
         if name not in nodes or not rest:
-            guess = closest(name, nodes)
-            hint = (
-                f"did you mean `{guess}`?"
-                if guess and name not in nodes
-                else f"write `NODE.KEY=VALUE`: {listed(nodes)}"
-            )
-            raise NotFoundError(f"`{one.key}` names no key of a node", hint=hint, origin=one.origin)
+            raise NotFoundError(f"`{one.key}` names no key of a node", hint=_named(name, nodes), origin=one.origin)
         mine = replace(one, path=tuple(rest))
-        # The command line wins; both would be an override without effect.
-        others = [known for known in nodes[name].overrides if known.path != mine.path]
+        # The command line wins over the file; two words of it for one key are refused as those of any step.
+        written = [known for known in pipeline.nodes[name].overrides if known.path == mine.path]
+        others = [known for known in nodes[name].overrides if known not in written]
         nodes[name] = replace(nodes[name], overrides=(*others, mine))
     return replace(pipeline, nodes=nodes)
 
 
+def _named(name: str, nodes: Mapping[str, NodeSpec]) -> str:
+    """What to write instead of a name that is none of a node's."""
+    if name in nodes:
+        return f"write `{name}.KEY=VALUE`"
+    if source := next((node for node in nodes if name.startswith(f"{node}_")), None):
+        return f"if `{name}` is the conversion that is inserted behind `{source}`: write it as a node to set its keys"
+    guess = closest(name, nodes)
+    return f"did you mean `{guess}`?" if guess else f"write `NODE.KEY=VALUE`: {listed(nodes)}"
+
+
 def _node(name: str, value: Value, path: Path, profile: str | None) -> NodeSpec:
     if not _NAME.fullmatch(name):
-        hint = "small letters, digits, `-` and `_`, and a letter first"
+        hint = "small letters, digits, `-` and `_`, a letter first, 41 at most"
         raise ConfigError(f"`{name}` is no name of a node", hint=hint, origin=value.origin)
-    parts = _fields(value, _NODE_KEYS, f"the node `{name}`")
+    parts = _fields(value, _NODE_KEYS, f"the node `{name}`", f"write `{name}: {{step: STEP}}`")
     step = _text(parts.get("step"), "step")
     if step is None:
         raise ConfigError(
@@ -166,9 +173,9 @@ def _node(name: str, value: Value, path: Path, profile: str | None) -> NodeSpec:
     )
 
 
-def _fields(value: Value, known: tuple[str, ...], what: str) -> dict[str, Value]:
+def _fields(value: Value, known: tuple[str, ...], what: str, hint: str | None = None) -> dict[str, Value]:
     if not isinstance(value.value, dict):
-        raise ConfigError(f"{what} is a mapping, not {kind(plain(value))}", origin=value.origin)
+        raise ConfigError(f"{what} is a mapping, not {kind(plain(value))}", hint=hint, origin=value.origin)
     for name, child in value.value.items():
         if name not in known:
             guess = closest(str(name), known)
@@ -177,11 +184,11 @@ def _fields(value: Value, known: tuple[str, ...], what: str) -> dict[str, Value]
     return dict(value.value)
 
 
-def _text(value: Value | None, name: str) -> str | None:
+def _text(value: Value | None, name: str, hint: str | None = None) -> str | None:
     if value is None or value.value is None:
         return None
     if not isinstance(value.value, str) or not value.value.strip():
-        raise ConfigError(f"`{name}` is a text, not {kind(plain(value))}", origin=value.origin)
+        raise ConfigError(f"`{name}` is a text, not {kind(plain(value))}", hint=hint, origin=value.origin)
     return value.value.strip()
 
 
@@ -189,7 +196,7 @@ def _names(value: Value, key: str) -> Iterator[tuple[str, Origin]]:
     """One name, or a list of them."""
     entries = value.value if isinstance(value.value, list) else [value]
     for entry in entries:
-        name = _text(entry, key)
+        name = _text(entry, key, "write the name of a node, or a list of names")
         if name is not None:
             yield name, entry.origin
 
@@ -199,12 +206,11 @@ def _takes(value: Value | None, node: str) -> Iterator[Taken]:
         return
     entries = _mapping(value, f"`takes` of `{node}`", "types or keys to nodes, as `prepared_data: data`")
     for what, source in entries:
-        text = _text(source, what)
-        if text is None:
-            raise ConfigError(
-                f"`{what}` is taken from no node", hint="write `NODE` or `NODE.TYPE`", origin=source.origin
-            )
-        name, _, type_ = text.partition(".")
+        hint = "write `NODE` or `NODE.TYPE`"
+        name, dot, type_ = (_text(source, what, hint) or "").partition(".")
+        if not name or (dot and not type_):
+            missing = "no type" if name else "no node"
+            raise ConfigError(f"`{what}` is taken from {missing}", hint=hint, origin=source.origin)
         yield Taken(what, name, type_ or None, source.origin)
 
 

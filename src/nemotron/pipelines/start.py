@@ -10,7 +10,7 @@ from typing import Any
 
 from nemotron.compile.asked import command as without_secrets
 from nemotron.config.overrides import Override, parse_overrides
-from nemotron.errors import ArtifactError, NotFoundError, Origin
+from nemotron.errors import ArtifactError, NotFoundError, Origin, UsageError
 from nemotron.pipelines.beside import slots
 from nemotron.pipelines.chain import Chain, compile_chain
 from nemotron.pipelines.file import read_pipeline, with_overrides
@@ -47,12 +47,10 @@ def begin(
         side_by_side: how many nodes work at once here; as many as the machine is enough for unless given.
 
     Raises:
-        NotFoundError: there is no such node. OutputError: the folder cannot be written.
+        NotFoundError: there is no such node. UsageError: one is to be done anew behind the end.
+        OutputError: the folder cannot be written.
     """
-    forced = {_known(chain, name) for name in force}
-    if begin_with is not None:
-        forced |= chain.after(_known(chain, begin_with))
-    wanted = _before(chain, _known(chain, until)) if until is not None else {node.name for node in chain.nodes}
+    forced, wanted = asked_for(chain, force=force, begin_with=begin_with, until=until)
     words = []
     for node in chain.nodes:
         mine = [one for one in overrides if one.path[0] == node.name]
@@ -70,6 +68,27 @@ def begin(
         "side_by_side": slots(chain, wanted, side_by_side),
     }
     return create(chain.runs_dir, state.model_copy(update=also))
+
+
+def asked_for(
+    chain: Chain, *, force: Iterable[str], begin_with: str | None, until: str | None
+) -> tuple[set[str], set[str]]:
+    """The nodes that are done anew, and all that are done.
+
+    Raises:
+        NotFoundError: there is no such node. UsageError: one is to be done anew behind the end.
+    """
+    named = [_known(chain, name) for name in force]
+    forced = set(named)
+    if begin_with is not None:
+        named.append(_known(chain, begin_with))
+        forced |= chain.after(begin_with)
+    wanted = _before(chain, _known(chain, until)) if until is not None else {node.name for node in chain.nodes}
+    for name in named:
+        if name not in wanted:
+            message = f"`{name}` is to be done anew, and is not among what `{until}` needs"
+            raise UsageError(message, hint=f"leave `--until {until}` out, or name a node before it")
+    return forced, wanted
 
 
 def planned(chain: Chain) -> PipelineState:

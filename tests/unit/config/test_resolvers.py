@@ -60,7 +60,10 @@ def test_assets_are_paths_into_the_package(tmp_path: Path, monkeypatch: pytest.M
         resolve(tmp_path / "c", ["name=${asset:world/dat.jsonl}"])
     (finding,) = caught.value.findings
     assert "there is no shipped asset `world/dat.jsonl`" in finding.message
-    assert finding.hint == "there is `world/data.jsonl`"
+    assert finding.hint == "did you mean `world/data.jsonl`?"
+    with pytest.raises(CompileError) as caught:
+        resolve(tmp_path / "c", ["name=${asset:another}"])
+    assert caught.value.findings[0].hint == "there is `world/data.jsonl`"
     assert finding.exit_code == 4
 
 

@@ -146,3 +146,19 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert plain(read_yaml(path)) == {"a": 1}
+
+
+@pytest.mark.parametrize("before", [0, 70, 5000])
+def test_of_a_line_that_no_terminal_shows_the_place_is_shown(before: int) -> None:
+    text = f"a: 1\n{'b' * before}x: [1, 2\n{' ' * 300}y: 3 }} {'z' * 9000}"
+    with pytest.raises(YamlError) as caught:
+        parse_yaml(text, Origin("c.yaml"))
+    rows = (caught.value.snippet or "").splitlines()
+    assert max(map(len, rows)) < 200
+    # The mark stands under what is meant.
+    mark, line = rows[-1].index("^"), rows[-2]
+    at = caught.value.origin
+    assert at is not None
+    assert at.line is not None
+    assert at.column is not None
+    assert line[mark] == text.splitlines()[at.line - 1][at.column - 1]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nemotron.compile.jobs.step import PlainJob
 from nemotron.compile.plan import FileRef, Process
@@ -36,6 +36,11 @@ class PrepJob(PlainJob[DataPrepConfig]):
         """The key that names the sources."""
         return "blend_path" if self.config.blend_path is not None else "blend"
 
+    def key_of(self, dataset: Dataset) -> str:
+        """The key under which a data set stands in the config; its file's, where the blend is one."""
+        blend = self.config.blend.model_dump() if self.config.blend is not None else {}
+        return next(_leaves(blend, self.key, dataset.path), self.key)
+
     @cached_property
     def read(self) -> tuple[list[Dataset], NemotronError | None]:
         """The blend, or why there is none."""
@@ -50,18 +55,18 @@ class PrepJob(PlainJob[DataPrepConfig]):
             return [], problem
 
     @cached_property
-    def sources(self) -> tuple[list[SourceFile], list[NemotronError]]:
-        """The files of the blend on this machine, and what is wrong with the others."""
+    def sources(self) -> tuple[list[SourceFile], list[tuple[Dataset, NemotronError]]]:
+        """The files of the blend on this machine, and what is wrong with the other data sets."""
         from nemotron.data.prep.blend import expand
 
         found: list[SourceFile] = []
-        problems: list[NemotronError] = []
+        problems: list[tuple[Dataset, NemotronError]] = []
         for dataset in self.read[0]:
             try:
                 # A plan opens no connection.
                 found += [] if dataset.path.startswith("hf://") else expand(dataset)
             except NemotronError as problem:
-                problems.append(problem)
+                problems.append((dataset, problem))
         return found, problems
 
     def processes(self) -> Iterator[Process]:
@@ -103,3 +108,15 @@ class PrepJob(PlainJob[DataPrepConfig]):
         yield FileRef("manifest", None, str(output / "manifest.json"), detail)
         detail = "every line that is not used, with its reason"
         yield FileRef("rejects", None, str(output / "rejects.jsonl"), detail)
+
+
+def _leaves(value: Any, key: str, wanted: str) -> Iterator[str]:
+    """Keys of what is ``wanted`` in a value."""
+    if isinstance(value, str) and value == wanted:
+        yield key
+    elif isinstance(value, Mapping):
+        for name, child in value.items():
+            yield from _leaves(child, f"{key}.{name}", wanted)
+    elif isinstance(value, list):
+        for number, child in enumerate(value):
+            yield from _leaves(child, f"{key}.{number}", wanted)

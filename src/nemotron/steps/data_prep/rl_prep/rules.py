@@ -67,8 +67,8 @@ def rows_are_given(job: PrepJob) -> Iterator[Finding]:
 @rules.rule("source-missing")
 def sources_are_there(job: PrepJob) -> Iterator[Finding]:
     """Every source has files, and files that hold no rows at all are known by their first bytes."""
-    for problem in job.sources[1]:
-        yield job.refused(job.key, problem)
+    for dataset, problem in job.sources[1]:
+        yield job.refused(job.key_of(dataset), problem)
     if not job.ready:
         return
     from nemotron.data.content import layout_of
@@ -79,7 +79,7 @@ def sources_are_there(job: PrepJob) -> Iterator[Finding]:
         except NotAvailableError:
             continue  # `package-missing` says so
         except DataError as problem:
-            yield job.refused(job.key, problem)
+            yield job.refused(job.key_of(source.dataset), problem)
             return
 
 
@@ -92,9 +92,9 @@ def folders_are_read_whole(job: PrepJob) -> Iterator[Finding]:
 
     for dataset in job.read[0]:
         names = left_out(dataset)
-        if names and not any(problem for problem in job.sources[1]):
+        if names and not job.sources[1]:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            yield job.note(job.key, f"left out of `{dataset.path}`: {listed(names[:5])}{more}")
+            yield job.note(job.key_of(dataset), f"left out of `{dataset.path}`: {listed(names[:5])}{more}")
 
 
 @rules.rule("unpinned-source")
@@ -104,7 +104,7 @@ def sources_are_pinned(job: PrepJob) -> Iterator[Finding]:
         if dataset.path.startswith("hf://") and dataset.revision is None and "@" not in dataset.path:
             message = f"`{dataset.path}` has no revision: the newest is taken, and other rows may come next time"
             hint = "write `hf://org/name@COMMIT`; the manifest of a run names the commit it read"
-            yield job.warning(job.key, message, hint=hint)
+            yield job.warning(job.key_of(dataset), message, hint=hint)
 
 
 @rules.rule("chat-template")
