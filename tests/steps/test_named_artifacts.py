@@ -73,6 +73,21 @@ def test_a_name_that_means_nothing(folder: Path, name: str, code: int, says: str
     assert "command line, argument" in done.stderr
 
 
+def test_rows_in_shards_are_taken_by_their_manifest(tmp_path: Path) -> None:
+    done = nemotron("steps", "run", "rl_prep", "-c", "tiny", "output_dir=prompts", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    (run,) = list_runs(tmp_path / "runs")
+    assert dict(all_made(run)) == {"prepared_data": tmp_path / "prompts" / "manifest.json"}
+    words = ("steps", "run", "ppo", "-c", "tiny", "--dry-run")
+    refused = nemotron(*words, "data.train.data_path=${artifact:last:prompt_jsonl}", cwd=tmp_path)
+    assert refused.code == 6, refused.stderr
+    assert "its rows lie in shards" in refused.stderr
+    assert "take its `prepared_data`" in refused.stderr
+    assert "command line, argument" in refused.stderr
+    taken = nemotron(*words, "data.manifest_path=${artifact:last:prepared_data}", cwd=tmp_path)
+    assert str(tmp_path / "prompts" / "manifest.json") in taken.stdout, taken.stderr
+
+
 def test_what_is_gone_is_said(folder: Path, tmp_path: Path) -> None:
     made = list_runs(folder / "runs")[0].path / "hf"
     made.rename(tmp_path / "hf")

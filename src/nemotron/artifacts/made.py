@@ -46,6 +46,9 @@ def made_by(run: RunFolder, kind: str) -> Path:
         unsaved = kind == "checkpoint_hf" and path is None
         way_out = "`checkpointing.save_consolidated=true` writes it" if unsaved else None
         raise ArtifactError(f"run `{run.id}` has no `{kind}`{ended}{where}", hint=way_out)
+    if _is_shards(path, kind):
+        message = f"run `{run.id}` has no `{kind}` of one file: its rows lie in shards, which their manifest names"
+        raise ArtifactError(message, hint="take its `prepared_data`, as `data.manifest_path` does")
     return path
 
 
@@ -78,7 +81,7 @@ def all_made(run: RunFolder) -> Iterator[tuple[str, Path]]:
     step = find_step(job.step)
     for kind in dict.fromkeys(artifact.type for artifact in step.produces):
         path = _place(run, job, step, kind)
-        if path is not None and path.exists():
+        if path is not None and path.exists() and not _is_shards(path, kind):
             yield kind, path
 
 
@@ -91,6 +94,11 @@ def _place(run: RunFolder, job: CompiledJob, step: Step, kind: str) -> Path | No
     keys = [key for artifact in step.produces if artifact.type == kind for key in artifact.bind]
     own = next((value for key in keys if isinstance(value := _get(job.config, key), str)), None)
     return _path(own) / IN_FOLDER.get(kind, "") if own is not None else None
+
+
+def _is_shards(path: Path, kind: str) -> bool:
+    """Whether rows lie in the files of a folder, which nobody takes who wants a file of them."""
+    return kind.endswith("_jsonl") and path.is_dir()
 
 
 def _of_checkpoint(step: Path, kind: str) -> Path | None:
