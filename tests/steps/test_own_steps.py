@@ -120,3 +120,48 @@ def test_it_is_a_node_of_a_pipeline_and_its_code_counts(folder: Path, monkeypatc
     code = folder / "steps" / "mine" / "lengths" / "step.py"
     code.write_text(code.read_text() + "\n# another version\n")
     assert pipeline.run().states == {"len": "finished"}
+
+
+BARE = """\
+from dataclasses import dataclass
+
+from nemotron.compile.declaration import PlainStep
+from nemotron.compile.jobs.step import PlainJob
+from nemotron.compile.rules.base import Rules
+from nemotron.config.schema.base import Strict
+
+
+class Config(Strict):
+    \"""Nothing to choose.\"""
+
+
+@dataclass(frozen=True)
+class Job(PlainJob[Config]):
+    \"""Nothing to know.\"""
+
+
+def run(attempt):
+    attempt.run.write_status(state="finished", exit_code=0)
+
+
+STEP = PlainStep(config=Config, job=Job, rules=((Rules("bare"),),), run=f"{__name__}:run")
+"""
+
+
+def test_a_step_of_which_there_is_little_to_say_is_shown_without_empty_titles(tmp_path: Path) -> None:
+    step = tmp_path / "steps" / "mine" / "bare"
+    (step / "config").mkdir(parents=True)
+    (step / "step.toml").write_text('title = "Nothing"\ndescription = "It ends."\nlaunch = "python"\n')
+    (step / "step.py").write_text(BARE)
+    (step / "config" / "default.yaml").write_text("{}\n")
+    for words in ((), ("--all",), ("--json",)):
+        shown = own(tmp_path, "steps", "show", "mine/bare", *words)
+        assert shown.code == 0, shown.stderr
+        assert shown.stdout.startswith("{" if words == ("--json",) else "mine/bare: Nothing")
+        lines = [*shown.stdout.splitlines(), ""]
+        titles = [at for at, line in enumerate(lines) if line and not line.startswith((" ", "mine/bare", "{", "}"))]
+        assert all(lines[at + 1].startswith("  ") for at in titles), shown.stdout
+    done = own(tmp_path, "steps", "run", "mine/bare")
+    assert done.code == 0, done.stderr
+    told = own(tmp_path, "runs", "show", "last").stdout.splitlines()[0]
+    assert told.split()[-1] == "finished", "nobody measured how long it took"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nemotron.cli.render import print_block, print_title
 
@@ -14,37 +14,38 @@ if TYPE_CHECKING:
     from nemotron.config.explain import Explained
     from nemotron.manifest import Artifact, Step
 
+T = TypeVar("T")
+
 
 def print_overview(step: Step, rows: Sequence[Parameter]) -> None:
     """What the step takes and makes, what is usually changed, and how many parameters are where: one screen."""
     from nemotron.config.describe import value_of
 
     _print_head(step)
-    print_title("takes")
-    width = max(len(artifact.type) for artifact in (*step.consumes, *step.produces))
-    for artifact in step.consumes:
+    width = max((len(artifact.type) for artifact in (*step.consumes, *step.produces)), default=0)
+    for artifact in _under("takes", step.consumes):
         keys = ", ".join(artifact.bind) or "-"
         print(f"  {artifact.type.ljust(width)}  {keys}{'' if artifact.required else '  (optional)'}")
-    print_title("makes")
     made = {artifact.type: artifact.bind for artifact in step.produces}
-    print_block(", ".join(f"{kind} ({', '.join(bind)})" if bind else kind for kind, bind in made.items()))
-    print_title("often changed (value in default.yaml)")
-    for key in step.common:
+    if made:
+        print_title("makes")
+        print_block(", ".join(f"{kind} ({', '.join(bind)})" if bind else kind for kind, bind in made.items()))
+    for key in _under("often changed (value in default.yaml)", step.common):
         print(f"  {key} = {value_of(step.config_dir, rows, key)}")
-    print_title("parameters")
     counts = Counter(row.name.partition(".")[0] for row in rows if not row.section)
     sections = {row.name for row in rows if row.section}
-    print_block(", ".join(f"{name} ({n})" if name in sections else name for name, n in counts.items()))
+    if counts:
+        print_title("parameters")
+        print_block(", ".join(f"{name} ({n})" if name in sections else name for name, n in counts.items()))
     print_title("commands")
-    first = next(
-        (key.partition(".")[0] for key in step.common if key.partition(".")[0] in sections), next(iter(counts))
-    )
     commands = {
         f"run {step.id} -c NAME": f"{', '.join(step.configs)}, or a file of yours",
         f"run {step.id} -c NAME --dry-run": "check it and print the plan",
-        f"show {step.id} --params {first}": "parameters below a key: type, value, meaning",
-        f"show {step.id} --all": "every parameter, strategies, known errors",
     }
+    tops = [key.partition(".")[0] for key in step.common]
+    if first := next((name for name in tops if name in sections), next(iter(counts), None)):
+        commands[f"show {step.id} --params {first}"] = "parameters below a key: type, value, meaning"
+    commands[f"show {step.id} --all"] = "every parameter, strategies, known errors"
     width = max(map(len, commands))
     for command, meaning in commands.items():
         print(f"  nemotron steps {command.ljust(width)}  {meaning}")
@@ -59,13 +60,10 @@ def print_everything(step: Step, rows: Sequence[Parameter]) -> None:
     for name in step.configs:
         print(f"  nemotron steps run {step.id}{'' if name == 'default' else f' -c {name}'}")
     print(f"  nemotron steps run {step.id} -c {step.configs[-1]} --dry-run")
-    print_title("parameters (value in default.yaml)")
-    print_parameters(rows)
-    print_title("strategies")
-    for strategy in step.strategies:
+    print_parameters(_under("parameters (value in default.yaml)", rows))
+    for strategy in _under("strategies", step.strategies):
         print_block(f"{strategy.when}: {strategy.then}")
-    print_title("errors")
-    for known_error in step.errors:
+    for known_error in _under("errors", step.errors):
         print_block(f"{known_error.name}: {known_error.recovery}")
 
 
@@ -80,14 +78,20 @@ def print_parameters(rows: Sequence[Parameter]) -> None:
         print_block(f"{row.type}. {row.description}", indent=6)
 
 
+def _under(title: str, entries: Sequence[T]) -> Sequence[T]:
+    """What stands under a title, which is printed where there is something."""
+    if entries:
+        print_title(title)
+    return entries
+
+
 def _print_head(step: Step) -> None:
     print(f"{step.id}: {step.title}")
     print_block(step.description)
 
 
 def _print_artifacts(title: str, artifacts: Sequence[Artifact]) -> None:
-    print_title(title)
-    for artifact in artifacts:
+    for artifact in _under(title, artifacts):
         print(f"  {artifact.type}{'' if artifact.required else ' (optional)'}")
         print_block(artifact.description, indent=4)
         for key in artifact.bind:

@@ -135,7 +135,7 @@ def state_text(state: str) -> tuple[str, str]:
 
 def _progress(summary: dict[str, Any]) -> str:
     if summary["engine"] == "plain":
-        return f"in {duration(summary['wall_s'])}"
+        return f"in {duration(summary['wall_s'])}" if summary["wall_s"] is not None else ""
     total = f" of {summary['steps_total']}" if summary["steps_total"] else ""
     return f"{summary['steps']}{total} steps in {duration(summary['wall_s'])}"
 
