@@ -197,7 +197,7 @@ def _work(told: _Told, beside: Beside | None, *streams: Connection) -> None:
 
 def _repeat(theirs: Connection, name: str, stream: TextIO) -> None:
     """Write what a run says, with its name in front of each line."""
-    with TextIOWrapper(os.fdopen(os.dup(theirs.fileno()), "rb"), errors="backslashreplace") as lines:
+    with TextIOWrapper(os.fdopen(os.dup(theirs.fileno()), "rb"), "utf-8", "backslashreplace") as lines:
         theirs.close()
         for line in lines:
             try:

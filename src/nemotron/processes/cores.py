@@ -27,13 +27,15 @@ def share(environ: Mapping[str, str] = os.environ) -> int | None:
     return int(said) if said.isdecimal() and int(said) else None
 
 
-def share_environment(cores: int) -> dict[str, str]:
+def share_environment(cores: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Environment of a process, and of those that it starts, to which so many cores are left.
 
     OMP_THREAD_LIMIT binds the libraries that never ask us, and is a bound alone: how many threads a training process
-    computes with is still decided beside its helpers (:mod:`nemotron.rl.threads`).
+    computes with is still decided beside its helpers (:mod:`nemotron.rl.threads`). A user who has said how many threads
+    there are is not bound.
     """
-    return {VARIABLE: str(cores), "OMP_THREAD_LIMIT": str(cores)}
+    said = environ.get("OMP_NUM_THREADS", "").strip()
+    return {VARIABLE: str(cores)} | ({} if said else {"OMP_THREAD_LIMIT": str(cores)})
 
 
 def _cgroup_quota(root: Path) -> float | None:

@@ -44,6 +44,11 @@ def test_a_share_of_the_cores_is_kept_to(machine: Path, left: str, usable: int) 
     assert cores.usable_cores(cores.share_environment(2)) == 2
 
 
+def test_who_says_how_many_threads_there_are_is_not_bound() -> None:
+    assert cores.share_environment(3, {}) == {cores.VARIABLE: "3", "OMP_THREAD_LIMIT": "3"}
+    assert cores.share_environment(3, {"OMP_NUM_THREADS": "8"}) == {cores.VARIABLE: "3"}
+
+
 def test_nobody_else_counts_the_cores() -> None:
     """Who counts on its own takes the whole machine where it was left a share."""
     package = Path(cores.__file__).parents[1]
