@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemotron.cli.render import print_columns, print_rendered, print_title
-from nemotron.errors import Origin, UsageError
-from nemotron.outcome import print_findings
+from nemotron.errors import ArtifactError, Origin, UsageError
+from nemotron.outcome import print_error, print_findings
 
 if TYPE_CHECKING:
     from nemotron.config.overrides import Override
@@ -90,6 +90,8 @@ def show_command(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Explain a pipeline: its nodes, who takes what from whom, and what is inserted."""
+    if as_svg and as_json:
+        raise UsageError("`--svg` and `--json` are two forms of one answer", hint="give one of them")
     chain = _compiled(ctx, pipeline, overrides, runs_dir, None)[0]
     if as_svg:
         from nemotron.pipelines.draw import svg
@@ -168,11 +170,13 @@ def status_command(
     from nemotron.pipelines.status import node_rows, overall
 
     if pipeline is None:
-        found = [(one, one.read()) for one in started(runs_dir)]
+        found = [_summary(one) for one in started(runs_dir)]
         if as_json:
-            _print_json([{"id": one.id, "state": overall(one), **_counts(state)} for one, state in found])
+            _print_json(found)
         elif found:
-            rows = [(one.id, overall(one), f"{_counts(state)['done']}/{len(state.nodes)}") for one, state in found]
+            rows = [
+                (one["id"], one["state"], f"{one['done']}/{one['nodes']}" if "done" in one else "") for one in found
+            ]
             print_columns(rows, header=("PIPELINE", "STATE", "DONE"))
         else:
             print("no pipelines were started", file=sys.stderr)
@@ -275,10 +279,18 @@ def _node_json(node: Node) -> dict[str, Any]:
     }
 
 
-def _counts(state: Any) -> dict[str, Any]:
+def _summary(folder: PipelineFolder) -> dict[str, Any]:
+    """A row of the list; one that cannot be read is none the less there, and hides no other."""
     from nemotron.pipelines.state import WELL
+    from nemotron.pipelines.status import overall
 
-    return {"name": state.name, "done": sum(node.state in WELL for node in state.nodes), "nodes": len(state.nodes)}
+    try:
+        state = folder.read()
+        done = sum(node.state in WELL for node in state.nodes)
+        return {"id": folder.id, "state": overall(folder), "name": state.name, "done": done, "nodes": len(state.nodes)}
+    except ArtifactError as error:
+        print_error(error, label="warning")
+        return {"id": folder.id, "state": "unreadable", "error": error.message}
 
 
 def _print_json(value: Any) -> None:

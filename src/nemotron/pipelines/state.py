@@ -108,7 +108,8 @@ class PipelineFolder:
             return PipelineState.model_validate(read_json(self.path / FILE))
         except (OSError, ValidationError, ValueError) as error:
             reason = "it is damaged, or another version wrote it" if not isinstance(error, OSError) else error.strerror
-            raise ArtifactError(f"cannot read this pipeline: {reason}", origin=origin) from error
+            hint = "`nemotron pipelines run` starts a new one, which takes over what was done"
+            raise ArtifactError(f"cannot read this pipeline: {reason}", hint=hint, origin=origin) from error
 
     def write(self, state: PipelineState) -> None:
         """Replace the state. Raises OutputError."""
