@@ -9,6 +9,7 @@ import pytest
 
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.made import _of_checkpoint, all_made
+from nemotron.pipelines.state import started
 from nemotron.runs.folder import list_runs
 from tests.in_process import Result, nemotron
 
@@ -139,3 +140,37 @@ def test_of_a_checkpoint_every_type_is_a_place_of_its_own(tmp_path: Path) -> Non
     assert _of_checkpoint(step, "checkpoint_hf") == model
     assert _of_checkpoint(step, "checkpoint_megatron") is None
     assert _of_checkpoint(step, "eval_results") is None
+
+
+NAMED = """\
+nodes:
+  first:
+    step: convert/megatron_to_hf
+    config: tiny
+    overrides: {verify: none, dtype: float16}
+  second:
+    step: convert/hf_to_megatron
+    overrides: {hf_model: "${artifact:last:checkpoint_hf}", verify: none}
+    after: first
+"""
+
+
+def test_in_a_pipeline_a_name_means_what_it_meant_when_it_began(tmp_path: Path) -> None:
+    convert = ("steps", "run", "convert/megatron_to_hf", "-c", "tiny", "verify=none")
+    assert nemotron(*convert, cwd=tmp_path).code == 0
+    (meant,) = list_runs(tmp_path / "runs")
+    (tmp_path / "mine.yaml").write_text(NAMED)
+    done = nemotron("pipelines", "run", "mine.yaml", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    # Its own first node has made a newer one in the meantime.
+    *_, newer, second = list_runs(tmp_path / "runs")
+    assert dict(all_made(newer)).keys() == {"checkpoint_hf"}
+    assert second.job().config["hf_model"] == str(meant.path / "hf")
+    # So it can be gone on with, too.
+    folder = started(tmp_path / "runs")[-1]
+    assert folder.read().named == {"last:checkpoint_hf": str(meant.path / "hf")}
+    state = folder.read()
+    folder.write(state.with_node("second", state="interrupted", exit_code=130, run=None))
+    again = nemotron("pipelines", "resume", cwd=tmp_path)
+    assert again.code == 0, again.stderr
+    assert folder.read().node("second").state == "reused"

@@ -46,6 +46,23 @@ class Binding:
         return str(PROMISED / self.node / IN_FOLDER.get(self.type, self.type))
 
 
+class Names:
+    """What `${artifact:RUN:TYPE}` means in a pipeline: looked up once, whoever makes a newer one while it runs."""
+
+    def __init__(self, runs_dir: Path, known: Mapping[str, str] | None = None) -> None:
+        """Those that are ``known`` already are looked up no more."""
+        self._find = by_name(runs_dir)
+        self.known = dict(known or {})
+        """`RUN:TYPE` to path."""
+
+    def __call__(self, run: str, kind: str) -> str:
+        """The path. Raises NotFoundError or ArtifactError."""
+        name = f"{run}:{kind}"
+        if name not in self.known:
+            self.known[name] = self._find(run, kind)
+        return self.known[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """A node that was compiled."""
@@ -59,6 +76,7 @@ class Node:
     profile: Profile | None = None
     plan: Plan = field(repr=False)
     """Against promises."""
+    names: Names = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -88,7 +106,9 @@ class Node:
         """
         place = _place(self.profile)
         place = replace(place, promised=promised or {}, shared=(*place.shared, *shared))
-        return compile_node(self.spec, self.step, self.code, self.bindings, inputs, runs_dir, self.profile, place)
+        return compile_node(
+            self.spec, self.step, self.code, self.bindings, inputs, runs_dir, self.profile, place, self.names
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +118,7 @@ class Chain:
     spec: PipelineSpec
     nodes: tuple[Node, ...]
     runs_dir: Path
+    names: Names
 
     def node(self, name: str) -> Node:
         """The node of that name."""
@@ -121,11 +142,14 @@ class Chain:
         return found
 
 
-def compile_chain(pipeline: PipelineSpec, runs_dir: Path, *, profile: str | None = None) -> Chain:
+def compile_chain(
+    pipeline: PipelineSpec, runs_dir: Path, *, profile: str | None = None, named: Mapping[str, str] | None = None
+) -> Chain:
     """Compile every node; nothing is written.
 
     Args:
         profile: the one that nodes without a profile of their own run on.
+        named: what names of artifacts meant when the pipeline began, where it goes on.
 
     Raises:
         CompileError: what is wrong with the graph or with the configs of its nodes, all of it.
@@ -136,20 +160,23 @@ def compile_chain(pipeline: PipelineSpec, runs_dir: Path, *, profile: str | None
     order, findings = in_order(pipeline)
     if findings:
         raise CompileError(findings)
-    making = _Making(order, runs_dir, profile)
+    making = _Making(order, runs_dir, profile, named)
     for spec in order:
         making.add(spec)
     findings = [*making.findings, *_same_folders(making.nodes), *_places(making.nodes)]
     if any(one.severity == "error" for one in findings):
         raise CompileError(findings)
-    return Chain(spec=pipeline, nodes=tuple(making.nodes), runs_dir=runs_dir)
+    return Chain(spec=pipeline, nodes=tuple(making.nodes), runs_dir=runs_dir, names=making.names)
 
 
 class _Making:
     """Nodes that have been compiled so far, with what they promise."""
 
-    def __init__(self, order: Sequence[NodeSpec], runs_dir: Path, profile: str | None) -> None:
+    def __init__(
+        self, order: Sequence[NodeSpec], runs_dir: Path, profile: str | None, named: Mapping[str, str] | None
+    ) -> None:
         self.nodes: list[Node] = []
+        self.names = Names(runs_dir, named)
         self.findings: list[Finding] = []
         self._runs_dir, self._profile = runs_dir, profile
         self._types = load_types()
@@ -188,11 +215,20 @@ class _Making:
         code, profile = declaration(step), self._profile_of(spec)
         place = replace(_place(profile), promised=self._promised)
         inputs = {one.key: one.promised for one in bindings}
-        plan = compile_node(spec, step, code, bindings, inputs, self._runs_dir, profile, place)
+        plan = compile_node(spec, step, code, bindings, inputs, self._runs_dir, profile, place, self.names)
         findings = [*plan.findings, *bind.unread(spec, plan, bindings)]
         if any(one.severity == "error" for one in findings):
             raise CompileError([one for one in findings if one.severity == "error"])
-        node = Node(spec=spec, step=step, code=code, bindings=bindings, inserted=inserted, profile=profile, plan=plan)
+        node = Node(
+            spec=spec,
+            step=step,
+            code=code,
+            bindings=bindings,
+            inserted=inserted,
+            profile=profile,
+            plan=plan,
+            names=self.names,
+        )
         self.nodes.append(node)
         self._promised.update({Binding("", one.type, spec.name, spec.origin).promised: one for one in plan.promises})
 
@@ -288,6 +324,7 @@ def compile_node(
     runs_dir: Path,
     profile: Profile | None,
     place: Place | None,
+    names: Names,
 ) -> Plan:
     """The plan of one node whose bound keys have the given values.
 
@@ -301,8 +338,8 @@ def compile_node(
     overrides = [*_own_folder(spec, step), *spec.overrides, *words]
 
     def loaded(words: Sequence[Override]) -> Resolved:
-        place, found = str(runs_dir / "RUN_ID"), by_name(runs_dir)
-        return load(step.config_dir, spec.config, words, run_dir=place, model=code.config, artifacts=found)
+        place = str(runs_dir / "RUN_ID")
+        return load(step.config_dir, spec.config, words, run_dir=place, model=code.config, artifacts=names)
 
     resolved = loaded(overrides)
     if profile is not None:

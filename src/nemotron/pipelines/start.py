@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,21 @@ from nemotron.pipelines.state import NodeState, PipelineFolder, PipelineState, S
 from nemotron.suggest import closest, listed
 
 
-def compile_file(path: Path, overrides: Sequence[Override], runs_dir: Path, *, profile: str | None = None) -> Chain:
+def compile_file(
+    path: Path,
+    overrides: Sequence[Override],
+    runs_dir: Path,
+    *,
+    profile: str | None = None,
+    named: Mapping[str, str] | None = None,
+) -> Chain:
     """Read and compile a pipeline.
 
     Raises:
         NemotronError: of every kind; nothing was started.
     """
     pipeline = with_overrides(read_pipeline(path), list(overrides))
-    return compile_chain(pipeline, runs_dir, profile=profile)
+    return compile_chain(pipeline, runs_dir, profile=profile, named=named)
 
 
 def begin(
@@ -109,6 +116,7 @@ def planned(chain: Chain) -> PipelineState:
         title=chain.spec.title,
         file=str(chain.spec.path.absolute()),
         runs_dir=str(chain.runs_dir.absolute()),
+        named=dict(chain.names.known),
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         nodes=nodes,
     )
@@ -123,7 +131,7 @@ def reopen(folder: PipelineFolder) -> Chain:
     """
     state = folder.read()
     overrides = parse_overrides(list(enumerate(state.words, 1)))
-    chain = compile_file(Path(state.file), overrides, Path(state.runs_dir), profile=state.profile)
+    chain = compile_file(Path(state.file), overrides, Path(state.runs_dir), profile=state.profile, named=state.named)
     now = {node.name: node.plan.fingerprint for node in chain.nodes}
     was = {node.name: node.fingerprint for node in state.nodes}
     changed = [name for name in was if now.get(name) != was[name]] or [name for name in now if name not in was]

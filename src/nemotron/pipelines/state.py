@@ -77,6 +77,8 @@ class PipelineState(_Part):
     side_by_side: int = 1
     """Nodes that work at once on this machine; kept, so that a pipeline goes on as it began."""
     profile: str | None = None
+    named: dict[str, str] = {}
+    """What `${artifact:RUN:TYPE}` meant when it started."""
     nodes: tuple[NodeState, ...]
 
     def node(self, name: str) -> NodeState:

@@ -72,7 +72,7 @@ def test_the_width_is_that_of_the_largest_set_without_an_arrow(seed: int, tmp_pa
         SimpleNamespace(name=name, needs=[other for other in names[:at] if draw.random() < 0.3])
         for at, name in enumerate(names)
     ]
-    chain = Chain(spec=cast(Any, None), nodes=cast(Any, tuple(nodes)), runs_dir=tmp_path)
+    chain = Chain(spec=cast(Any, None), nodes=cast(Any, tuple(nodes)), runs_dir=tmp_path, names=cast(Any, None))
     best = max(
         size
         for size in range(1, len(names) + 1)
