@@ -219,6 +219,34 @@ def test_both_save_their_state_when_the_pipeline_is_ended(folder: Path, by: str)
     goes_on_to_the_end(folder)
 
 
+def test_a_node_whose_process_is_killed_says_so_and_the_other_ends(folder: Path) -> None:
+    command = begun(folder)
+    os.kill(there(folder, "a")["process"], signal.SIGKILL)
+    until(lambda: states(folder)["a"] == "failed", command)
+    (folder / "place" / "go").touch()
+    _, said = command.communicate(timeout=TIMEOUT_S)
+    assert command.returncode == 128 + signal.SIGKILL, said
+    assert states(folder) == {"a": "failed", "b": "finished", "c": "skipped"}
+    assert "a: failed: its process was ended by signal 9 (SIGKILL), as when memory runs out" in said
+    (folder / "place" / "a").unlink()
+    again = run(folder, "resume", "last")
+    assert again.code == 0, again.stderr
+    assert states(folder) == dict.fromkeys("abc", "finished")
+
+
+def test_a_pipeline_goes_on_where_its_relative_paths_begin(folder: Path) -> None:
+    """Another folder may have other files by the same names."""
+    write(folder, {"a": node(folder, "a", fails=True)})
+    assert run(folder, "run", "meet.yaml").code == 5
+    (folder / "elsewhere").mkdir()
+    words = ("--steps-dir", "../steps", "pipelines", "resume", "--runs-dir", "../runs")
+    refused = nemotron(*words, cwd=folder / "elsewhere")
+    assert refused.code == 6, refused.stderr
+    assert f"was started in `{folder}`" in refused.stderr
+    assert f"`cd {folder}`" in refused.stderr
+    assert run(folder, "resume", "last").code == 5, "it is tried again"
+
+
 def test_nothing_is_left_of_a_pipeline_that_was_killed(folder: Path) -> None:
     command = begun(folder)
     processes = [there(folder, name)["process"] for name in "ab"]

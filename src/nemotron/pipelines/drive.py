@@ -7,6 +7,7 @@ lock, and a signal comes to the thread that knows all of them.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -270,7 +271,7 @@ class _Driver:
             reason = run.status().error
         state: StateName = "finished" if code == 0 else "stopped" if code == LimitError.exit_code else "failed"
         state = "interrupted" if code == 130 else state
-        self._write(name, state=state, exit_code=code, reason=reason or (f"exit code {code}" if code else None))
+        self._write(name, state=state, exit_code=code, reason=reason or _how(code))
         if code:
             self._codes.append(code)
 
@@ -293,6 +294,16 @@ class _Driver:
                 say(f"  {node.name}: {node.state}" + (f": {node.reason}" if node.reason else ""))
         say(f"page: {_relative(self._folder.report)}")
         return self._codes[0] if self._codes else 0
+
+
+def _how(code: int) -> str | None:
+    """What an exit code says where nobody else does."""
+    if code > apart.SIGNALLED:
+        number = code - apart.SIGNALLED
+        known = f" ({signal.Signals(number).name})" if number in set(signal.Signals) else ""
+        memory = ", as when memory runs out" if number == signal.SIGKILL else ""
+        return f"its process was ended by signal {number}{known}{memory}"
+    return f"exit code {code}" if code else None
 
 
 def _relative(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,6 +117,7 @@ def planned(chain: Chain) -> PipelineState:
         title=chain.spec.title,
         file=str(chain.spec.path.absolute()),
         runs_dir=str(chain.runs_dir.absolute()),
+        folder=str(Path.cwd()),
         named=dict(chain.names.known),
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         nodes=nodes,
@@ -126,10 +128,13 @@ def reopen(folder: PipelineFolder) -> Chain:
     """The chain of a pipeline that goes on, which has to be what it was when it started.
 
     Raises:
-        ArtifactError: its file or a config says something else now.
+        ArtifactError: its file or a config says something else now, or would from here.
         NemotronError: it does not compile any more.
     """
     state = folder.read()
+    if state.folder is not None and Path.cwd() != Path(state.folder):
+        message = f"the pipeline `{state.id}` was started in `{state.folder}`, and its relative paths begin there"
+        raise ArtifactError(message, hint=f"`cd {shlex.quote(state.folder)}`, and give the command again")
     overrides = parse_overrides(list(enumerate(state.words, 1)))
     chain = compile_file(Path(state.file), overrides, Path(state.runs_dir), profile=state.profile, named=state.named)
     now = {node.name: node.plan.fingerprint for node in chain.nodes}

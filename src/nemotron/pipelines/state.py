@@ -70,6 +70,8 @@ class PipelineState(_Part):
     file: str
     """Absolute path of the YAML; a pipeline goes on only while it says the same."""
     runs_dir: str
+    folder: str | None = None
+    """Where it was started: relative paths in its file and words mean those below it."""
     created_at: str
     """ISO 8601, UTC."""
     words: tuple[str, ...] = ()
