@@ -182,7 +182,11 @@ class Pipeline:
         Raises:
             CompileError: what is wrong with any of them.
         """
-        return compile_file(find_pipeline(self.name), _overrides(self.overrides), Path(self.runs_dir))
+        return self._compile(rehearsal=True)
+
+    def _compile(self, *, rehearsal: bool) -> Chain:
+        overrides = _overrides(self.overrides)
+        return compile_file(find_pipeline(self.name), overrides, Path(self.runs_dir), rehearsal=rehearsal)
 
     def run(
         self,
@@ -203,7 +207,7 @@ class Pipeline:
         Raises:
             CompileError: nothing was started.
         """
-        chain, overrides = self.compile(), _overrides(self.overrides)
+        chain, overrides = self._compile(rehearsal=False), _overrides(self.overrides)
         folder = begin(
             chain, overrides=overrides, force=force, begin_with=begin_with, until=until, side_by_side=side_by_side
         )

@@ -92,7 +92,7 @@ def show_command(
     """Explain a pipeline: its nodes, who takes what from whom, and what is inserted."""
     if as_svg and as_json:
         raise UsageError("`--svg` and `--json` are two forms of one answer", hint="give one of them")
-    chain = _compiled(ctx, pipeline, overrides, runs_dir, None)[0]
+    chain = _compiled(ctx, pipeline, overrides, runs_dir, None, rehearsal=True)[0]
     if as_svg:
         from nemotron.pipelines.draw import svg
         from nemotron.pipelines.start import planned
@@ -121,7 +121,7 @@ def run_command(
     """Compile a pipeline and run its nodes; what was done already is taken from the run that did it."""
     if as_json and not dry_run:
         raise UsageError("`--json` prints the plans, so it needs `--dry-run`")
-    chain, parsed = _compiled(ctx, pipeline, overrides, runs_dir, batch)
+    chain, parsed = _compiled(ctx, pipeline, overrides, runs_dir, batch, rehearsal=dry_run)
     from nemotron.pipelines.start import asked_for, begin
 
     if dry_run:
@@ -204,7 +204,13 @@ def cancel_command(pipeline: StartedName = "last", runs_dir: RunsDir = Path("run
 
 
 def _compiled(
-    ctx: typer.Context, pipeline: str, overrides: list[str] | None, runs_dir: Path, profile: str | None
+    ctx: typer.Context,
+    pipeline: str,
+    overrides: list[str] | None,
+    runs_dir: Path,
+    profile: str | None,
+    *,
+    rehearsal: bool,
 ) -> tuple[Chain, list[Override]]:
     from nemotron.config.overrides import is_override, parse_overrides
     from nemotron.pipelines.file import find_pipeline
@@ -218,7 +224,8 @@ def _compiled(
             raise UsageError(f"`{word}` is not an override", hint="write `NODE.KEY=VALUE`", origin=origin)
         tokens.append((start, word))
     parsed = parse_overrides(tokens)
-    return compile_file(find_pipeline(pipeline), parsed, runs_dir, profile=profile), parsed
+    chain = compile_file(find_pipeline(pipeline), parsed, runs_dir, profile=profile, rehearsal=rehearsal)
+    return chain, parsed
 
 
 def _work(ctx: typer.Context, chain: Chain, folder: PipelineFolder) -> int:
@@ -253,7 +260,9 @@ def _print_plans(chain: Chain, *, as_json: bool) -> None:
         print_title(f"--- {node.name}")
         print_rendered(render_plan(node.plan))
     sys.stdout.flush()
-    print_findings(one for node in chain.nodes for one in node.plan.findings if one.severity == "warning")
+    found = [one for node in chain.nodes for one in node.plan.findings if one.severity == "warning"]
+    # Of the same words in the same place once: several nodes may have one profile.
+    print_findings({(one.message, one.origin): one for one in found}.values())
 
 
 def _graph(chain: Chain) -> dict[str, Any]:

@@ -66,6 +66,18 @@ def with_time_limit(
     return load([*overrides, limit])
 
 
+def fitted(plan: Plan, profile: Profile, *, rehearsal: bool) -> Plan:
+    """The plan with what the profile finds.
+
+    Raises:
+        NotAvailableError: the step cannot run there in this version.
+    """
+    if not find_step(plan.step).is_shipped:
+        message = f"`{plan.step}` is a step of your own, whose code does not go along to `{profile.name}`"
+        raise NotAvailableError(message, hint="run it on this machine: leave the profile out")
+    return placed(plan, profile, ships_assets=executor(kind_of(profile)).ships_assets, rehearsal=rehearsal)
+
+
 def launch_of(
     plan: Plan,
     asked: Callable[[Plan], Asked],
@@ -79,11 +91,7 @@ def launch_of(
     Raises:
         NotAvailableError: the step cannot run there in this version.
     """
-    if not find_step(plan.step).is_shipped:
-        message = f"`{plan.step}` is a step of your own, whose code does not go along to `{profile.name}`"
-        raise NotAvailableError(message, hint="run it on this machine: leave the profile out")
-    by = executor(kind_of(profile))
-    plan = placed(plan, profile, ships_assets=by.ships_assets, rehearsal=rehearsal)
+    plan = fitted(plan, profile, rehearsal=rehearsal)
     if not plan.ok:
         return plan, None
     plan.require_entry()

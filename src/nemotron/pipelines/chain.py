@@ -143,13 +143,19 @@ class Chain:
 
 
 def compile_chain(
-    pipeline: PipelineSpec, runs_dir: Path, *, profile: str | None = None, named: Mapping[str, str] | None = None
+    pipeline: PipelineSpec,
+    runs_dir: Path,
+    *,
+    profile: str | None = None,
+    named: Mapping[str, str] | None = None,
+    rehearsal: bool = False,
 ) -> Chain:
     """Compile every node; nothing is written.
 
     Args:
         profile: the one that nodes without a profile of their own run on.
         named: what names of artifacts meant when the pipeline began, where it goes on.
+        rehearsal: nothing will be submitted, so that what a profile lacks is a warning.
 
     Raises:
         CompileError: what is wrong with the graph or with the configs of its nodes, all of it.
@@ -160,7 +166,7 @@ def compile_chain(
     order, findings = in_order(pipeline)
     if findings:
         raise CompileError(findings)
-    making = _Making(order, runs_dir, profile, named)
+    making = _Making(order, runs_dir, profile, Names(runs_dir, named), rehearsal=rehearsal)
     for spec in order:
         making.add(spec)
     findings = [*making.findings, *_same_folders(making.nodes), *_places(making.nodes)]
@@ -173,10 +179,13 @@ class _Making:
     """Nodes that have been compiled so far, with what they promise."""
 
     def __init__(
-        self, order: Sequence[NodeSpec], runs_dir: Path, profile: str | None, named: Mapping[str, str] | None
+        self, order: Sequence[NodeSpec], runs_dir: Path, profile: str | None, names: Names, *, rehearsal: bool
     ) -> None:
         self.nodes: list[Node] = []
-        self.names = Names(runs_dir, named)
+        self.names = names
+        self._rehearsal = rehearsal
+        self._of_profiles: set[tuple[str, Origin | None]] = set()
+        """What was found wrong with a profile, and where: said once, whoever else runs on it."""
         self.findings: list[Finding] = []
         self._runs_dir, self._profile = runs_dir, profile
         self._types = load_types()
@@ -216,9 +225,13 @@ class _Making:
         place = replace(_place(profile), promised=self._promised)
         inputs = {one.key: one.promised for one in bindings}
         plan = compile_node(spec, step, code, bindings, inputs, self._runs_dir, profile, place, self.names)
-        findings = [*plan.findings, *bind.unread(spec, plan, bindings)]
-        if any(one.severity == "error" for one in findings):
-            raise CompileError([one for one in findings if one.severity == "error"])
+        if profile is not None and plan.ok:
+            from nemotron.executors.elsewhere import fitted
+
+            plan = fitted(plan, profile, rehearsal=self._rehearsal)
+        findings = [one for one in (*plan.findings, *bind.unread(spec, plan, bindings)) if one.severity == "error"]
+        if findings:
+            raise CompileError([one for one in findings if self._is_new(one)])
         node = Node(
             spec=spec,
             step=step,
@@ -231,6 +244,13 @@ class _Making:
         )
         self.nodes.append(node)
         self._promised.update({Binding("", one.type, spec.name, spec.origin).promised: one for one in plan.promises})
+
+    def _is_new(self, found: Finding) -> bool:
+        """Whether it was not said already of a node before, for it is the profile that has it."""
+        known = (found.message, found.origin) in self._of_profiles
+        if is_of_profile(found):
+            self._of_profiles.add((found.message, found.origin))
+        return not known
 
     def _profile_of(self, spec: NodeSpec) -> Profile | None:
         """The profile of a node. One that cannot be had is said once, whoever else wants it."""
@@ -290,6 +310,11 @@ class _Making:
 
     def _node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)
+
+
+def is_of_profile(found: Finding) -> bool:
+    """Whether a profile has what was found, and not the node that runs on it."""
+    return found.message.startswith("profile `")
 
 
 def profile_of_pipeline(name: str) -> Profile:
@@ -406,6 +431,8 @@ def _overlap(one: Path, other: Path) -> bool:
 def _of(spec: NodeSpec, found: Finding) -> Finding:
     """A finding with the node in front: keys are the same in many of them."""
     if found.name in ("unfitting-type", "taken-twice", "taken-name", "unknown-type", "ambiguous-type"):
+        return found
+    if is_of_profile(found):
         return found
     if found.name == "missing-key":
         hint = (

@@ -26,6 +26,7 @@ def compile_file(
     *,
     profile: str | None = None,
     named: Mapping[str, str] | None = None,
+    rehearsal: bool = False,
 ) -> Chain:
     """Read and compile a pipeline.
 
@@ -33,7 +34,7 @@ def compile_file(
         NemotronError: of every kind; nothing was started.
     """
     pipeline = with_overrides(read_pipeline(path), list(overrides))
-    return compile_chain(pipeline, runs_dir, profile=profile, named=named)
+    return compile_chain(pipeline, runs_dir, profile=profile, named=named, rehearsal=rehearsal)
 
 
 def begin(
