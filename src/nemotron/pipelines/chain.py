@@ -232,6 +232,8 @@ class _Making:
         findings = [one for one in (*plan.findings, *bind.unread(spec, plan, bindings)) if one.severity == "error"]
         if findings:
             raise CompileError([one for one in findings if self._is_new(one)])
+        if not self._rehearsal:
+            plan.require_entry()
         node = Node(
             spec=spec,
             step=step,

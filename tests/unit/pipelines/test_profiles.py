@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from nemotron.manifest import declaration, find_step
+from nemotron.pipelines import chain
 from tests.in_process import nemotron
 from tests.steps.test_own_steps import BARE
 from tests.unit.pipelines.test_broken import WHOLE
@@ -65,3 +69,20 @@ def test_a_step_of_ones_own_does_not_go_along(folder: Path) -> None:
     assert done.code == 10, done.stderr
     assert "`mine/bare` is a step of your own, whose code does not go along to `batch`" in done.stderr
     assert not (folder / "pipelines").exists()
+
+
+def test_an_engine_that_the_last_node_does_not_have(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find_step("rlvr")
+    declared = declaration(found)
+    without = replace(cast(Any, declared), engines={})
+    monkeypatch.setattr(chain, "declaration", lambda step: without if step.id == found.id else declaration(step))
+    nodes = {
+        "first": {"step": "rl_prep", "config": "tiny"},
+        "last": {"step": "rlvr", "config": "tiny", "after": "first"},
+    }
+    (folder / "two.yaml").write_text(json.dumps({"nodes": nodes}))
+    done = nemotron("pipelines", "run", "two.yaml", cwd=folder, bare=True)
+    assert done.code == 10, done.stderr
+    assert "node `last`: the engine `embedded` is not available yet" in done.stderr
+    assert not (folder / "pipelines").exists()
+    assert nemotron("pipelines", "run", "two.yaml", "--dry-run", cwd=folder, bare=True).code == 0
