@@ -72,7 +72,7 @@ def run(attempt):
     said.rename(place / config.me)
     print(f"{config.me} is here", file=sys.stderr)
     os.system(f"echo {config.me} says it by another program")
-    until = time.monotonic() + 90
+    until = time.monotonic() + 150
     while missing := [name for name in config.waits if not (place / name).exists()]:
         if time.monotonic() > until:
             raise DataError(f"{missing} did not come")
@@ -121,7 +121,7 @@ def there(folder: Path, name: str) -> dict[str, int]:
 
 
 def until(moment: Callable[[], bool], command: subprocess.Popen[str] | None = None) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + TIMEOUT_S
     while not moment():
         assert command is None or command.poll() is None
         assert time.monotonic() < end
