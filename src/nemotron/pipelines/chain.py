@@ -17,7 +17,7 @@ from nemotron.config.layers import Resolved, load
 from nemotron.config.origins import Node as Value
 from nemotron.config.overrides import Override
 from nemotron.errors import CompileError, ConfigError, Finding, NemotronError, Origin
-from nemotron.manifest import Declaration, Step, declaration, find_step, load_catalog, load_types
+from nemotron.manifest import Declaration, Step, declaration, find_step, load_types
 from nemotron.pipelines import bind
 from nemotron.pipelines.file import NodeSpec, PipelineSpec, Taken
 from nemotron.pipelines.order import finding, in_order
@@ -190,12 +190,8 @@ class _Making:
         self._runs_dir, self._profile = runs_dir, profile
         self._types = load_types()
         self._promised: dict[str, Promise] = {}
-        steps = {step.id: step for step in load_catalog().steps}
-        self._declared = {
-            spec.name: {one.type for one in steps[spec.step].produces} for spec in order if spec.step in steps
-        }
+        self._declared = {spec.name: _declared(spec) for spec in order}
         """What each node makes by the manifest of its step, for who asks the wrong one."""
-        self._names = {spec.name for spec in order}
         self._broken: set[str] = set()
         self._profiles: dict[str, Profile] = {}
         self._no_profiles: set[str] = set()
@@ -298,7 +294,7 @@ class _Making:
     def _converted(self, taken: Taken, source: str, target: str, converter: str) -> str:
         """The node that converts, inserted behind the one that is taken from unless it is there."""
         name = f"{taken.node}_{target.removeprefix('checkpoint_')}"
-        if name in self._names:
+        if name in self._declared:
             message = f"`{taken.node}` has to be converted by a node `{name}`, and another one has that name"
             hint = f"take `{name}.{target}` if it is that conversion, or give it another name"
             raise CompileError([finding("taken-name", message, taken.origin, hint)])
@@ -340,6 +336,14 @@ def profile_of_pipeline(name: str) -> Profile:
         )
         raise ConfigError(message, hint=hint)
     return found
+
+
+def _declared(spec: NodeSpec) -> set[str]:
+    """What a node makes by the manifest of its step; nothing where there is no such step, which its own error says."""
+    try:
+        return {one.type for one in find_step(spec.step).produces}
+    except NemotronError:
+        return set()
 
 
 def compile_node(

@@ -125,6 +125,17 @@ SLIPS: dict[str, tuple[tuple[str, str], int, str, int | None, str]] = {
         "`NODE.TYPE`",
     ),
     "taking no type": (("rm.checkpoint_hf", "rm."), 3, "is taken from no type", 24, "`NODE.TYPE`"),
+    "taking from the wrong one, where steps go by their short names": (
+        (
+            WHOLE,
+            WHOLE.replace("rl/nemo_rl/", "").replace("{checkpoint_megatron: ppo}", "{checkpoint_megatron: pairs}")
+            + "result: [ppo, hf]\n",
+        ),
+        3,
+        "`pairs` makes none",
+        36,
+        "`ppo` makes it",
+    ),
     "taking more than a type": (
         ("rm.checkpoint_hf", "rm.checkpoint_hf.x"),
         3,
