@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from nemotron.engines.embedded.critic import _here, _lone_threads, _reachable
+from nemotron.engines.embedded.critic import _lone_threads, _reachable
+from nemotron.processes.addresses import stays_here
 from nemotron.processes.cores import usable_cores
 
 
@@ -37,8 +38,8 @@ def test_only_a_loopback_address_shares_the_cores() -> None:
         for host, threads in (("0.0.0.0", "auto"), ("127.0.0.1", "auto"), ("127.0.0.1", 3))
     ]
     assert lone == [usable_cores(), max(1, usable_cores() // 4), 3]
-    assert _here("localhost")
-    assert not _here("critic.example")
+    assert stays_here("localhost")
+    assert not stays_here("critic.example")
 
 
 def test_starting_a_run_imports_no_torch_before_the_threads_are_set() -> None:
