@@ -28,6 +28,11 @@ STEPS = ("grpo.max_num_steps=4", "checkpointing.save_period=2")
 TINY = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "engine=embedded")
 
 
+def _heard() -> None:
+    """A terminal that is closed is noticed, also where the tests were started with ``nohup``."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @dataclass
 class Workspace:
     """The server, and a project folder with a profile for it."""
@@ -72,7 +77,9 @@ class Workspace:
 
     def start(self, *words: str, **extra: str) -> subprocess.Popen[str]:
         argv, pipe = [sys.executable, "-m", "nemotron", *words], subprocess.PIPE
-        return subprocess.Popen(argv, cwd=self.folder, env=self.environment(extra), stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            argv, cwd=self.folder, env=self.environment(extra), stdout=pipe, stderr=pipe, text=True, preexec_fn=_heard
+        )
 
     def nemotron(self, *words: str, **extra: str) -> subprocess.CompletedProcess[str]:
         command = self.start(*words, **extra)

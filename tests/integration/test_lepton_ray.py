@@ -68,7 +68,10 @@ def test_attached_over_two_nodes_to_success(workspace: Workspace) -> None:
     workspace.fault(lost_answer=1)
     done = workspace.nemotron(*TINY, *STEPS, "-r", PROFILE)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert re.findall(r"step (\d)/4", done.stdout) == ["1", "2", "3", "4"]
+    # In a log the lines of fast steps are thinned out.
+    steps = re.findall(r"step (\d)/4", done.stdout)
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == ("1", "4")
     assert "nodes: 2" in done.stdout
     assert "\x1e" not in done.stdout
     mirror, far = workspace.run_dir(), workspace.folder / "mount" / "runs" / workspace.run_dir().name

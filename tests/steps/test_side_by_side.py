@@ -163,11 +163,6 @@ def test_a_node_that_fails_stops_what_needs_it_and_leaves_the_one_beside_it_at_w
     assert "bad: error: it was told to fail" in done.stderr
 
 
-def heard() -> None:
-    """Ctrl-C is for this process, also where the tests run in the background of a script, which ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def begun(folder: Path) -> subprocess.Popen[str]:
     """A pipeline of which two nodes are at work, in a session of its own."""
     write(folder, {"a": node(folder, "a", "b go"), "b": node(folder, "b", "a go"), "c": node(folder, "c", after="a b")})
@@ -180,7 +175,6 @@ def begun(folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=heard,
     )
     until(lambda: all((folder / "place" / name).exists() for name in "ab"), command)
     return command
