@@ -66,7 +66,7 @@ def run_side(name: str, who: str, python: Path, asked: Asked) -> dict[str, objec
 def in_turn(
     name: str, sides: Sequence[Side], pythons: dict[str, Path], rounds: int, asked: Asked
 ) -> dict[Side, Measured]:
-    """All sides of one model, in turn. Ends the program where they did not do the same work."""
+    """All sides of one model, in turn. Ends the program where their work differs by more than 1 %."""
     found = {side: Measured() for side in sides}
     for number in range(rounds):
         for who, precision, variant in sides:
@@ -79,8 +79,11 @@ def in_turn(
             walls = [round(step["wall_s"], 3) for step in said["steps"]]  # type: ignore[attr-defined]
             what = f"{Path(asked.model).name} round {number + 1} {who} {precision} {variant}"
             print(f"{what}: {walls}, {said['peak_mb']:.0f} MB", file=sys.stderr)
-    if len(tokens := set().union(*(one.tokens for one in found.values()))) != 1:
-        raise SystemExit(f"the sides did not do the same work: {sorted(tokens)} tokens")
+    tokens = sorted(set().union(*(one.tokens for one in found.values())))
+    if tokens[-1] > 1.01 * tokens[0]:
+        raise SystemExit(f"the sides did not do the same work: {tokens} tokens")
+    if len(tokens) > 1:
+        print(f"the sides count {tokens[0]:,} and {tokens[-1]:,} tokens", file=sys.stderr)
     return found
 
 
