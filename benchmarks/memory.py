@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import QWEN, TOKENIZER
+from models import TOKENIZER, random_qwen
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = [
@@ -58,18 +58,6 @@ CASES = [
 ]
 
 
-def make_qwen(folder: Path) -> None:
-    """Random weights with the sums' tokenizer: most of the vocabulary has no words, and costs as much."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    config = Qwen2Config(**QWEN, eos_token_id=tokenizer.eos_token_id, bos_token_id=None)
-    AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def estimate(command: list[str], case: Case) -> dict[str, int]:
     """What the dry run says."""
     found = subprocess.run([*command, "--dry-run", "--json"], capture_output=True, text=True, cwd=ROOT)
@@ -93,7 +81,7 @@ def main() -> None:
         if not case.name.startswith(options.only) or folder is None:
             continue
         if case.model == "qwen2" and not folder.is_dir():
-            make_qwen(folder)
+            random_qwen(folder, tokenizer=TOKENIZER)
         runs = Path(tempfile.mkdtemp(prefix="memory-"))
         words = [f"policy.model_name={folder.resolve()}", *WORK, *case.words]
         command = [sys.executable, "-m", "nemotron", "steps", "run", "rl/nemo_rl/rlvr", "-c", "tiny", *words]

@@ -42,46 +42,42 @@ TOKENIZER = Path(__file__).resolve().parents[1] / "src" / "nemotron" / "assets" 
 
 
 def random_model(folder: Path, shape: str) -> None:
-    """Write a random Llama of `SHAPES`."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    tokenizer = _word_tokenizer(folder, VOCABULARY)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        max_position_embeddings=512,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        **SHAPES[shape],
-    )
-    AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+    """Write a random Llama of `SHAPES`, of one token a word."""
+    sizes = {"num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 512, **SHAPES[shape]}
+    _random(folder, "llama", {"vocab_size": VOCABULARY, **sizes}, _word_tokenizer(folder, VOCABULARY))
 
 
-def random_qwen(folder: Path) -> None:
-    """Write a random Qwen2 of 494M parameters with 151,936 words, most of which the tokenizer never says."""
-    import torch
-    from transformers import AutoModelForCausalLM, Qwen2Config
+def random_qwen(folder: Path, *, tokenizer: Path | None = None) -> None:
+    """Write a random Qwen2 of 494M parameters with 151,936 words, most of which the tokenizer never says.
 
-    tokenizer = _word_tokenizer(folder, VOCABULARY)
-    torch.manual_seed(0)
-    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
-    AutoModelForCausalLM.from_config(Qwen2Config(**QWEN, **ends)).float().save_pretrained(folder)
+    Args:
+        tokenizer: the folder of another than that of one token a word.
+    """
+    _random(folder, "qwen2", QWEN, _copied(folder, tokenizer) if tokenizer else _word_tokenizer(folder, VOCABULARY))
 
 
 def random_smollm2(folder: Path) -> None:
     """Write a random Llama of SmolLM2-135M's shape, with the tokenizer and the chat template of the shipped sums."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+    _random(folder, "llama", SMOLLM2, _copied(folder, TOKENIZER))
 
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+
+def _random(folder: Path, family: str, sizes: dict[str, Any], tokenizer: Any) -> None:
+    """Random weights in float32 beside a tokenizer that is there."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(0)
-    config = LlamaConfig(**SMOLLM2, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config = AutoConfig.for_model(family, **sizes, **ends)
     AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+
+
+def _copied(folder: Path, source: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def plain_copy(folder: Path, source: Path) -> None:

@@ -121,21 +121,26 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
         process.wait(30)
 
 
+def followed_to_the_end(workspace: Workspace, out: str) -> list[str]:
+    """The steps that were seen of a run of four, which is here what it is there. A log thins out fast steps."""
+    steps = re.findall(r"step (\d)/4", out)
+    assert steps == sorted(set(steps))
+    assert "\x1e" not in out
+    mirror, far = workspace.run_dir(), workspace.folder / "mount" / "runs" / workspace.run_dir().name
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        assert (mirror / name).read_bytes() == (far / name).read_bytes() != b""
+    assert json.loads((mirror / "status.json").read_text())["state"] == "finished"
+    assert (far / "checkpoints" / "step_4").is_dir()
+    return steps
+
+
 def test_attached_to_success_with_a_mirror(workspace: Workspace) -> None:
     workspace.profile('secrets = { HF_TOKEN = "hf-secret" }')
     # What breaks on the way changes nothing: errors of the service, and a log that is cut twice.
     workspace.fault(errors=2, drop_logs=2)
     done = workspace.nemotron(*TINY, *STEPS, "-r", "lepton_rl_nemo_rl_rlhf")
     assert done.returncode == 0, done.stderr + done.stdout
-    steps = re.findall(r"step (\d)/4", done.stdout)
-    assert steps == sorted(set(steps))
-    assert steps[-1] == "4"
-    assert "\x1e" not in done.stdout
-    mirror, far = workspace.run_dir(), workspace.folder / "mount" / "runs" / workspace.run_dir().name
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        assert (mirror / name).read_bytes() == (far / name).read_bytes() != b""
-    assert json.loads((mirror / "status.json").read_text())["state"] == "finished"
-    assert (far / "checkpoints" / "step_4").is_dir()
+    assert followed_to_the_end(workspace, done.stdout)[-1] == "4"
     assert workspace.nemotron("runs", "report", "last").returncode == 0
     assert "finished" in workspace.nemotron("runs", "list").stdout
     body = next(

@@ -5,6 +5,24 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nemotron.rl.fused_llama import FusedLlama
+
+
+def freeze(model: nn.Module, fused: FusedLlama | None, dtype: torch.dtype, *, keep: nn.Module | None = None) -> None:
+    """Let the weights never change, and want no gradient.
+
+    In half precision the matrices are kept as they are multiplied, with the same results to the bit.
+
+    Args:
+        fused: the model's rearranged weights, where it has them; made from the weights as they are, before any is
+            rounded.
+        keep: a layer that is always multiplied in float32.
+    """
+    model.requires_grad_(False)
+    if fused is not None and dtype != torch.float32:
+        fused.settle(dtype)
+    halve(model, dtype, keep=keep)
+
 
 def halve(model: nn.Module, dtype: torch.dtype, *, exact: bool = False, keep: nn.Module | None = None) -> None:
     """Keep the frozen matrices of ``model`` in ``dtype``: autocast rounds them so before every product.

@@ -148,10 +148,9 @@ class FusedLlama:
         kinds = self._kinds(longest)
         if self._settled is not None:
             return replace(self._settled, kinds=kinds)
-        trained = any(p.requires_grad for p in self.parameters)
         # In-place changes raise `_version`, new storage (load_state_dict with assign, offloading) moves `data_ptr`, and
         # fused optimizers do neither: they are counted.
-        state = (_steps.taken if trained else 0, *((p._version, p.data_ptr()) for p in self.parameters))
+        state = (_steps.taken if self.trained else 0, *((p._version, p.data_ptr()) for p in self.parameters))
         if dtype in self._kept and self._kept[dtype][0] == state:
             weights = self._kept[dtype][1]
             return weights if weights.kinds is kinds else replace(weights, kinds=kinds)

@@ -23,7 +23,7 @@ from nemotron.checkpoints.libraries import refusing_damage
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, NotAvailableError
-from nemotron.rl.frozen import halve
+from nemotron.rl.frozen import freeze
 from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_logprobs, shares_prompts
 from nemotron.rl.llama_logprobs import Filter, llama_logprobs
@@ -99,14 +99,8 @@ class Policy:
         return Policy(copy.deepcopy(self.model), precision=self.precision).freeze()
 
     def freeze(self) -> Policy:
-        """Let the weights never change, and want no gradient.
-
-        In half precision the matrices are kept as they are multiplied, with the same results to the bit.
-        """
-        self.model.requires_grad_(False)
-        if self.fused is not None and self.dtype != torch.float32:
-            self.fused.settle(self.dtype)
-        halve(self.model, self.dtype)
+        """Let the weights never change; see ``nemotron.rl.frozen.freeze``."""
+        freeze(self.model, self.fused, self.dtype)
         return self
 
     def parameters(self) -> Iterator[nn.Parameter]:

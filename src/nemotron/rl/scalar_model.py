@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nemotron.checkpoints import hf
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, ConfigError
-from nemotron.rl.frozen import halve
+from nemotron.rl.frozen import freeze
 from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_scores, generic_values, shares_prompts
 from nemotron.rl.llama_logprobs import llama_scores, llama_values
@@ -105,10 +105,7 @@ class ScalarModel:
 
     def freeze(self) -> ScalarModel:
         """As ``Policy.freeze``; the head stays in float32."""
-        self.model.requires_grad_(False)
-        if self.fused is not None and self.dtype != torch.float32:
-            self.fused.settle(self.dtype)
-        halve(self.model, self.dtype, keep=getattr(self.model, _HEAD))
+        freeze(self.model, self.fused, self.dtype, keep=getattr(self.model, _HEAD))
         return self
 
     @property

@@ -9,9 +9,7 @@ import pytest
 
 from tests.in_process import nemotron
 
-WHOLE = """\
-title: Pairs to a policy
-nodes:
+PAIRS = """\
   pairs:
     step: data_prep/rl_prep
     config: tiny
@@ -19,6 +17,11 @@ nodes:
       blend.train: ["${asset:tiny_world/data/pairs_train.jsonl}"]
       blend.validation: ["${asset:tiny_world/data/pairs_validation.jsonl}"]
       blend.heldout: ["${asset:tiny_world/data/pairs_heldout.jsonl}"]
+"""
+"""A node of preference pairs."""
+WHOLE = (
+    f"title: Pairs to a policy\nnodes:\n{PAIRS}"
+    + """\
   prompts:
     step: data_prep/rl_prep
     config: tiny
@@ -47,6 +50,7 @@ nodes:
     step: convert/megatron_to_hf
     takes: {checkpoint_megatron: ppo}
 """
+)
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import nemotron
-from tests.unit.pipelines.test_broken import WHOLE
+from tests.unit.pipelines.test_broken import PAIRS, WHOLE
 
 RM = "  rm:\n    step: rl/nemo_rl/rm\n    config: tiny\n    takes: {prepared_data: pairs}\n"
 PROMPTS = "  prompts:\n    step: data_prep/rl_prep\n    config: tiny\n"
-CONVERTED = """\
-nodes:
-  pairs:
-    step: data_prep/rl_prep
-    config: tiny
-    overrides:
-      blend.train: ["${asset:tiny_world/data/pairs_train.jsonl}"]
-      blend.validation: ["${asset:tiny_world/data/pairs_validation.jsonl}"]
-      blend.heldout: ["${asset:tiny_world/data/pairs_heldout.jsonl}"]
+CONVERTED = (
+    f"nodes:\n{PAIRS}"
+    + """\
   dpo:
     step: rl/nemo_rl/dpo
     config: tiny
@@ -35,6 +29,7 @@ nodes:
     after: [AFTER]
 result: [rlvr, dpo_hf]
 """
+)
 
 
 def rm(more: str) -> tuple[str, str]:
