@@ -113,6 +113,10 @@ def folders(args: argparse.Namespace) -> list[Path]:
         folder = args.cache.resolve() / name
         if not (folder / WORDS).exists():
             if name == "smollm2":
+                if not (args.smollm2 / "config.json").exists():
+                    raise SystemExit(
+                        f"there is no model in {args.smollm2}; tests/integration/smollm2/install.sh makes it"
+                    )
                 plain_copy(folder, args.smollm2)
             else:
                 random_qwen(folder)
