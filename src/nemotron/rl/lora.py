@@ -6,7 +6,7 @@ The adapters are injected into the model, so it stays a Llama (or whatever it is
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nemotron.config.schema.dtensor import LoraConfig
+from nemotron.contracts.adapters import adapted, meant
 from nemotron.disk.documents import regular
 from nemotron.errors import ArtifactError, ConfigError, NotAvailableError
 from nemotron.install import install_extra
 from nemotron.rl.frozen import halve
 from nemotron.rl.policy import Policy
 from nemotron.rl.scalar_model import ScalarModel
+from nemotron.suggest import listed
 
 FOLDER = "adapter"
 """In the folder of a model in a checkpoint."""
@@ -89,17 +91,12 @@ def _injected(model: nn.Module, config: LoraConfig, seed: int) -> Any:
         import peft
     except ModuleNotFoundError as error:
         raise NotAvailableError("LoRA needs the package `peft`", hint=install_extra("local")) from error
-    named = config.target_modules or ("all-linear" if config.match_all_linear else [])
-    if not named:
-        raise ConfigError(
-            "no module gets an adapter",
-            hint="list `policy.dtensor_cfg.lora_cfg.target_modules`, or set `match_all_linear=true`",
-        )
+    targets, excluded = _targets(model, config)
     lora = peft.LoraConfig(
         r=config.dim,
         lora_alpha=config.alpha,
-        target_modules=_linears(model) if named == "all-linear" else named,
-        exclude_modules=config.exclude_modules or None,
+        target_modules=targets,
+        exclude_modules=excluded or None,
         init_lora_weights=True,
         base_model_name_or_path=getattr(model.config, "_name_or_path", None) or None,
     )
@@ -114,9 +111,43 @@ def _injected(model: nn.Module, config: LoraConfig, seed: int) -> Any:
     return found
 
 
+def _targets(model: nn.Module, config: LoraConfig) -> tuple[list[str], list[str]]:
+    """What peft is told to adapt and to leave out: names as they are, or whole paths where one has a ``*``."""
+    named = config.target_modules or (_linears(model) if config.match_all_linear else [])
+    if not named:
+        raise ConfigError(
+            "no module gets an adapter",
+            hint="list `policy.dtensor_cfg.lora_cfg.target_modules`, or set `match_all_linear=true`",
+        )
+    matrices = [path for path, module in model.named_modules() if _is_matrix(module)]
+    if unknown := [name for name in named if not meant(name, matrices)]:
+        raise ConfigError(
+            f"no matrix of the policy is called {listed(unknown)}",
+            hint=f"`policy.dtensor_cfg.lora_cfg.target_modules` may name {listed(sorted(_leaves(matrices)))}",
+        )
+    found = adapted(matrices, named, config.exclude_modules)
+    if not found:
+        raise ConfigError(
+            "no module gets an adapter: all of them are in `exclude_modules`",
+            hint="shorten `policy.dtensor_cfg.lora_cfg.exclude_modules`",
+        )
+    if any("*" in name for name in (*named, *config.exclude_modules)):
+        return found, []
+    return named, config.exclude_modules
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() == 2
+
+
+def _leaves(paths: Iterable[str]) -> set[str]:
+    return {path.rpartition(".")[2] for path in paths}
+
+
 def _linears(model: nn.Module) -> list[str]:
     """Names of all linear layers but the heads."""
-    found = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module) is nn.Linear}
+    found = _leaves(name for name, module in model.named_modules() if type(module) is nn.Linear)
     return sorted(found - {"lm_head", _HEAD})
 
 

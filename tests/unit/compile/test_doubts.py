@@ -27,11 +27,18 @@ MEGATRON = "policy.megatron_cfg.optimizer"
 OWN_RATE = (f"{MEGATRON}.lr=1e-6", f"{MEGATRON}.min_lr=1e-6")
 STEPS = ("sft", "rlhf", "rlvr", "dpo", "rm", "ppo")
 ADAPTERS = "policy.dtensor_cfg.lora_cfg"
+NO_HEADS = f"{ADAPTERS}.exclude_modules=[lm_head,embed_tokens]"
 LORA = ("policy.dtensor_cfg.enabled=true", f"{ADAPTERS}.enabled=true")
 
 # name, severity, key, overrides; own.yaml makes 15 steps
 CASES: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("slow-adapters", "warning", f"{ADAPTERS}.target_modules", (*LORA, f"{ADAPTERS}.target_modules=[lm_head,q_proj]")),
+    ("slow-adapters", "warning", f"{ADAPTERS}.target_modules", (*LORA, f"{ADAPTERS}.target_modules=['*']")),
+    ("adapter-targets", "error", f"{ADAPTERS}.target_modules", (*LORA, f"{ADAPTERS}.target_modules=[q_proj,no_such]")),
+    ("adapter-targets", "error", f"{ADAPTERS}.target_modules", (*LORA, f"{ADAPTERS}.target_modules=['*.layers.2.*']")),
+    ("adapter-targets", "error", f"{ADAPTERS}.target_modules", (*LORA, f"{ADAPTERS}.match_all_linear=false")),
+    ("adapter-targets", "error", f"{ADAPTERS}.exclude_modules", (*LORA, f"{ADAPTERS}.exclude_modules=[qproj]")),
+    ("adapter-targets", "error", f"{ADAPTERS}.exclude_modules", (*LORA, f"{ADAPTERS}.exclude_modules=['*_proj']")),
     ("learning-rate", "error", RATE, (f"{RATE}=1e6",)),
     ("learning-rate", "error", RATE, (*OWN_RATE, f"{RATE}=-1e-5")),
     ("learning-rate", "error", RATE, (*OWN_RATE, f"{RATE}=1e-5x")),
@@ -56,6 +63,13 @@ CASES: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("greedy-rollouts", "error", "policy.generation.top_k", ("policy.generation.top_k=1",)),
 ]
 NEARLY: list[tuple[str, tuple[str, ...]]] = [
+    ("adapter-targets", LORA),
+    ("adapter-targets", (*LORA, f"{ADAPTERS}.target_modules=['*.layers.1.*', embed_tokens]")),
+    ("slow-adapters", (*LORA, f"{ADAPTERS}.target_modules=['*.layers.1.*']")),
+    (
+        "slow-adapters",
+        (*LORA, f"{ADAPTERS}.target_modules=['*']", f"{ADAPTERS}.exclude_modules=[lm_head,embed_tokens]"),
+    ),
     ("learning-rate", (f"{RATE}=1.0e-2",)),
     ("learning-rate", (f"{RATE}=5", "policy.optimizer.name=torch.optim.SGD")),
     ("micro-batch-larger", ("policy.train_micro_batch_size=512",)),

@@ -11,9 +11,12 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from nemotron.compile.probes.fast_path import matrices
+from nemotron.compile.probes.model_files import read_model
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.contracts.samples import Completion, Group
 from nemotron.errors import ArtifactError, ConfigError
+from nemotron.place import Place
 from nemotron.rl.lora import Merged, add_adapters, read_adapter, write_adapter
 from nemotron.rl.policy import Policy
 from tests.unit.rl.tiny_policy import tiny_policy
@@ -86,7 +89,7 @@ def test_a_saved_adapter_is_read_back_bit_for_bit_and_by_peft(tmp_path: Path) ->
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no module gets an adapter"):
         with_adapters(match_all_linear=False)
-    with pytest.raises(ConfigError, match="adapters do not fit"):
+    with pytest.raises(ConfigError, match="`no_such_module`"):
         with_adapters(target_modules=["no_such_module"])
     write_adapter(with_adapters(), tmp_path)
     with pytest.raises(ArtifactError, match="other modules or another rank"):
@@ -125,3 +128,31 @@ def test_a_base_that_was_bfloat16_is_kept_so_and_saved_as_it_was(published: bool
     kept, expected = Merged(policy).state_dict(), Merged(full).state_dict()
     assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
     assert all(torch.equal(tensor, expected[name]) for name, tensor in kept.items())
+
+
+def injected(policy: Policy) -> set[str]:
+    return {name for name, module in policy.model.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+def test_a_path_with_a_star_is_read_as_nemo_rl_reads_it() -> None:
+    every = injected(with_adapters())
+    assert injected(with_adapters(target_modules=["*.layers.0.*"])) == {n for n in every if ".layers.0." in n}
+    last = with_adapters(target_modules=["q_proj", "*.layers.0.mlp.*"], exclude_modules=["*.up_proj"])
+    wanted = {n for n in every if n.endswith("q_proj") or (".layers.0.mlp." in n and not n.endswith("up_proj"))}
+    assert injected(last) == wanted
+
+
+@pytest.mark.parametrize("named", [["no_such"], ["q_proj", "no_such"], ["*.q_porj"], ["input_layernorm"]])
+def test_a_name_that_no_matrix_has_is_an_error_beside_right_ones_too(named: list[str]) -> None:
+    with pytest.raises(ConfigError, match="no matrix of the policy is called") as caught:
+        with_adapters(target_modules=named)
+    assert "`q_proj`" in str(caught.value.hint)
+
+
+def test_the_compile_knows_the_modules_of_a_family(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    policy.model.save_pretrained(tmp_path)
+    model = read_model(str(tmp_path), Place.this_machine())
+    assert model is not None
+    found = [n for n, m in policy.model.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
+    assert sorted(matrices(model) or []) == sorted(found)

@@ -39,6 +39,16 @@ def slow_path(model: ModelFiles) -> str | None:
     return None
 
 
+def matrices(model: ModelFiles) -> list[str] | None:
+    """Paths of the modules with a matrix, of a family whose names are the same in every model; else None."""
+    layers = model.config.get("num_hidden_layers")
+    if model.config.get("model_type") not in FAMILIES or not isinstance(layers, int):
+        return None
+    inside = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+    paths = [f"model.layers.{layer}.{name}" for layer in range(layers) for name in inside]
+    return ["model.embed_tokens", *paths, "lm_head"]
+
+
 def _ropes(config: dict[str, Any]) -> list[dict[str, Any]]:
     """The parameters of rotary embeddings: one set, or one for each type of layer."""
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}

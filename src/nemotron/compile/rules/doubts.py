@@ -9,12 +9,13 @@ from nemotron.compile.estimate import BATCH_TOKENS, SMALL_JUDGE
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import files, on_sample
 from nemotron.compile.jobs.step import AnyStepJob
-from nemotron.compile.probes.fast_path import FAMILIES, LONGEST, STATEFUL, slow_path
+from nemotron.compile.probes.fast_path import FAMILIES, LONGEST, STATEFUL, matrices, slow_path
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.policy import SchedulerEntry
+from nemotron.contracts.adapters import adapted, meant
 from nemotron.errors import Finding
-from nemotron.suggest import listed
+from nemotron.suggest import closest, listed
 
 speed: Rules[AnyStepJob] = Rules("speed")
 rules: Rules[AnyJob] = Rules("doubts")
@@ -27,6 +28,9 @@ FEW_TOKENS, MANY_PASSES = 128, 8
 """Tokens of a pass, and passes of a step, that make it slow for want of company."""
 HOT = 2.0
 """Temperature above which most of what is sampled is noise."""
+_LORA = "policy.dtensor_cfg.lora_cfg"
+_INSIDE = ["*_proj"]
+"""What `match_all_linear` takes of the families whose modules are known."""
 
 
 @speed.rule("slow-precision", engines=("embedded", "plain"))
@@ -42,15 +46,47 @@ def number_types_are_fast(job: AnyStepJob) -> Iterator[Finding]:
             )
 
 
-@rules.rule("slow-adapters", engines=EMBEDDED)
+@rules.rule("adapter-targets", engines=EMBEDDED)
+def adapters_have_a_place(job: AnyJob) -> Iterator[Finding]:
+    """A name that no module has would be found when the model is loaded; beside a right one it would train less."""
+    lora = job.config.policy.lora
+    model = read_model(job.config.policy.model_name, job.place)
+    paths = matrices(model) if model is not None else None
+    if lora is None or not paths:
+        return
+    names = sorted({path.rpartition(".")[2] for path in paths})
+    wanted = lora.target_modules or (_INSIDE if lora.match_all_linear else [])
+    for key, patterns in (("target_modules", lora.target_modules), ("exclude_modules", lora.exclude_modules)):
+        for pattern in patterns:
+            if not meant(pattern, paths):
+                guess = closest(pattern, names)
+                yield job.error(
+                    f"{_LORA}.{key}",
+                    f"no matrix of the policy is called `{pattern}`",
+                    hint=f"did you mean `{guess}`?" if guess else f"there are {listed(names)}",
+                )
+                return
+    if not adapted(paths, wanted, lora.exclude_modules):
+        yield job.error(
+            f"{_LORA}.exclude_modules" if wanted else f"{_LORA}.target_modules",
+            "no matrix of the policy gets an adapter",
+            hint="name what gets one in `target_modules`, or set `match_all_linear=true`, and leave it out of "
+            "`exclude_modules`",
+        )
+
+
+@rules.rule("slow-adapters", engines=EMBEDDED, needs=(f"{_LORA}.target_modules",))
 def adapters_go_the_long_way(job: AnyJob) -> Iterator[Finding]:
     """The arithmetic by hand knows adapters of the matrices in a layer, which all have names of one kind."""
     lora = job.config.policy.lora
-    elsewhere = [name for name in lora.target_modules if not name.endswith("_proj")] if lora is not None else []
     model = read_model(job.config.policy.model_name, job.place)
-    if elsewhere and model is not None and slow_path(model) is None:
+    if lora is None or model is None or slow_path(model) is not None:
+        return
+    paths = adapted(matrices(model) or [], lora.target_modules, lora.exclude_modules)
+    elsewhere = sorted({path.rpartition(".")[2] for path in paths if not path.endswith("_proj")})
+    if elsewhere:
         yield job.warning(
-            "policy.dtensor_cfg.lora_cfg.target_modules",
+            f"{_LORA}.target_modules",
             f"with an adapter of {listed(elsewhere)} the model is computed by its own forward and autograd, which take "
             "more time and memory",
             hint="name matrices of attention and MLP alone, or none: they are all that `match_all_linear` takes",
