@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from nemotron import errors
 from nemotron.cli.main import app
@@ -65,7 +66,8 @@ def cli() -> str:
 
 
 def _command(command: Any, path: str) -> Iterator[str]:
-    children = getattr(command, "commands", {})
+    names = command.list_commands(None) if isinstance(command, TyperGroup) else []
+    children = {name: command.get_command(None, name) for name in names}
     if not children:
         words = [f"{path}", *(_usage(parameter) for parameter in command.params)]
         yield f"## `{' '.join(filter(None, words))}`\n"

@@ -89,8 +89,8 @@ def surface(command: Any, path: str) -> dict[str, list[str]]:
         if name not in ("-h", "--help")
     ]
     found = {path: sorted(names)} if names else {}
-    for name, sub in getattr(command, "commands", {}).items():
-        found |= surface(sub, f"{path} {name}")
+    for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
+        found |= surface(command.get_command(None, name), f"{path} {name}")
     return found
 
 

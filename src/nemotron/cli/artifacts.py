@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemotron.cli.group import group
 from nemotron.cli.render import print_columns
 from nemotron.outcome import print_error
 
 if TYPE_CHECKING:
     from nemotron.artifacts.inspect import CheckpointFacts, DataFacts, Inspection, ResultFacts
 
-app = typer.Typer(help="Inspect and verify checkpoints, data and results.", no_args_is_help=True, rich_markup_mode=None)
+app = group("Inspect and verify checkpoints, data and results.")
 
 ArtifactPath = Annotated[
     Path, typer.Argument(metavar="PATH", help="A checkpoint folder, a JSONL file or folder, results.")

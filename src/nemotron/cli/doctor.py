@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemotron.cli.group import group
 from nemotron.cli.render import print_columns
 from nemotron.errors import NotAvailableError
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from nemotron.executors.doctor import Check
 
 
+app = group()
+
+
+@app.command()
 def doctor(
     profile: Annotated[
         str | None,

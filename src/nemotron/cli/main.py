@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +18,10 @@ from typing import Annotated, Any
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import typer
+from typer.core import TyperGroup
 
 from nemotron import __version__
-from nemotron.cli import artifacts, pipelines, profiles, runs, steps
-from nemotron.cli.doctor import doctor
+from nemotron.cli.group import HELP
 from nemotron.errors import Origin, UsageError
 from nemotron.manifest import VARIABLE
 from nemotron.outcome import exit_code_of
@@ -28,22 +29,35 @@ from nemotron.suggest import closest, listed
 
 # typer brings its own copy of click from 0.17 on; the class has no public name that old and new versions share.
 _ClickException: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
-_HELP = {"help_option_names": ["-h", "--help"]}
+_MODULES = ("steps", "pipelines", "runs", "profiles", "artifacts", "doctor")
+"""Of `nemotron.cli`, each with an `app`; in the order in which the help lists them."""
+
+
+class _Commands(TyperGroup):
+    """Imports and builds what it is asked for: a light command pays for no other one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All of them, built or not."""
+        return list(_MODULES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command or group of that name; None where there is none."""
+        if cmd_name in _MODULES and cmd_name not in self.commands:
+            found = typer.main.get_command(import_module(f"nemotron.cli.{cmd_name}").app)
+            found.name = cmd_name
+            self.commands[cmd_name] = found
+        return super().get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Compile, prove and run LLM post-training steps, on a laptop or a cluster.",
-    context_settings=_HELP,
+    context_settings=HELP,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
     no_args_is_help=True,
 )
-app.add_typer(steps.app, name="steps", context_settings=_HELP)
-app.add_typer(pipelines.app, name="pipelines", context_settings=_HELP)
-app.add_typer(runs.app, name="runs", context_settings=_HELP)
-app.add_typer(profiles.app, name="profiles", context_settings=_HELP)
-app.command("doctor")(doctor)
-app.add_typer(artifacts.app, name="artifacts", context_settings=_HELP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +143,8 @@ def _command_path(words: tuple[str, ...]) -> str:
     command: Any = typer.main.get_command(app)
     path = ["nemotron"]
     for word in words:
-        command = getattr(command, "commands", {}).get(word)
+        find: Any = getattr(command, "get_command", None)
+        command = find(None, word) if find else None  # no context: a name is all that is looked at
         if command is None:
             break
         path.append(word)
@@ -137,6 +152,8 @@ def _command_path(words: tuple[str, ...]) -> str:
 
 
 def _option_hint(option: str, error: Any, words: tuple[str, ...]) -> str:
+    from nemotron.cli.steps import RUN_OPTIONS
+
     word = next((word for word in words if word.partition("=")[0] == option), option)
     if "." in option or "=" in word:
         bare = word.lstrip("-")
@@ -147,7 +164,7 @@ def _option_hint(option: str, error: Any, words: tuple[str, ...]) -> str:
     own = [name for parameter in error.ctx.command.params for name in (*parameter.opts, *parameter.secondary_opts)]
     if guess := closest(option, [name for name in own if name.startswith("--")]):
         return f"did you mean `{guess}`?"
-    if option in steps.RUN_OPTIONS and error.ctx.command_path != "nemotron steps run":
+    if option in RUN_OPTIONS and error.ctx.command_path != "nemotron steps run":
         return f"`{option}` belongs to `nemotron steps run`; write it after the step"
     return f"`{error.ctx.command_path} --help` lists the options"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemotron.cli.group import group
 from nemotron.cli.render import print_columns, print_rendered, print_title
 from nemotron.errors import ArtifactError, Origin, UsageError
 from nemotron.outcome import print_error, print_findings
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from nemotron.pipelines.chain import Chain, Node
     from nemotron.pipelines.state import PipelineFolder
 
-app = typer.Typer(help="List, explain and run chains of steps.", no_args_is_help=True, rich_markup_mode=None)
+app = group("List, explain and run chains of steps.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunsDir = Annotated[

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from nemotron.cli.group import group
 from nemotron.cli.render import print_columns
 from nemotron.errors import NemotronError, OutputError, UsageError
 from nemotron.outcome import print_error
 
-app = typer.Typer(help="List, show and check the profiles that `-r` and `-b` take.", no_args_is_help=True)
+app = group("List, show and check the profiles that `-r` and `-b` take.")
 
 Name = Annotated[str, typer.Argument(metavar="PROFILE", help="A name of `nemotron profiles list`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemotron.cli.group import group
 from nemotron.errors import NemotronError
 from nemotron.outcome import print_error
 
@@ -14,9 +15,7 @@ if TYPE_CHECKING:
     from nemotron.job import CompiledJob
     from nemotron.runs.folder import RunFolder
 
-app = typer.Typer(
-    help="Look at runs and their output, rebuild their reports, compare, cancel and resume them.", no_args_is_help=True
-)
+app = group("Look at runs and their output, rebuild their reports, compare, cancel and resume them.")
 
 RunsDir = Annotated[
     Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nemotron.cli.group import group
 from nemotron.cli.render import print_columns, print_rendered, print_submission
 from nemotron.errors import CompileError, Origin, UsageError
 from nemotron.outcome import print_error, print_findings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from nemotron.executors.launch import Launch
     from nemotron.profiles.load import Profile
 
-app = typer.Typer(help="List, explain and run steps.", no_args_is_help=True, rich_markup_mode=None)
+app = group("List, explain and run steps.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StepId = Annotated[str, typer.Argument(metavar="STEP", help="A step id, or a unique tail of one: `rlhf`.")]
