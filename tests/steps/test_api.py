@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,19 @@ def test_a_pipeline_from_python(tmp_path: Path) -> None:
     assert pipeline.run().states == {"mega": "reused", "back": "reused"}
     assert api.PipelineRun.open(runs_dir=tmp_path / "runs").resume().states == {"mega": "reused", "back": "reused"}
     assert done.report.is_file()
+
+
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    """What a run starts must not begin by importing the script, which would start everything again."""
+    (tmp_path / "script.py").write_text(
+        "from nemotron import api\n"
+        "print('script', __name__)\n"
+        "run = api.run('megatron_to_hf', 'tiny', {'verify': 'none'}, runs_dir='runs')\n"
+        "print('done', run.state)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert (said[0], said[-1]) == ("script __main__", "done finished")
+    assert sum(line.startswith("script") for line in said) == 1
+    assert len([path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]) == 1

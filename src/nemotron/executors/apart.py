@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import ModuleType
 from typing import TextIO
 
 from nemotron.errors import OutputError
@@ -61,7 +63,8 @@ class Working:
         with held_back():
             pipes = [context.Pipe(duplex=False) for _ in range(2)] if beside is not None else []
             process = context.Process(target=_work, args=(self._told, beside, *(ours for _, ours in pipes)))
-            process.start()
+            with _no_script():
+                process.start()
             self._process = process
             for (theirs, ours), stream in zip(pipes, (sys.stdout, sys.stderr), strict=False):
                 ours.close()
@@ -142,6 +145,21 @@ def end_all(working: Collection[Working]) -> None:
             one.kill()
         for one in working:
             one.code()
+
+
+@contextmanager
+def _no_script() -> Iterator[None]:
+    """A process that is started here imports no script first.
+
+    ``multiprocessing`` would have it import the user's, for what is defined there; a run needs nothing of it, and a
+    script without ``if __name__ == "__main__":`` would start everything again in each process.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _to_its_end(working: Working) -> int:
