@@ -25,6 +25,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from nemotron.config.expansion import Expansion
 from nemotron.config.known import nearest
 from nemotron.config.origins import kind
+from nemotron.config.referenced import filled, part_of
 from nemotron.errors import ConfigError, Finding, NemotronError, NotAvailableError, NotFoundError, Origin
 from nemotron.suggest import closest, listed
 
@@ -45,12 +46,12 @@ def interpolate(
     texts = [(key, text, _nearest_origin(origins, key)) for key, text in _texts(raw)]
     if not again and (findings := _findings(raw, texts, origins)):
         return raw, findings
-    config = OmegaConf.create(raw)
-    assert isinstance(config, DictConfig)
     try:
-        resolved = OmegaConf.to_container(config, resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(part_of(raw, (text for _, text, _ in texts))), resolve=True)
     except OmegaConfBaseException as error:
         # It stops at the first, so each is tried for itself, which takes as long again.
+        config = OmegaConf.create(raw)
+        assert isinstance(config, DictConfig)
         found = _failures(config, texts, raw, origins)
         if not found:
             # A key with a dot in its own name cannot be tried for itself.
@@ -58,8 +59,7 @@ def interpolate(
             text = next((text for name, text, _ in texts if name == key), "")
             found = [_explain(error, key, text, _nearest_origin(origins, key), set(origins))]
         return raw, found
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}, []
+    return {str(key): value for key, value in filled(raw, resolved).items()}, []
 
 
 def _findings(
