@@ -67,6 +67,7 @@ def test_a_folder_that_is_gone(tmp_path: Path, command: str) -> None:
     assert done.returncode in (0, 4, 5, 6, 8), done.stderr
 
 
+@pytest.mark.full
 def test_a_run_ends_well_without_streams_and_without_the_folder_that_it_was_started_in(tmp_path: Path) -> None:
     """Nobody reads what it says, and the folder goes while it works: neither is the run's affair."""
     (tmp_path / "gone").mkdir()

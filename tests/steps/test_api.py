@@ -64,6 +64,7 @@ def test_mistakes_raise_what_the_command_would_print(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.full
 def test_a_pipeline_from_python(tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text(
         "nodes:\n"

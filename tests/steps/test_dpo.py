@@ -110,6 +110,7 @@ def resume(runs_dir: Path, *words: str) -> Result:
     return run_here([sys.executable, "-m", "nemotron", "runs", "resume", "last", "--runs-dir", str(runs_dir), *words])
 
 
+@pytest.mark.full
 def test_a_finished_run_that_is_extended_ends_as_one_that_was_longer_from_the_start(
     uninterrupted: Path, tmp_path: Path
 ) -> None:

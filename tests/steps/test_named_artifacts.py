@@ -155,6 +155,7 @@ nodes:
 """
 
 
+@pytest.mark.full
 def test_in_a_pipeline_a_name_means_what_it_meant_when_it_began(tmp_path: Path) -> None:
     convert = ("steps", "run", "convert/megatron_to_hf", "-c", "tiny", "verify=none")
     assert nemotron(*convert, cwd=tmp_path).code == 0

@@ -130,6 +130,7 @@ def test_what_was_done_is_taken_from_the_run_that_did_it(done: Path) -> None:
     assert [run.id for run in list_runs(done / "runs")] == before
 
 
+@pytest.mark.full
 def test_one_override_leaves_what_is_before_it(done: Path) -> None:
     other = pipeline(done, "rm.policy.optimizer.kwargs.lr=0.0005")
     assert other.code == 0, other.stderr
@@ -140,6 +141,7 @@ def test_one_override_leaves_what_is_before_it(done: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.full
 def test_from_force_and_until_say_what_is_done_anew(done: Path) -> None:
     assert pipeline(done, "--from", "dpo", "--until", "dpo").code == 0
     assert states(done) == {"pairs": "reused", "rm": "reused", "audit": "reused", "dpo": "finished", "hf": "left"}
@@ -149,6 +151,7 @@ def test_from_force_and_until_say_what_is_done_anew(done: Path) -> None:
     assert pipeline(done, "--force", "dop").code == 4
 
 
+@pytest.mark.full
 def test_a_result_that_was_taken_away_is_made_again(done: Path, tmp_path: Path) -> None:
     newest = [run for run in list_runs(done / "runs") if run.job().step == "convert/megatron_to_hf"]
     moved = []
@@ -179,6 +182,7 @@ def test_a_gate_stops_what_is_behind_it_and_says_why(done: Path) -> None:
     assert again.code == 9, again.stderr
 
 
+@pytest.mark.full
 def test_a_pipeline_whose_file_was_changed_does_not_go_on(done: Path) -> None:
     assert pipeline(done, "audit.limits.min_agreement=1.0").code == 9
     (done / "short.yaml").write_text(SHORT.replace("dpo.max_num_steps: 4", "dpo.max_num_steps: 5"))

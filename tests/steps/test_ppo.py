@@ -200,6 +200,7 @@ def apart(tmp_path: Path, reward_model: str) -> Iterator[tuple[Started, list[str
     critic.process.wait()
 
 
+@pytest.mark.full
 def test_the_two_sides_run_apart(apart: tuple[Started, list[str]], tmp_path: Path) -> None:
     critic, argv = apart
     actor = run_here(argv, env={"NEMOTRON_CRITIC_TOKEN": "a secret of the test"})
@@ -217,6 +218,7 @@ def test_the_two_sides_run_apart(apart: tuple[Started, list[str]], tmp_path: Pat
         assert "a secret of the test" not in "".join(p.read_text() for p in folder.glob("*.json*"))
 
 
+@pytest.mark.full
 def test_a_lone_critic_ends_with_an_error_when_its_actor_is_killed(
     apart: tuple[Started, list[str]], tmp_path: Path
 ) -> None:

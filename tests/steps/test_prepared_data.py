@@ -42,6 +42,7 @@ def test_through_the_environment(manifest: Path, tmp_path: Path) -> None:
     assert found["eval.heldout.data_path"]["path"].endswith("heldout.jsonl")
 
 
+@pytest.mark.full
 def test_through_the_command_line_with_its_heldout_split(manifest: Path, tmp_path: Path) -> None:
     done = run(tmp_path, *QUICK, "grpo.max_num_steps=2", f"data.manifest_path={manifest}", "eval.heldout.split=heldout")
     assert done.code == 0, done.stderr

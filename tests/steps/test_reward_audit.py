@@ -217,6 +217,7 @@ def test_a_judge_that_rambles_is_missing_not_scored(tmp_path: Path) -> None:
     assert "Why verdicts are missing" in (only_run(tmp_path) / "report.html").read_text()
 
 
+@pytest.mark.full
 def test_forms_of_verdict_are_compared_on_the_same_pairs(tmp_path: Path) -> None:
     """The shipped GenRM writes its verdict in the schema's form by itself, so holding it to that changes nothing."""
     done = audit(tmp_path, "audit.pairs=12", "audit.repeats=0", "audit.compare_verdicts=[text,schema]")

@@ -116,6 +116,7 @@ def test_a_prompt_that_leaves_no_room_is_named(tmp_path: Path, snapshot: Snapsho
     assert readable(result, tmp_path) == snapshot
 
 
+@pytest.mark.full
 def test_the_kl_limit_stops_with_a_checkpoint(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     result = run(tmp_path, "eval.heldout=null", "limits.max_kl=0.0001", "checkpointing.save_period=100")
     assert (

@@ -12,7 +12,7 @@ import pytest
 from tests.logger_files import history, run_of, scalars
 from tests.steps.commands import command, kill_when, metrics, only_run, run_here, steps_logged
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
 SECRETS = ("sk-reward-key-0123456789", "0123456789abcdef" * 3)
 WORDS = (

@@ -123,6 +123,7 @@ def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(
     assert not list(folder.glob("checkpoints/*tmp*"))
 
 
+@pytest.mark.full
 def test_prepared_tokens_train_the_same_model_as_text(uninterrupted: Path, tmp_path: Path) -> None:
     prep = [sys.executable, "-m", "nemotron", "steps", "run", "data_prep/rl_prep", "-c", "tiny"]
     prep += ["--runs-dir", str(tmp_path / "prep")]

@@ -121,7 +121,7 @@ def test_of_a_rule_of_ppo(ppo: Build, overrides: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("step", ["rlhf", "rlvr", "dpo", "rm", "ppo"])
-@pytest.mark.parametrize("kept", ["1", "3", "null"])
+@pytest.mark.parametrize("kept", ["1", *(pytest.param(kept, marks=pytest.mark.full) for kept in ("3", "null"))])
 def test_where_memory_and_disk_are_full(
     compiled_step: CompileStep, monkeypatch: pytest.MonkeyPatch, step: str, kept: str
 ) -> None:

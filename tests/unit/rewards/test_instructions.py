@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -72,9 +73,14 @@ CASES: dict[str, list[tuple[dict[str, Any], str, str]]] = {
 CONFIG = RewardConfig.model_validate({"functions": [{"name": "instructions"}], "workers": 1})
 
 
-def value(row: dict[str, Any], response: str) -> float | None:
+Value = Callable[[dict[str, Any], str], float | None]
+
+
+@pytest.fixture(scope="module")
+def value() -> Iterator[Value]:
+    """The reward of an answer, by one process for all of them."""
     with build_rewards(CONFIG) as scorer:
-        return scorer.score(row, response, ended=True).reward
+        yield lambda row, response: scorer.score(row, response, ended=True).reward
 
 
 def row(*checks: tuple[str, dict[str, Any] | None], **more: Any) -> dict[str, Any]:
@@ -86,7 +92,7 @@ def test_every_instruction_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in CASES.items() for case in cases])
-def test_followed_or_not(name: str, case: tuple[dict[str, Any], str, str]) -> None:
+def test_followed_or_not(value: Value, name: str, case: tuple[dict[str, Any], str, str]) -> None:
     arguments, follows, does_not = case
     padded = {**arguments, "a_column_of_others": None}
     assert value(row((name, padded)), follows) == float(bool(follows))
@@ -94,7 +100,7 @@ def test_followed_or_not(name: str, case: tuple[dict[str, Any], str, str]) -> No
     assert value(row((name, padded)), " ") == 0.0
 
 
-def test_all_or_share() -> None:
+def test_all_or_share(value: Value) -> None:
     checks = row(("punctuation:no_comma", {}), ("change_case:english_lowercase", None))
     assert value(checks, "A b") == 0.0
     assert value({**checks, "grading_mode": "fraction"}, "A b") == 0.5

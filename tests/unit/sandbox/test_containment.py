@@ -17,7 +17,7 @@ from tests.unit.sandbox.sandbox_processes import processes_with
 
 # On a busy machine a second of CPU may take many of wall clock; only what never ends meets the short limit.
 LIMITS = Limits(cpu_s=1, wall_s=60.0, memory_mb=256, file_mb=4, output_mb=1, max_processes=8)
-BRIEF = replace(LIMITS, wall_s=2.0)
+BRIEF = replace(LIMITS, wall_s=1.0)
 
 
 @pytest.fixture(scope="module", params=["namespaces", "landlock"])
