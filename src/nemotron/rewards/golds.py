@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from nemotron.config.schema import rewards as schema
@@ -102,7 +104,15 @@ def _paid(config: RewardFunctionConfig, trials: Sequence[_Trial]) -> list[list[b
     if not trials:
         return []
     alone = config.model_copy(update={"weight": 1.0, "timeout_s": _TIMEOUT_S})
-    items = tuple((trial.row, answer) for trial in trials for answer in trial.answers)
-    with build_rewards(RewardConfig(functions=[alone])) as scorer:  # type: ignore[list-item]
-        values = iter(scorer.score_many((row, answer, True) for row, answer in items))
-        return [[next(values).reward == 1.0 for _ in trial.answers] for trial in trials]
+    items = [(trial.row, answer) for trial in trials for answer in trial.answers]
+    paid = iter(_full_values(alone.model_dump_json(), json.dumps(items)))
+    return [[next(paid) for _ in trial.answers] for trial in trials]
+
+
+@lru_cache(maxsize=32)
+def _full_values(function: str, items: str) -> tuple[bool, ...]:
+    """Whether each answer has the full value; both arguments are JSON. The jobs of a sweep ask it of the same rows."""
+    config = RewardConfig.model_validate({"functions": [json.loads(function)]})
+    with build_rewards(config) as scorer:
+        scores = scorer.score_many((row, answer, True) for row, answer in json.loads(items))
+        return tuple(score.reward == 1.0 for score in scores)
