@@ -42,6 +42,8 @@ class Place:
     """The processor multiplies bfloat16 matrices itself; None where that is not known."""
     memory_bytes: int | None = None
     """Main memory that a process may use on one node; None where it is not known."""
+    gpu_memory_bytes: int | None = None
+    """Memory of each GPU; None where nobody has said it."""
     modules: Mapping[str, bool] = field(default_factory=dict)
     """Answers about Python modules that were given beforehand, by name; any other is looked for when the place is this
     machine, and not known otherwise."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from pydantic import BaseModel
 
@@ -103,6 +103,25 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServedMemory:
+    """What vLLM needs at least on each of its GPUs to start, in bytes (:mod:`nemotron.compile.gpus`)."""
+
+    role: Literal["generation", "judge"]
+    weights: int
+    cache: int
+    """Keys and values of one sequence of ``tokens``."""
+    tokens: int
+    """The longest sequence that it has to take."""
+    share: float
+    """Of the GPU, that vLLM may take."""
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts."""
+        return self.weights + self.cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuMemory:
     """Estimated memory of the policy on each GPU that trains under NeMo-RL, in bytes (:mod:`nemotron.compile.gpus`)."""
 
@@ -112,6 +131,8 @@ class GpuMemory:
     activations: int
     generation_share: float | None
     """The share of a GPU that vLLM takes while it generates; what trains is moved away meanwhile."""
+    served: tuple[ServedMemory, ...] = ()
+    """Of the models that vLLM serves and that are on this machine."""
 
     @property
     def total(self) -> int:

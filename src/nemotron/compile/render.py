@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from nemotron.compile.plan import GpuMemory, Plan
+    from nemotron.compile.plan import GpuMemory, Plan, ServedMemory
 
 
 def render_plan(plan: Plan, *, with_config: bool = False) -> RenderableType:
@@ -56,6 +56,7 @@ def plan_rows(plan: Plan, *, config_above: bool = False) -> list[tuple[str, str]
             rows.append(("judge calls", f"{w.judge_calls:,} per step{most}"))
     if isinstance(plan.memory, GpuMemory):
         rows.append(("memory of a GPU", _of_a_gpu(plan.memory)))
+        rows += [(f"vLLM's {one.role}", _served(one)) for one in plan.memory.served]
     elif plan.memory:
         m = plan.memory
         parts = {
@@ -80,6 +81,11 @@ def _of_a_gpu(memory: GpuMemory) -> str:
     shown = ", ".join(f"{name} {_size(getattr(memory, name))}" for name in parts)
     share = memory.generation_share
     return f"about {_size(memory.total)}: {shown}" + (f"; vLLM takes {share:.0%} of it in its turn" if share else "")
+
+
+def _served(memory: ServedMemory) -> str:
+    cache = f"{_size(memory.cache)} of cache a sequence of {memory.tokens:,} tokens"
+    return f"{_size(memory.weights)} of weights and {cache} on a GPU, of which it takes {memory.share:.0%}"
 
 
 def _counts(plan: Plan) -> str:

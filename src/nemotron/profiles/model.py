@@ -100,6 +100,8 @@ class BaseProfile(Strict):
     gpus_per_node: NonNegativeInt = 0
     memory_gb_per_node: Annotated[float, Field(gt=0, allow_inf_nan=False, lt=1e9)] | None = None
     """Main memory that the job may use on one node; the preflight compares its estimate with it."""
+    gpu_memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False, lt=1e6)] | None = None
+    """Memory of one GPU, e.g. 80; the preflight compares what trains and what vLLM serves with it."""
     env_vars: dict[Variable, Value] = Field(default_factory=dict)
     """Environment of the job. A value read from here, `${oc.env:HF_TOKEN}`, is never written to a file."""
     pass_env: list[Variable] = Field(default_factory=list)
@@ -144,6 +146,7 @@ class BaseProfile(Strict):
             gpus_per_node=self.gpus_per_node,
             has_cuda=self.gpus_per_node > 0,
             memory_bytes=None if self.memory_gb_per_node is None else int(self.memory_gb_per_node * 2**30),
+            gpu_memory_bytes=None if self.gpu_memory_gb is None else int(self.gpu_memory_gb * 2**30),
             modules=known,
             shared=tuple(Path(folder) for folder in self.shared),
             reaches=reaches,

@@ -335,6 +335,9 @@ ELSEWHERE = {
     "micro-batch",
     "no-steps",
     "not-in-nemo-rl",
+    "adapter-targets",
+    "gpu-memory",
+    "vllm-memory",
 }
 
 

@@ -30,6 +30,8 @@ class ModelFiles:
     config: dict[str, Any]
     parameters: int | None
     """Counted from the headers of the safetensors files."""
+    in_experts: int
+    """Of these, the parameters of experts that tokens are sent to; 0 where there are none, or nothing was counted."""
     has_weights: bool
     broken: str | None
     """Name of a safetensors file whose header cannot be read, or that is shorter than it says."""
@@ -69,11 +71,12 @@ def _read(folder: Path) -> ModelFiles:
     # What cannot be is said once, and not computed with.
     config = {name: value for name, value in written.items() if name not in _SIZES or _fits(value)}
     heads = _integer(config.get("num_attention_heads"))
-    parameters, broken = _weights(folder)
+    parameters, in_experts, broken = _weights(folder)
     return ModelFiles(
         folder=folder,
         config=config,
         parameters=parameters,
+        in_experts=in_experts,
         broken=broken,
         has_weights=any(next(folder.glob(pattern), None) for pattern in WEIGHTS),
         has_tokenizer=any((folder / name).is_file() for name in TOKENIZER),
@@ -148,20 +151,21 @@ def _tokens(folder: Path) -> int | None:
     return max(numbers) + 1 if numbers else None
 
 
-def _weights(folder: Path) -> tuple[int | None, str | None]:
-    """Parameters in all safetensors files, and the name of one that is broken, which leaves them unknown."""
-    total = 0
+def _weights(folder: Path) -> tuple[int | None, int, str | None]:
+    """Parameters in all safetensors files, those of experts, and a file that is broken, which leaves them unknown."""
+    total = in_experts = 0
     for path in sorted(folder.glob("*.safetensors")):
         shapes = _shapes(path)
         if shapes is None:
-            return None, path.name
-        total += sum(map(math.prod, shapes))
+            return None, 0, path.name
+        total += sum(map(math.prod, shapes.values()))
+        in_experts += sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
     if not total:
         # Of pickles only the beginning is looked at: nothing in them is carried out here.
         for path in sorted(folder.glob("pytorch_model*.bin")):
             if not _begins_like_a_pickle(path):
-                return None, path.name
-    return total or None, None
+                return None, 0, path.name
+    return total or None, in_experts, None
 
 
 def _begins_like_a_pickle(path: Path) -> bool:
@@ -172,7 +176,7 @@ def _begins_like_a_pickle(path: Path) -> bool:
         return False
 
 
-def _shapes(path: Path) -> list[list[int]] | None:
+def _shapes(path: Path) -> dict[str, list[int]] | None:
     """Shapes of the tensors of a safetensors file: 8 bytes of length, then JSON, then the data that it promises.
 
     None when that cannot be read, or data are missing.
@@ -184,10 +188,10 @@ def _shapes(path: Path) -> list[list[int]] | None:
         size = path.stat().st_size - 8 - length
         if not isinstance(header, dict):
             return None
-        tensors = [value for name, value in header.items() if name != "__metadata__"]
-        if any(int(one["data_offsets"][1]) > size for one in tensors):
+        tensors = {name: value for name, value in header.items() if name != "__metadata__"}
+        if any(int(one["data_offsets"][1]) > size for one in tensors.values()):
             return None
-        return [[int(extent) for extent in one["shape"]] for one in tensors]
+        return {name: [int(extent) for extent in one["shape"]] for name, one in tensors.items()}
     except (OSError, ValueError, TypeError, LookupError, struct.error):
         return None
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemotron.compile.estimate import memory, savings
+from nemotron.compile.gpus import gpu_memory
 from nemotron.compile.jobs.base import AnyJob
-from nemotron.compile.rules.base import EMBEDDED, Rules
+from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
+from nemotron.compile.rules.generation import VLLM
+from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
 from nemotron.out_of_memory import either, keys_to_lower
 
 rules: Rules[AnyJob] = Rules("resources")
+SERVED = f"{JUDGE_MODEL}.vllm_serve_kwargs"
 _SHOWN = 3
 """Ways to save memory that a hint names."""
 
@@ -24,6 +28,47 @@ def job_fits_memory(job: AnyJob) -> Iterator[Finding]:
             "policy.model_name",
             f"the job needs about {need.total / 2**30:.1f} GiB of memory, this machine has {have / 2**30:.1f} GiB",
             hint=_hint(job),
+        )
+
+
+@rules.rule("gpu-memory", engines=NEMO_RL)
+def policy_fits_a_gpu(job: AnyJob) -> Iterator[Finding]:
+    """Where the profile says how large a GPU is; finding it out there takes the nodes, the models and half an hour."""
+    need, have = gpu_memory(job), job.place.gpu_memory_bytes
+    if need is None or have is None or need.total <= have:
+        return
+    largest = max(("activations", "optimizer", "weights", "gradients"), key=lambda part: getattr(need, part))
+    megatron = job.config.policy.megatron is not None
+    section = "policy.megatron_cfg" if megatron else "policy.dtensor_cfg"
+    shared = f"{section}.tensor_model_parallel_size" if megatron else f"{section}.tensor_parallel_size"
+    ways = {
+        "activations": f"`{section}.activation_checkpointing=true`, a smaller `policy.train_micro_batch_size` or "
+        f"packed sequences, or a larger `{shared}`",
+        "optimizer": f"a larger `{shared}`, or more nodes",
+    }
+    yield job.warning(
+        "policy.model_name",
+        f"training needs about {need.total / 2**30:.1f} GiB on each GPU, which has {have / 2**30:.1f} GiB; most of it "
+        f"for {largest}",
+        hint="what makes that less: " + ways.get(largest, f"a larger `{shared}`, or more nodes"),
+    )
+
+
+@rules.rule("vllm-memory", engines=NEMO_RL)
+def what_vllm_serves_fits_a_gpu(job: AnyJob) -> Iterator[Finding]:
+    """vLLM refuses to start where the longest sequence does not fit beside the weights."""
+    need, have = gpu_memory(job), job.place.gpu_memory_bytes
+    if need is None or have is None:
+        return
+    for one in need.served:
+        if one.total <= one.share * have:
+            continue
+        where = VLLM if one.role == "generation" else SERVED
+        yield job.error(
+            f"{where}.tensor_parallel_size",
+            f"vLLM's {one.role} needs {one.weights / 2**30:.1f} GiB of weights and {one.cache / 2**30:.1f} GiB for a "
+            f"sequence of {one.tokens:,} tokens on each GPU, and may take {one.share:.0%} of {have / 2**30:.1f} GiB",
+            hint=f"raise `{where}.tensor_parallel_size`, or lower `{where}.max_model_len`",
         )
 
 
