@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import socket
 import statistics
 import subprocess
@@ -26,40 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
 
 HERE = Path(__file__).resolve().parent
 QUALITY = "quality "
-
-
-def judge(port: int) -> None:
-    """Both ways in which a judge is asked; the delay is what the first words of the conversation say."""
-
-    async def verdict(one: str, two: str, prompt: str) -> str:
-        if prompt.startswith("slow"):
-            await asyncio.sleep(random.uniform(0.1, 1.0))
-        scores = [float(text.rpartition(QUALITY)[2]) for text in (one, two)]
-        return json.dumps({"score_1": scores[0], "score_2": scores[1], "ranking": 3.5})
-
-    async def chat(request: web.Request) -> web.Response:
-        messages = json.loads(await request.read())["messages"]
-        said = await verdict(messages[-2]["content"], messages[-1]["content"], messages[0]["content"])
-        return web.json_response({"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]})
-
-    async def responses(request: web.Request) -> web.Response:
-        body = json.loads(await request.read())
-        told = body["metadata"]
-        said = await verdict(told["response_1"], told["response_2"], body["input"][0]["content"])
-        return web.json_response(response(said))
-
-    async def models(request: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "judge"}]})
-
-    app = web.Application()
-    app.router.add_get("/v1/models", models)
-    app.router.add_post("/v1/chat/completions", chat)
-    app.router.add_post("/v1/responses", responses)
-    web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
+OURS = "nemotron"
+COMPARE = "resources_servers.genrm_compare.app:GenRMCompareResourcesServer"
+MODEL = "responses_api_models.genrm_model.app:GenRMModel"
 
 
 def response(text: str) -> dict[str, Any]:
@@ -71,66 +42,100 @@ def response(text: str) -> dict[str, Any]:
 
 
 class Server:
-    """A comparison server in a process of its own."""
+    """A comparison server, with the other processes of its own that a question passes through."""
 
-    def __init__(self, name: str, argv: list[str], env: dict[str, str], port: int) -> None:
-        self.name, self.base = name, f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen(argv, env={**os.environ, **env})
+    def __init__(self, name: str, port: int, processes: list[subprocess.Popen[bytes]]) -> None:
+        self.name, self.base, self.processes = name, f"http://127.0.0.1:{port}", processes
 
     def cpu_s(self) -> float:
-        """CPU seconds of the process so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """CPU seconds of the processes so far."""
+        return sum(map(cpu_s, self.processes))
 
     async def ready(self, session: aiohttp.ClientSession) -> None:
         """Wait for the first answer."""
         while True:
-            if self.process.poll() is not None:
-                raise SystemExit(f"{self.name} ended with code {self.process.returncode}")
+            for process in self.processes:
+                if process.poll() is not None:
+                    raise SystemExit(f"{self.name} ended with code {process.returncode}")
             with contextlib.suppress(aiohttp.ClientError):
                 async with session.get(self.base + "/"):
                     return
             await asyncio.sleep(0.2)
 
 
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def servers(gym: Path, group: int) -> Iterator[list[Server]]:
-    """A judge, and both servers in front of it."""
-    ports = free_ports(3)
+def servers(gym: Path, group: int) -> Iterator[tuple[list[Server], subprocess.Popen[bytes]]]:
+    """Everything that compares, and the judge."""
+    judge, ours, alone, deployed, model = free_ports(5)
     compare: dict[str, Any] = {
         "num_rollouts_per_prompt": group,
         "comparison_strategy": "circular",
         "genrm_responses_create_params": {"input": [], "max_output_tokens": 64, "temperature": 0.6},
     }
-    ours = {
+    block = {
         **compare,
-        **{"host": "127.0.0.1", "port": ports[1]},
-        "nemotron": {"judge": {}, "endpoint": {"base_url": f"http://127.0.0.1:{ports[0]}/v1", "model": "judge"}},
+        **place(ours),
+        "nemotron": {"judge": {}, "endpoint": {"base_url": f"http://127.0.0.1:{judge}/v1", "model": "judge"}},
     }
-    block = {"compare": {"resources_servers": {"genrm_compare": ours}}}
-    env = {"NEMO_GYM_CONFIG_DICT": json.dumps(block), "NEMO_GYM_CONFIG_PATH": "compare"}
-    asked = subprocess.Popen([sys.executable, __file__, "--judge", str(ports[0])])
-    found = [
-        Server("nemotron", [sys.executable, "-m", "nemotron.gym.under_gym"], env, ports[1]),
-        Server(
-            "nemo-gym",
-            [
-                str(gym / "bin" / "python"),
-                str(HERE / "comparison_gym.py"),
-                json.dumps(compare),
-                str(ports[2]),
-                str(ports[0]),
-            ],
-            {"PYTHONPATH": ""},
-            ports[2],
-        ),
-    ]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(argv: list[str], config: dict[str, Any] | None = None, name: str = "") -> subprocess.Popen[bytes]:
+        env = {"NEMO_GYM_CONFIG_DICT": json.dumps(config), "NEMO_GYM_CONFIG_PATH": name}
+        quiet = None if name == OURS else subprocess.DEVNULL
+        process = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": "", **env}, stdout=quiet)
+        started.append(process)
+        return process
+
+    def start_gym(kind: str, config: dict[str, Any], name: str) -> subprocess.Popen[bytes]:
+        return start([str(gym / "bin" / "python"), str(HERE / "comparison_gym.py"), kind], config, name)
+
+    hop = gym_config(compare, alone, judge, None), gym_config(compare, deployed, model, f"http://127.0.0.1:{judge}/v1")
     try:
-        yield found
+        asked = start([str(gym / "bin" / "python"), str(HERE / "comparison_judge.py"), str(judge)])
+        own = {OURS: {"resources_servers": {"genrm_compare": block}}}
+        found = [
+            Server(OURS, ours, [start([sys.executable, "-m", "nemotron.gym.under_gym"], own, OURS)]),
+            Server("nemo-gym", deployed, [start_gym(COMPARE, hop[1], "compare"), start_gym(MODEL, hop[1], "model")]),
+            Server("nemo-gym, no model server", alone, [start_gym(COMPARE, hop[0], "compare")]),
+        ]
+        yield found, asked
     finally:
-        for process in (asked, *(server.process for server in found)):
+        for process in started:
             process.terminate()
             process.wait(30)
+
+
+def gym_config(compare: dict[str, Any], port: int, model_port: int, base_url: str | None) -> dict[str, Any]:
+    """The config of NeMo-Gym's genrm_compare, and of its genrm_model in front of ``base_url``."""
+    reference = {"type": "responses_api_models", "name": "model"}
+    own = {"entrypoint": "app.py", "domain": "rlhf", **place(port), **compare, "genrm_model_server": reference}
+    # What its shipped config says, but for the vLLM that it would start.
+    model = {
+        "entrypoint": "app.py",
+        **place(model_port),
+        "model": "judge",
+        "base_url": base_url,
+        "return_token_id_information": False,
+        "uses_reasoning_parser": True,
+        "supports_principle_role": True,
+        "vllm_serve_kwargs": {},
+        "vllm_serve_env_vars": {},
+    }
+    return {
+        "compare": {"resources_servers": {"genrm_compare": own}},
+        "model": {"responses_api_models": {"genrm_model": model}},
+        "head_server": {"host": "127.0.0.1", "port": 1},
+        "dry_run": False,
+    }
+
+
+def place(port: int) -> dict[str, Any]:
+    return {"host": "127.0.0.1", "port": port}
 
 
 def free_ports(count: int) -> list[int]:
@@ -154,21 +159,23 @@ def answers(group: int) -> list[dict[str, Any]]:
     return [response(f"answer {number}: {QUALITY}{1 + number % 5}") for number in range(group)]
 
 
-async def compare_all(session: aiohttp.ClientSession, server: Server, prompts: int, group: int) -> tuple[float, float]:
+async def compare_all(
+    session: aiohttp.ClientSession, server: Server, bodies: list[bytes], group: int
+) -> tuple[float, float]:
     """Groups per second, and CPU milliseconds of the server a group."""
     wanted = [float(1 + number % 5) for number in range(group)]
-    bodies = [
-        json.dumps(
-            {"conversation_history": [{"role": "user", "content": f"prompt {k}"}], "response_objs": answers(group)}
-        ).encode()
-        for k in range(prompts)
-    ]
     cpu, begun = server.cpu_s(), time.perf_counter()
     found = await asyncio.gather(*(post(session, server.base + "/compare", body) for body in bodies))
     seconds = time.perf_counter() - begun
     if any(one["rewards"] != wanted for one in found):
         raise SystemExit(f"{server.name} gives wrong rewards")
-    return prompts / seconds, 1000 * (server.cpu_s() - cpu) / prompts
+    return len(bodies) / seconds, 1000 * (server.cpu_s() - cpu) / len(bodies)
+
+
+def bodies_of(prompts: int, group: int) -> list[bytes]:
+    said = answers(group)
+    asked = [[{"role": "user", "content": f"prompt {number}"}] for number in range(prompts)]
+    return [json.dumps({"conversation_history": one, "response_objs": said}).encode() for one in asked]
 
 
 async def wrong_of(session: aiohttp.ClientSession, server: Server, groups: int, group: int, apart_s: float) -> int:
@@ -186,24 +193,29 @@ async def wrong_of(session: aiohttp.ClientSession, server: Server, groups: int, 
     return sum(wrong)
 
 
-async def measure(options: argparse.Namespace, found: list[Server]) -> None:
+async def measure(options: argparse.Namespace, found: list[Server], judge: subprocess.Popen[bytes]) -> None:
     timeout, connector = aiohttp.ClientTimeout(total=600), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        bodies = bodies_of(options.prompts, options.group)
         for server in found:
             await server.ready(session)
-            await compare_all(session, server, 8, options.group)
-        rounds: dict[str, list[tuple[float, float]]] = {server.name: [] for server in found}
+            await compare_all(session, server, bodies, options.group)
+        rounds: dict[str, list[tuple[float, float, float]]] = {server.name: [] for server in found}
         for _ in range(options.rounds):
             for server in found:
-                rounds[server.name].append(await compare_all(session, server, options.prompts, options.group))
-        print(f"{'server':<12}{'groups/s':>10}{'CPU ms a group':>16}")
-        best = {}
+                before = cpu_s(judge)
+                speed, cpu = await compare_all(session, server, bodies, options.group)
+                rounds[server.name].append((speed, cpu, 1000 * (cpu_s(judge) - before) / options.prompts))
+        print(f"{'server':<26}{'groups/s':>10}{'CPU ms a group':>16}{'of the judge':>14}")
+        shown = {}
         for name, values in rounds.items():
-            speed, cpu = (statistics.median(column) for column in zip(*values, strict=True))
-            best[name] = speed, cpu
-            print(f"{name:<12}{speed:>10.1f}{cpu:>16.2f}")
-        speed, cpu = (one / other for one, other in zip(best["nemotron"], best["nemo-gym"], strict=True))
-        print(f"nemotron over nemo-gym: {speed:.1f} times the groups a second, {1 / cpu:.1f} times less CPU a group")
+            speeds, *cpus = zip(*values, strict=True)
+            shown[name] = speed, cpu, _ = statistics.median(speeds), *map(statistics.fmean, cpus)
+            print(f"{name:<26}{speed:>10.1f}{cpu:>16.2f}{shown[name][2]:>14.2f}")
+        ours = shown.pop(OURS)
+        for name, theirs in shown.items():
+            speed, cpu = ours[0] / theirs[0], theirs[1] / ours[1]
+            print(f"{OURS} over {name}: {speed:.1f} times the groups a second, {cpu:.1f} times less CPU a group")
         for apart_s in options.apart:
             wrong = [await wrong_of(session, server, 20, options.group, apart_s) for server in found]
             said = ", ".join(f"{server.name} {number}" for server, number in zip(found, wrong, strict=True))
@@ -217,13 +229,9 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--apart", type=float, nargs="*", default=[0.02, 0.3], help="seconds between answers")
-    parser.add_argument("--judge", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.judge:
-        judge(options.judge)
-        return
-    with servers(options.gym, options.group) as found:
-        asyncio.run(measure(options, found))
+    with servers(options.gym, options.group) as (found, judge):
+        asyncio.run(measure(options, found, judge))
 
 
 if __name__ == "__main__":

@@ -1,38 +1,37 @@
-"""NeMo-Gym's own genrm_compare as a process, for comparison.py: comparison_gym.py CONFIG PORT JUDGE_PORT.
+"""A server of NeMo-Gym's own as a process, for comparison.py: comparison_gym.py CLASS NAME, in the venv of nemo-gym.
 
-Runs in the venv of nemo-gym, on uvicorn, as NeMo-Gym runs it, without Ray and head server.
+``run_webserver`` of its class serves, as NeMo-Gym starts it, with the config in its environment variables. Left out is
+what no request passes through: Ray, and the head server that the config is otherwise asked of.
 """
 
-import json
-import os
+import importlib
 import sys
+from types import ModuleType
+from unittest.mock import MagicMock
 
-import uvicorn
+from nemo_gym import server_utils
 from nemo_gym.config_types import BaseServerConfig
-from nemo_gym.server_utils import ServerClient
-from omegaconf import OmegaConf
-from resources_servers.genrm_compare.app import GenRMCompareConfig, GenRMCompareResourcesServer
-
-COMPARE, JUDGE = "compare", "genrm_model"
 
 
 def main() -> None:
-    settings, port, judge = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    own = {"entrypoint": "app.py", "domain": "rlhf", "host": "127.0.0.1", "port": port, **settings}
-    own["genrm_model_server"] = {"type": "responses_api_models", "name": JUDGE}
-    model = {"entrypoint": "app.py", "host": "127.0.0.1", "port": judge}
-    servers = {
-        COMPARE: {"resources_servers": {"genrm_compare": own}},
-        JUDGE: {"responses_api_models": {JUDGE: model}},
-    }
-    os.environ["NEMO_GYM_CONFIG_DICT"] = OmegaConf.to_yaml(OmegaConf.create(servers))
-    client = ServerClient(
-        head_server_config=BaseServerConfig(host="127.0.0.1", port=1), global_config_dict=OmegaConf.create(servers)
-    )
-    server = GenRMCompareResourcesServer(config=GenRMCompareConfig(name=COMPARE, **own), server_client=client)
-    app = server.setup_webserver()
-    server.setup_liveness(app)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    module, _, name = sys.argv[1].partition(":")
+    # genrm_model imports what starts vLLM, which it does not use where it has a `base_url`.
+    for wanted in (
+        "vllm.entrypoints.openai.api_server",
+        "responses_api_models.local_vllm_model.local_vllm_model_actor",
+    ):
+        sys.modules[wanted] = _Unused(wanted)
+    server_utils.initialize_ray = lambda: None
+    head = BaseServerConfig(host="127.0.0.1", port=1)
+    server_utils.ServerClient.load_head_server_config = classmethod(lambda cls: head)
+    getattr(importlib.import_module(module), name).run_webserver()
+
+
+class _Unused(ModuleType):
+    """A module that has every name."""
+
+    def __getattr__(self, name: str) -> MagicMock:
+        return MagicMock(name=name)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmResponsesCreateParams, JudgeConfig
-from nemotron.judge.client import Endpoint
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.local import LocalJudge
 from nemotron.judge.pool import JudgePool

@@ -39,7 +39,8 @@ CALLS = {
     "judge": """
 import asyncio
 from nemotron.config.schema.judge import JudgeConfig
-from nemotron.judge.client import Endpoint, JudgeClient, Sampling
+from nemotron.judge.client import JudgeClient
+from nemotron.judge.endpoint import Endpoint, Sampling
 async def use():
     async with JudgeClient(Endpoint(URL, "judge", None), JudgeConfig(request_timeout_s=5, max_retries=0)) as client:
         return await client.ask([], Sampling(max_tokens=1, temperature=0.0, top_p=1.0), seed=0)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from nemotron.audit.records import Audited, Judgement, Pair, Purpose, digest
 from nemotron.config.schema.reward_audit import AuditSettings
 from nemotron.errors import ConfigError
-from nemotron.judge.client import Endpoint, JudgeClient, Keeper
+from nemotron.judge.client import JudgeClient
+from nemotron.judge.endpoint import Endpoint, Keeper
 from nemotron.judge.form import VerdictForm, problem
 from nemotron.judge.groups import JudgeSettings, judge_group
 from nemotron.judge.source import group_request

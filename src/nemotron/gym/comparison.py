@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -20,7 +20,8 @@ from nemotron.errors import JudgeError
 from nemotron.gym.gathering import Gathering, Place
 from nemotron.gym.protocol import MISSING, Json
 from nemotron.gym.serving import Unfit, answering, routes
-from nemotron.judge.client import Endpoint, JudgeClient
+from nemotron.judge.client import JudgeClient
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.groups import JudgeSettings, judge_group
 from nemotron.judge.responses import prompt_key, read_conversation, read_response
 from nemotron.judge.support import wait_until_asked
@@ -105,7 +106,14 @@ class ComparisonServer:
         principle = _principle(body)
         result = await self._judge([Answer(conversation, principle, read_response(one)) for one in responses])
         verdicts = [
-            {"response_i": one.first, "response_j": one.second, "judge_idx": one.judge, **asdict(one.verdict)}
+            {
+                "response_i": one.first,
+                "response_j": one.second,
+                "judge_idx": one.judge,
+                "score_1": one.verdict.score_1,
+                "score_2": one.verdict.score_2,
+                "ranking": one.verdict.ranking,
+            }
             for one in result.comparisons
             if one.verdict is not None
         ]
@@ -141,9 +149,14 @@ def _place(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], princ
 
 def _seed(request: GroupRequest) -> int:
     """Equal groups ask equal questions."""
-    shown = [list(request.conversation), request.principle, [asdict(one) for one in request.responses]]
+    shown = [list(request.conversation), request.principle, [_shown(one) for one in request.responses]]
     digest = hashlib.sha256(json.dumps(shown).encode()).digest()
     return derive_seed(int.from_bytes(digest[:8], "big"))
+
+
+def _shown(response: JudgedResponse) -> Json:
+    # `asdict` copies what it finds, which for a group costs as much as an exchange with the judge.
+    return {"reasoning": response.reasoning, "answer": response.answer}
 
 
 def _messages(given: Any) -> list[Mapping[str, Any]]:

@@ -23,7 +23,7 @@ from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import ConfigError, NemotronError
 from nemotron.gym.comparison import ComparisonServer
 from nemotron.gym.functions import RewardsServer
-from nemotron.judge.client import Endpoint
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.form import form_of
 from nemotron.judge.groups import JudgeSettings
 from nemotron.outcome import print_error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nemotron.config.schema.env import EnvConfig
 from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
@@ -12,7 +12,7 @@ from nemotron.contracts.rewards import summable
 from nemotron.judge.client import JudgeClient
 from nemotron.judge.compare import aggregate, comparison_pairs
 from nemotron.judge.form import Form, form_of
-from nemotron.judge.questions import Asking, Shown
+from nemotron.judge.questions import Asking, Read, Shown
 from nemotron.judge.responses import shown_answer
 from nemotron.judge.style import RewardTerms
 from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict, derive_seed
@@ -119,28 +119,35 @@ async def _compare(
     asking = settings.asking(holds_digits=client.holds_digits)
     bounds = settings.requests.score_range
     scale = (bounds[0], bounds[1]) if bounds else None
-    done = Comparison(first, second, judge, None, 0, swapped=swapped)
+    tried: list[tuple[Read, str | None]] = []
     for attempt in range(config.genrm_parse_retries + 1):
         if attempt:
             await asyncio.sleep(config.genrm_parse_retry_sleep_s)
         read = await asking.ask(client, shown, seed=derive_seed(seed, first, second, judge, attempt), attempt=attempt)
-        outside = read.verdict is not None and not _within(read.verdict, settings.requests.scale, RANKINGS)
-        failure = read.failure if read.verdict is None else _refusal(read.verdict, scale)
-        answered = all(answer.text is not None for answer in read.answers)
-        done = replace(
-            done,
-            requests=done.requests + sum(answer.requests for answer in read.answers),
-            unparseable=done.unparseable + (read.verdict is None and answered),
-            failure=failure,
-            out_of_scale=done.out_of_scale + outside,
-            tokens_read=done.tokens_read + sum(answer.tokens_read for answer in read.answers),
-            tokens_written=done.tokens_written + sum(answer.tokens_written for answer in read.answers),
-        )
-        if read.verdict is not None and failure is None:
-            return replace(done, verdict=read.verdict.the_other_way_round() if swapped else read.verdict)
-        if read.final:
+        tried.append((read, read.failure if read.verdict is None else _refusal(read.verdict, scale)))
+        if read.final or (read.verdict is not None and tried[-1][1] is None):
             break
-    return done
+    last, failure = tried[-1]
+    verdict = last.verdict if failure is None else None
+    answers_seen = [answer for read, _ in tried for answer in read.answers]
+    return Comparison(
+        first,
+        second,
+        judge,
+        verdict.the_other_way_round() if verdict is not None and swapped else verdict,
+        requests=sum(answer.requests for answer in answers_seen),
+        unparseable=sum(
+            read.verdict is None and all(answer.text is not None for answer in read.answers) for read, _ in tried
+        ),
+        failure=failure,
+        out_of_scale=sum(
+            read.verdict is not None and not _within(read.verdict, settings.requests.scale, RANKINGS)
+            for read, _ in tried
+        ),
+        swapped=swapped,
+        tokens_read=sum(answer.tokens_read for answer in answers_seen),
+        tokens_written=sum(answer.tokens_written for answer in answers_seen),
+    )
 
 
 def _swapped(form: Form, seed: int, pair: tuple[int, int], judge: int) -> bool:

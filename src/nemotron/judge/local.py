@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 from nemotron.config.schema.judge import GenrmModelConfig, JudgeConfig
 from nemotron.errors import JudgeError
-from nemotron.judge.client import Endpoint, Keeper
+from nemotron.judge.endpoint import Endpoint, Keeper
 from nemotron.judge.serving import choose_server
 from nemotron.judge.vllm import VllmJudge
 from nemotron.place import Place

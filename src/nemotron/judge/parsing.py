@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from nemotron.contracts.answers import answer_of
@@ -16,6 +17,7 @@ from nemotron.judge.types import Verdict
 
 _FENCE = "```"
 _FENCE_OPEN = re.compile("```json", re.IGNORECASE)
+_MARKS = re.compile(r'[{}"\\]')
 _KEYS = ("score_1", "score_2", "ranking")
 
 
@@ -86,39 +88,42 @@ def balanced_objects(text: str) -> list[str]:
     A ``{`` that never closes is skipped and the search goes on behind it. Quotes are read from each ``{`` afresh, so an
     odd quote before an object does not hide it. Linear in the length of the text (NeMo-Gym's scan is quadratic).
     """
-    closing = _closing_braces(text)
+    marks = [(found.start(), found[0]) for found in _MARKS.finditer(text)]
+    closing = _closing_braces(marks)
     objects = []
-    position = text.find("{")
-    while position >= 0:
-        end = closing[position + 1]
-        if end < 0:
-            position = text.find("{", position + 1)
-            continue
-        objects.append(text[position : end + 1])
-        position = text.find("{", end + 1)
+    end = -1
+    for number, (start, mark) in enumerate(marks):
+        if mark == "{" and start > end and closing[number + 1] >= 0:
+            end = closing[number + 1]
+            objects.append(text[start : end + 1])
     return objects
 
 
-def _closing_braces(text: str) -> list[int]:
-    """For each index p: where the first unmatched ``}`` is when reading from p outside of quotes, or -1.
+def _closing_braces(marks: Sequence[tuple[int, str]]) -> list[int]:
+    """For each mark: where the first unmatched ``}`` is when reading from it outside of quotes, or -1; and one -1 more.
 
     Read backwards. A reader is in one of three states (outside quotes, inside, just after a backslash inside), so three
-    answers per position hold every possible start; the two inside states only ever look one position ahead.
+    answers per mark hold every possible start; the two inside states only ever look one mark ahead.
     """
-    size = len(text)
-    outside = [-1] * (size + 1)
-    inside = escaped = -1
-    for p in range(size - 1, -1, -1):
-        char = text[p]
-        after = outside[p + 1]
-        if char == "}":
-            outside[p], inside, escaped = p, inside, inside
-        elif char == "{":
-            outside[p], escaped = (outside[after + 1] if after >= 0 else -1), inside
-        elif char == '"':
-            outside[p], inside, escaped = inside, after, inside
-        elif char == "\\":
-            outside[p], inside, escaped = after, escaped, inside
+    outside = [-1] * (len(marks) + 1)
+    behind: dict[int, int] = {}
+    """Position of a mark -> number of the next one."""
+    inside = escaped = following = -1
+    for number in range(len(marks) - 1, -1, -1):
+        position, mark = marks[number]
+        after = outside[number + 1]
+        if position + 1 != following:
+            # Between the two stands something that a backslash can be in front of.
+            escaped = inside
+        following = position
+        if mark == "}":
+            outside[number], inside, escaped = position, inside, inside
+        elif mark == "{":
+            # What closes this one is a mark: its successor is where the reader goes on.
+            outside[number], escaped = (outside[behind[after]] if after >= 0 else -1), inside
+        elif mark == '"':
+            outside[number], inside, escaped = inside, after, inside
         else:
-            outside[p], escaped = after, inside
+            outside[number], inside, escaped = after, escaped, inside
+        behind[position] = number + 1
     return outside

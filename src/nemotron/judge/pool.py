@@ -6,7 +6,8 @@ import concurrent.futures
 from types import TracebackType
 from typing import Self
 
-from nemotron.judge.client import Endpoint, JudgeClient, Keeper
+from nemotron.judge.client import JudgeClient
+from nemotron.judge.endpoint import Endpoint, Keeper
 from nemotron.judge.groups import JudgeSettings, judge_group
 from nemotron.judge.support import wait_until_asked
 from nemotron.judge.types import GroupRequest, GroupResult

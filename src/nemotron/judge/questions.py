@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
-from nemotron.judge.client import EXCERPT_CHARS, Answer, JudgeClient, Sampling
+from nemotron.judge.client import JudgeClient
+from nemotron.judge.completions import EXCERPT_CHARS
+from nemotron.judge.endpoint import Answer, Sampling
 from nemotron.judge.form import Form
 from nemotron.judge.instruct import instruct_messages
 from nemotron.judge.messages import judge_messages

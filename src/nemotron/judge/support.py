@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nemotron.disk.documents import parse_json
 from nemotron.errors import JudgeError
-from nemotron.judge.client import Answer, JudgeClient
+from nemotron.judge.client import JudgeClient
+from nemotron.judge.endpoint import Answer
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.parsing import parse_verdict
 from nemotron.judge.questions import Asking, Shown, expectation

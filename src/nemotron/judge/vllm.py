@@ -12,7 +12,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.folders import folder_of
 from nemotron.config.schema.judge import GenrmModelConfig, JudgeConfig
 from nemotron.errors import JudgeError
-from nemotron.judge.client import Endpoint
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.serving import COMMAND
 from nemotron.place import Place
 from nemotron.vllm.arguments import SHARED_GPU, Serve, cpu_cache, gpus
@@ -87,7 +87,7 @@ class VllmJudge:
         return Endpoint(f"{self._server.url}/v1", self._name, self._server.token)
 
     def again(self, since: int) -> bool | None:
-        """See :class:`nemotron.judge.client.Keeper`."""
+        """See :class:`nemotron.judge.endpoint.Keeper`."""
         return self._server.again(since)
 
 

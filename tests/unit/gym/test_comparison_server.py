@@ -14,7 +14,7 @@ from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
 from nemotron.errors import JudgeError
 from nemotron.gym.comparison import ComparisonServer
 from nemotron.gym.protocol import response_object
-from nemotron.judge.client import Endpoint
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.groups import JudgeSettings
 from tests.unit.gym.serving import Post, serving
 from tests.unit.judge.scripted_judge import Scripted, says, verdict

@@ -21,7 +21,8 @@ from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.errors import RewardError
 from nemotron.gym.source import GymSource
-from nemotron.judge.client import Endpoint, JudgeClient
+from nemotron.judge.client import JudgeClient
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.form import Form
 from nemotron.judge.groups import JudgeSettings, judge_group, summarise
 from nemotron.judge.support import wait_until_asked

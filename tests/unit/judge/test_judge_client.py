@@ -6,8 +6,10 @@ import asyncio
 import email.utils
 import json
 import socket
+import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from hypothesis import strategies as st
 
 from nemotron.config.schema.judge import JudgeConfig
 from nemotron.errors import JudgeError
-from nemotron.judge.client import Answer, Endpoint, JudgeClient, Sampling
+from nemotron.judge.client import JudgeClient
+from nemotron.judge.endpoint import Answer, Endpoint, Sampling
+from nemotron.judge.transport import Reply, Transport
 from tests.unit.judge.scripted_judge import Scripted, says, verdict
 
 SAMPLING = Sampling(max_tokens=16, temperature=0.0, top_p=1.0)
@@ -350,3 +354,31 @@ def test_a_word_that_stands_for_no_token_is_left_in_verdicts() -> None:
 
     with Scripted(play) as judge:
         assert asyncio.run(use(Endpoint(judge.base_url, "judge", "EMPTY"))).text == "an EMPTY answer"
+
+
+def test_a_question_that_is_answered_at_once_costs_few_calls_beside_the_exchange(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What counts tries and pauses is made when something fails: before, it was half of a question's CPU time."""
+    said = Reply(200, json.dumps({"choices": [{"message": {"content": "fine"}}]}), {})
+
+    async def exchange(transport: Transport, method: str, path: str, body: object = None) -> Reply:
+        return said
+
+    monkeypatch.setattr(Transport, "exchange", exchange)
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    async def use(client: JudgeClient) -> list[Answer]:
+        await client.ask([], SAMPLING, seed=0)
+        sys.setprofile(count)
+        try:
+            return [await client.ask([], SAMPLING, seed=0) for _ in range(10)]
+        finally:
+            sys.setprofile(None)
+
+    assert with_client("http://127.0.0.1:1/v1", use) == [Answer("fine", 1)] * 10
+    assert calls < 1000

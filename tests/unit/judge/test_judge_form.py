@@ -11,7 +11,7 @@ import pytest
 
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmModelConfig, JudgeConfig
 from nemotron.errors import ConfigError, JudgeError
-from nemotron.judge.client import Endpoint
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.form import Form, choose, form_of, problem
 from nemotron.judge.groups import JudgeSettings, summarise
 from nemotron.judge.instruct import SHIPPED, instruct_messages, own_template

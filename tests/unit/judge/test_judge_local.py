@@ -22,7 +22,7 @@ from nemotron.config.schema.judge import (
     JudgeConfig,
 )
 from nemotron.errors import JudgeError, OutputError
-from nemotron.judge.client import Endpoint
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.local import TOKEN_VARIABLE, LocalJudge, running_judge
 from nemotron.judge.pool import JudgePool

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -124,3 +126,22 @@ def _number(value: Any) -> float | None:
 
 def test_half_a_verdict_counts_where_a_config_sets_the_default() -> None:
     assert parse('{"score_1": 4, "score2": 5, "ranking": 5}') == Verdict(4, 3, 5)
+
+
+def test_what_a_judge_writes_before_its_verdict_costs_no_step_of_python() -> None:
+    def lines(text: str) -> int:
+        count = 0
+
+        def line(frame: FrameType, event: str, argument: object) -> object:
+            nonlocal count
+            count += event == "line"
+            return line
+
+        sys.settrace(line)
+        try:
+            assert balanced_objects(text) == ['{"score_1": 4}']
+        finally:
+            sys.settrace(None)
+        return count
+
+    assert lines("The first one is right. " * 200 + '{"score_1": 4}') == lines('{"score_1": 4}')

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from nemotron.config.schema.judge import GenrmCompareConfig, GenrmResponsesCreateParams, JudgeConfig
 from nemotron.contracts.rewards import LARGEST_REWARD
 from nemotron.errors import JudgeError
-from nemotron.judge.client import Endpoint
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.groups import JudgeSettings, summarise
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.questions import REASK_TEMPERATURE

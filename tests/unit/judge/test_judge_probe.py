@@ -9,7 +9,7 @@ import pytest
 
 from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig, JudgeProbeConfig
 from nemotron.errors import JudgeError
-from nemotron.judge.client import Endpoint
+from nemotron.judge.endpoint import Endpoint
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.probe import Probed, probe_judge

@@ -16,7 +16,8 @@ import tenacity
 
 from nemotron.config.schema.judge import GenrmCompareConfig, JudgeConfig
 from nemotron.errors import JudgeError
-from nemotron.judge.client import Endpoint, JudgeClient, Sampling
+from nemotron.judge.client import JudgeClient
+from nemotron.judge.endpoint import Endpoint, Sampling
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse
