@@ -1,11 +1,18 @@
 """Groups per second through our comparison server and through NeMo-Gym's, with a judge of no latency.
 
-    python benchmarks/comparison.py [--gym build/nemo-gym] [--prompts 64] [--group 8] [--rounds 5]
+    python benchmarks/comparison.py [--gym build/nemo-gym] [--prompts 64] [--group 8] [--rounds 9]
 
-``/compare`` of both servers is asked about all prompts at once (circular: as many judge calls as answers). Server,
-judge and client are a process each; the rounds take turns, and the CPU time is that of the server's process.
-``/verify`` sends every answer by itself: how many rewards are wrong when answers arrive while a judge of 0.1 to 1 s
-works?
+``/compare`` is asked about all prompts at once (circular: as many judge calls as answers), of three:
+
+- ``nemotron``: our server, which asks the judge's endpoint itself;
+- ``nemo-gym``: NeMo-Gym's as it is deployed: genrm_compare asks genrm_model, a model server that makes a chat of each
+  question and asks the endpoint;
+- ``nemo-gym, no model server``: genrm_compare alone, with a judge that takes its questions as they are, which no vLLM
+  does. It shows how much of the difference is the second server.
+
+Each server, the judge and the client are a process. The rounds take turns; groups a second is the median of the rounds,
+CPU time that of all the server's processes, over all rounds. ``/verify`` sends every answer by itself: how many rewards
+are wrong when answers arrive while a judge of 0.1 to 1 s works?
 """
 
 from __future__ import annotations
@@ -227,7 +234,7 @@ def main() -> None:
     parser.add_argument("--gym", type=Path, default=Path("build/nemo-gym"), help="venv of nemo-gym 0.4.0")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--apart", type=float, nargs="*", default=[0.02, 0.3], help="seconds between answers")
     options = parser.parse_args()
     with servers(options.gym, options.group) as (found, judge):

@@ -12,14 +12,13 @@ from unittest.mock import MagicMock
 from nemo_gym import server_utils
 from nemo_gym.config_types import BaseServerConfig
 
+UNUSED = ("vllm.entrypoints.openai.api_server", "responses_api_models.local_vllm_model.local_vllm_model_actor")
+
 
 def main() -> None:
     module, _, name = sys.argv[1].partition(":")
     # genrm_model imports what starts vLLM, which it does not use where it has a `base_url`.
-    for wanted in (
-        "vllm.entrypoints.openai.api_server",
-        "responses_api_models.local_vllm_model.local_vllm_model_actor",
-    ):
+    for wanted in UNUSED:
         sys.modules[wanted] = _Unused(wanted)
     server_utils.initialize_ray = lambda: None
     head = BaseServerConfig(host="127.0.0.1", port=1)

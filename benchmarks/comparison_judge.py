@@ -1,8 +1,8 @@
-"""A judge of no latency, for comparison.py: comparison_judge.py PORT, in the venv of nemo-gym, which has uvloop and orjson.
+"""A judge of no latency, for comparison.py: comparison_judge.py PORT, in the venv of nemo-gym (uvloop and orjson).
 
-It must take less of the machine than what is measured, so it has no web framework: requests come from aiohttp, one after
-the other on a connection and with the length of their body. The verdict is read from both answers, so that an answer
-that went to the wrong place would give a wrong reward.
+It must take less of the machine than what is measured, so it has no web framework: requests come from aiohttp, one
+after the other on a connection and with the length of their body. The verdict is read from both answers, so that an
+answer that went to the wrong place would give a wrong reward.
 """
 
 import asyncio
