@@ -36,6 +36,8 @@ class Place:
     nodes: int = 1
     gpus_per_node: int | None = None
     """None where nobody has said it."""
+    judge_gpus: int | None = None
+    """GPUs of the machine that a job gets for a judge beside its own; None where it gets none."""
     has_cuda: bool = False
     """A CUDA device is there, and visible to the job."""
     has_bf16: bool | None = None

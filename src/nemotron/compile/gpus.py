@@ -37,6 +37,7 @@ from nemotron.compile.plan import GpuMemory, ServedMemory
 from nemotron.compile.probes.fast_path import STATEFUL
 from nemotron.compile.probes.model_files import ModelFiles, read_model
 from nemotron.config.schema.judge import GenrmModelConfig, VllmServeKwargs
+from nemotron.judge.serving import served_beside
 
 if TYPE_CHECKING:
     from nemotron.compile.jobs.base import AnyJob
@@ -197,6 +198,17 @@ def judge_gpus(model: GenrmModelConfig | None) -> int:
 
 def judge_nodes(config: Any) -> int:
     """Whole nodes that the judge needs beside `cluster.num_nodes`, in a config of any step."""
-    env = getattr(config, "env", None)
-    gpus = judge_gpus(getattr(env, "judge_model", None))
+    gpus = gym_judge_gpus(config)
     return math.ceil(gpus / config.cluster.gpus_per_node) if gpus else 0
+
+
+def gym_judge_gpus(config: Any) -> int:
+    """GPUs that NeMo-Gym takes for the judge of a config of any step; 0 where something else serves it."""
+    model = getattr(getattr(config, "env", None), "judge_model", None)
+    return 0 if judge_beside(config) else judge_gpus(model)
+
+
+def judge_beside(config: Any) -> bool:
+    """Whether a job on NeMo-RL serves the judge of a config of any step on a machine of its own."""
+    model = getattr(getattr(config, "env", None), "judge_model", None)
+    return served_beside(model, getattr(config, "judge", None))

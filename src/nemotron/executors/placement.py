@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron import snapshot
-from nemotron.compile.gpus import judge_gpus, judge_nodes
+from nemotron.compile.gpus import gym_judge_gpus, judge_beside, judge_nodes
 from nemotron.compile.plan import FileRef, Plan
 from nemotron.compile.secrets import secret_variables
 from nemotron.config.schema.judge import JUDGE_MODEL
@@ -214,6 +214,15 @@ def _sizes(plan: Plan, profile: Profile) -> Iterator[Finding]:
         )
     if plan.engine != "nemo_rl":
         return
+    if isinstance(settings, SlurmProfile) and settings.judge is not None and judge_beside(plan.config):
+        yield Finding(
+            "warning",
+            "judge-in-the-open",
+            f"profile `{profile.name}`: the judge is asked over plain HTTP between machines of the job, token included",
+            "judge",
+            profile.origin("judge"),
+            "use a network that is yours alone, or a judge behind https: `judge.server=external` and its `base_url`",
+        )
     if settings.nodes > 1 and isinstance(settings, LeptonProfile) and not settings.brings_up_ray(plan.engine):
         yield Finding(
             "error",
@@ -273,7 +282,7 @@ def _judge_room(plan: Plan, profile: Profile) -> Iterator[Finding]:
 
 
 def _judge_of(plan: Plan) -> int:
-    return judge_gpus(getattr(getattr(plan.config, "env", None), "judge_model", None))
+    return gym_judge_gpus(plan.config)
 
 
 def _shares_a_node(plan: Plan, profile: Profile) -> bool:

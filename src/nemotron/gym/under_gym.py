@@ -42,7 +42,9 @@ BACKLOG = 2_048
 class JudgeAddress(BaseModel):
     """Where the judge answers when NeMo-Gym does not serve it."""
 
-    base_url: str
+    base_url: str | None = None
+    base_url_variable: str | None = None
+    """The environment variable that says it, of a judge whose address is known when the job runs."""
     model: str
     api_key_variable: str | None = None
     """The environment variable that holds the token: NeMo-Gym writes its config to every process and log."""
@@ -113,7 +115,9 @@ def server_of(env: Mapping[str, str]) -> tuple[Callable[[], web.Application], st
     settings = JudgeSettings(compare, requests)
     if ours.endpoint is not None:
         # As the embedded engine asks it. What NeMo-Gym serves knows a GenRM's roles, and leaves a principle out itself.
-        model = GenrmModelConfig.model_validate(ours.endpoint.model_dump(exclude={"api_key_variable"}))
+        model = GenrmModelConfig.model_validate(
+            ours.endpoint.model_dump(exclude={"api_key_variable", "base_url_variable"})
+        )
         settings = replace(
             settings, supports_principle_role=model.supports_principle_role, form=form_of(model, requests)
         )
@@ -133,7 +137,10 @@ def _endpoint(
 ) -> Endpoint:
     if given is not None:
         key = env[given.api_key_variable] if given.api_key_variable else None
-        return Endpoint(given.base_url, given.model, key)
+        address = env[given.base_url_variable] if given.base_url_variable else given.base_url
+        if address is None:
+            raise ValueError("`endpoint` says neither where the judge answers nor which variable does")
+        return Endpoint(address, given.model, key)
     served = _block(config, block["genrm_model_server"]["name"])
     return Endpoint(f"http://{served['host']}:{served['port']}/v1", str(served.get("model")), None, "responses")
 

@@ -54,6 +54,16 @@ def choose_server(model: GenrmModelConfig, config: JudgeConfig, place: Place) ->
     return Serving("embedded", f"`{COMMAND}` names no vLLM there" if hidden else where)
 
 
+def served_beside(model: GenrmModelConfig | None, config: JudgeConfig | None) -> bool:
+    """Whether a job on NeMo-RL gets a vLLM of its own for the judge, on a machine besides those of ``cluster``.
+
+    NeMo-Gym's comparison asks no other judge than the one that it serves itself.
+    """
+    if model is None or config is None or model.base_url is not None:
+        return False
+    return config.server == "vllm" and config.comparison_server == "nemotron"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Something that keeps a judge from being served so."""
@@ -81,14 +91,40 @@ def problems(model: GenrmModelConfig, config: JudgeConfig, place: Place) -> Iter
         yield Problem("judge.server" if config.vllm_command is None else COMMAND, lacking, get(COMMAND), missing=True)
     if config.dtype == "float64":
         yield Problem("judge.dtype", "vLLM does not compute in float64", "set `judge.dtype=float32`, or `auto`")
+    there = len(visible_gpus()) if place.is_here else place.gpus_per_node
+    yield from _sizes(model, there if place.has_cuda else None, "can be seen")
+
+
+def problems_beside(model: GenrmModelConfig, config: JudgeConfig, place: Place) -> Iterator[Problem]:
+    """What keeps the judge of a job on NeMo-RL from being served on a machine of its own; see `served_beside`."""
+    if place.judge_gpus is None:
+        where = "this machine gives" if place.is_here else f"the profile `{place.name}` names"
+        yield Problem(
+            "judge.server",
+            f"with NeMo-RL `judge.server=vllm` is a `vllm serve` on a machine besides `cluster`, and {where} none",
+            "name one as `judge` of a Slurm profile, e.g. `judge = { gpus_per_node = 8 }`; or set `judge.server=auto` "
+            f"for the vLLM of NeMo-Gym, or `{JUDGE_MODEL}.base_url` to a judge that answers already",
+        )
+        return
+    if (lacking := missing(config.vllm_command, place)) is not None:
+        hint = f"name the `vllm` of that machine or of its image: `{COMMAND}=DIR`"
+        yield Problem("judge.server" if config.vllm_command is None else COMMAND, lacking, hint, missing=True)
+    if config.dtype == "float64":
+        yield Problem("judge.dtype", "vLLM does not compute in float64", "set `judge.dtype=float32`, or `auto`")
+    # A machine without any is one whose vLLM computes on processors.
+    yield from _sizes(model, place.judge_gpus or None, "are those of `judge` in the profile")
+
+
+def _sizes(model: GenrmModelConfig, there: int | None, where: str) -> Iterator[Problem]:
+    """Of the judge's settings, what it cannot be started with on so many GPUs; None where their number is open."""
     settings = model.vllm_serve_kwargs.settings if model.vllm_serve_kwargs else {}
     for name in settings:
         if name.replace("-", "_") in arguments.OURS:
             key = f"{JUDGE_MODEL}.vllm_serve_kwargs.{name}"
             yield Problem(key, "where and as what the judge answers is chosen when it is started", "leave it out")
-    wanted, there = arguments.gpus(settings), len(visible_gpus()) if place.is_here else place.gpus_per_node
-    if place.has_cuda and there is not None and wanted > there:
-        message = f"the judge's sizes want {wanted} GPUs, {there} can be seen"
+    wanted = arguments.gpus(settings)
+    if there is not None and wanted > there:
+        message = f"the judge's sizes want {wanted} GPUs, {there} {where}"
         key = next(
             (f"{JUDGE_MODEL}.vllm_serve_kwargs.{n}" for n in arguments.PARALLEL_SIZES if (settings.get(n) or 1) != 1),
             "judge.server",

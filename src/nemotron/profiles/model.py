@@ -193,8 +193,8 @@ class Contained(BaseProfile):
         return place
 
 
-class CriticGroup(Strict):
-    """Machines for the critic's side of ppo, beside those of the actor: the job becomes a heterogeneous one."""
+class SideGroup(Strict):
+    """Machines for a server beside those of the job, which becomes a heterogeneous one."""
 
     nodes: Annotated[int, Field(ge=1, le=1)] = 1
     gpus_per_node: NonNegativeInt = 0
@@ -204,6 +204,14 @@ class CriticGroup(Strict):
     gres: Line | None = None
     constraint: Line | None = None
     nodelist: Line | None = None
+
+
+class CriticGroup(SideGroup):
+    """Of the critic's side of ppo."""
+
+
+class JudgeGroup(SideGroup):
+    """Of the judge of rlhf on NeMo-RL, where `judge.server` is `vllm`."""
 
 
 class SlurmProfile(Contained):
@@ -246,6 +254,8 @@ class SlurmProfile(Contained):
     """The runs of a sweep are one job array; `false` sends a job for each."""
     critic: CriticGroup | None = None
     """Of steps with a critic (ppo): its own machines. Without it both sides share those of the job."""
+    judge: JudgeGroup | None = None
+    """Of rlhf on NeMo-RL with `judge.server=vllm`: the machine on which `vllm serve` answers for the judge."""
     requeue: bool = True
     """A preempted job is queued again by Slurm and goes on from its last checkpoint."""
     signal_before_end_s: NonNegativeInt = 120
@@ -309,6 +319,8 @@ class SlurmProfile(Contained):
     def place(self, name: str) -> Place:
         """On a login node without a container, the files of the cluster are the files of this machine."""
         place = super().place(name)
+        if self.judge is not None:
+            place = replace(place, judge_gpus=self.judge.gpus_per_node)
         if self.tunnel == "ssh":
             return place
         if not self.contained:

@@ -66,6 +66,8 @@ class VllmServer:
         max_restarts: int,
         log_path: Path | None = None,
         at: Path | None = None,
+        host: str = HOST,
+        token: str | None = None,
     ) -> None:
         """Nothing is started yet.
 
@@ -76,16 +78,18 @@ class VllmServer:
             log_path: where its words go; those of later starts go beside it. By default a file that vanishes.
             at: the socket that it answers at, in a folder of this user alone; by default a port of loopback, which
                 other users of the machine reach, too, and are asked for the token at what vLLM guards.
+            host: the interface of that port.
+            token: what is asked for; by default one that nobody else knows.
         """
         self._what, self._serve, self._failure = what, serve, failure
         self._ready_timeout_s, self._ready_key, self._max_restarts = ready_timeout_s, ready_key, max_restarts
         self._log_path = log_path
         self._note: Tell | None = None
-        self.token = secrets.token_urlsafe(32)
-        self._at, self._port = at, 0
+        self.token = token or secrets.token_urlsafe(32)
+        self._at, self._port, self._host = at, 0, host
         if at is None:
             with contextlib.closing(socket.socket()) as probe:
-                probe.bind((HOST, 0))
+                probe.bind((host, 0))
                 self._port = probe.getsockname()[1]
         self._closing = threading.Event()
         self._changed = threading.Condition()
@@ -112,6 +116,11 @@ class VllmServer:
     def url(self) -> str:
         """Where it answers, now or later: the same after every start."""
         return f"http://{HOST}:{self._port}" if self._at is None else "http://localhost"
+
+    @property
+    def port(self) -> int:
+        """Of the machine, now or later; 0 of one with a socket."""
+        return self._port
 
     @property
     def _healthy(self) -> bool | None:
@@ -226,7 +235,7 @@ class VllmServer:
         variables = {**self._serve.variables, "VLLM_API_KEY": self.token}
         with self._changed:
             self._child, self._began = child, time.monotonic()
-        address = ("--host", HOST, "--port", str(self._port)) if self._at is None else ("--uds", str(self._at))
+        address = ("--host", self._host, "--port", str(self._port)) if self._at is None else ("--uds", str(self._at))
         if self._at is not None:
             # A socket that a server before it has left behind cannot be bound.
             self._at.unlink(missing_ok=True)

@@ -86,6 +86,24 @@ def test_a_critic_gets_machines_of_its_own(snapshot: SnapshotAssertion) -> None:
     assert "hetjob" not in batch_script(profile, name=name, run_dir=run_dir, number=1, how=How())
 
 
+@pytest.mark.parametrize("nodes", [1, 4])
+def test_a_judge_gets_a_machine_of_its_own(nodes: int, snapshot: SnapshotAssertion) -> None:
+    """Beside one node or a Ray over several, whose tasks are then all of the first component."""
+    values = {"executor": "slurm", "partition": "p", "nodes": nodes, "gpus_per_node": 8, "cpus_per_task": 64}
+    judge = {"gpus_per_node": 8, "cpus_per_task": 32, "partition": "q", "mem": "0"}
+    profile = SlurmProfile.model_validate({**values, "judge": judge})
+    asked = {"name": "nemotron-r-1", "run_dir": "/lustre/runs/r", "number": 1, "how": How(), "ray": True}
+    text = batch_script(profile, judged=True, **asked)
+    assert text == snapshot
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    tasks = [line for line in text.splitlines() if "srun " in line]
+    assert [("--het-group=1" in line, "--het-group=0" in line) for line in tasks] == [
+        (True, False),
+        *[(False, True)] * (2 if nodes > 1 else 1),
+    ]
+    assert "hetjob" not in batch_script(profile, **asked)
+
+
 @pytest.mark.parametrize(
     "folder", ["/a b/c", "/a'b", '/a"b', "/a$(touch x)`y`", "/100%/j", "/ü/漢", "/a\\b", "/-x;y&z|<>*?[]"]
 )

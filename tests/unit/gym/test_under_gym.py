@@ -57,6 +57,18 @@ def test_a_judge_elsewhere_is_asked_as_the_embedded_engine_asks_it() -> None:
     assert (by_gym._settings.form.prompt, by_gym._settings.form.verdict) == ("genrm", "text")
 
 
+def test_a_judge_beside_the_job_is_asked_where_the_environment_says() -> None:
+    """In the form of a server that we start, as the plan has it."""
+    env = environment("judge.server=vllm", "judge.prompt=instruct", f"{JUDGE}.model=j")
+    told = {"NEMOTRON_JUDGE_URL": "http://n2:9/v1", "NEMOTRON_JUDGE_TOKEN": "token-of-the-job"}
+    made: Any = server_of({**env, **told})[0].__self__  # type: ignore[attr-defined]
+    found = made._endpoint
+    assert (found.base_url, found.model, found.api_key) == ("http://n2:9/v1", "j", "token-of-the-job")
+    assert (found.api, made._settings.form.verdict) == ("chat", "logits")
+    with pytest.raises(ConfigError, match="NEMOTRON_JUDGE"):
+        server_of(env)
+
+
 @pytest.mark.parametrize("name", [COMPARE, "policy_model", "nothing"])
 def test_a_block_that_is_not_ours_is_an_error_of_one_line(name: str) -> None:
     env = environment("judge.comparison_server=nemo_gym")

@@ -15,6 +15,7 @@ from nemotron.compile.secrets import shown_address
 from nemotron.config.schema.extras import GrpoRunConfig, JudgedGrpoConfig
 from nemotron.config.schema.judge import JUDGE_MODEL, GenrmCompareConfig, GenrmModelConfig, JudgeConfig
 from nemotron.config.schema.verified import VerifiedGrpoConfig
+from nemotron.judge.serving import served_beside
 from nemotron.vllm.where import program_of
 
 TEMPLATE_HINT = "put the chat template that it was trained with beside its tokenizer, as `chat_template.jinja`"
@@ -152,6 +153,10 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
             yield Process("judge", f"endpoint {shown_address(model.base_url)}, {told}")
         elif self.judge_serving is not None:
             yield Process("judge", f"{self.judge_serving.told}, {told}")
+        elif served_beside(model, self.config.judge):
+            gpus = judge_gpus(model) if self.place.judge_gpus != 0 else 0
+            where = f"`vllm serve` on a machine besides `cluster`, which `judge` of the profile names: {gpus} GPU(s)"
+            yield Process("judge", f"{where}, {told}")
         else:
             gpus, nodes, cluster = judge_gpus(model), judge_nodes(self.config), self.config.cluster
             yield Process("judge", f"NeMo-Gym's genrm_model: vLLM on {gpus} GPU(s) of its own")
@@ -172,7 +177,8 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
     @property
     def gym_asks_the_judge(self) -> bool:
         """Unless our server asks an endpoint elsewhere, as the embedded engine does."""
-        elsewhere = self.judge_model is not None and self.judge_model.base_url is not None
+        model = self.judge_model
+        elsewhere = model is not None and (model.base_url is not None or served_beside(model, self.config.judge))
         return self.engine == "nemo_rl" and not (self.our_servers_reward and elsewhere)
 
     def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
@@ -183,6 +189,9 @@ class JudgedJob(GrpoJob[JudgedGrpoConfig]):
             yield "judge.score_range", message, "set `judge.score_range=null`, or `judge.comparison_server=nemotron`"
         if not self.gym_asks_the_judge:
             return
+        if self.config.judge.server == "vllm" and not self.our_servers_reward and self.judge_model is not None:
+            message = "NeMo-Gym's own comparison asks no other judge than the one that NeMo-Gym serves"
+            yield "judge.server", message, "set `judge.server=auto`, or `judge.comparison_server=nemotron`"
         if self.config.judge.server == "embedded":
             message = "the judge is served by the vLLM that NeMo-Gym starts"
             yield "judge.server", message, "set `judge.server=auto`"

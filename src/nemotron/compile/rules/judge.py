@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.rules.base import Rules
 from nemotron.compile.rules.conversations import unheard_end, writing
 from nemotron.compile.secrets import elsewhere, secrets_in, shown_address
-from nemotron.config.schema.judge import JUDGE_MODEL, ProbedJudgeConfig
+from nemotron.config.schema.judge import JUDGE_MODEL, GenrmModelConfig, JudgeConfig, ProbedJudgeConfig
 from nemotron.errors import ConfigError, DataError, Finding, NotAvailableError
 from nemotron.judge.form import ANSWERS, knows_answers, problem
 from nemotron.judge.instruct import KEY as INSTRUCT_TEMPLATE
 from nemotron.judge.instruct import own_template
 from nemotron.judge.probe_pairs import probe_pairs
-from nemotron.judge.serving import COMMAND, problems
+from nemotron.judge.serving import COMMAND, Problem, problems, problems_beside, served_beside
 
 rules: Rules[AnyStepJob] = Rules("judge")
 _OF_VLLM = (COMMAND, "judge.max_restarts", f"{JUDGE_MODEL}.vllm_serve_")
@@ -53,12 +54,10 @@ def judge_can_be_served_so(job: AnyStepJob) -> Iterator[Finding]:
     if model is None or settings is None:
         return
     if serving is None:
-        why = "NeMo-Gym starts the judge with a vLLM of its own"
-        yield from _without_effect(job, (COMMAND, "judge.max_restarts"), why, "run with `engine=embedded`")
+        yield from _served_with_nemo_rl(job, model, settings)
         return
     found = list(problems(model, settings, job.place))
-    for one in found:
-        yield job.error(one.key, one.message, hint=one.hint, kind=NotAvailableError if one.missing else ConfigError)
+    yield from _errors(job, found)
     if found:
         return
     if serving.server == "vllm":
@@ -67,6 +66,25 @@ def judge_can_be_served_so(job: AnyStepJob) -> Iterator[Finding]:
         return
     why = f"the judge is not served by a vLLM of this run ({serving.why})"
     yield from _without_effect(job, _OF_VLLM, why, "set `judge.server=vllm`")
+
+
+def _served_with_nemo_rl(job: AnyStepJob, model: GenrmModelConfig, settings: JudgeConfig) -> Iterator[Finding]:
+    """Beside the job, by NeMo-Gym, or elsewhere."""
+    if served_beside(model, settings):
+        yield from _errors(job, problems_beside(model, settings, job.place))
+        why = "a job on NeMo-RL ends with the judge on its other machine"
+        yield from _without_effect(job, ("judge.max_restarts",), why, "run with `engine=embedded`")
+        return
+    if model.base_url is not None or settings.server == "external":
+        # Of one that nobody has named an address for, the rest would be about a server that is not wanted.
+        yield from _errors(job, itertools.islice(problems(model, settings, job.place), 1))
+    why = "NeMo-Gym starts the judge with a vLLM of its own"
+    yield from _without_effect(job, (COMMAND, "judge.max_restarts"), why, "run with `engine=embedded`")
+
+
+def _errors(job: AnyStepJob, found: Iterable[Problem]) -> Iterator[Finding]:
+    for one in found:
+        yield job.error(one.key, one.message, hint=one.hint, kind=NotAvailableError if one.missing else ConfigError)
 
 
 def _without_effect(job: AnyStepJob, beginnings: tuple[str, ...], why: str, instead: str) -> Iterator[Finding]:

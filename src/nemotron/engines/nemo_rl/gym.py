@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from nemotron.config.schema.judge import JudgeConfig
+from nemotron.judge.announced import ADDRESS_VARIABLE, TOKEN_VARIABLE
 
 JUDGE_PATH = ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_model")
 """Where every config of ours keeps the judge."""
@@ -54,7 +55,13 @@ def compares_itself(values: Mapping[str, Any]) -> bool:
 
 def serves_judge(values: Mapping[str, Any]) -> bool:
     """Whether NeMo-Gym has a model server for the judge: an endpoint elsewhere our server asks itself."""
-    return not (compares_itself(values) and _judge_of(values).get("base_url"))
+    return not (compares_itself(values) and (_judge_of(values).get("base_url") or served_beside(values)))
+
+
+def served_beside(values: Mapping[str, Any]) -> bool:
+    """:func:`nemotron.judge.serving.served_beside` of plain values."""
+    judge, model = values.get("judge") or {}, _judge_of(values)
+    return bool(model) and not model.get("base_url") and judge.get("server") == "vllm" and compares_itself(values)
 
 
 def entrypoint(folder: str) -> str:
@@ -118,6 +125,8 @@ def _compared_by_us(
             **{name: judge.get(name) for name in ("base_url", "model", "supports_principle_role")},
             "api_key_variable": secrets.get(key),
         }
+        if served_beside(values):
+            ours["endpoint"] |= {"base_url_variable": ADDRESS_VARIABLE, "api_key_variable": TOKEN_VARIABLE}
         del section["genrm_model"], compare["genrm_model_server"]
     compare.update({"entrypoint": entrypoint(folder), OURS: ours})
 

@@ -21,11 +21,13 @@ from nemotron.checkpoints.store import CheckpointStore
 from nemotron.engines.base import Attempt
 from nemotron.engines.nemo_rl.config import section_of, uses_gym
 from nemotron.engines.nemo_rl.folder import NAME, Prepared, Tree, find_tree, prepare, secret_variables_of
+from nemotron.engines.nemo_rl.gym import served_beside
 from nemotron.engines.nemo_rl.lines import MetricLines, StepRow, last_words
 from nemotron.engines.nemo_rl.version import CURRENT
 from nemotron.engines.recorder import RunRecorder, recording
 from nemotron.errors import DataError, EngineError, LimitError, NemotronError, OutOfTimeError
 from nemotron.gym.protocol import MISSING
+from nemotron.judge.announced import Announced, variables
 from nemotron.manifest import declaration, find_step
 from nemotron.processes import notice
 from nemotron.processes.child import Child
@@ -63,6 +65,8 @@ class Watch:
     total: int
     done: int
     patience: Patience
+    judge: Announced | None = None
+    """The judge of this job, where it has one on another machine."""
     clock: Callable[[], float] = time.monotonic
     checkpoint: int = 0
     signs: health.Watch = field(init=False)
@@ -82,10 +86,14 @@ class Watch:
             LimitError: a step crossed a limit of ours.
             OutOfTimeError: a scheduler gave notice, and there is a checkpoint to go on from.
             EngineError: it hangs.
+            JudgeError: the judge of this job has ended.
         """
         while True:
             ended = child.ended()
             before = self.lines.size
+            if self.judge is not None:
+                # Before anything else is said: NeMo-RL would end with an answer of the comparison that has no judge.
+                self.judge.mind()
             # First: a checkpoint is renamed before its step is told.
             self._look_for_checkpoints()
             for row in self.lines.read():
@@ -229,11 +237,23 @@ def train(attempt: Attempt, *, patience: Patience = Patience()) -> None:
             attempt, config, store, recorder, MetricLines(metrics), log, total, done, patience, checkpoint=done
         )
         if done < total:
-            _work(tree, ready, watch, {variable: attempt.secrets[key] for key, variable in named.items()})
+            secrets = {variable: attempt.secrets[key] for key, variable in named.items()}
+            if served_beside(job.config):
+                secrets |= _judge(watch, recorder)
+            _work(tree, ready, watch, secrets)
         recorder.phase("report")
         run.write_status(state="finished", phase=None, steps_done=watch.done, wall_s=recorder.wall_s)
         report_or_warn(run)
     print_summary(run)
+
+
+def _judge(watch: Watch, recorder: RunRecorder) -> dict[str, str]:
+    """Wait for the judge of this job; what those who ask it are told."""
+    recorder.phase("waiting for the judge")
+    watch.judge = Announced.of(os.environ)
+    address = watch.judge.wait(watch.config.judge.vllm_ready_s)
+    recorder.phase(f"NeMo-RL, with the judge at {address}")
+    return variables(os.environ, address)
 
 
 def _work(tree: Tree, ready: Prepared, watch: Watch, secrets: Mapping[str, str]) -> None:

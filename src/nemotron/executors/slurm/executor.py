@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nemotron import snapshot
 from nemotron.disk.untar import unpack_files
+from nemotron.engines.nemo_rl.gym import served_beside
 from nemotron.errors import ExecutorError, NemotronError
 from nemotron.executors.base import How, JobState, Submission, Target, from_file, log_of
 from nemotron.executors.environment import shown_environment
@@ -73,6 +74,7 @@ class Slurm:
         """The script and the call of sbatch."""
         settings = _settings(profile)
         two_sided = job.engine == "embedded" and "only" in job.config and job.config["only"] is None
+        judged = job.engine == "nemo_rl" and served_beside(job.config)
         text = script.batch_script(
             settings,
             name=_name(job.id, number),
@@ -80,6 +82,7 @@ class Slurm:
             number=number,
             how=how,
             two_sided=two_sided,
+            judged=judged,
             ray=job.engine == "nemo_rl",
         )
         path = f"{target.there}/attempts/{number}/{script.SCRIPT}"
@@ -92,7 +95,7 @@ class Slurm:
             environment=shown_environment(profile, job, code_dir(settings, target)),
             # Slurm has no array of heterogeneous jobs.
             shared=None
-            if (two_sided and settings.critic) or not settings.array
+            if (two_sided and settings.critic) or (judged and settings.judge) or not settings.array
             else tuple(script.shared_options(settings, how)),
         )
 

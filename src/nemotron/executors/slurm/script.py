@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from nemotron.executors.base import How
 from nemotron.processes.notice import FILE as notice_file
-from nemotron.profiles.model import CriticGroup, SlurmProfile
+from nemotron.profiles.model import CriticGroup, JudgeGroup, SideGroup, SlurmProfile
 
 LOG = "slurm.log"
 """In the attempt's ``logs/``: what the job prints."""
@@ -20,21 +20,32 @@ SCRIPT = "job.sh"
 
 
 def batch_script(
-    profile: SlurmProfile, *, name: str, run_dir: str, number: int, how: How, two_sided: bool = False, ray: bool = False
+    profile: SlurmProfile,
+    *,
+    name: str,
+    run_dir: str,
+    number: int,
+    how: How,
+    two_sided: bool = False,
+    judged: bool = False,
+    ray: bool = False,
 ) -> str:
     """The script of attempt ``number`` at the run in ``run_dir``.
 
     Args:
         two_sided: the step has a critic's side, which gets machines of its own where the profile gives it some.
+        judged: a judge is served beside the job, on the machine that the profile gives it.
         ray: the engine needs a Ray over the nodes of the profile, where these are several.
     """
     ray = ray and profile.nodes > 1
     critic = profile.critic if two_sided else None
+    judge = profile.judge if judged else None
+    side = critic or judge
     own = [_option("job-name", name), _log_option(f"{run_dir}/attempts/{number}/logs/{LOG}")]
     options = [*own, *shared_options(profile, how)]
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
-    if critic is not None:
-        lines += ["#SBATCH hetjob", *(f"#SBATCH {option}" for option in _critic_options(profile, critic, name))]
+    if side is not None:
+        lines += ["#SBATCH hetjob", *(f"#SBATCH {option}" for option in _side_options(profile, side, name))]
     lines += ["", "set -euo pipefail", "umask 077"]
     attempt = f"{run_dir}/attempts/{number}"
     if profile.contained:
@@ -44,17 +55,20 @@ def batch_script(
     python = profile.python or "python3"
     if critic is not None:
         lines += _critic_lines(profile, critic, python, run_dir, attempt)
+    if judge is not None:
+        lines += _judge_lines(profile, judge, python, run_dir, attempt)
+    first = ["--het-group=0"] if side is not None else []
     if ray:
-        lines += _ray_lines(profile, python, attempt)
+        lines += _ray_lines(profile, python, attempt, *first)
     # The notice of the end goes to this shell alone (`B:`): Slurm would send it to every process of the step, and those
     # that do not know it, such as a model server, would end.
     notice = shlex.quote(f"{attempt}/{notice_file}")
-    group = ["--het-group=0"] if critic is not None else []
+    group = first
     worker = how.worker(python, run_dir, number)
     if ray:
         # Ray's daemons have the GPUs; the driver stands beside the first of them.
         none = ["--gres=none"] if profile.gres else ["--gpus-per-node=0"] if profile.gpus_per_node else []
-        group = ["--overlap", "--relative=0", *none]
+        group = [*first, "--overlap", "--relative=0", *none]
         worker = [*_ray_node(python), "wait", _ray_file(attempt), str(profile.nodes), *worker]
     lines += [
         "",
@@ -67,17 +81,7 @@ def batch_script(
         "code=0",
         'wait "$task" || code=$?',
     ]
-    if critic is not None:
-        lines += [
-            "# The critic ends by itself when its actor leaves; one that does not is ended.",
-            'for _ in $(seq 60); do kill -0 "$critic" 2>/dev/null || break; sleep 1; done',
-            'kill "$critic" 2>/dev/null || true',
-        ]
-    if ray:
-        lines += [
-            'kill "$watch" "$ray" 2>/dev/null || true',
-            'for _ in $(seq 30); do kill -0 "$ray" 2>/dev/null || break; sleep 1; done',
-        ]
+    lines += _end_lines(critic=critic is not None, judge=judge is not None, ray=ray)
     if profile.requeue:
         lines += [
             "# 130: the run has saved a checkpoint and stopped in time; it goes on when the job runs again.",
@@ -86,6 +90,22 @@ def batch_script(
             "fi",
         ]
     return "\n".join([*lines, 'exit "$code"', ""])
+
+
+def _end_lines(*, critic: bool, judge: bool, ray: bool) -> Iterator[str]:
+    """What ends with the worker."""
+    if critic:
+        yield from (
+            "# The critic ends by itself when its actor leaves; one that does not is ended.",
+            'for _ in $(seq 60); do kill -0 "$critic" 2>/dev/null || break; sleep 1; done',
+            'kill "$critic" 2>/dev/null || true',
+        )
+    if judge:
+        yield 'kill "$judge" 2>/dev/null || true'
+    if ray:
+        yield 'kill "$watch" "$ray" 2>/dev/null || true'
+    for name in [*(["judge"] if judge else []), *(["ray"] if ray else [])]:
+        yield f'for _ in $(seq 30); do kill -0 "${name}" 2>/dev/null || break; sleep 1; done'
 
 
 def _task(profile: SlurmProfile, words: list[str]) -> str:
@@ -114,6 +134,32 @@ def _critic_lines(profile: SlurmProfile, critic: CriticGroup, python: str, run_d
     ]
 
 
+def _judge_lines(profile: SlurmProfile, judge: JudgeGroup, python: str, run_dir: str, attempt: str) -> list[str]:
+    """Start the judge on its machine. It says in a file where it answers; the token of the job is in no file.
+
+    The run itself watches for the file that says that it has ended, and ends with its words.
+    """
+    announced, logs = f"{attempt}/judge.json", f"{attempt}/logs"
+    words = [python, "-m", "nemotron.judge.beside", "--job", f"{run_dir}/job.json"]
+    words += ["--announce", announced, "--log", f"{logs}/vllm.log"]
+    srun = _srun(profile, "--het-group=1", "--input=none", of=judge)
+    file, failed = shlex.quote(announced), shlex.quote(f"{announced}.failed")
+    return [
+        "",
+        f"rm -f {file} {failed}",
+        "NEMOTRON_JUDGE_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')",
+        f"export NEMOTRON_JUDGE_TOKEN NEMOTRON_JUDGE_FILE={file}",
+        "(",
+        f"  {srun} {_task(profile, words)} > {shlex.quote(f'{logs}/judge.log')} 2>&1 &",
+        "  step=$!",
+        """  trap 'kill "$step" 2>/dev/null' TERM""",
+        """  while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done""",
+        f"  touch {failed}",
+        ") &",
+        "judge=$!",
+    ]
+
+
 _RAY_WATCH = (
     "# What becomes of Ray becomes of the run: without a node it would wait for ever.",
     "(",
@@ -125,11 +171,11 @@ _RAY_WATCH = (
 )
 
 
-def _ray_lines(profile: SlurmProfile, python: str, attempt: str) -> list[str]:
+def _ray_lines(profile: SlurmProfile, python: str, attempt: str, *group: str) -> list[str]:
     """Start Ray on every node; all processes of the job share a token, which is in no file."""
     file, log = _ray_file(attempt), shlex.quote(f"{attempt}/logs/ray.log")
     words = [*_ray_node(python), "up", file, str(profile.gpus_per_node or 0)]
-    srun = _srun(profile, "--overlap", "--input=none", nodes=profile.nodes)
+    srun = _srun(profile, *group, "--overlap", "--input=none", nodes=profile.nodes)
     return [
         "",
         f"rm -f {shlex.quote(file)}",
@@ -213,7 +259,7 @@ def _after(how: How) -> str | None:
     return ":".join(["afterok", *how.after]) if how.after else None
 
 
-def _machines(group: SlurmProfile | CriticGroup) -> dict[str, str | int | None]:
+def _machines(group: SlurmProfile | SideGroup) -> dict[str, str | int | None]:
     """Options that say on what a group of tasks runs."""
     return {
         "nodes": group.nodes,
@@ -227,10 +273,10 @@ def _machines(group: SlurmProfile | CriticGroup) -> dict[str, str | int | None]:
     }
 
 
-def _critic_options(profile: SlurmProfile, critic: CriticGroup, name: str) -> Iterator[str]:
+def _side_options(profile: SlurmProfile, side: SideGroup, name: str) -> Iterator[str]:
     """Options of the second component; Slurm takes over none of the first's."""
-    shared = {"account": profile.account, "partition": critic.partition or profile.partition, "qos": profile.qos}
-    for option, value in {"job-name": name, **shared, "time": profile.time, **_machines(critic)}.items():
+    shared = {"account": profile.account, "partition": side.partition or profile.partition, "qos": profile.qos}
+    for option, value in {"job-name": name, **shared, "time": profile.time, **_machines(side)}.items():
         if value is not None:
             yield _option(option, str(value))
     if profile.exclusive:
@@ -245,8 +291,8 @@ def _option(name: str, value: str) -> str:
     return f'--{name}="{escaped}"'
 
 
-def _srun(profile: SlurmProfile, *options: str, nodes: int = 1, of: CriticGroup | None = None) -> str:
-    """A task on each of ``nodes`` nodes of the profile, or of its critic's."""
+def _srun(profile: SlurmProfile, *options: str, nodes: int = 1, of: SideGroup | None = None) -> str:
+    """A task on each of ``nodes`` nodes of the profile, or of the machine beside them."""
     words = ["srun", *options, f"--nodes={nodes}", f"--ntasks={nodes}", "--kill-on-bad-exit=1"]
     if nodes > 1:
         words.append("--ntasks-per-node=1")

@@ -189,6 +189,21 @@ def test_a_judge_elsewhere_needs_no_model_server_of_gyms() -> None:
     }
 
 
+def test_a_judge_beside_the_job_is_asked_where_it_says_when_the_job_runs() -> None:
+    """Its address and the token of the job are in the environment; no key of the config stands for either."""
+    secrets = {f"{JUDGE}.api_key": "RL_REWARD_API_KEY"}
+    gym = config_of("rlhf", "default", "judge.server=vllm", **secrets)["env"]["nemo_gym"]
+    assert "genrm_model" not in gym
+    compare = gym["genrm_compare_resources_server"]["resources_servers"]["genrm_compare"]
+    assert "genrm_model_server" not in compare
+    assert compare["nemotron"]["endpoint"] == {
+        **{"base_url": None, "model": "meta-llama/Llama-3.2-1B-Instruct", "supports_principle_role": True},
+        **{"base_url_variable": "NEMOTRON_JUDGE_URL", "api_key_variable": "NEMOTRON_JUDGE_TOKEN"},
+    }
+    theirs = config_of("rlhf", "default", "judge.server=vllm", "judge.comparison_server=nemo_gym")
+    assert "genrm_model" in theirs["env"]["nemo_gym"]
+
+
 def texts_and_nulls(value: Any) -> list[Any]:
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [found for child in children for found in texts_and_nulls(child)] if children else [value]

@@ -20,6 +20,7 @@ from nemotron.engines.nemo_rl.folder import launch_words
 from nemotron.engines.nemo_rl.rows import pair_sets, write_rows
 from nemotron.errors import DataError
 from nemotron.manifest import declaration, find_step
+from nemotron.place import Place
 from tests.in_process import nemotron
 from tests.unit.compile.compile_world import NODE, write_manifest
 from tests.unit.compile.compile_world import write_rows as write_jsonl
@@ -37,13 +38,13 @@ BOXED = "rewards.functions=[{name: math, extract: boxed}]"
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Go"}]
 
 
-def plan_of(runs: Path, step: str, name: str, *words: str) -> Plan:
+def plan_of(runs: Path, step: str, name: str, *words: str, place: Place = NODE) -> Plan:
     found = find_step(step)
     code = declaration(found)
     overrides = parse_overrides(list(enumerate(words, start=5)))
     resolved = load(found.config_dir, name, overrides, run_dir=str(runs / "RUN_ID"), model=code.config)
     env = {"TORCH_CUDA_ARCH_LIST": "9.0"}
-    return compile_job(found, resolved, code, runs_dir=runs, place=replace(NODE, memory_bytes=None), env=env)
+    return compile_job(found, resolved, code, runs_dir=runs, place=replace(place, memory_bytes=None), env=env)
 
 
 @pytest.mark.parametrize(("step", "name", "words"), CONFIGS)
@@ -104,6 +105,44 @@ def test_how_a_judge_is_asked_is_refused_only_where_gym_asks_it(tmp_path: Path) 
     assert elsewhere.errors == ()
     gyms = plan_of(tmp_path, "rlhf", "default", *words, f"{key}=http://h:8000/v1", "judge.comparison_server=nemo_gym")
     assert [f.key for f in gyms.errors if f.name == "not-in-nemo-rl"] == ["judge.prompt", "judge.verdict"]
+
+
+SERVED = "env.nemo_gym.genrm_model.responses_api_models.vllm_model.vllm_serve_kwargs"
+CLUSTER = replace(NODE, is_here=False, name="slurm", judge_gpus=8)
+
+
+def test_a_judge_beside_the_job_wants_a_machine_in_the_profile(tmp_path: Path) -> None:
+    """Until now `judge.server=vllm` was passed over without a word, and NeMo-Gym took GPUs of the cluster."""
+    words = ("judge.server=vllm", "judge.vllm_command=null")
+    [none] = plan_of(tmp_path, "rlhf", "default", *words).errors
+    assert (none.name, none.key) == ("judge-server", "judge.server")
+    assert none.hint is not None
+    assert all(way in none.hint for way in ("judge = { gpus_per_node", "judge.server=auto", "base_url"))
+    beside = plan_of(tmp_path, "rlhf", "default", *words, f"{SERVED}={{tensor_parallel_size: 8}}", place=CLUSTER)
+    assert beside.errors == ()
+    placement = {process.role: process.where for process in beside.processes}
+    assert "`vllm serve` on a machine besides `cluster`" in placement["judge"]
+    assert "8 GPU(s)" in placement["judge"]
+    assert "allocation" not in placement, "nothing of the cluster is the judge's"
+    sizes = plan_of(tmp_path, "rlhf", "default", *words, f"{SERVED}={{tensor_parallel_size: 16}}", place=CLUSTER)
+    assert [f.key for f in sizes.errors] == [f"{SERVED}.tensor_parallel_size"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("judge.server=vllm", "judge.comparison_server=nemo_gym"), "not-in-nemo-rl"),
+        (("judge.server=external",), "judge-server"),
+        (("judge.server=vllm", f"{SERVED.rpartition('.')[0]}.base_url=http://h:1/v1"), "judge-server"),
+        (("judge.server=embedded",), "not-in-nemo-rl"),
+        (("judge.server=vllm", "judge.dtype=float64"), "judge-server"),
+        (("judge.server=vllm", "judge.max_restarts=2"), "judge-server"),
+    ],
+)
+def test_a_judge_that_nemo_rl_cannot_have_so_is_an_error(tmp_path: Path, words: tuple[str, ...], name: str) -> None:
+    found = plan_of(tmp_path, "rlhf", "default", *words, place=CLUSTER).errors
+    assert [f.name for f in found] == [name]
+    assert all(f.hint for f in found)
 
 
 def test_servers_of_ones_own_are_not_nemo_rls(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
 from nemotron.engines.nemo_rl.folder import PYTHON_VARIABLE, ROOT_VARIABLE
 from nemotron.manifest import declaration, find_step
+from nemotron.place import Place
 from nemotron.runs.folder import RunFolder
 from tests.unit.compile.compile_world import NODE
 
@@ -37,6 +38,7 @@ config = OmegaConf.to_container(OmegaConf.load(parser.parse_args().config), reso
 assert Path("nemo_rl").is_dir(), "the working folder is the root of the tree"
 policy, how = Policy(), os.environ["HOW"]
 print("Final config:", config)
+print("told", {name: os.environ.get(name) for name in ("NEMOTRON_JUDGE_URL", "NEMOTRON_JUDGE_TOKEN")})
 logger, folder = Logger(), Path(config["checkpointing"]["checkpoint_dir"])
 section = next(name for name in ("grpo", "dpo", "rm", "ppo", "sft") if name in config)
 most = config[section]["max_num_steps"]
@@ -94,13 +96,13 @@ def make_tree(root: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setenv("HOW", how)
 
 
-def make_run(runs: Path, *words: str, step: str = "dpo", name: str = "tiny") -> RunFolder:
+def make_run(runs: Path, *words: str, step: str = "dpo", name: str = "tiny", place: Place = NODE) -> RunFolder:
     """A run of a step that is compiled for NeMo-RL on a node with one GPU."""
     found = find_step(f"rl/nemo_rl/{step}")
     code = declaration(found)
     sizes = ("engine=nemo_rl", "eval.heldout=null", "cluster.gpus_per_node=1", *(OFF if name == "tiny" else ()))
     overrides = parse_overrides(list(enumerate((*sizes, *words), start=5)))
     resolved = load(found.config_dir, name, overrides, run_dir=str(runs / "RUN_ID"), model=code.config)
-    plan = compile_job(found, resolved, code, runs_dir=runs, place=replace(NODE, memory_bytes=None))
+    plan = compile_job(found, resolved, code, runs_dir=runs, place=replace(place, memory_bytes=None))
     assert plan.ok, plan.errors
     return RunFolder.create(runs, plan.job())

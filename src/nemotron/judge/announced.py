@@ -1,0 +1,81 @@
+"""A judge on another machine of the same job: where it answers, and that it still does.
+
+It says so in a file of the attempt's folder, on storage that both see. The token of the job is in no file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemotron.disk.documents import read_object
+from nemotron.errors import JudgeError
+
+FILE_VARIABLE = "NEMOTRON_JUDGE_FILE"
+"""Names the file in which the judge says where it answers."""
+TOKEN_VARIABLE = "NEMOTRON_JUDGE_TOKEN"
+ADDRESS_VARIABLE = "NEMOTRON_JUDGE_URL"
+"""Tells whoever asks the judge where that is."""
+_POLL_S = 0.2
+_BESIDE_READY_S = 60.0
+"""How much later than the judge itself its asker gives up: its own words come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What is known of it from its file."""
+
+    file: Path
+
+    @property
+    def log(self) -> Path:
+        """What it prints."""
+        return self.file.parent / "logs" / "judge.log"
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Announced:
+        """The judge of the job that this process is part of.
+
+        Raises:
+            JudgeError: the job has none.
+        """
+        name = environ.get(FILE_VARIABLE)
+        if name is None:
+            raise JudgeError(
+                "`judge.server=vllm` on NeMo-RL wants a judge on a machine of its own, and this job has none",
+                hint="submit with a Slurm profile that has `judge`, or set `judge.server=auto`",
+            )
+        return cls(Path(name))
+
+    def wait(self, ready_timeout_s: float, *, clock: Callable[[], float] = time.monotonic) -> str:
+        """Where it answers, when it does.
+
+        Raises:
+            JudgeError: it has ended, or takes too long.
+        """
+        end = clock() + ready_timeout_s + _BESIDE_READY_S
+        while not self.file.exists():
+            self.mind()
+            if clock() > end:
+                raise JudgeError(
+                    f"the judge of this job is not ready after {ready_timeout_s:g} s",
+                    hint=f"`judge.ready_timeout_s` is how long to wait; what it says is in `{self.log}`",
+                )
+            time.sleep(_POLL_S)
+        return str(read_object(self.file)["base_url"])
+
+    def mind(self) -> None:
+        """Raises JudgeError when it has ended: nobody would give rewards any more."""
+        if not self.file.with_name(f"{self.file.name}.failed").exists():
+            return
+        said = self.log.read_text(errors="replace").strip().splitlines() if self.log.is_file() else []
+        errors = [line for line in said if line.startswith("error: ")]
+        last = (errors or said or ["it said nothing"])[-1].removeprefix("error: ")
+        raise JudgeError(f"the judge of this job has ended: {last}", hint=f"the whole log is `{self.log}`")
+
+
+def variables(environ: Mapping[str, str], address: str) -> dict[str, str]:
+    """What the processes that ask it are told."""
+    return {ADDRESS_VARIABLE: address, TOKEN_VARIABLE: environ[TOKEN_VARIABLE]}
