@@ -31,7 +31,8 @@ class JudgeConfig(Strict):
     """Who serves the judge. ``vllm``: the run starts `vllm serve` with ``vllm_serve_kwargs`` of the genrm block and
     keeps it running. ``embedded``: our own server. ``external``: whoever answers at ``base_url``. ``auto``:
     ``external`` with a ``base_url``, ``vllm`` where it is installed and a GPU is visible, else ``embedded``. Under
-    NeMo-RL, NeMo-Gym starts vLLM itself."""
+    NeMo-RL, ``auto`` is the vLLM that NeMo-Gym starts on GPUs of the Ray cluster, and ``vllm`` a `vllm serve` on the
+    machine that `judge` of a Slurm profile names."""
     vllm_command: Annotated[str | None, OnDisk()] = None
     """The program `vllm`, or the folder of the environment that has it; null looks on PATH and beside this Python."""
     max_restarts: int = Field(default=3, ge=0)
