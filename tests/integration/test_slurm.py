@@ -675,7 +675,8 @@ def judged(cluster: Cluster, tmp_path: Path) -> Callable[..., list[str]]:
 
 def below(pid: int) -> list[int]:
     """Processes that it has started, and theirs."""
-    found = [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    found = [int(number) for file in threads for number in file.read_text().split()]
     return [*found, *(one for child in found for one in below(child))]
 
 
@@ -702,8 +703,9 @@ def test_a_judge_that_is_killed_ends_the_job(cluster: Cluster, judged: Callable[
     until(lambda: cluster.newest() != before and steps_done(cluster.run_dir(cluster.newest())) >= 1, 240)
     run = cluster.newest()
     job = str(cluster.run_dir(run) / "job.json")
-    [judge, *_] = processes(f"nemotron.judge.beside --job {job}")
-    server = next(pid for pid in below(judge) if b"--served-model-name" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    started = [child for pid in processes(f"nemotron.judge.beside --job {job}") for child in below(pid)]
+    words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in started}
+    [server] = [pid for pid, said in words.items() if b"serve" in said and b"nemotron.processes.leash" not in said]
     os.kill(server, signal.SIGKILL)
     _, err = command.communicate(timeout=180)
     assert command.returncode == 7, err

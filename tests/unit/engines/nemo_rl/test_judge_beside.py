@@ -22,6 +22,7 @@ from nemotron.engines.worker import work
 from nemotron.errors import JudgeError, NemotronError
 from nemotron.judge.announced import Announced
 from nemotron.runs.folder import RunFolder
+from tests.in_process import Result, nemotron
 from tests.unit.compile.compile_world import NODE
 from tests.unit.engines.nemo_rl.world import make_run, make_tree
 from tests.unit.vllm.stand_in import How, StandIn
@@ -217,3 +218,29 @@ def test_a_judge_that_never_says_where_it_is_is_not_waited_for_for_ever(tmp_path
     found = Announced(tmp_path / "judge.json")
     with pytest.raises(JudgeError, match="not ready after 100 s"):
         found.wait(100.0, clock=lambda: next(ticks))
+
+
+def test_the_plan_shows_the_machine_its_script_and_that_the_token_travels_in_the_open(tmp_path: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    profile = tmp_path / "profiles" / "two.toml"
+    lines = ['executor = "slurm"', 'partition = "p"', "gpus_per_node = 1", f'remote_job_dir = "{tmp_path}/shared"']
+    words = ("steps", "run", "rlhf", "-c", "tiny", "engine=nemo_rl", "--dry-run", "-b", "two")
+    words += ("eval.heldout=null", "cluster.gpus_per_node=1", "policy.megatron_cfg.optimizer.bf16=false")
+
+    def plan(judge: str, *more: str) -> Result:
+        profile.write_text("\n".join(["[two]", *lines, judge]) + "\n")
+        return nemotron(*words, *more, cwd=tmp_path, bare=True)
+
+    beside = plan("judge = { gpus_per_node = 8 }", "judge.server=vllm")
+    assert beside.code == 0, beside.stderr
+    assert "`vllm serve` on a machine besides `cluster`" in beside.stdout
+    assert "#SBATCH hetjob" in beside.stdout
+    assert "nemotron.judge.beside" in beside.stdout
+    assert "the judge is asked over plain HTTP" in beside.stderr
+    none = plan("", "judge.server=vllm")
+    assert none.code == 3, none.stderr
+    assert "the profile `two` names none" in none.stderr
+    # A machine that the config has no use for is not asked for.
+    gyms = plan("judge = { gpus_per_node = 8 }", "cluster.gpus_per_node=1")
+    assert "hetjob" not in gyms.stdout
+    assert "plain HTTP" not in gyms.stderr
