@@ -134,7 +134,7 @@ def _width(model: ModelFiles, hidden: int) -> float:
 
 
 def _served(job: AnyJob, policy: ModelFiles) -> Iterator[ServedMemory]:
-    """Of generation, and of a judge that NeMo-Gym starts."""
+    """Of generation, and of a judge that NeMo-Gym or the job starts on GPUs."""
     if (vllm := job.vllm) is not None:
         found = _on_a_gpu(
             "generation",
@@ -150,7 +150,10 @@ def _served(job: AnyJob, policy: ModelFiles) -> Iterator[ServedMemory]:
         if found:
             yield found
     asked = job.judge_model
-    model = read_model(asked.model, job.place) if asked is not None and judge_gpus(asked) else None
+    on_processors = judge_beside(job.config) and job.place.judge_gpus == 0
+    model = None
+    if asked is not None and judge_gpus(asked) and not on_processors:
+        model = read_model(asked.model, job.place)
     if asked is None or model is None or not model.parameters:
         return
     kwargs = asked.vllm_serve_kwargs or VllmServeKwargs()
