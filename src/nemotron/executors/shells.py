@@ -20,6 +20,8 @@ TIMEOUT_S = 60.0
 """For one command; uploading code takes longer."""
 BROKEN = 255
 """ssh's own exit code: the connection failed, not the command."""
+NO_COMMAND = 127
+"""A shell's exit code where there is no such command."""
 KEPT = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "SLURM_CONF", "TERM", "TZ", "USER")
 """Variables that a submitted job takes over from the machine that submits."""
 

@@ -16,6 +16,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.integration.slurm.accounts import Accounts
+
 READY_S = 60.0
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
@@ -36,7 +38,10 @@ class Lab:
     """Further lines of slurm.conf."""
     prefix: str = "n"
     """Nodes are called so; those of two labs beside each other differently: the kernel's groups have their names."""
+    accounted: bool = False
+    """With accounts: `sacct`, and a QOS for each kind of limit."""
     pids: list[Path] = field(default_factory=list)
+    accounts: Accounts | None = None
 
     @property
     def limits_memory(self) -> bool:
@@ -70,6 +75,8 @@ class Lab:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
+        if self.accounted:
+            self.accounts = Accounts(self.folder, free_port(), self.environment)
         self._write_config()
         log = f"--log-file={self.folder}/log/munged.log"
         run = self.folder / "run"
@@ -77,10 +84,15 @@ class Lab:
             "munged", "--force", f"--key-file={key}", f"--socket={run}/munge", f"--pid-file={run}/munged.pid", log
         )
         self.pids.append(run / "munged.pid")
+        if self.accounts is not None:
+            self.accounts.start()
         self._spawn("slurmctld", "-i")
         for name in self.names:
             self._spawn("slurmd", "-N", name)
         self.pids = [*(run / f"slurmd-{name}.pid" for name in self.names), run / "slurmctld.pid", *self.pids]
+        self._wait_until_idle()
+
+    def _wait_until_idle(self) -> None:
         end = time.monotonic() + READY_S
         while time.monotonic() < end:
             with suppress(subprocess.SubprocessError):
@@ -97,6 +109,8 @@ class Lab:
             if jobs:
                 self.run("scancel", *jobs)
                 self.wait_until_empty()
+        if self.accounts is not None:
+            self.accounts.stop()
         for path in self.pids:
             with suppress(OSError, ValueError):
                 os.kill(int(path.read_text()), signal.SIGTERM)
@@ -112,6 +126,18 @@ class Lab:
                 return
             time.sleep(0.2)
         raise RuntimeError(self.run("squeue"))
+
+    def forget_jobs(self) -> None:
+        """A controller that begins anew: of jobs that have ended, the accounts alone know. Numbers go on."""
+        pid = int((self.folder / "run" / "slurmctld.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + READY_S
+        while Path(f"/proc/{pid}").exists():
+            if time.monotonic() > end:
+                raise RuntimeError("slurmctld does not end")
+            time.sleep(0.1)
+        self._spawn("slurmctld", "-c")
+        self._wait_until_idle()
 
     def bring_back(self, node: str) -> None:
         """A node that was set down, idle again."""
@@ -166,8 +192,8 @@ class Lab:
                 "MinJobAge=86400",
                 "KillWait=2",
                 "InactiveLimit=0",
-                "AccountingStorageType=accounting_storage/none",
             ),
+            *(self.accounts.lines if self.accounts else ["AccountingStorageType=accounting_storage/none"]),
             "PropagateResourceLimits=NONE",
             "GresTypes=gpu",
             *self.more,

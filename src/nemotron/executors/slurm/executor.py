@@ -14,10 +14,10 @@ from pathlib import Path
 from nemotron import snapshot
 from nemotron.disk.untar import unpack_files
 from nemotron.engines.nemo_rl.gym import served_beside
-from nemotron.errors import ExecutorError, NemotronError
+from nemotron.errors import ExecutorError, NemotronError, NotAvailableError
 from nemotron.executors.base import How, JobState, Submission, Target, from_file, log_of
 from nemotron.executors.environment import shown_environment
-from nemotron.executors.shells import Done, Here, Shell, Ssh
+from nemotron.executors.shells import NO_COMMAND, Done, Here, Shell, Ssh
 from nemotron.executors.slurm import script
 from nemotron.executors.slurm.states import job_state, of_scontrol
 from nemotron.job import CompiledJob
@@ -30,8 +30,12 @@ NAME = "slurm"
 UPLOAD_TIMEOUT_S = 900.0
 ARRAY = "array.sh"
 _WAIT = "wait until some of your jobs have ended, or use another partition or QOS"
+_LESS = (
+    "ask for less (`time`, `nodes`, `cpus_per_task`, `gpus_per_node`, `mem`), or use another QOS: `sacctmgr show qos`"
+)
 _FULL = "the cluster's queue is full: submit again when jobs have ended"
 _HINTS = (
+    ("perjob", _LESS),
     ("violates accounting/qos policy", _WAIT),
     ("limit for pending or running jobs", _WAIT),
     ("time limit is invalid", "lower `time` of the profile: `sinfo --format='%P %l'` has the limit of each partition"),
@@ -271,22 +275,27 @@ class Slurm:
     def _sent(self, shell: Shell, argv: Sequence[str], values: Mapping[str, str], name: str) -> str:
         """The id of the job that sbatch makes."""
         try:
-            done = shell.run(argv, environment=values, timeout_s=SUBMIT_TIMEOUT_S)
+            return _job_id(shell.run(argv, environment=values, timeout_s=SUBMIT_TIMEOUT_S))
         except ExecutorError:
-            # The connection broke: whether the job was taken, its name tells.
+            # The connection broke, or sbatch waited in vain for the controller's answer: whether the job was taken, its
+            # name tells.
             if (known := self._by_name(shell, name)) is None:
                 raise
             return known
-        return _job_id(done)
 
     def _by_name(self, shell: Shell, name: str) -> str | None:
         """The job or array of that name, where Slurm knows one: names are unique, they hold a run's id."""
         done = shell.run(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%F"])
         if done.code == 0 and done.text:
             return done.text.splitlines()[-1].strip()
-        done = shell.run(["sacct", "--noheader", "--allocations", "--parsable2", f"--name={name}", "--format=JobID"])
+        try:
+            # Left to itself sacct begins at midnight.
+            rows = _accounts(shell, f"--name={name}", "--starttime=now-7days", "--format=JobID")
+        except ExecutorError:
+            # Accounts that do not answer keep no job from being submitted: the controller has answered.
+            rows = []
         # Tasks of an array are `ARRAY_TASK`, parts of a heterogeneous job `JOB+PART`.
-        return re.split(r"[_+]", done.text.splitlines()[-1].strip())[0] if done.code == 0 and done.text else None
+        return re.split(r"[_+]", rows[-1][0])[0] if rows else None
 
 
 def code_dir(settings: SlurmProfile, target: Target) -> str | None:
@@ -363,7 +372,7 @@ def _job_id(done: Done) -> str:
         ExecutorError: it refused; in Slurm's words.
     """
     if done.code:
-        reason = _reason(done).removeprefix("sbatch: error: ").removeprefix("Batch job submission failed: ")
+        reason = _refusal(done)
         hint = next((hint for words, hint in _HINTS if words in reason.lower()), None)
         raise ExecutorError(f"Slurm refuses the job: {reason}", hint=hint)
     job, _, _cluster = done.text.splitlines()[-1].partition(";") if done.text else ("", "", "")
@@ -372,20 +381,40 @@ def _job_id(done: Done) -> str:
     return job
 
 
+def _refusal(done: Done) -> str:
+    """In sbatch's last words; which limit is meant, it says before them."""
+    words = [line.partition("error: ")[2] for line in done.err.splitlines() if line.startswith("sbatch: error: ")]
+    limits = [word for word in words[:-1] if re.fullmatch(r"\w+Limit", word)]
+    last = _reason(done).removeprefix("sbatch: error: ").removeprefix("Batch job submission failed: ")
+    return ": ".join([last, *limits])
+
+
 def _state(shell: Shell, job: str) -> JobState:
     done = shell.run(["scontrol", "--oneliner", "show", "job", job])
     if done.code == 0 and (told := of_scontrol(done.text)) is not None:
         return told[1]
     if done.code and "Invalid job id" not in done.err:
         return JobState("unknown", _reason(done))
-    # Where the cluster keeps accounts; elsewhere sacct fails, and nobody knows the job any more.
     fields = f"--format={'JobID' if '_' in job else 'JobIDRaw'},State,ExitCode"
-    done = shell.run(["sacct", "--noheader", "--allocations", "--parsable2", f"--jobs={job}", fields])
-    rows = [line.split("|") for line in done.text.splitlines()] if done.code == 0 else []
-    for row in rows:
+    for row in _accounts(shell, f"--jobs={job}", fields):
         if len(row) == 3 and row[0] == job:
             return job_state(row[1], "", row[2])
     return JobState("lost", "Slurm does not know the job any more")
+
+
+def _accounts(shell: Shell, *words: str) -> list[list[str]]:
+    """What the cluster's accounts say; nothing where it keeps none, which is how Slurm comes.
+
+    Raises:
+        ExecutorError: it keeps some, and they cannot be asked now.
+    """
+    try:
+        done = shell.run(["sacct", "--noheader", "--allocations", "--parsable2", *words])
+    except NotAvailableError:
+        return []
+    if done.code and done.code != NO_COMMAND and "storage is disabled" not in done.err:
+        raise ExecutorError(f"the controller has no such job, and the accounts cannot be asked: {_reason(done)}")
+    return [line.split("|") for line in done.text.splitlines()] if done.code == 0 else []
 
 
 def _upload(shell: Shell, run: Path, there: str, number: int) -> None:

@@ -33,6 +33,14 @@ STATES: dict[str, StateName] = {
     "BOOT_FAIL": "node_failed",
 }
 NO_REASON = frozenset({"", "None", "(null)"})
+STUCK = (
+    (r"(QOS|Assoc)\w*PerJob(Limit)?", "it asks for more than one job may have there"),
+    (r"PartitionTimeLimit", "it asks for more time than the partition gives"),
+    (r"Invalid(Account|QOS)|AccountNotAllowed|QOSNotAllowed|BadConstraints", "there is no such thing for it"),
+    (r"JobHeld(User|Admin)|launch_failed_requeued_held", "it is held (`scontrol release` lets it go)"),
+    (r"DependencyNeverSatisfied", "what it waits for has failed"),
+)
+"""Reasons for which a job does not start however long it waits, and what they mean."""
 
 
 def job_state(word: str, reason: str = "", exit_code: str = "") -> JobState:
@@ -49,6 +57,8 @@ def job_state(word: str, reason: str = "", exit_code: str = "") -> JobState:
     if number is not None and signal.isdecimal() and int(signal):
         number = 128 + int(signal)
     told = "" if reason in NO_REASON else reason
+    if state == "queued" and (means := next((means for words, means in STUCK if re.fullmatch(words, told)), None)):
+        told = f"{told}: it will not start as it is, because {means}"
     if state == "unknown" and name:
         told = told or name
     elif state not in ("queued", "running", "finished", "failed") and name:
