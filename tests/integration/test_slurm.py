@@ -8,16 +8,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.integration.slurm.lab import Lab
-from tests.integration.slurm.sshd import Sshd
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -95,16 +95,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield Cluster(lab, folder / "project")
     finally:
         lab.stop()
-
-
-@pytest.fixture(scope="module")
-def sshd(cluster: Cluster) -> Iterator[Sshd]:
-    server = Sshd(cluster.folder / "sshd", cluster.lab.config)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -302,30 +292,66 @@ def test_time_limit(cluster: Cluster) -> None:
     assert (done.returncode, "reached its time limit" in done.stderr) == (130, True), done.stderr
 
 
-def test_environment_arrives_and_secrets_stay_nowhere(cluster: Cluster) -> None:
-    seen = cluster.folder / "seen"
+@contextmanager
+def watched(secret: str) -> Iterator[None]:
+    """Nobody's command line has the secret while the block runs, however short the process lives."""
+    found, over = set[str](), threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.01):
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):  # it has ended
+                    if secret.encode() in (words := entry.read_bytes()):
+                        found.add(words.decode(errors="replace"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert found == set()
+
+
+def environment_arrives(cluster: Cluster, *lines: str, shared: str = "shared") -> None:
+    """Values as they are, by their names; secrets where they are used and nowhere else."""
+    seen = cluster.folder.parent / "seen" / shared
+    seen.parent.mkdir(exist_ok=True)
     cluster.profile(
         "vars",
         f"env_vars.STRANGE = {json.dumps(STRANGE, ensure_ascii=False)}",
+        'env_vars.lower_case = "as it is"',
+        'env_vars.EMPTY = ""',
         'env_vars.RENAMED = "${oc.env:PLANTED}"',
         'pass_env = ["PLANTED", "NOT_THERE"]',
-        f"startup_commands = ['env -0 > {seen}', 'ps axww -o args > {seen}.ps']",
+        f"startup_commands = ['env -0 > {seen}']",
+        *lines,
+        shared=shared,
     )
-    words = cluster.tiny("-r", "vars", *STEPS)
-    dry = cluster.nemotron(*words, "--dry-run", PLANTED=SECRET)
-    assert dry.returncode == 0
-    assert SECRET not in dry.stdout + dry.stderr
-    done = cluster.nemotron(*words, PLANTED=SECRET, UNRELATED="x")
+    words = cluster.tiny("-r", "vars", "grpo.max_num_steps=1")
+    with watched(SECRET):
+        dry = cluster.nemotron(*words, "--dry-run", PLANTED=SECRET)
+        assert dry.returncode == 0, dry.stderr
+        done = cluster.nemotron(*words, PLANTED=SECRET, UNRELATED="x")
     assert done.returncode == 0, done.stderr
     variables = dict(entry.partition("=")[::2] for entry in seen.read_text().split("\0"))
-    assert variables["STRANGE"] == STRANGE
+    assert {name: variables[name] for name in ("STRANGE", "lower_case", "EMPTY")} == {
+        "STRANGE": STRANGE,
+        "lower_case": "as it is",
+        "EMPTY": "",
+    }
     assert variables["PLANTED"] == variables["RENAMED"] == SECRET
-    assert "UNRELATED" not in variables
+    assert not {"UNRELATED", "NOT_THERE"} & set(variables)
     assert not list(cluster.folder.rglob("pwned"))
-    kept = [cluster.run_dir(cluster.newest()), cluster.folder / "profiles"]
-    assert [p for folder in kept for p in folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()] == []
-    assert SECRET not in Path(f"{seen}.ps").read_text()
-    assert SECRET not in done.stdout + done.stderr
+    files = [path for path in cluster.folder.rglob("*") if path.is_file()]
+    assert len(files) > 30
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    assert SECRET not in dry.stdout + dry.stderr + done.stdout + done.stderr
+
+
+def test_environment_arrives_and_secrets_stay_nowhere(cluster: Cluster) -> None:
+    environment_arrives(cluster)
 
 
 def test_two_at_once_and_the_same_twice(cluster: Cluster) -> None:
@@ -403,72 +429,6 @@ def test_an_array_to_its_end_attached(cluster: Cluster) -> None:
     assert len(re.findall(r"submitted to `arrays`, job (\d+)_[01]\n", done.stderr)) == 2
 
 
-def test_over_ssh(cluster: Cluster, sshd: Sshd, reference: Path) -> None:
-    cluster.profile("far", *sshd.profile.splitlines(), shared="far")
-    check = cluster.nemotron("profiles", "check", "far")
-    assert check.returncode == 0, check.stderr
-    assert "slurm-wlm" in check.stdout
-    command = cluster.start(*cluster.tiny("-r", "far", *STEPS))
-    until(lambda: any(steps_done(run) for run in (cluster.folder / "far" / "runs").glob("*")))
-    # In the middle of the log: the job goes on, and the lines that were missed come when the network is back.
-    sshd.break_connections()
-    out, err = command.communicate(timeout=200)
-    assert command.returncode == 0, err
-    steps = re.findall(r"step (\d)/6", out)
-    assert steps == sorted(set(steps))
-    assert steps[-1] == "6"
-    mirror = cluster.run_dir(cluster.newest())
-    assert heldout(mirror) == heldout(reference)
-    assert not list((mirror / "checkpoints").iterdir()), "checkpoints stay on the cluster"
-    assert (mirror / "report.html").stat().st_size > 100_000
-    assert weights(cluster.folder / "far" / "runs" / mirror.name) == weights(reference)
-
-
-def test_a_sweep_over_ssh(cluster: Cluster, sshd: Sshd) -> None:
-    """The array's script and its links go there with the runs."""
-    cluster.profile("far", *sshd.profile.splitlines(), shared="far")
-    runs = sweep_of_two(cluster, "far", "grpo.max_num_steps=1")
-    jobs = {str(cluster.handle(run)["job_id"]).partition("_")[0] for run in runs}
-    assert len(jobs) == 1
-    for run in runs:
-        followed = cluster.nemotron("runs", "logs", "-f", run)
-        assert (followed.returncode, "step 1/1" in followed.stdout) == (0, True), followed.stderr
-        assert json.loads((cluster.run_dir(run) / "status.json").read_text())["state"] == "finished"
-    cluster.lab.wait_until_empty()
-
-
-def test_connection_breaks_while_submitting(cluster: Cluster, sshd: Sshd) -> None:
-    """sbatch took the job and nobody heard the answer: the next try finds it by its name."""
-    wrapper = cluster.folder / "bin" / "sbatch"
-    wrapper.parent.mkdir()
-    wrapper.write_text(
-        f'#!/bin/bash\n/usr/bin/sbatch "$@" > {cluster.folder}/took\npkill -KILL -P $(cat {sshd.folder}/pid)\n'
-    )
-    wrapper.chmod(0o755)
-    breaking = Sshd(cluster.folder / "breaking", cluster.lab.config, path=f"{wrapper.parent}:{sshd.path}")
-    breaking.start()
-    wrapper.write_text(wrapper.read_text().replace(str(sshd.folder), str(breaking.folder)))
-    try:
-        cluster.profile("breaks", *breaking.profile.splitlines(), shared="far")
-        done = cluster.nemotron(*cluster.tiny("-b", "breaks", "grpo.max_num_steps=1"))
-    finally:
-        breaking.stop()
-    assert done.returncode == 0, done.stderr
-    job = (cluster.folder / "took").read_text().strip()
-    assert cluster.handle(done.stdout.strip())["job_id"] == job
-    name = cluster.lab.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%j")
-    assert cluster.lab.run("squeue", "-h", "-t", "all", "--name", name, "-o", "%A") == job, "one job of that name"
-    cluster.lab.wait_until_empty(120)
-
-
-def test_no_such_host(cluster: Cluster) -> None:
-    cluster.profile("nowhere", 'tunnel = "ssh"', 'host = "no-such-host.invalid"')
-    done = cluster.nemotron(*cluster.tiny("-b", "nowhere"))
-    assert done.returncode == 11
-    assert "no-such-host.invalid" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_ctrl_c_detaches(cluster: Cluster) -> None:
     cluster.profile("batch")
     before = cluster.newest()
@@ -515,201 +475,3 @@ def test_a_killed_critic_ends_its_actor(cluster: Cluster) -> None:
     cluster.lab.wait_until_empty(90)
     left = subprocess.run(["pgrep", "-f", f"{run}/"], capture_output=True, text=True, check=False)
     assert left.stdout == ""
-
-
-RAY_SCRIPT = """
-import argparse, json, os, time
-from pathlib import Path
-import ray, yaml
-from nemo_rl.utils.logger import Logger
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--config")
-config = yaml.safe_load(Path(parser.parse_args().config).read_text())
-ray.init(address="auto", log_to_driver=False)
-gpus = ray.cluster_resources()["GPU"]
-where = ray.get([ray.remote(num_gpus=2)(lambda: ray.get_runtime_context().get_node_id()).remote() for _ in range(2)])
-print("sees", sum(node["Alive"] for node in ray.nodes()), "nodes,", gpus, "GPUs, tasks on", len(set(where)), flush=True)
-if os.environ["HOW"] == "waits":
-    time.sleep(600)
-folder, logger = Path(config["checkpointing"]["checkpoint_dir"]), Logger()
-for step in range(1, config["dpo"]["max_num_steps"] + 1):
-    draft = folder / f"tmp_step_{step}"
-    draft.mkdir(parents=True)
-    (draft / "training_info.json").write_text(json.dumps({"total_steps": step}))
-    draft.rename(folder / f"step_{step}")
-    logger.log_metrics({"loss": 1.0 / step}, step, prefix="train")
-    logger.log_metrics({"total_step_time": 0.1}, step, "timing/train")
-"""
-
-
-def processes(words: str) -> list[int]:
-    """Numbers of the processes whose command has these words."""
-    found = subprocess.run(["pgrep", "-f", words], capture_output=True, text=True, check=False)
-    return [int(number) for number in found.stdout.split()]
-
-
-@pytest.fixture
-def over_nodes(cluster: Cluster, tmp_path: Path) -> Callable[..., list[str]]:
-    """NeMo-RL's tree with a script that is Ray's own driver, and a profile with two nodes."""
-    python = Path(os.environ.get("NEMOTRON_LEPTON_VENV", Path(__file__).parents[2] / "build" / "lepton")) / "bin/python"
-    if not python.exists():
-        pytest.fail("no Ray: run tests/integration/lepton/install.sh build/lepton")
-    root = tmp_path / "tree"
-    (root / "nemo_rl" / "utils").mkdir(parents=True)
-    for name in ("nemo_rl/__init__.py", "nemo_rl/utils/__init__.py"):
-        (root / name).touch()
-    (root / "nemo_rl/utils/logger.py").write_text("class Logger:\n    def log_metrics(self, *words, **more): ...\n")
-    (root / "examples").mkdir()
-    (root / "examples/run_dpo.py").write_text(RAY_SCRIPT)
-
-    def words(how: str, flag: str) -> list[str]:
-        values = {"NEMOTRON_NEMO_RL_ROOT": str(root), "NEMOTRON_NEMO_RL_PYTHON": str(python), "HOW": how}
-        cluster.profile(
-            "two",
-            *("nodes = 2", "gpus_per_node = 2", 'mem = "2G"', "cpus_per_task = 4"),
-            *(f"env_vars.{name} = {json.dumps(value)}" for name, value in values.items()),
-        )
-        sizes = ("cluster.num_nodes=2", "cluster.gpus_per_node=2", "dpo.max_num_steps=2", "eval.heldout=null")
-        off = ("policy.megatron_cfg.optimizer.bf16=false", "~policy.pretrained_checkpoint")
-        batches = ("policy.train_micro_batch_size=16", "dpo.val_micro_batch_size=25")
-        return ["steps", "run", "dpo", "-c", "tiny", "engine=nemo_rl", flag, "two", *sizes, *off, *batches]
-
-    return words
-
-
-def test_nemo_rl_over_two_nodes_sees_both(cluster: Cluster, over_nodes: Callable[..., list[str]]) -> None:
-    done = cluster.nemotron(*over_nodes("trains", "-r"))
-    assert done.returncode == 0, done.stderr + done.stdout
-    run = cluster.newest()
-    assert cluster.state(run) == "finished"
-    logs = cluster.run_dir(run) / "attempts" / "1" / "logs"
-    assert "sees 2 nodes, 4.0 GPUs, tasks on 2" in (logs / "nemo_rl.log").read_text()
-    until(lambda: not processes(str(cluster.run_dir(run))))
-
-
-def test_a_node_that_loses_ray_ends_the_run(cluster: Cluster, over_nodes: Callable[..., list[str]]) -> None:
-    started = cluster.nemotron(*over_nodes("waits", "-b"))
-    assert started.returncode == 0, started.stderr
-    run = started.stdout.strip()
-    log = cluster.run_dir(run) / "attempts" / "1" / "logs" / "nemo_rl.log"
-    until(lambda: log.exists() and "sees 2 nodes" in log.read_text(), 240)
-    os.kill(processes("slurm.ray_node up")[-1], signal.SIGTERM)
-    until(lambda: cluster.state(run) in ("failed", "killed"), 120)
-    assert "Ray has ended on a node" in cluster.nemotron("runs", "logs", run).stdout
-
-
-RLHF_SCRIPT = """
-import argparse, json, os, socket, subprocess, sys, time, urllib.error, urllib.request
-from pathlib import Path
-from omegaconf import OmegaConf
-from nemo_rl.utils.logger import Logger
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--config")
-path = Path(parser.parse_args().config)
-config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-gym, name = config["env"]["nemo_gym"], "genrm_compare_resources_server"
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-gym[name]["resources_servers"]["genrm_compare"] |= {"host": "127.0.0.1", "port": port}
-env = {**os.environ, "NEMO_GYM_CONFIG_DICT": json.dumps(gym), "NEMO_GYM_CONFIG_PATH": name}
-server = subprocess.Popen([sys.executable, path.with_name("server.py")], env=env)
-
-def compare():
-    text = lambda said: {"output": [{"type": "message", "content": [{"type": "output_text", "text": said}]}]}
-    body = {"conversation_history": [{"role": "user", "content": "say a"}], "response_objs": [text("a"), text("b")]}
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}/compare", json.dumps(body).encode())
-    with urllib.request.urlopen(asked, timeout=300) as answer:
-        return json.load(answer)
-
-for _ in range(600):
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-        break
-    except OSError:
-        assert server.poll() is None
-        time.sleep(0.1)
-folder, logger = Path(config["checkpointing"]["checkpoint_dir"]), Logger()
-for step in range(1, config["grpo"]["max_num_steps"] + 1):
-    found = compare()
-    print("compared", json.dumps(found), flush=True)
-    draft = folder / f"tmp_step_{step}"
-    draft.mkdir(parents=True)
-    (draft / "training_info.json").write_text(json.dumps({"total_steps": step}))
-    draft.rename(folder / f"step_{step}")
-    logger.log_metrics({"loss": 1.0 / step}, step, prefix="train")
-    logger.log_metrics({"total_step_time": 0.1}, step, "timing/train", step_finished=True)
-server.terminate()
-"""
-
-
-@pytest.fixture
-def judged(cluster: Cluster, tmp_path: Path) -> Callable[..., list[str]]:
-    """NeMo-RL's tree with a script that has its answers compared, and a profile with a machine for the judge."""
-    vllm = Path(os.environ.get("NEMOTRON_VLLM_VENV", Path(__file__).parents[2] / "build" / "vllm")).resolve()
-    if not (vllm / "bin" / "vllm").exists():
-        pytest.fail("no vLLM: run tests/integration/vllm_cpu/install.sh build/vllm")
-    root = tmp_path / "tree"
-    (root / "nemo_rl" / "utils").mkdir(parents=True)
-    for name in ("nemo_rl/__init__.py", "nemo_rl/utils/__init__.py"):
-        (root / name).touch()
-    (root / "nemo_rl/utils/logger.py").write_text("class Logger:\n    def log_metrics(self, *words, **more): ...\n")
-    (root / "examples" / "nemo_gym").mkdir(parents=True)
-    (root / "examples/nemo_gym/run_grpo_nemo_gym.py").write_text(RLHF_SCRIPT)
-
-    def words(flag: str, steps: int) -> list[str]:
-        cluster.profile(
-            "beside",
-            *("nodelist = 'n1'", "gpus_per_node = 1", "judge = { nodelist = 'n2', cpus_per_task = 2 }"),
-            *("requeue = false", f"env_vars.NEMOTRON_NEMO_RL_ROOT = {json.dumps(str(root))}"),
-        )
-        sizes = ("cluster.gpus_per_node=1", f"grpo.max_num_steps={steps}", "eval.heldout=null")
-        off = ("policy.megatron_cfg.optimizer.bf16=false", "grpo.max_num_epochs=100000", "limits.max_kl=null")
-        judge = ("judge.server=vllm", f"judge.vllm_command={vllm}")
-        return ["steps", "run", "rlhf", "-c", "tiny", "engine=nemo_rl", flag, "beside", *sizes, *off, *judge]
-
-    return words
-
-
-def below(pid: int) -> list[int]:
-    """Processes that it has started, and theirs."""
-    threads = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(number) for file in threads for number in file.read_text().split()]
-    return [*found, *(one for child in found for one in below(child))]
-
-
-def test_a_judge_on_a_machine_of_its_own_gives_rewards(cluster: Cluster, judged: Callable[..., list[str]]) -> None:
-    """The real vLLM on the second node, asked by our comparison on the first, as NeMo-Gym would start it there."""
-    done = cluster.nemotron(*judged("-r", 2))
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert "the judge is asked over plain HTTP" in done.stderr
-    run = cluster.run_dir(cluster.newest())
-    log = (run / "attempts" / "1" / "logs" / "nemo_rl.log").read_text()
-    compared = [json.loads(line.removeprefix("compared ")) for line in log.splitlines() if line.startswith("compared ")]
-    assert len(compared) == 2
-    assert len(compared[0]["comparison_results"]) == 2, "every verdict of the trained judge can be read"
-    cluster.lab.wait_until_empty(90)
-    until(lambda: not processes(f"{run}/"))
-    token = re.compile("[0-9a-f]{64}")
-    kept = [path for path in run.rglob("*") if path.is_file() and path.suffix in (".json", ".yaml", ".sh", ".log")]
-    assert not [path for path in kept if "TOKEN" in path.name or re.search(rf"TOKEN={token.pattern}", path.read_text())]
-
-
-def test_a_judge_that_is_killed_ends_the_job(cluster: Cluster, judged: Callable[..., list[str]]) -> None:
-    before = cluster.newest()
-    command = cluster.start(*judged("-r", 100_000))
-    until(lambda: cluster.newest() != before and steps_done(cluster.run_dir(cluster.newest())) >= 1, 240)
-    run = cluster.newest()
-    job = str(cluster.run_dir(run) / "job.json")
-    started = [child for pid in processes(f"nemotron.judge.beside --job {job}") for child in below(pid)]
-    words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in started}
-    [server] = [pid for pid, said in words.items() if b"serve" in said and b"nemotron.processes.leash" not in said]
-    os.kill(server, signal.SIGKILL)
-    _, err = command.communicate(timeout=180)
-    assert command.returncode == 7, err
-    status = json.loads((cluster.run_dir(run) / "status.json").read_text())
-    assert status["error"].startswith("the judge of this job has ended: vLLM, which serves the judge `")
-    cluster.lab.wait_until_empty(90)
-    until(lambda: not processes(f"{run}/"))

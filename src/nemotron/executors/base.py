@@ -98,6 +98,16 @@ def log_of(handle: Handle) -> str:
     return found
 
 
+def job_of(handle: Handle) -> str | None:
+    """What the cluster calls the job; of one that was sent although nobody heard the answer, what it was to be called.
+
+    For clusters that take the names of their jobs from us.
+    """
+    extra = handle.model_extra or {}
+    found = extra.get("job_id") or extra.get("job_name")
+    return str(found) if found else None
+
+
 def from_file(path: str, offset: int) -> bytes:
     """What a log that can be read here holds from byte ``offset`` on; nothing before it is there.
 

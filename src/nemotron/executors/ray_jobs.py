@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, RootModel
 from nemotron import snapshot
 from nemotron.errors import ConfigError, ExecutorError, NemotronError, NotFoundError
 from nemotron.executors import mirror
-from nemotron.executors.base import How, JobState, StateName, Submission, Target
+from nemotron.executors.base import How, JobState, StateName, Submission, Target, job_of
 from nemotron.executors.environment import shown_environment
 from nemotron.executors.http import PATIENCE_S, Service
 from nemotron.job import CompiledJob
@@ -180,8 +180,8 @@ class RayJobs:
 
     def cancel(self, handle: Handle) -> None:
         """Stop it: SIGTERM, and SIGKILL where that does not help."""
-        if job := (handle.model_extra or {}).get("job_id"):
-            self._service(handle, patience_s=ASK_S).call("POST", f"{_path(str(job))}/stop")
+        if job := job_of(handle):
+            self._service(handle, patience_s=ASK_S).call("POST", f"{_path(job)}/stop")
 
     def fetch(self, run: RunFolder, handle: Handle) -> None:
         """Rows and status of a mirrored run out of the log."""
@@ -213,7 +213,7 @@ class RayJobs:
 
     def state(self, handle: Handle) -> JobState:
         """One call."""
-        job = (handle.model_extra or {}).get("job_id")
+        job = job_of(handle)
         if not job:
             return JobState("lost", "it was never submitted")
         try:
@@ -239,7 +239,7 @@ class RayJobs:
         return self._services[key]
 
     def _log(self, handle: Handle) -> _Log:
-        job = str((handle.model_extra or {}).get("job_id"))
+        job = str(job_of(handle))
         if job not in self._logs:
             self._logs[job] = _Log(self._service(handle, patience_s=ASK_S), job)
         return self._logs[job]

@@ -39,9 +39,13 @@ class Sshd:
         ]
         config = self.folder / "sshd_config"
         config.write_text("\n".join(lines) + "\n")
+        self.listen()
+
+    def listen(self) -> None:
+        """Start with the keys and the address of the last time."""
         program = shutil.which("sshd", path=SBIN)
         assert program is not None
-        subprocess.run([program, "-f", str(config)], check=True)
+        subprocess.run([program, "-f", str(self.folder / "sshd_config")], check=True)
         end = time.monotonic() + 20
         while not (self.folder / "pid").exists():
             assert time.monotonic() < end, "sshd does not start"
@@ -59,6 +63,8 @@ class Sshd:
 
     def break_connections(self) -> None:
         """End every connection, as a network does; the server goes on listening."""
+        if not (self.folder / "pid").exists():
+            return
         listener = int((self.folder / "pid").read_text())
         children = subprocess.run(["pgrep", "-P", str(listener)], capture_output=True, text=True, check=False)
         for pid in children.stdout.split():
@@ -70,3 +76,7 @@ class Sshd:
         self.break_connections()
         with suppress(OSError, ValueError):
             os.kill(int((self.folder / "pid").read_text()), signal.SIGTERM)
+        end = time.monotonic() + 20
+        while (self.folder / "pid").exists():
+            assert time.monotonic() < end, "sshd does not end"
+            time.sleep(0.05)

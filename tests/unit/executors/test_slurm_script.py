@@ -120,19 +120,41 @@ def test_any_folder_is_quoted(folder: str, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "critic": {"critic": {}}, "ray": {"nodes": 2}}
+SRUN = """#!/bin/bash
+case "$*" in
+  *nemotron.engines.worker*) sleep 0.3; exit {code} ;;
+  *) trap 'exit 143' TERM; while true; do sleep 0.1; done ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("code", "requeues"), [(0, False), (1, False), (9, False), (130, True), (143, False)])
-def test_exit_code_of_the_worker_is_the_jobs(tmp_path: Path, code: int, requeues: bool) -> None:
-    """130 asks for another turn, unless the run was cancelled."""
+def test_exit_code_of_the_worker_is_the_jobs(tmp_path: Path, code: int, requeues: bool, variant: str) -> None:
+    """130 asks for another turn, unless the run was cancelled. What is ended after the worker has no say in it."""
     run = tmp_path / "run"
-    (run / "attempts" / "1").mkdir(parents=True)
-    (tmp_path / "srun").write_text(f"#!/bin/bash\nsleep 0.1\nexit {code}\n")
+    (run / "attempts" / "1" / "logs").mkdir(parents=True)
+    (tmp_path / "srun").write_text(SRUN.format(code=code))
     (tmp_path / "scontrol").write_text(f"#!/bin/bash\necho $@ >> {tmp_path}/asked\n")
-    for name in ("srun", "scontrol"):
+    # The critic's sixty seconds to leave by itself.
+    (tmp_path / "seq").write_text("#!/bin/bash\necho 1\n")
+    for name in ("srun", "scontrol", "seq"):
         (tmp_path / name).chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    profile = SlurmProfile.model_validate({"executor": "slurm", **VARIANTS[variant]})
+    text = batch_script(
+        profile,
+        name="nemotron-r-1",
+        run_dir=str(run),
+        number=1,
+        how=How(),
+        two_sided=variant == "critic",
+        ray=variant == "ray",
+    )
 
     def run_script() -> int:
-        return subprocess.run(["bash"], input=script(run_dir=str(run)), env=env, text=True, check=False).returncode
+        return subprocess.run(["bash"], input=text, env=env, text=True, check=False, timeout=60).returncode
 
     assert run_script() == (0 if requeues else code)
     assert (tmp_path / "asked").exists() is requeues

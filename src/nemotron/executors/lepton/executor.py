@@ -12,7 +12,7 @@ from pathlib import Path
 from nemotron.disk.documents import parse_json
 from nemotron.errors import ExecutorError, NemotronError, NotFoundError
 from nemotron.executors import mirror
-from nemotron.executors.base import How, JobState, StateName, Submission, Target
+from nemotron.executors.base import How, JobState, StateName, Submission, Target, job_of
 from nemotron.executors.environment import shown_environment
 from nemotron.executors.lepton import payload
 from nemotron.executors.lepton.answers import Found, Job, Rows, Workspace
@@ -156,7 +156,7 @@ class Lepton:
         """Stop it: Lepton keeps it, with its log."""
         if _is_ray(handle):
             return self._clusters.cancel(handle)
-        job = (handle.model_extra or {}).get("job_id")
+        job = job_of(handle)
         if job:
             self._api(handle).call("PATCH", f"/jobs/{job}", body={"spec": {"stopped": True}})
 
@@ -190,7 +190,7 @@ class Lepton:
         """One call."""
         if _is_ray(handle):
             return self._clusters.state(handle)
-        job = (handle.model_extra or {}).get("job_id")
+        job = job_of(handle)
         if not job:
             return JobState("lost", "it was never submitted")
         try:
@@ -207,7 +207,7 @@ class Lepton:
     def _patience(self, handle: Handle) -> float:
         """How long its log is waited for; to its end once the job is over, which no row of the mirror may miss."""
         try:
-            word = _word(self._api(handle), str((handle.model_extra or {}).get("job_id")))
+            word = _word(self._api(handle), str(job_of(handle)))
         except NemotronError:
             return _PATIENCE_S
         return _PATIENCE_S if STATES.get(word, "unknown") in ("queued", "running", "unknown") else math.inf
@@ -238,7 +238,7 @@ class Lepton:
         return self._apis[workspace.url]
 
     def _log(self, handle: Handle) -> _Log:
-        job = str((handle.model_extra or {}).get("job_id"))
+        job = str(job_of(handle))
         if job not in self._logs:
             self._logs[job] = _Log(self._api(handle), job)
         return self._logs[job]

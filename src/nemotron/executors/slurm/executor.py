@@ -8,6 +8,7 @@ import shlex
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +54,8 @@ _HINTS = (
 SUBMIT_TIMEOUT_S = 180.0
 """sbatch asks a full queue again for two minutes. Left to itself it ends with a word; ended by us, it might submit the
 job of a run that counts as refused."""
-SMALL_FILES = ("status.json", "metrics.jsonl", "samples.jsonl", "report.html", "job.json")
+STATUS = "status.json"
+SMALL_FILES = (STATUS, "metrics.jsonl", "samples.jsonl", "report.html", "job.json")
 """What a mirror has of a run; checkpoints stay where they are."""
 
 
@@ -162,11 +164,10 @@ class Slurm:
 
     def state(self, handle: Handle) -> JobState:
         """What the controller says; of a job that it has forgotten, what the accounts say."""
-        job = (handle.model_extra or {}).get("job_id")
-        if not job:
-            return JobState("lost", "it was never submitted")
+        shell = shell_of(handle)
         try:
-            return _state(shell_of(handle), str(job))
+            job = self._job_of(shell, handle)
+            return _state(shell, job) if job else JobState("lost", "it was never submitted")
         except NemotronError as error:
             return JobState("unknown", error.message)
 
@@ -189,8 +190,8 @@ class Slurm:
     def cancel(self, handle: Handle) -> None:
         """scancel; the mark in the attempt's folder keeps the script from asking for another turn."""
         extra = handle.model_extra or {}
-        shell, job = shell_of(handle), str(extra.get("job_id") or "")
-        if not job:
+        shell = shell_of(handle)
+        if (job := self._job_of(shell, handle)) is None:
             return
         mark = f"{extra['run_dir']}/attempts/{extra['number']}/cancelled"
         shell.run(["touch", mark])
@@ -206,10 +207,13 @@ class Slurm:
         there = shlex.quote(str(extra["run_dir"]))
         names = " ".join(SMALL_FILES)
         # Files that are not there yet are left out by the shell, not reported by tar.
-        text = f"cd {there} && tar cf - $(for f in {names} attempts/*/logs; do [ ! -e $f ] || echo $f; done)"
+        text = f"[ -d {there} ] || exit 0; cd {there} && "
+        text += f"tar cf - $(for f in {names} attempts/*/logs; do [ ! -e $f ] || echo $f; done)"
         done = shell_of(handle).run(["sh", "-c", text], timeout_s=UPLOAD_TIMEOUT_S)
         if done.code:
             raise ExecutorError(f"cannot fetch the run from {extra['run_dir']}: {_reason(done)}")
+        if not done.out:
+            return  # it never got there
         try:
             unpack_files(done.out, run.path)
         except ValueError as error:
@@ -278,15 +282,31 @@ class Slurm:
             return _job_id(shell.run(argv, environment=values, timeout_s=SUBMIT_TIMEOUT_S))
         except ExecutorError:
             # The connection broke, or sbatch waited in vain for the controller's answer: whether the job was taken, its
-            # name tells.
-            if (known := self._by_name(shell, name)) is None:
+            # name tells. Where that cannot be asked either, it is asked whenever somebody wants to know of the run.
+            known = None
+            with suppress(NemotronError):
+                known = self._by_name(shell, name)
+            if known is None:
                 raise
             return known
 
+    def _job_of(self, shell: Shell, handle: Handle) -> str | None:
+        """Its id: the one that is kept, or that of a job which was sent although nobody heard the answer."""
+        extra = handle.model_extra or {}
+        if known := extra.get("job_id"):
+            return str(known)
+        return self._by_name(shell, str(name)) if (name := extra.get("job_name")) else None
+
     def _by_name(self, shell: Shell, name: str) -> str | None:
-        """The job or array of that name, where Slurm knows one: names are unique, they hold a run's id."""
+        """The job or array of that name, where Slurm knows one: names are unique, they hold a run's id.
+
+        Raises:
+            ExecutorError: Slurm does not say which jobs there are.
+        """
         done = shell.run(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%F"])
-        if done.code == 0 and done.text:
+        if done.code:
+            raise ExecutorError(f"Slurm does not say which jobs there are: {_reason(done)}", hint="try again later")
+        if done.text:
             return done.text.splitlines()[-1].strip()
         try:
             # Left to itself sacct begins at midnight.
@@ -418,19 +438,21 @@ def _accounts(shell: Shell, *words: str) -> list[list[str]]:
 
 
 def _upload(shell: Shell, run: Path, there: str, number: int) -> None:
-    """The small files of a new run, or what a further attempt adds: the rest of it is newer there."""
-    names = ["job.json", f"attempts/{number}", *(["status.json", "profile.json"] if number == 1 else [])]
+    """The small files of a new run, or what a further attempt adds: the status is newer there, once there is one."""
+    names = ["job.json", f"attempts/{number}", STATUS, "profile.json"]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in names:
             if (run / name).exists():
                 tar.add(run / name, name)
-    _unpack_there(shell, there, buffer.getvalue(), more="/checkpoints")
+    _unpack_there(shell, there, buffer.getvalue(), more="/checkpoints", once=STATUS)
 
 
-def _unpack_there(shell: Shell, folder: str, archive: bytes, more: str = "") -> None:
+def _unpack_there(shell: Shell, folder: str, archive: bytes, more: str = "", once: str = "") -> None:
+    """Unpack; a file ``once`` that is there stays as it is."""
     quoted = shlex.quote(folder)
-    text = f"umask 077; mkdir -p {quoted}{more} && tar xf - -C {quoted} --no-same-owner"
+    unless = f" $([ ! -e {quoted}/{once} ] || echo --exclude={once})" if once else ""
+    text = f"umask 077; mkdir -p {quoted}{more} && tar xf - -C {quoted} --no-same-owner{unless}"
     done = shell.run(["bash", "-c", text], stdin=archive, timeout_s=UPLOAD_TIMEOUT_S)
     if done.code:
         raise ExecutorError(f"cannot write `{folder}` on the cluster: {_reason(done)}")

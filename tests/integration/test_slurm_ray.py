@@ -1,0 +1,119 @@
+"""A Ray over the nodes of a Slurm job: two on one machine, where nothing of either may lie at its usual place."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_slurm import Cluster, cluster, until
+
+__all__ = ["cluster"]
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+
+RAY_SCRIPT = """
+import argparse, json, os, time
+from pathlib import Path
+import ray, yaml
+from nemo_rl.utils.logger import Logger
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--config")
+config = yaml.safe_load(Path(parser.parse_args().config).read_text())
+ray.init(address="auto", log_to_driver=False)
+gpus = ray.cluster_resources()["GPU"]
+where = ray.get([ray.remote(num_gpus=2)(lambda: ray.get_runtime_context().get_node_id()).remote() for _ in range(2)])
+print("sees", sum(node["Alive"] for node in ray.nodes()), "nodes,", gpus, "GPUs, tasks on", len(set(where)), flush=True)
+if os.environ["HOW"] == "waits":
+    time.sleep(600)
+folder, logger = Path(config["checkpointing"]["checkpoint_dir"]), Logger()
+for step in range(1, config["dpo"]["max_num_steps"] + 1):
+    draft = folder / f"tmp_step_{step}"
+    draft.mkdir(parents=True)
+    (draft / "training_info.json").write_text(json.dumps({"total_steps": step}))
+    draft.rename(folder / f"step_{step}")
+    logger.log_metrics({"loss": 1.0 / step}, step, prefix="train")
+    logger.log_metrics({"total_step_time": 0.1}, step, "timing/train")
+"""
+
+
+def processes(words: str) -> list[int]:
+    """Numbers of the processes whose command has these words."""
+    found = subprocess.run(["pgrep", "-f", words], capture_output=True, text=True, check=False)
+    return [int(number) for number in found.stdout.split()]
+
+
+@pytest.fixture
+def over_nodes(cluster: Cluster, tmp_path: Path) -> Callable[..., list[str]]:
+    """NeMo-RL's tree with a script that is Ray's own driver, and a profile with two nodes."""
+    python = Path(os.environ.get("NEMOTRON_LEPTON_VENV", Path(__file__).parents[2] / "build" / "lepton")) / "bin/python"
+    if not python.exists():
+        pytest.fail("no Ray: run tests/integration/lepton/install.sh build/lepton")
+    root = tmp_path / "tree"
+    (root / "nemo_rl" / "utils").mkdir(parents=True)
+    for name in ("nemo_rl/__init__.py", "nemo_rl/utils/__init__.py"):
+        (root / name).touch()
+    (root / "nemo_rl/utils/logger.py").write_text("class Logger:\n    def log_metrics(self, *words, **more): ...\n")
+    (root / "examples").mkdir()
+    (root / "examples/run_dpo.py").write_text(RAY_SCRIPT)
+
+    # What an earlier `ray.init()` of this user leaves behind, with which a Ray would ask for a token of its own.
+    home = tmp_path / "home"
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text("token-of-another-ray-" + "0" * 32)
+
+    def words(how: str, flag: str, python: Path = python) -> list[str]:
+        values = {"NEMOTRON_NEMO_RL_ROOT": str(root), "NEMOTRON_NEMO_RL_PYTHON": str(python), "HOW": how}
+        values["HOME"] = str(home)
+        cluster.profile(
+            "two",
+            *("nodes = 2", "gpus_per_node = 2", 'mem = "2G"', "cpus_per_task = 4"),
+            *(f"env_vars.{name} = {json.dumps(value)}" for name, value in values.items()),
+        )
+        sizes = ("cluster.num_nodes=2", "cluster.gpus_per_node=2", "dpo.max_num_steps=2", "eval.heldout=null")
+        off = ("policy.megatron_cfg.optimizer.bf16=false", "~policy.pretrained_checkpoint")
+        batches = ("policy.train_micro_batch_size=16", "dpo.val_micro_batch_size=25")
+        return ["steps", "run", "dpo", "-c", "tiny", "engine=nemo_rl", flag, "two", *sizes, *off, *batches]
+
+    return words
+
+
+def test_nemo_rl_over_two_nodes_sees_both(cluster: Cluster, over_nodes: Callable[..., list[str]]) -> None:
+    done = cluster.nemotron(*over_nodes("trains", "-r"))
+    assert done.returncode == 0, done.stderr + done.stdout
+    run = cluster.newest()
+    assert cluster.state(run) == "finished"
+    logs = cluster.run_dir(run) / "attempts" / "1" / "logs"
+    assert "sees 2 nodes, 4.0 GPUs, tasks on 2" in (logs / "nemo_rl.log").read_text()
+    until(lambda: not processes(str(cluster.run_dir(run))))
+
+
+def test_a_node_that_loses_ray_ends_the_run(cluster: Cluster, over_nodes: Callable[..., list[str]]) -> None:
+    started = cluster.nemotron(*over_nodes("waits", "-b"))
+    assert started.returncode == 0, started.stderr
+    run = started.stdout.strip()
+    log = cluster.run_dir(run) / "attempts" / "1" / "logs" / "nemo_rl.log"
+    until(lambda: log.exists() and "sees 2 nodes" in log.read_text(), 240)
+    os.kill(processes("slurm.ray_node up")[-1], signal.SIGTERM)
+    until(lambda: cluster.state(run) in ("failed", "killed"), 120)
+    assert "Ray has ended on a node" in cluster.nemotron("runs", "logs", run).stdout
+
+
+def test_a_head_that_does_not_come_up_ends_the_job(cluster: Cluster, over_nodes: Callable[..., list[str]]) -> None:
+    """Whoever asks a head that is dead waits for minutes: nobody asks it before its daemon is looked at."""
+    begun = time.monotonic()
+    done = cluster.nemotron(*over_nodes("trains", "-r", Path("/bin/false")))
+    assert time.monotonic() - begun < 120
+    assert done.returncode == 9, done.stderr + done.stdout
+    assert "error: Ray has ended on a node of this job: see ray.log" in done.stdout
+    run = cluster.run_dir(cluster.newest())
+    assert "error: Ray's head ended with 1" in (run / "attempts" / "1" / "logs" / "ray.log").read_text()
+    until(lambda: not processes(str(run)))
