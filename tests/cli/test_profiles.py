@@ -166,7 +166,7 @@ FAR = ("data.train.data_path=/lustre/a", "data.validation.data_path=/lustre/b")
 
 
 def test_nemo_rl_over_several_nodes_of_lepton_gets_a_ray_cluster(tmp_path: Path) -> None:
-    base = '[lepton_big]\nextends = "lepton_rl_nemo_rl_rlhf"\nnodes = 4\n'
+    base = '[lepton_big]\nextends = "lepton_base"\nnodes = 4\n'
     words = ("-c", "default", "-b", "lepton_big", *FAR, "engine=nemo_rl", "cluster.num_nodes=4", "--dry-run")
     (tmp_path / "env.toml").write_text(f'{base}ray_version = "2.58.0"\n')
     done = rlhf(tmp_path, *words, "--json")

@@ -198,7 +198,7 @@ def test_refused_by_slurm(cluster: Cluster, partition: str, said: str) -> None:
 @contextmanager
 def narrow(folder: Path, *lines: str) -> Iterator[Cluster]:
     """A second Slurm, with lines of its own in its configuration."""
-    lab = Lab(folder / "lab", nodes=1, more=lines, prefix="narrow")
+    lab = Lab(folder / "lab", nodes=1, more=lines)
     lab.start()
     (folder / "project" / "runs").mkdir(parents=True)
     found = Cluster(lab, folder / "project")
@@ -259,18 +259,20 @@ def end_of(cluster: Cluster, profile: str, action: Callable[[str], object]) -> t
 
 
 def test_node_failure(cluster: Cluster) -> None:
-    cluster.profile("once", "requeue = false", "nodelist = 'n1'")
-    down = ("scontrol", "update", "nodename=n1", "state=down", "reason=test")
+    node = cluster.lab.names[0]
+    cluster.profile("once", "requeue = false", f"nodelist = '{node}'")
+    down = ("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     code, err = end_of(cluster, "once", lambda job: cluster.lab.run(*down))
-    cluster.lab.bring_back("n1")
+    cluster.lab.bring_back(node)
     assert (code, "lost its machine (NODE_FAIL" in err) == (9, True), err
 
 
 def test_preempted(cluster: Cluster) -> None:
-    cluster.profile("low", "requeue = false", "partition = 'low'", "exclusive = true", "nodelist = 'n2'")
+    node = cluster.lab.names[1]
+    cluster.profile("low", "requeue = false", "partition = 'low'", "exclusive = true", f"nodelist = '{node}'")
 
     def urgent(job: str) -> None:
-        cluster.lab.run("sbatch", "-p", "high", "-w", "n2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+        cluster.lab.run("sbatch", "-p", "high", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
 
     code, err = end_of(cluster, "low", urgent)
     assert (code, "was preempted (PREEMPTED" in err) == (130, True), err
@@ -447,11 +449,16 @@ def test_ctrl_c_detaches(cluster: Cluster) -> None:
 PPO = ("steps", "run", "rl/nemo_rl/ppo", "-c", "tiny", "ppo.max_num_steps=3", "checkpointing.save_period=1")
 
 
+def two_groups(cluster: Cluster) -> tuple[str, str]:
+    first, second = cluster.lab.names
+    return f"nodelist = '{first}'", f"critic = {{ nodelist = '{second}', cpus_per_task = 1 }}"
+
+
 def test_ppo_on_two_groups_of_machines(cluster: Cluster) -> None:
     """The critic's side on a node of its own: the figures are those of both sides on one."""
     alone = cluster.nemotron(*PPO, "--runs-dir", "local-ppo")
     assert alone.returncode == 0, alone.stderr
-    cluster.profile("two", "nodelist = 'n1'", "critic = { nodelist = 'n2', cpus_per_task = 1 }")
+    cluster.profile("two", *two_groups(cluster))
     done = cluster.nemotron(*PPO, "-r", "two")
     assert done.returncode == 0, done.stderr + done.stdout
     assert "actor and critic talk over plain HTTP" in done.stderr
@@ -463,7 +470,7 @@ def test_ppo_on_two_groups_of_machines(cluster: Cluster) -> None:
 
 
 def test_a_killed_critic_ends_its_actor(cluster: Cluster) -> None:
-    cluster.profile("two", "nodelist = 'n1'", "critic = { nodelist = 'n2', cpus_per_task = 1 }", "requeue = false")
+    cluster.profile("two", *two_groups(cluster), "requeue = false")
     before = cluster.newest()
     command = cluster.start(*PPO[:-2], "ppo.max_num_steps=1000", "ppo.max_num_epochs=1000", "-r", "two")
     until(lambda: cluster.newest() != before and steps_done(cluster.run_dir(cluster.newest())) >= 1)

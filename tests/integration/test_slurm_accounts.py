@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("accounts")
-    lab = Lab(folder / "lab", nodes=1, prefix="acct", accounted=True)
+    lab = Lab(folder / "lab", nodes=1, accounted=True)
     (folder / "project" / "runs").mkdir(parents=True)
     try:
         lab.start()

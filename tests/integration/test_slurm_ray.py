@@ -103,8 +103,11 @@ def test_a_node_that_loses_ray_ends_the_run(cluster: Cluster, over_nodes: Callab
     log = cluster.run_dir(run) / "attempts" / "1" / "logs" / "nemo_rl.log"
     until(lambda: log.exists() and "sees 2 nodes" in log.read_text(), 240)
     os.kill(processes("slurm.ray_node up")[-1], signal.SIGTERM)
-    until(lambda: cluster.state(run) in ("failed", "killed"), 120)
-    assert "Ray has ended on a node" in cluster.nemotron("runs", "logs", run).stdout
+    followed = cluster.nemotron("runs", "logs", "-f", run)
+    assert followed.returncode == 9, followed.stderr
+    assert "Ray has ended on a node" in followed.stdout
+    assert "Restarts=0" in cluster.lab.run("scontrol", "show", "job", str(cluster.handle(run)["job_id"]))
+    until(lambda: not processes(str(cluster.run_dir(run))))
 
 
 def test_a_head_that_does_not_come_up_ends_the_job(cluster: Cluster, over_nodes: Callable[..., list[str]]) -> None:

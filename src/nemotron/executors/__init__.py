@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from nemotron.errors import ArtifactError, NotAvailableError
+from nemotron.errors import ArtifactError, ExecutorError, NotAvailableError
 from nemotron.executors import local
 from nemotron.runs.attempts import Alive, Handle, attempts_of, reported
 from nemotron.runs.folder import RunFolder
@@ -60,8 +60,12 @@ def state_of(run: RunFolder) -> ReportedState:
     from nemotron.executors.registry import executor_of
 
     try:
-        state = executor_of(handle).state(handle)
-    except (ArtifactError, NotAvailableError):
+        by = executor_of(handle)
+        state = by.state(handle)
+        # A mirror is older than the job: there the run may have said that it has finished.
+        if state.state == "finished" and not (handle.model_extra or {}).get("mirrored"):
+            state = by.explain(handle, state)
+    except (ArtifactError, ExecutorError, NotAvailableError):
         return "unknown"
     words: dict[str, ReportedState] = {
         "out_of_memory": "out of memory",

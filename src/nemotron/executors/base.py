@@ -284,7 +284,7 @@ class Executor(Protocol):
         """
 
     def explain(self, handle: Handle, state: JobState) -> JobState:
-        """The state of a job that ended without a word of its own process, as the end of its output tells it."""
+        """The state of a job that ended, well or not, without a word of its own process; its output may tell it."""
 
     def cancel(self, handle: Handle) -> None:
         """End the job; nothing happens to one that has ended.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nemotron.errors import EngineError, ExecutorError, NemotronError
@@ -19,6 +20,8 @@ POLL_S = 1.0
 PATIENCE_S = 900.0
 """How long a cluster may be out of reach before the command gives up; the job does not notice."""
 
+LATE_S = 60.0
+"""How long the last status of a run may take to be seen here: a shared folder is looked at anew after a while."""
 ENDS: dict[StateName, tuple[str, int, str | None]] = {
     "cancelled": ("was cancelled", 130, "go on with `nemotron runs resume {run}`"),
     "timeout": (
@@ -110,16 +113,34 @@ def follow(run: RunFolder, *, may_cancel: bool) -> int:
         except KeyboardInterrupt:
             if not may_cancel or not _wants_on(run, by, handle):
                 return 130
+    fetched = False
     try:
         finish(run, by, handle, state)
+        fetched = True
     except NemotronError as error:
         if by.costs(handle) is None:
             raise
         # How the job ended is known; what it leaves behind does not change that.
         print_error(error)
-    if state.state == "failed" and run.status().state not in ENDED:
+    # What a worker finishes, it says. Nobody knows what it has said where nothing could be fetched.
+    if (state.state == "failed" and run.status().state not in ENDED) or (
+        state.state == "finished" and fetched and not _says_so(run, by, handle)
+    ):
         state = by.explain(handle, state)
     return _outcome(run, state)
+
+
+def _says_so(run: RunFolder, by: Executor, handle: Handle) -> bool:
+    """Whether the run has its last status, which may take a while to be seen."""
+    end = time.monotonic() + LATE_S
+    while run.status().state not in ENDED:
+        if time.monotonic() > end:
+            return False
+        time.sleep(POLL_S)
+        if by.costs(handle) is None:
+            with suppress(NemotronError):
+                by.fetch(run, handle)
+    return True
 
 
 def _wants_on(run: RunFolder, by: Executor, handle: Handle) -> bool:

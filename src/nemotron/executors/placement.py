@@ -149,7 +149,7 @@ def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Find
     reaches = plan.place.reaches
     if plan.place.is_here or reaches is None:
         return
-    folders = ", ".join(f"`{folder}`" for folder in reaches) or "nothing"
+    folders = ", ".join(f"`{folder}`" for folder in dict.fromkeys(reaches)) or "nothing"
     seen: set[str] = set()
     for role, file in [*(("read", one) for one in plan.inputs), *(("written", one) for one in plan.outputs)]:
         path = _path_of(plan, file)

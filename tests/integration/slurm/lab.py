@@ -36,8 +36,9 @@ class Lab:
     nodes: int = 2
     more: tuple[str, ...] = ()
     """Further lines of slurm.conf."""
-    prefix: str = "n"
-    """Nodes are called so; those of two labs beside each other differently: the kernel's groups have their names."""
+    prefix: str = field(default_factory=lambda: f"n{os.urandom(3).hex()}x")
+    """Nodes are called so, in each lab differently: the kernel's groups have their names, and a group of another lab of
+    this machine has limits with which a job of this one cannot start."""
     accounted: bool = False
     """With accounts: `sacct`, and a QOS for each kind of limit."""
     pids: list[Path] = field(default_factory=list)
@@ -69,7 +70,6 @@ class Lab:
 
     def start(self) -> None:
         """Start all daemons and wait until every node is idle."""
-        self._forget_earlier_labs()
         for name in ("state", "log", "run", *(f"spool-{name}" for name in self.names)):
             (self.folder / name).mkdir(parents=True)
         key = self.folder / "munge.key"
@@ -117,6 +117,7 @@ class Lab:
         end = time.monotonic() + 20
         while time.monotonic() < end and any(path.exists() for path in self.pids):
             time.sleep(0.1)
+        self._remove_groups()
 
     def wait_until_empty(self, limit_s: float = 30) -> None:
         """Wait until no job is left that waits or runs."""
@@ -150,8 +151,8 @@ class Lab:
                 self.run("scontrol", "update", f"nodename={node}", "state=resume")
             time.sleep(0.5)
 
-    def _forget_earlier_labs(self) -> None:
-        """A job's memory group that an earlier lab left behind has that job's limits, and numbers begin at 1 again."""
+    def _remove_groups(self) -> None:
+        """What Slurm leaves behind of the groups of its jobs."""
         for folder in sorted(Path("/sys/fs/cgroup/memory").glob(f"slurm_{self.prefix}*/**/"), reverse=True):
             with suppress(OSError):  # somebody is still in it
                 folder.rmdir()

@@ -5,17 +5,21 @@ A real Slurm with accounts is asked in tests/integration/test_slurm_accounts.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from nemotron.errors import ExecutorError, NotAvailableError
+from nemotron.executors import follow
 from nemotron.executors.base import JobState
 from nemotron.executors.shells import TIMEOUT_S, Done
 from nemotron.executors.slurm.executor import Slurm, _job_id, _state
 from nemotron.executors.slurm.states import job_state
+from nemotron.runs.folder import list_runs
 from tests.in_process import nemotron
 
 FORGOTTEN = Done(1, b"", "slurm_load_jobs error: Invalid job id specified\n")
@@ -133,16 +137,48 @@ def test_a_job_whose_turn_comes_says_no_more_than_slurm(reason: str) -> None:
     assert job_state("CANCELLED", "QOSMaxCpuPerJobLimit", "0:0").reason == "CANCELLED, QOSMaxCpuPerJobLimit"
 
 
-def test_a_cluster_without_sacct_takes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every submission looks for a job of its name, and ended where there was no command for that."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name, text in {"sbatch": "echo 41", "squeue": "exit 0"}.items():
-        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tools / name).chmod(0o755)
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A project on a machine that has these commands of Slurm and no others."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
     for name in ("bash", "mkdir", "mv", "rm", "sh", "tar", "test"):
-        (tools / name).symlink_to(Path("/usr/bin") / name)
-    monkeypatch.setenv("PATH", str(tools))
+        (folder / name).symlink_to(Path("/usr/bin") / name)
+    monkeypatch.setenv("PATH", str(folder))
     (tmp_path / "env.toml").write_text(f'[lab]\nexecutor = "slurm"\nremote_job_dir = "{tmp_path}/far"\n')
-    done = nemotron("steps", "run", "rlhf", "-c", "tiny", "engine=embedded", "-b", "lab", cwd=tmp_path)
+
+    def make(**commands: str) -> None:
+        for name, text in commands.items():
+            (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / name).chmod(0o755)
+
+    return make
+
+
+RUN = ("steps", "run", "rlhf", "-c", "tiny", "engine=embedded")
+
+
+def test_a_cluster_without_sacct_takes_runs(tmp_path: Path, tools: Callable[..., None]) -> None:
+    """Every submission looks for a job of its name, and ended where there was no command for that."""
+    tools(sbatch="echo 41", squeue="exit 0")
+    done = nemotron(*RUN, "-b", "lab", cwd=tmp_path)
     assert (done.code, "job 41" in done.stderr) == (0, True), done.stderr
+
+
+def test_a_job_that_no_node_could_start_has_not_ended_well(
+    tmp_path: Path, tools: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a job whose node fails to start it Slurm 22.05 says COMPLETED and 0:0: so did `-r`, with nothing printed."""
+    monkeypatch.setattr(follow, "LATE_S", 0.0)
+    tools(sbatch="echo 41", squeue="exit 0", scontrol="echo JobId=41 JobState=COMPLETED Reason=None ExitCode=0:0")
+    done = nemotron(*RUN, "-r", "lab", cwd=tmp_path)
+    assert (done.code, "failed (Slurm says COMPLETED, and the run has not finished" in done.stderr) == (9, True)
+    listed = json.loads(nemotron("runs", "list", "--json", cwd=tmp_path).stdout)
+    assert [row["status"] for row in listed] == ["killed"]
+    # Its last word arrives late where folders are shared.
+    monkeypatch.setattr(follow, "LATE_S", 30.0)
+    [run] = list_runs(tmp_path / "runs")
+    late = threading.Timer(1.5, lambda: run.write_status(state="finished", exit_code=0))
+    late.start()
+    assert nemotron("runs", "logs", "-f", run.id, cwd=tmp_path).code == 0
+    late.join()

@@ -124,7 +124,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "critic": {"critic": {}}, "r
 SRUN = """#!/bin/bash
 case "$*" in
   *nemotron.engines.worker*) sleep 0.3; exit {code} ;;
-  *) trap 'exit 143' TERM; while true; do sleep 0.1; done ;;
+  *) trap 'exit 143' TERM; while kill -0 $PPID 2>/dev/null; do sleep 0.1; done ;;
 esac
 """
 
@@ -160,6 +160,24 @@ def test_exit_code_of_the_worker_is_the_jobs(tmp_path: Path, code: int, requeues
     assert (tmp_path / "asked").exists() is requeues
     (run / "attempts" / "1" / "cancelled").touch()
     assert run_script() == code
+
+
+def test_a_ray_that_ends_first_is_a_failure_and_no_turn_to_ask_for(tmp_path: Path) -> None:
+    """The worker is told to end, and says 130: that would queue the job again, for ever where Ray cannot start."""
+    (tmp_path / "attempts" / "1" / "logs").mkdir(parents=True)
+    (tmp_path / "srun").write_text(
+        "#!/bin/bash\ncase $* in *engines.worker*) ;; *) exit 1 ;; esac\n"
+        "trap 'exit 130' TERM; while kill -0 $PPID; do sleep 0.1; done\n"
+    )
+    (tmp_path / "scontrol").write_text(f"#!/bin/bash\ntouch {tmp_path}/asked\n")
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    profile = SlurmProfile.model_validate({"executor": "slurm", "nodes": 2})
+    text = batch_script(profile, name="nemotron-r-1", run_dir=str(tmp_path), number=1, how=How(), ray=True)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash"], input=text, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, (tmp_path / "asked").exists()) == (9, False)
+    assert "Ray has ended on a node of this job" in done.stderr
 
 
 def test_a_signal_becomes_a_notice_and_the_task_goes_on(tmp_path: Path) -> None:

@@ -182,7 +182,10 @@ class Slurm:
         return done.out
 
     def explain(self, handle: Handle, state: JobState) -> JobState:
-        """Slurm calls a job FAILED when only its step ran out of memory, and says so in the output alone."""
+        """Slurm calls a job FAILED when only its step ran out of memory, and says so in the output alone. One that a
+        node could not start it calls COMPLETED, with exit code 0."""
+        if state.state == "finished":
+            return JobState("failed", "Slurm says COMPLETED, and the run has not finished: did the node start the job?")
         tail = self.read_log(handle, 0)[-4096:]
         told = b"oom-kill event" in tail or b": Out Of Memory" in tail or b"oom_kill" in tail
         return JobState("out_of_memory", "oom-kill event", state.exit_code) if told else state

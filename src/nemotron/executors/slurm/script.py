@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
+from nemotron.errors import EngineError
 from nemotron.executors.base import How
 from nemotron.processes.notice import FILE as notice_file
 from nemotron.profiles.model import CriticGroup, JudgeGroup, SideGroup, SlurmProfile
@@ -75,12 +76,17 @@ def batch_script(
         f"trap {shlex.quote(f'touch {notice}')} USR1",
         f"{_srun(profile, *group)} {_task(profile, worker)} &",
         "task=$!",
-        *(_RAY_WATCH if ray else ()),
+        *(_ray_watch(attempt) if ray else ()),
         "# A trap ends `wait` early; of a task that is gone bash remembers how it ended.",
         'while kill -0 "$task" 2>/dev/null; do wait "$task" || true; done',
         "code=0",
         'wait "$task" || code=$?',
     ]
+    if ray:
+        lines += [
+            "# How srun ends that was told to is no word of the run's, least of all one that asks for another turn.",
+            f"[ ! -e {_ray_failed(attempt)} ] || code={EngineError.exit_code}",
+        ]
     lines += _end_lines(critic=critic is not None, judge=judge is not None, ray=ray)
     if profile.requeue:
         lines += [
@@ -160,15 +166,18 @@ def _judge_lines(profile: SlurmProfile, judge: JudgeGroup, python: str, run_dir:
     ]
 
 
-_RAY_WATCH = (
-    "# What becomes of Ray becomes of the run: without a node it would wait for ever.",
-    "(",
-    '  while kill -0 "$ray" 2>/dev/null; do sleep 2; done',
-    '  echo "error: Ray has ended on a node of this job: see ray.log beside this file" >&2',
-    '  kill "$task" 2>/dev/null || true',
-    ") &",
-    "watch=$!",
-)
+def _ray_watch(attempt: str) -> list[str]:
+    """What becomes of Ray becomes of the run: without a node it would wait for ever."""
+    return [
+        "# Without a node of its Ray the run would wait for ever.",
+        "(",
+        '  while kill -0 "$ray" 2>/dev/null; do sleep 2; done',
+        '  echo "error: Ray has ended on a node of this job: see ray.log beside this file" >&2',
+        f"  touch {_ray_failed(attempt)}",
+        '  kill "$task" 2>/dev/null || true',
+        ") &",
+        "watch=$!",
+    ]
 
 
 def _ray_lines(profile: SlurmProfile, python: str, attempt: str, *group: str) -> list[str]:
@@ -178,7 +187,7 @@ def _ray_lines(profile: SlurmProfile, python: str, attempt: str, *group: str) ->
     srun = _srun(profile, *group, "--overlap", "--input=none", nodes=profile.nodes)
     return [
         "",
-        f"rm -f {shlex.quote(file)}",
+        f"rm -f {shlex.quote(file)} {_ray_failed(attempt)}",
         "RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')",
         "export RAY_AUTH_TOKEN RAY_AUTH_MODE=token",
         f"{srun} {_task(profile, words)} > {log} 2>&1 &",
@@ -192,6 +201,11 @@ def _ray_node(python: str) -> list[str]:
 
 def _ray_file(attempt: str) -> str:
     return f"{attempt}/ray.address"
+
+
+def _ray_failed(attempt: str) -> str:
+    """A file that says so, quoted."""
+    return shlex.quote(f"{_ray_file(attempt)}.failed")
 
 
 def image_file(profile: SlurmProfile) -> str | None:
