@@ -105,6 +105,8 @@ def test_every_run_option_is_recognised_when_misplaced() -> None:
 
 
 HEAVY = {"torch", "transformers", "ray", "nemo_run", "numpy", "aiohttp", "httpx", "tenacity", "paramiko"}
+CLIENTS = {"http.client", "urllib.request", "ssl", "requests", "urllib3", "nemotron.executors.http"}
+SSH = "nemotron.executors.shells"
 
 
 @pytest.mark.parametrize(
@@ -139,9 +141,12 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, words: list[str], b
     )
     assert result.returncode == 0, result.stderr[-2000:]
     lines = [line for line in result.stderr.splitlines() if line.startswith("import time:")]
-    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+    names = {line.rpartition("|")[2].strip() for line in lines}
+    modules = {name.partition(".")[0] for name in names}
     assert "nemotron" in modules
     assert not modules & banned
+    assert not names & CLIENTS
+    assert SSH not in names or "slurm" in str(words)
 
 
 @pytest.mark.parametrize(

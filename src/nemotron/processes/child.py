@@ -9,18 +9,14 @@ stdin closes (:mod:`nemotron.processes.lifetime`), those of others are started o
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -239,40 +235,11 @@ class ServerChild(Child):
 
     def answers(self, url: str, timeout_s: float) -> bool:
         """Wait until it answers ``url`` with success; False when it died (see ``returncode``) or the time is up."""
+        # An HTTP client, which whoever has children of other kinds does without.
+        from nemotron.processes.answering import healthy
+
         while time.monotonic() < self._started + timeout_s and self.running:
             if healthy(url):
                 return True
             time.sleep(_POLL_S)
         return False
-
-
-def healthy(url: str) -> bool | None:
-    """Whether a server on this machine answers ``url`` with success; None when it takes too long to say.
-
-    ``unix:PATH:/words`` asks the server at a socket of the file system.
-    """
-    kind, _, rest = url.partition(":")
-    path, _, words = rest.partition(":")
-    try:
-        if kind == "unix":
-            return _at_socket(path, words)
-        # Loopback is nothing for a proxy, whatever the environment says.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=_STOP_TIMEOUT_S):
-            return True
-    except TimeoutError:
-        return None
-    except urllib.error.URLError as error:
-        return None if isinstance(error.reason, TimeoutError) else False
-    except (OSError, http.client.HTTPException):
-        # Nobody listens, or it hung up in the middle of its answer.
-        return False
-
-
-def _at_socket(path: str, words: str) -> bool:
-    connection = http.client.HTTPConnection("localhost", timeout=_STOP_TIMEOUT_S)
-    with socket.socket(socket.AF_UNIX) as connection.sock:
-        connection.sock.settimeout(_STOP_TIMEOUT_S)
-        connection.sock.connect(path)
-        connection.request("GET", words)
-        return connection.getresponse().status < 400

@@ -17,7 +17,8 @@ from typing import Self
 import tenacity
 
 from nemotron.errors import NemotronError
-from nemotron.processes.child import ServerChild, healthy
+from nemotron.processes.answering import healthy
+from nemotron.processes.child import ServerChild
 from nemotron.vllm.arguments import Serve
 from nemotron.vllm.log import cause, last_words
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
 from nemotron.errors import ExecutorError
@@ -271,3 +273,34 @@ def test_ray_over_the_nodes(snapshot: SnapshotAssertion) -> None:
     one = profile.model_copy(update={"nodes": 1})
     alone = batch_script(one, name="nemotron-r-1", run_dir="/s/runs/r", number=1, how=How(), ray=True)
     assert "ray" not in alone.replace("nemo-rl", "")
+
+
+AWKWARD = st.one_of(
+    st.integers(-2, 99),
+    st.booleans(),
+    st.text(st.sampled_from("ab/ '\"$`\\(){};&|<>*?[]!#%~=-,:\n\tü漢"), max_size=12),
+    st.lists(st.text(st.sampled_from("ab/ '\"$`\\(){};&|:=-\n"), max_size=8), max_size=3),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(SlurmProfile.model_fields)), AWKWARD, max_size=10), st.booleans())
+def test_any_profile_that_is_taken_gives_a_script(given_values: dict[str, Any], several: bool) -> None:
+    """Bash can read it, and Slurm finds its options: nothing of a value ends its line, or begins one."""
+    values: dict[str, Any] = {"executor": "slurm"}
+    for key, value in given_values.items():
+        try:
+            SlurmProfile.model_validate({**values, key: value})
+        except ValueError:
+            continue
+        values[key] = value
+    # Shell lines are the user's own, and may be wrong.
+    values.pop("startup_commands", None)
+    profile = SlurmProfile.model_validate(values)
+    name, run_dir = "nemotron-r-1", "/lustre/runs/r"
+    text = batch_script(profile, name=name, run_dir=run_dir, number=1, how=How(), two_sided=several, ray=not several)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True, capture_output=True)
+    head, _, body = text.partition("\n\n")
+    assert all(line.startswith(("#!/bin/bash", "#SBATCH ")) for line in head.split("\n"))
+    assert "#SBATCH" not in body
+    assert f"nemotron.engines.worker {run_dir} --attempt 1" in body

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from nemotron.processes.child import Child, ChildEnded, ServerChild, healthy
+from nemotron.processes.answering import healthy
+from nemotron.processes.child import Child, ChildEnded, ServerChild
 from nemotron.processes.vanishing import vanishing_folder
 
 LONG_S = 60.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from nemotron.disk.documents import parse_json
 from nemotron.errors import ExecutorError, NemotronError, NotFoundError
 from nemotron.executors import mirror
-from nemotron.executors.base import How, JobState, StateName, Submission, Target, job_of
+from nemotron.executors.base import How, JobState, StateName, Submission, Target
 from nemotron.executors.environment import shown_environment
 from nemotron.executors.lepton import payload
 from nemotron.executors.lepton.answers import Found, Job, Rows, Workspace
@@ -143,7 +143,8 @@ class Lepton:
         """What the job printed, without the rows that it repeats for the mirror."""
         if _is_ray(handle):
             return self._clusters.read_log(handle, offset)
-        log = self._log(handle)
+        if (log := self._log(handle)) is None:
+            return b""
         if offset == 0:
             log.wait_until_quiet(_QUIET_S, self._patience(handle))
         return mirror.printed(log.text())[offset:]
@@ -156,15 +157,15 @@ class Lepton:
         """Stop it: Lepton keeps it, with its log."""
         if _is_ray(handle):
             return self._clusters.cancel(handle)
-        job = job_of(handle)
-        if job:
+        if job := self._job_of(handle):
             self._api(handle).call("PATCH", f"/jobs/{job}", body={"spec": {"stopped": True}})
 
     def fetch(self, run: RunFolder, handle: Handle) -> None:
         """Rows and status out of the log, and the report from them."""
         if _is_ray(handle):
             return self._clusters.fetch(run, handle)
-        log = self._log(handle)
+        if (log := self._log(handle)) is None:
+            return
         log.wait_until_quiet(_QUIET_S, self._patience(handle))
         mirror.keep(run, mirror.repeated(log.text()))
 
@@ -190,11 +191,10 @@ class Lepton:
         """One call."""
         if _is_ray(handle):
             return self._clusters.state(handle)
-        job = job_of(handle)
-        if not job:
-            return JobState("lost", "it was never submitted")
         try:
-            word = _word(self._api(handle), str(job))
+            if (job := self._job_of(handle)) is None:
+                return JobState("lost", "it was never submitted")
+            word = _word(self._api(handle), job)
         except NotFoundError:
             return JobState("lost", "Lepton does not know the job any more")
         except NemotronError as error:
@@ -207,7 +207,7 @@ class Lepton:
     def _patience(self, handle: Handle) -> float:
         """How long its log is waited for; to its end once the job is over, which no row of the mirror may miss."""
         try:
-            word = _word(self._api(handle), str(job_of(handle)))
+            word = _word(self._api(handle), str(self._job_of(handle)))
         except NemotronError:
             return _PATIENCE_S
         return _PATIENCE_S if STATES.get(word, "unknown") in ("queued", "running", "unknown") else math.inf
@@ -215,7 +215,8 @@ class Lepton:
     def _exit_code(self, handle: Handle) -> int | None:
         """Lepton says that a job failed; with what, its worker's last status in the log says."""
         try:
-            log = self._log(handle)
+            if (log := self._log(handle)) is None:
+                return None
             log.wait_until_quiet(_QUIET_S)
         except NemotronError:
             return None
@@ -237,8 +238,22 @@ class Lepton:
             self._apis[workspace.url] = Api(workspace)
         return self._apis[workspace.url]
 
-    def _log(self, handle: Handle) -> _Log:
-        job = str(job_of(handle))
+    def _job_of(self, handle: Handle) -> str | None:
+        """Its id: the one that is kept, or that of a job which was made although nobody heard the answer.
+
+        Raises:
+            NemotronError: Lepton cannot be asked.
+        """
+        details = handle.model_extra or {}
+        if known := details.get("job_id"):
+            return str(known)
+        name = details.get("job_name")
+        return self._by_name(self._api(handle), str(name)) if name else None
+
+    def _log(self, handle: Handle) -> _Log | None:
+        """None of a job that was never made. Raises NemotronError: Lepton cannot be asked."""
+        if (job := self._job_of(handle)) is None:
+            return None
         if job not in self._logs:
             self._logs[job] = _Log(self._api(handle), job)
         return self._logs[job]
