@@ -214,6 +214,10 @@ class JudgeGroup(SideGroup):
     """Of the judge of rlhf on NeMo-RL, where `judge.server` is `vllm`."""
 
 
+Containers = Literal["pyxis", "enroot", "none"]
+"""Who starts a container."""
+
+
 class SlurmProfile(Contained):
     """Slurm, on its login node or over ssh."""
 
@@ -260,7 +264,7 @@ class SlurmProfile(Contained):
     """A preempted job is queued again by Slurm and goes on from its last checkpoint."""
     signal_before_end_s: NonNegativeInt = 120
     """So many seconds before the time limit, and when the job is preempted, the run saves a checkpoint and stops."""
-    container: Literal["pyxis", "enroot", "none"] = "pyxis"
+    container: Containers = "pyxis"
     """How `container_image` is run; without an image nothing is."""
     squash_dir: Folder | None = None
     """Where imported images are kept; `remote_job_dir`/images where nothing is said."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from nemotron.errors import ConfigError, Finding, Origin
+from nemotron.profiles.model import Containers
 
 RENAMED = {
     "container": "container_image",
@@ -14,6 +15,8 @@ RENAMED = {
     "pre_launch_commands": "startup_commands",
 }
 """Accepted under both names."""
+OWN: Mapping[str, Sequence[str]] = {"container": get_args(Containers)}
+"""Names that are a key of ours, too, and the values by which that is known."""
 
 REFUSED = {
     "lustre_mount": 'write the folder into `mounts`: `mounts = ["/lustre:/lustre"]`',
@@ -55,7 +58,7 @@ def translated(values: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     """
     found = dict(values)
     for old, new in RENAMED.items():
-        if old not in found:
+        if old not in found or found[old] in OWN.get(old, ()):
             continue
         if new in found:
             raise ConfigError(f"`{old}` is the old name of `{new}`, and both are set: keep one", origin=origin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nemotron.errors import CompileError, ConfigError, NemotronError, NotFoundError
 from nemotron.profiles import reference
 from nemotron.profiles.load import ENV_FILE, SHIPPED, Profiles, from_snapshot
-from nemotron.profiles.model import MODELS, SlurmProfile
+from nemotron.profiles.model import MODELS, Containers, SlurmProfile
 
 
 def profiles(folder: Path, text: str, environ: dict[str, str] | None = None) -> Profiles:
@@ -122,6 +122,20 @@ def test_keys_of_the_reference_without_a_counterpart_say_what_to_do(tmp_path: Pa
     with pytest.raises(CompileError) as error:
         profiles(tmp_path, f"{SLURM}{key} = 'x'").get("a")
     assert f"`{key}` is not a key of a slurm profile here | {reference.REFUSED[key]}" in messages(error)
+
+
+@pytest.mark.parametrize("kind", get_args(Containers))
+def test_who_starts_a_container_is_no_old_name_of_its_image(tmp_path: Path, kind: str) -> None:
+    """`container = "enroot"` is in the guide, and was refused beside `container_image`."""
+    text = f"{SLURM}container = '{kind}'\ncontainer_image = 'i'\nremote_job_dir = '/d'"
+    settings = profiles(tmp_path, text).get("a").settings
+    assert isinstance(settings, SlurmProfile)
+    assert (settings.container, settings.container_image) == (kind, "i")
+
+
+def test_no_other_key_is_one_of_the_reference() -> None:
+    fields = {name for model in MODELS.values() for name in model.model_fields}
+    assert fields & {*reference.RENAMED, *reference.REFUSED} == set(reference.OWN)
 
 
 def test_keys_of_the_reference_with_another_name(tmp_path: Path) -> None:
