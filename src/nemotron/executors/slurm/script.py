@@ -84,7 +84,7 @@ def batch_script(
     ]
     if ray:
         lines += [
-            "# How srun ends that was told to is no word of the run's, least of all one that asks for another turn.",
+            "# What a task says that was told to end is no word of the run's, least of all that it wants another turn.",
             f"[ ! -e {_ray_failed(attempt)} ] || code={EngineError.exit_code}",
         ]
     lines += _end_lines(critic=critic is not None, judge=judge is not None, ray=ray)
