@@ -5,12 +5,13 @@ It says so in a file of the attempt's folder, on storage that both see. The toke
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemotron.disk.documents import read_object
+from nemotron.disk.documents import open_regular, read_object
 from nemotron.errors import JudgeError
 
 FILE_VARIABLE = "NEMOTRON_JUDGE_FILE"
@@ -19,6 +20,8 @@ TOKEN_VARIABLE = "NEMOTRON_JUDGE_TOKEN"
 ADDRESS_VARIABLE = "NEMOTRON_JUDGE_URL"
 """Tells whoever asks the judge where that is."""
 _POLL_S = 0.2
+_END_BYTES = 1 << 16
+"""Of a log, the end of which says why."""
 _BESIDE_READY_S = 60.0
 """How much later than the judge itself its asker gives up: its own words come first."""
 
@@ -70,10 +73,19 @@ class Announced:
         """Raises JudgeError when it has ended: nobody would give rewards any more."""
         if not self.file.with_name(f"{self.file.name}.failed").exists():
             return
-        said = self.log.read_text(errors="replace").strip().splitlines() if self.log.is_file() else []
+        said = self._last_words()
         errors = [line for line in said if line.startswith("error: ")]
         last = (errors or said or ["it said nothing"])[-1].removeprefix("error: ")
         raise JudgeError(f"the judge of this job has ended: {last}", hint=f"the whole log is `{self.log}`")
+
+    def _last_words(self) -> list[str]:
+        try:
+            with open_regular(self.log) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
+                return file.read().decode("utf-8", "replace").strip().splitlines()
+        except OSError:
+            # It ended before it wrote anything.
+            return []
 
 
 def variables(environ: Mapping[str, str], address: str) -> dict[str, str]:

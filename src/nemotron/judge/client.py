@@ -98,7 +98,7 @@ class JudgeClient:
         self._in_flight = self._refusals = 0
 
     async def __aenter__(self) -> Self:
-        self._http.open()
+        self._http.begin()
         return self
 
     async def __aexit__(

@@ -71,8 +71,8 @@ class Transport:
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
 
-    def open(self) -> None:
-        """Begin."""
+    def begin(self) -> None:
+        """The session; from now on requests can be made."""
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=aiohttp.ClientTimeout(total=self._timeout_s),
