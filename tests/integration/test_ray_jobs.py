@@ -245,7 +245,9 @@ def test_a_dead_head_is_said_and_does_not_hang(project: Project) -> None:
     end_of(project.cluster.process, project.cluster.folder)
     begun = time.monotonic()
     listed = project.nemotron("runs", "list")
-    assert (listed.returncode, "unknown" in listed.stdout) == (0, True), listed.stdout
+    # Nobody can be asked any more; a run that was ended with its cluster may have got to say so itself.
+    said = any(word in listed.stdout for word in ("unknown", "failed", "interrupted"))
+    assert (listed.returncode, said) == (0, True), listed.stdout
     assert time.monotonic() - begun < 60
     cancel = project.nemotron("runs", "cancel", run)
     assert (cancel.returncode, "does not answer" in cancel.stderr) == (11, True), cancel.stderr
