@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from nemotron.executors import follow
 from nemotron.runs.folder import list_runs
 from tests.in_process import Result, nemotron
 from tests.unit.executors.test_ray_jobs import SOURCE, Head
@@ -89,7 +90,11 @@ def test_one_that_is_refused_stops_no_other_and_is_sent_by_resume(head: type[Tak
     assert [name[-2:] for name in head.jobs] == ["-1", "-1", "-2"]
 
 
-def test_attached_the_exit_code_is_that_of_the_first_that_failed(head: type[Taking], tmp_path: Path) -> None:
+def test_attached_the_exit_code_is_that_of_the_first_that_failed(
+    head: type[Taking], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing runs behind this head, so the last status of a run that it calls finished never comes.
+    monkeypatch.setattr(follow, "LATE_S", 0.0)
     head.becomes = [
         {"status": "SUCCEEDED"},
         {"status": "FAILED", "driver_exit_code": 7},
