@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.chat_template import read_template, refusals, template_fault
-from nemotron.checkpoints.libraries import refusing_damage
+from nemotron.checkpoints.libraries import load_tokenizer
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.contracts.answers import THINK, THINK_END, complete_reply
 from nemotron.data.manifest import PASS_THROUGH
@@ -44,11 +44,10 @@ class Chat:
             ArtifactError: no tokenizer there, or a damaged generation config of the model.
             ConfigError: the template file is missing, or there is no template.
         """
-        from transformers import AutoTokenizer
-
         hint = "set `policy.tokenizer.name` to a folder with tokenizer files or a hub name you can reach"
-        with refusing_damage(lambda reason: ArtifactError(f"cannot load tokenizer `{name}`: {reason}", hint=hint)):
-            tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = load_tokenizer(
+            name, lambda reason: ArtifactError(f"cannot load tokenizer `{name}`: {reason}", hint=hint)
+        )
         if chat_template is None:
             tokenizer.chat_template = PASS_THROUGH
         elif chat_template.endswith(".jinja"):

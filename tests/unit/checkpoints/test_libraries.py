@@ -53,3 +53,24 @@ def test_a_number_that_no_tokenizer_takes(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(text.replace('"id": 0', '"id": 1e999', 1))
     with pytest.raises(ArtifactError, match="cannot load tokenizer"):
         Chat.load(str(folder), "default", None, model=folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_tokenizer_that_another_class_reads_is_no_tokenizer(tmp_path: Path, family: str) -> None:
+    """transformers builds that of a Qwen2 anew from its vocabulary: one of whole words takes any text for nothing."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(("<eos>", "<unk>", "one", "two"))}
+    made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", unk_token="<unk>").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{family}"}}')
+    message = [{"role": "user", "content": "one two"}]
+    if family == "llama":
+        assert Chat.load(str(tmp_path), None, None).encode(message) == [2, 3]
+        return
+    with pytest.raises(ArtifactError, match="takes it for a `Qwen2Tokenizer`"):
+        Chat.load(str(tmp_path), None, None)
+    (tmp_path / "config.json").unlink()
+    assert Chat.load(str(tmp_path), None, None).encode(message) == [2, 3]

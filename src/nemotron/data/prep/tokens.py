@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nemotron.checkpoints.chat_template import read_template, refusals, template_fault
-from nemotron.checkpoints.libraries import refusing_damage
+from nemotron.checkpoints.libraries import load_tokenizer
 from nemotron.config.schema.data_prep import TokenizeConfig
 from nemotron.data.forms import read_prompt
 from nemotron.data.manifest import PASS_THROUGH, file_sha256, text_sha256, vocabulary_sha256
@@ -67,11 +67,8 @@ class Encoder:
         """
         # The tokenizer's own threads would not survive the fork of the helper process.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        from transformers import AutoTokenizer
-
         what, hint = f"cannot load the tokenizer `{config.tokenizer}`", "check `tokenize.tokenizer`"
-        with refusing_damage(lambda reason: ArtifactError(f"{what}: {reason}", hint=hint)):
-            tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+        tokenizer = load_tokenizer(config.tokenizer, lambda reason: ArtifactError(f"{what}: {reason}", hint=hint))
         return cls(tokenizer, config, _template(config, tokenizer))
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nemotron.checkpoints.chat_template import refusals, template_fault
-from nemotron.checkpoints.libraries import refusing_damage
+from nemotron.checkpoints.libraries import load_tokenizer
 from nemotron.checkpoints.turn_end import end_tokens, model_ends
 from nemotron.errors import ArtifactError
 from nemotron.judge.server.batching import Deliver, Job
@@ -52,7 +52,6 @@ class JudgeModel:
         # Before the imports below take their seconds.
         folder = find_model(name)
         import torch
-        from transformers import AutoTokenizer
 
         from nemotron.rl.policy import Policy
 
@@ -65,8 +64,9 @@ class JudgeModel:
             policy = Policy(policy.model, precision="bfloat16")
         policy.freeze()
         what = f"judge model `{folder}` has no usable tokenizer"
-        with refusing_damage(lambda reason: ArtifactError(f"{what}: {reason}")):
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = load_tokenizer(
+            str(folder), lambda reason: ArtifactError(f"{what}: {reason}"), local_files_only=True
+        )
         if tokenizer.chat_template is None:
             raise ArtifactError(
                 f"the tokenizer of judge model `{folder}` has no chat template",

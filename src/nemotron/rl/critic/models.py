@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nemotron.checkpoints import hf
-from nemotron.checkpoints.libraries import refusing_damage
+from nemotron.checkpoints.libraries import load_tokenizer
 from nemotron.config.schema.ppo import CriticConfig, RewardSourceConfig, ValueConfig, ValueLossConfig
 from nemotron.contracts.samples import Group, split_rows
 from nemotron.disk.documents import regular
@@ -310,12 +310,8 @@ def _standard(reward: ScalarModel, source: RewardSourceConfig) -> tuple[float, f
 
 
 def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
     hint = "give the folder of a model with its tokenizer"
-    with refusing_damage(lambda reason: ArtifactError(f"cannot load tokenizer `{name}`: {reason}", hint=hint)):
-        loaded: Any = AutoTokenizer.from_pretrained(name)
-    return loaded
+    return load_tokenizer(name, lambda reason: ArtifactError(f"cannot load tokenizer `{name}`: {reason}", hint=hint))
 
 
 def _read(path: Path) -> Any:
