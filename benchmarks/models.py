@@ -47,13 +47,14 @@ def random_model(folder: Path, shape: str) -> None:
     _random(folder, "llama", {"vocab_size": VOCABULARY, **sizes}, _word_tokenizer(folder, VOCABULARY))
 
 
-def random_qwen(folder: Path, *, tokenizer: Path | None = None) -> None:
+def random_qwen(folder: Path, *, tokenizer: Path, plain: bool = False) -> None:
     """Write a random Qwen2 of 494M parameters with 151,936 words, most of which the tokenizer never says.
 
     Args:
-        tokenizer: the folder of another than that of one token a word.
+        tokenizer: the folder of a byte-level BPE. transformers reads any tokenizer beside a Qwen2 as one.
+        plain: without its chat template, and with its words.
     """
-    _random(folder, "qwen2", QWEN, _copied(folder, tokenizer) if tokenizer else _word_tokenizer(folder, VOCABULARY))
+    _random(folder, "qwen2", QWEN, (_plain_tokenizer if plain else _copied)(folder, tokenizer))
 
 
 def random_smollm2(folder: Path) -> None:
@@ -82,17 +83,25 @@ def _copied(folder: Path, source: Path) -> Any:
 
 def plain_copy(folder: Path, source: Path) -> None:
     """Write the model of ``source`` without its chat template: a prompt is the same tokens on both sides."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    _plain_tokenizer(folder, source)
+    AutoModelForCausalLM.from_pretrained(source).float().save_pretrained(folder)
+
+
+def _plain_tokenizer(folder: Path, source: Path) -> Any:
+    """The tokenizer of ``source`` without its chat template, with its words of one token."""
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.chat_template = None
-    tokenizer.save_pretrained(folder)
-    AutoModelForCausalLM.from_pretrained(source).float().save_pretrained(folder)
     known = sorted(tokenizer.get_vocab())
     letters = (word.removeprefix("\u0120") for word in known if word.startswith("\u0120"))  # byte-level BPE's space
     found = [word for word in letters if len(word) > 2 and word.isascii() and word.isalpha()]
     words = [word for word in found if all(len(tokenizer(text)["input_ids"]) == 1 for text in (word, " " + word))]
+    tokenizer.save_pretrained(folder)
     (folder / WORDS).write_text(json.dumps(words))
+    return tokenizer
 
 
 def _word_tokenizer(folder: Path, size: int) -> Any:

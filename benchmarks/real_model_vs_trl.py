@@ -7,8 +7,8 @@
 Work of a GRPO step: 4 prompts x 8 generations, 33 prompt and exactly 64 new tokens, KL to a reference, a reward that
 costs nothing, one optimizer step. Of a DPO step: 8 pairs of 256 tokens a sequence, half of them the prompt, reference
 log-probs computed before and not counted. The models are SmolLM2-135M-Instruct without its chat template, and a random
-Qwen2 of 494M parameters. TRL's gradient checkpointing is off on both sides. A step counts from the end of the step
-before, the first one of each process is dropped.
+Qwen2 of 494M parameters with the same tokenizer. TRL's gradient checkpointing is off on both sides. A step counts from
+the end of the step before, the first one of each process is dropped.
 
 The matrix products' rate is that of square products of 2,048, by torch, with as many threads, in the same run. A step's
 products are counted as 2 operations a weight and token forward, 4 backward (2 with adapters: frozen weights need no
@@ -28,7 +28,7 @@ import dpo_work
 import grpo_work
 from models import plain_copy, random_qwen
 from side_by_side import Measured, Side, in_turn, interpreters, options, report
-from work import WORDS, Asked
+from work import Asked
 
 GRPO = {"prompts": 4, "generations": 8}
 DPO = {"pairs": 8, "prompt_tokens": 128, "shortest": 128, "longest": 128}
@@ -111,15 +111,13 @@ def folders(args: argparse.Namespace) -> list[Path]:
     found = []
     for name in args.models:
         folder = args.cache.resolve() / name
-        if not (folder / WORDS).exists():
+        if not (folder / "config.json").exists():
+            if not (args.smollm2 / "config.json").exists():
+                raise SystemExit(f"there is no model in {args.smollm2}; tests/integration/smollm2/install.sh makes it")
             if name == "smollm2":
-                if not (args.smollm2 / "config.json").exists():
-                    raise SystemExit(
-                        f"there is no model in {args.smollm2}; tests/integration/smollm2/install.sh makes it"
-                    )
                 plain_copy(folder, args.smollm2)
             else:
-                random_qwen(folder)
+                random_qwen(folder, tokenizer=args.smollm2, plain=True)
         found.append(folder)
     return found
 
