@@ -20,6 +20,8 @@ from nemotron.config.yaml import read_yaml
 from nemotron.errors import CompileError, ConfigError, Finding, NotFoundError, Origin
 from nemotron.suggest import closest, listed
 
+_BITS = 64
+"""Of a whole number, its sign among them."""
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -127,23 +129,26 @@ def load(
     origins = {**applier.removed, **{key: node.origin for key, node in walk(root)}}
     findings = list(write_out(root, artifacts)) if artifacts is not None else []
     raw = plain(root)
-    findings = findings or list(_no_texts(raw, origins))
+    findings = findings or list(_unusable(raw, origins))
     if not findings:
         values, findings = interpolate(raw, origins, run_dir=run_dir)
         # The environment may hold what the files do not.
-        findings = findings or list(_no_texts(values, origins))
+        findings = findings or list(_unusable(values, origins))
     if findings:
         raise CompileError([*applier.findings, *findings])
     return Resolved(values, raw, origins, files, tuple(applier.findings))
 
 
-def _no_texts(values: Any, origins: dict[str, Origin]) -> Iterator[Finding]:
-    """Keys and values that no file, no tokenizer and no program takes: not UTF-8, or with a null character in them."""
+def _unusable(values: Any, origins: dict[str, Origin]) -> Iterator[Finding]:
+    """Keys and values that nothing can take: texts that are not UTF-8, whole numbers that 64 bits do not hold."""
 
     def at(value: Any, key: str, place: Origin | None) -> Iterator[Finding]:
         place = origins.get(key, place)
         if isinstance(value, str) and (reason := no_text(value)):
             yield Finding("error", "invalid-value", f"`{key}` {reason}", key, place, "write it as plain text")
+        if isinstance(value, int) and value.bit_length() >= _BITS:
+            message = f"`{key}` is a whole number of {value.bit_length()} bits: no library takes more than {_BITS}"
+            yield Finding("error", "out-of-range", message, key, place, "write a smaller one")
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         for name, child in items:
             below = f"{key}.{name}" if key else str(name)

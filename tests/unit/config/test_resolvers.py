@@ -175,3 +175,23 @@ def test_what_is_no_text_is_refused_at_its_place(
     assert said in found.message
     assert found.origin is not None
     assert found.origin.line == 2
+
+
+@pytest.mark.parametrize("digits", [19, 400])
+@pytest.mark.parametrize("key", ["train.max_num_steps", "train.lr", "anything.at_all"])
+def test_a_whole_number_that_nothing_can_take_is_refused_whatever_its_key(
+    tmp_path: Path, key: str, digits: int
+) -> None:
+    section, _, name = key.partition(".")
+    (tmp_path / "own.yaml").write_text(f"{section}:\n  {name}: [1, -9{digits * '0'}]")
+    with pytest.raises(CompileError) as raised:
+        load(tmp_path, "own", (), run_dir="r")
+    (found,) = raised.value.findings
+    assert (found.name, found.key) == ("out-of-range", f"{key}.1")
+    assert "bits: no library takes more than 64" in found.message
+    assert found.origin is not None
+
+
+def test_the_largest_number_is_one(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"train:\n  max_num_steps: {2**63 - 1}")
+    assert load(tmp_path, "own", (), run_dir="r").values["train"]["max_num_steps"] == 2**63 - 1

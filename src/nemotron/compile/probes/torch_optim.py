@@ -30,9 +30,6 @@ _BELOW_1 = ("betas",)
 """Shares, from 0 to below 1."""
 
 
-_MOST_BITS = 63
-
-
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What torch would refuse. ``place`` follows the key of the entry: ``.name``, ``.kwargs.lr``."""
@@ -80,8 +77,6 @@ def faults(family: Family, name: str, kwargs: Mapping[str, Any], *, any_name: bo
 
 def _refused(argument: str, kind: str, value: Any) -> str | None:
     """What the argument should be, in words, when ``value`` is something else."""
-    if _too_large(value):
-        return "a value of numbers that 64 bits hold"
     if kind.endswith("?") and "," not in kind and value is None:
         return None
     kind = kind if "," in kind else kind.removesuffix("?")
@@ -107,13 +102,6 @@ def _refused(argument: str, kind: str, value: Any) -> str | None:
     if fits and number and not least <= value <= most:
         return f"{words} {said}"
     return None if fits else words
-
-
-def _too_large(value: Any) -> bool:
-    """Whether there is a whole number in it that torch cannot convert, be it for an argument that takes fractions."""
-    if isinstance(value, list | tuple):
-        return any(map(_too_large, value))
-    return isinstance(value, int) and value.bit_length() > _MOST_BITS
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Count, DiskPath, Name, NonNegativeInt, Omittable, one_or_many
+from nemotron.config.schema.fields import Count, DiskPath, Name, NonNegativeInt, Omittable, Seed, one_or_many
 from nemotron.config.schema.reads import Embedded, Read
 
 
@@ -45,7 +45,7 @@ class DatasetConfig(Strict):
     """Configuration of a Hugging Face data set."""
     split_validation_size: Omittable[Annotated[float, Field(ge=0, lt=1)]] = None
     """Share of the rows that is cut off as validation set; 0 cuts none."""
-    seed: Omittable[int] = None
+    seed: Omittable[Seed] = None
     """Seed of that cut."""
     download_dir: Omittable[Name] = None
     """Folder for downloaded rows and media."""

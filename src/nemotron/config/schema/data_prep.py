@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from nemotron.config.schema.base import Open, Strict
-from nemotron.config.schema.fields import Count, DiskPath, ModelName, Name, NonNegativeInt, Probability, TemplateText
+from nemotron.config.schema.fields import Count, DiskPath, ModelName, Name, Probability, Seed, TemplateText
 
 
 class BlendSection(Open):
@@ -105,7 +105,7 @@ class DataPrepConfig(Strict):
     """Processes that read and write; `auto` takes two where there are two cores."""
     force: bool
     """Replace what `output_dir` holds."""
-    seed: NonNegativeInt
+    seed: Seed
     """Decides order, splits and samples."""
 
     @property

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.extras import EngineChoice, EvalConfig
-from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat, Seed
 from nemotron.config.schema.pairs import PairLimitsConfig, PairTrainingConfig
 from nemotron.config.schema.reads import Read
 
@@ -46,7 +46,7 @@ class DpoConfig(DpoLossConfig):
     """Validate before the first step."""
     val_at_end: bool = False
     """Validate after the last step."""
-    seed: int = 42
+    seed: Seed = 42
     """Order of the pairs, and every other random number of the run."""
 
 

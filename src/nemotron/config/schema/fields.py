@@ -24,6 +24,8 @@ T = TypeVar("T")
 Count = Annotated[int, Field(ge=1)]
 """A size: at least one."""
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Of random numbers: NeMo-RL gives it to NumPy's own generator, which takes 32 bits."""
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]

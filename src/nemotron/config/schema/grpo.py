@@ -10,7 +10,15 @@ from typing import Literal
 from pydantic import Field, FiniteFloat
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Count, NonNegativeFloat, NonNegativeInt, Omittable, PositiveFloat, Probability
+from nemotron.config.schema.fields import (
+    Count,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Omittable,
+    PositiveFloat,
+    Probability,
+    Seed,
+)
 from nemotron.config.schema.reads import Read
 
 KlType = Literal["k1", "k2", "k3"]
@@ -167,7 +175,7 @@ class GrpoConfig(Strict):
     """Do not compute reference log-probs; only with `loss_fn.reference_policy_kl_penalty: 0`."""
     calculate_advantages_on_gpu: bool = False
     """Compute advantages on the accelerator instead of the host."""
-    seed: Read[NonNegativeInt]
+    seed: Read[Seed]
     """Seed of data order, sampling and initialisation."""
     val_period: Read[NonNegativeInt]
     """Validate every this many training steps. 0: never."""

@@ -25,6 +25,7 @@ from nemotron.config.schema.fields import (
     Omittable,
     PositiveFloat,
     Probability,
+    Seed,
     needs_keys_when_enabled,
 )
 from nemotron.config.schema.grpo import LossFnConfig, RewardScalingConfig, RewardShapingConfig
@@ -97,7 +98,7 @@ class PpoConfig(Strict):
     """Do not compute reference log-probs; only with `loss_fn.reference_policy_kl_penalty: 0`."""
     calculate_advantages_on_gpu: bool = False
     """Compute advantages on the accelerator instead of the host."""
-    seed: Read[NonNegativeInt]
+    seed: Read[Seed]
     """Seed of data order, sampling and initialisation."""
     val_period: Read[NonNegativeInt]
     """Validate every this many steps. 0: never."""

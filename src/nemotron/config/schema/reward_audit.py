@@ -17,6 +17,7 @@ from nemotron.config.schema.fields import (
     NonNegativeInt,
     Omittable,
     Probability,
+    Seed,
 )
 from nemotron.config.schema.judge import JudgeConfig
 
@@ -49,7 +50,7 @@ class AuditSettings(Strict):
 
     pairs: Count | None
     """Pairs in the sample; null takes all. 200 pairs know an agreement to about 6 points, 1000 to about 3."""
-    seed: int
+    seed: Seed
     """Which pairs, and every seed that the judge is sent."""
     both_orders: bool
     """Ask the judge about every pair in both orders. Without it the order is drawn, and flips cannot be seen."""

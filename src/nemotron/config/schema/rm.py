@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.extras import EngineChoice
-from nemotron.config.schema.fields import Count, DiskPath, Name, NonNegativeFloat, NonNegativeInt, Omittable
+from nemotron.config.schema.fields import Count, DiskPath, Name, NonNegativeFloat, NonNegativeInt, Omittable, Seed
 from nemotron.config.schema.pairs import PairLimitsConfig, PairTrainingConfig
 from nemotron.config.schema.reads import Read
 
@@ -30,7 +30,7 @@ class RmConfig(Strict):
     """Validate before the first step."""
     val_at_end: bool
     """Validate after the last step."""
-    seed: int
+    seed: Seed
     """Order of the pairs, and the first weights of the reward head."""
 
 

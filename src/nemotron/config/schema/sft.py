@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from nemotron.config.schema.base import Strict
 from nemotron.config.schema.extras import EngineChoice, EvalConfig
-from nemotron.config.schema.fields import Count, NonNegativeInt, Probability
+from nemotron.config.schema.fields import Count, NonNegativeInt, Probability, Seed
 from nemotron.config.schema.reads import Read
 from nemotron.config.schema.rows import RowTrainingConfig
 
@@ -30,7 +30,7 @@ class SftConfig(Strict):
     """Validate before the first step."""
     val_at_end: bool = False
     """Validate after the last step."""
-    seed: int = 42
+    seed: Seed = 42
     """Order of the conversations, and every other random number of the run."""
     only_unmask_final: bool = False
     """Learn the last answer of a conversation alone, not all of them."""
