@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 VENV = Path(os.environ.get("NEMOTRON_LEPTON_VENV", ROOT / "build" / "lepton"))
 TOKEN = "token-of-the-workspace-7c1e"
 STEPS = ("grpo.max_num_steps=4", "checkpointing.save_period=2")
+ENDLESS = ("grpo.max_num_steps=300", "limits.max_kl=null")
 TINY = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "engine=embedded")
 
 
@@ -159,9 +160,7 @@ def test_failure_has_the_workers_exit_code(workspace: Workspace) -> None:
 
 
 def test_detached_cancel_and_logs(workspace: Workspace) -> None:
-    submitted = workspace.nemotron(
-        *TINY, "grpo.max_num_steps=300", "limits.max_kl=null", "-b", "lepton_rl_nemo_rl_rlhf"
-    )
+    submitted = workspace.nemotron(*TINY, *ENDLESS, "-b", "lepton_rl_nemo_rl_rlhf")
     assert submitted.returncode == 0, submitted.stderr
     run = submitted.stdout.strip()
     follower = workspace.start("runs", "logs", "-f", run)
@@ -175,6 +174,35 @@ def test_detached_cancel_and_logs(workspace: Workspace) -> None:
     assert follower.wait(60) == 130
     # Who ends first decides: the worker that was told to, or the job without its last word.
     assert re.search("cancelled|interrupted", workspace.nemotron("runs", "list").stdout)
+
+
+def test_a_service_that_is_down_loses_no_run(workspace: Workspace) -> None:
+    """Neither one that it was to take, nor one that goes on meanwhile."""
+    workspace.fault(down=1)
+    failed = workspace.nemotron(*TINY, *ENDLESS, "-b", "lepton_rl_nemo_rl_rlhf")
+    assert (failed.returncode, failed.stdout) == (11, ""), failed.stderr
+    assert "error: Lepton does not answer at http://127.0.0.1:" in failed.stderr
+    run = workspace.run_dir().name
+    assert f"nemotron runs resume {run}" in failed.stderr
+    workspace.fault(down=0)
+    resumed = workspace.nemotron("runs", "resume", run)
+    assert (resumed.returncode, resumed.stdout.strip()) == (0, run), resumed.stderr
+    follower = workspace.start("runs", "logs", "-f", run)
+    assert follower.stdout is not None
+    for line in follower.stdout:
+        if "step 1/" in line:
+            break
+    workspace.fault(down=1)
+    cancel = workspace.start("runs", "cancel", run)
+    listed = workspace.nemotron("runs", "list")
+    assert (listed.returncode, "unknown" in listed.stdout) == (0, True), listed.stderr + listed.stdout
+    _, err = cancel.communicate(timeout=200)
+    assert (cancel.returncode, "Lepton does not answer" in err) == (11, True), err
+    workspace.fault(down=0)
+    assert json.loads(workspace.nemotron("runs", "show", run, "--json").stdout)["status"] == "running"
+    assert workspace.nemotron("runs", "cancel", run).returncode == 0
+    _, said = follower.communicate(timeout=100)
+    assert (follower.returncode, "Traceback" in said) == (130, False), said
 
 
 def test_an_answer_that_is_lost_makes_no_second_job(workspace: Workspace) -> None:

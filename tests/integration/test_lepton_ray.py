@@ -13,14 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.test_lepton import STEPS, TINY, TOKEN, VENV, Workspace, followed_to_the_end
+from tests.integration.test_lepton import ENDLESS, STEPS, TINY, TOKEN, VENV, Workspace, followed_to_the_end
 from tests.integration.test_lepton import workspace as workspace
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 PROFILE = "lepton_rl_nemo_rl_rlhf"
 SIZES = ('launch = "ray"', "nodes = 2", 'ray_version = "2.58.0"', "start_timeout_s = 120")
-ENDLESS = ("grpo.max_num_steps=300", "limits.max_kl=null")
 
 
 @pytest.fixture(autouse=True)

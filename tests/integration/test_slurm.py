@@ -1,4 +1,4 @@
-"""`-r`, `-b` and `runs` on a real Slurm: two nodes of one machine, and an ssh server in front of them."""
+"""`-r`, `-b` and `runs` on a real Slurm: two nodes of one machine. How jobs end is in test_slurm_ends.py."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.slurm.lab import Lab
+from tests.integration.slurm.sshd import Sshd
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -98,6 +99,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
+def sshd(cluster: Cluster) -> Iterator[Sshd]:
+    """A login node of it that one reaches by ssh."""
+    server = Sshd(cluster.folder / "sshd", cluster.lab.config)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
 def reference(cluster: Cluster) -> Path:
     """The run on this machine that a cluster's has to equal: weights, and what was measured."""
     done = cluster.nemotron("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", *STEPS, "--runs-dir", "local")
@@ -105,11 +117,11 @@ def reference(cluster: Cluster) -> Path:
     return next((cluster.folder / "local").iterdir())
 
 
-def until(what: Callable[[], object], limit_s: float = 120) -> None:
+def until(what: Callable[[], object], limit_s: float = 120, every_s: float = 0.2) -> None:
     end = time.monotonic() + limit_s
     while not what():
         assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.2)
+        time.sleep(every_s)
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -125,6 +137,22 @@ def heldout(run: Path) -> tuple[object, object]:
 def steps_done(run: Path) -> int:
     metrics = run / "metrics.jsonl"
     return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def processes(words: str) -> list[int]:
+    """Numbers of the processes whose command has these words."""
+    found = subprocess.run(["pgrep", "-f", words], capture_output=True, text=True, check=False)
+    return [int(number) for number in found.stdout.split()]
+
+
+def held(run: Path, steps: int) -> None:
+    """Stop the worker of a job when it has done so many steps: what comes next meets it in mid-run, however slow that
+    is. Slurm itself wakes what it ends."""
+    until(lambda: steps_done(run) >= steps, every_s=0.02)
+    workers = processes(f"nemotron.engines.worker .*{run.name}")
+    assert workers, "the run has ended already"
+    for number in workers:
+        os.kill(number, signal.SIGSTOP)
 
 
 def test_attached_is_the_local_run(cluster: Cluster, reference: Path) -> None:
@@ -144,7 +172,7 @@ def test_detached_cancelled_resumed(cluster: Cluster, reference: Path) -> None:
     run = submitted.stdout.strip()
     assert submitted.returncode == 0
     assert re.fullmatch(r"\d{8}-\d{6}-rlhf-tiny-[0-9a-f]{4}", run), "stdout has the run's id and nothing else"
-    until(lambda: steps_done(cluster.run_dir(run)) >= 4)
+    held(cluster.run_dir(run), 4)
     assert cluster.state(run) == "running"
     cluster.lab.run("scancel", str(cluster.handle(run)["job_id"]))
     cluster.lab.wait_until_empty()
@@ -246,52 +274,6 @@ def test_waiting_is_said_with_its_reason(cluster: Cluster) -> None:
     assert "queued" in cluster.nemotron("runs", "list").stdout
     cluster.nemotron("runs", "cancel", first)
     assert second.wait(200) == 0
-
-
-def end_of(cluster: Cluster, profile: str, action: Callable[[str], object]) -> tuple[int, str]:
-    """Exit code and messages of an attached command whose job meets ``action``."""
-    before = {"", *os.listdir(cluster.folder / "runs")}
-    command = cluster.start(*cluster.tiny("-r", profile, *ENDLESS))
-    until(lambda: cluster.newest() not in before and steps_done(cluster.run_dir(cluster.newest())) >= 1)
-    action(str(cluster.handle(cluster.newest())["job_id"]))
-    _, err = command.communicate(timeout=200)
-    return command.returncode, err
-
-
-def test_node_failure(cluster: Cluster) -> None:
-    node = cluster.lab.names[0]
-    cluster.profile("once", "requeue = false", f"nodelist = '{node}'")
-    down = ("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    code, err = end_of(cluster, "once", lambda job: cluster.lab.run(*down))
-    cluster.lab.bring_back(node)
-    assert (code, "lost its machine (NODE_FAIL" in err) == (9, True), err
-
-
-def test_preempted(cluster: Cluster) -> None:
-    node = cluster.lab.names[1]
-    cluster.profile("low", "requeue = false", "partition = 'low'", "exclusive = true", f"nodelist = '{node}'")
-
-    def urgent(job: str) -> None:
-        cluster.lab.run("sbatch", "-p", "high", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-
-    code, err = end_of(cluster, "low", urgent)
-    assert (code, "was preempted (PREEMPTED" in err) == (130, True), err
-
-
-def test_out_of_memory(cluster: Cluster) -> None:
-    if not cluster.lab.limits_memory:
-        pytest.skip("no memory controller of the kernel here, and Slurm says OUT_OF_MEMORY of that alone")
-    cluster.profile("small", "requeue = false", "mem = '300M'")
-    done = cluster.nemotron(*cluster.tiny("-r", "small", *ENDLESS))
-    assert done.returncode == 9, done.stderr
-    assert "ran out of memory (" in done.stderr
-    assert "`mem` of the profile" in done.stderr
-
-
-def test_time_limit(cluster: Cluster) -> None:
-    cluster.profile("short", "requeue = false", "signal_before_end_s = 0", "time = '1'")
-    done = cluster.nemotron(*cluster.tiny("-r", "short", *ENDLESS))
-    assert (done.returncode, "reached its time limit" in done.stderr) == (130, True), done.stderr
 
 
 @contextmanager
@@ -444,41 +426,3 @@ def test_ctrl_c_detaches(cluster: Cluster) -> None:
     assert cluster.state(run) == "running"
     cluster.nemotron("runs", "cancel", run)
     cluster.lab.wait_until_empty()
-
-
-PPO = ("steps", "run", "rl/nemo_rl/ppo", "-c", "tiny", "ppo.max_num_steps=3", "checkpointing.save_period=1")
-
-
-def two_groups(cluster: Cluster) -> tuple[str, str]:
-    first, second = cluster.lab.names
-    return f"nodelist = '{first}'", f"critic = {{ nodelist = '{second}', cpus_per_task = 1 }}"
-
-
-def test_ppo_on_two_groups_of_machines(cluster: Cluster) -> None:
-    """The critic's side on a node of its own: the figures are those of both sides on one."""
-    alone = cluster.nemotron(*PPO, "--runs-dir", "local-ppo")
-    assert alone.returncode == 0, alone.stderr
-    cluster.profile("two", *two_groups(cluster))
-    done = cluster.nemotron(*PPO, "-r", "two")
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert "actor and critic talk over plain HTTP" in done.stderr
-    run = cluster.run_dir(cluster.newest())
-    assert heldout(run) == heldout(next((cluster.folder / "local-ppo").iterdir()))
-    where = json.loads((run / "attempts" / "1" / "critic.json").read_text())
-    assert where["host"] != "0.0.0.0"
-    cluster.lab.wait_until_empty()
-
-
-def test_a_killed_critic_ends_its_actor(cluster: Cluster) -> None:
-    cluster.profile("two", *two_groups(cluster), "requeue = false")
-    before = cluster.newest()
-    command = cluster.start(*PPO[:-2], "ppo.max_num_steps=1000", "ppo.max_num_epochs=1000", "-r", "two")
-    until(lambda: cluster.newest() != before and steps_done(cluster.run_dir(cluster.newest())) >= 1)
-    run = cluster.newest()
-    subprocess.run(["pkill", "-KILL", "-f", f"nemotron.rl.critic --job .*{run}"], check=True)
-    _, err = command.communicate(timeout=120)
-    assert command.returncode == 9, err
-    assert "critic" in json.loads((cluster.run_dir(run) / "status.json").read_text())["error"]
-    cluster.lab.wait_until_empty(90)
-    left = subprocess.run(["pgrep", "-f", f"{run}/"], capture_output=True, text=True, check=False)
-    assert left.stdout == ""

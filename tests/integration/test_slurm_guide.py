@@ -15,7 +15,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.cli.test_guides import commands
-from tests.integration.test_slurm import Cluster, cluster, steps_done, until
+from tests.integration.test_slurm import Cluster, cluster, held
 
 __all__ = ["cluster"]
 
@@ -70,7 +70,7 @@ def test_from_an_empty_folder_to_a_finished_run(cluster: Cluster) -> None:
     assert "step 30/30" in guide.next("runs", "logs", "-f", run=run).stdout
     # One that there is something to cancel of.
     other = cluster.nemotron(*cluster.tiny("-b", "slurm_rl_nemo_rl_rlhf", "grpo.max_num_steps=12")).stdout.strip()
-    until(lambda: steps_done(cluster.run_dir(other)) >= 1)
+    held(cluster.run_dir(other), 1)
     guide.next("runs", "cancel", run=other)
     cluster.lab.wait_until_empty()
     assert status(other) in ("cancelled", "interrupted")

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_slurm import Cluster, cluster, steps_done, until
-from tests.integration.test_slurm_ray import processes
+from tests.integration.test_slurm import Cluster, cluster, processes, steps_done, until
 
 __all__ = ["cluster"]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.integration.test_slurm import Cluster, cluster, until
+from tests.integration.test_slurm import Cluster, cluster, processes, until
 
 __all__ = ["cluster"]
 
@@ -43,12 +42,6 @@ for step in range(1, config["dpo"]["max_num_steps"] + 1):
     logger.log_metrics({"loss": 1.0 / step}, step, prefix="train")
     logger.log_metrics({"total_step_time": 0.1}, step, "timing/train")
 """
-
-
-def processes(words: str) -> list[int]:
-    """Numbers of the processes whose command has these words."""
-    found = subprocess.run(["pgrep", "-f", words], capture_output=True, text=True, check=False)
-    return [int(number) for number in found.stdout.split()]
 
 
 @pytest.fixture

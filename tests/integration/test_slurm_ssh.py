@@ -12,32 +12,23 @@ import pytest
 
 from tests.integration.slurm.sshd import Sshd
 from tests.integration.test_slurm import (
-    ENDLESS,
     STEPS,
     Cluster,
     cluster,
     environment_arrives,
+    held,
     heldout,
     reference,
+    sshd,
     steps_done,
     sweep_of_two,
     until,
     weights,
 )
 
-__all__ = ["cluster", "reference"]
+__all__ = ["cluster", "reference", "sshd"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def sshd(cluster: Cluster) -> Iterator[Sshd]:
-    server = Sshd(cluster.folder / "sshd", cluster.lab.config)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def test_over_ssh(cluster: Cluster, sshd: Sshd, reference: Path) -> None:
@@ -148,7 +139,7 @@ def test_detached_cancelled_resumed(cluster: Cluster, sshd: Sshd, reference: Pat
     cluster.profile("far", *sshd.profile.splitlines(), shared="far")
     run = cluster.nemotron(*cluster.tiny("-b", "far", *STEPS)).stdout.strip()
     there = cluster.folder / "far" / "runs" / run
-    until(lambda: steps_done(there) >= 4)
+    held(there, 4)
     assert cluster.state(run) in ("running", "starting")
     assert cluster.nemotron("runs", "cancel", run).returncode == 0
     cluster.lab.wait_until_empty()
@@ -165,7 +156,7 @@ def test_environment_arrives_and_secrets_stay_nowhere(cluster: Cluster, sshd: Ss
     environment_arrives(cluster, *sshd.profile.splitlines(), shared="far")
 
 
-def test_what_slurm_refuses_and_ends(cluster: Cluster, sshd: Sshd) -> None:
+def test_what_slurm_refuses_and_the_last_words_of_a_job(cluster: Cluster, sshd: Sshd) -> None:
     cluster.profile("far", *sshd.profile.splitlines(), "partition = 'nosuch'", shared="far")
     refused = cluster.nemotron(*cluster.tiny("-r", "far"))
     assert (refused.returncode, "refuses the job: Invalid partition" in refused.stderr) == (11, True), refused.stderr
@@ -174,10 +165,6 @@ def test_what_slurm_refuses_and_ends(cluster: Cluster, sshd: Sshd) -> None:
     ended = cluster.nemotron(*cluster.tiny("-r", "far"))
     assert (ended.returncode, "the last words" in ended.stdout) == (7, True), ended.stderr
     assert len(re.findall(r"^error: ", ended.stderr, re.MULTILINE)) == 1
-    if cluster.lab.limits_memory:
-        cluster.profile("far", *sshd.profile.splitlines(), "requeue = false", "mem = '300M'", shared="far")
-        full = cluster.nemotron(*cluster.tiny("-r", "far", *ENDLESS))
-        assert (full.returncode, "ran out of memory (" in full.stderr) == (9, True), full.stderr
 
 
 def test_a_node_that_is_not_known_yet_is_not_trusted(cluster: Cluster, sshd: Sshd) -> None:

@@ -6,7 +6,8 @@ dashboard is passed on.
 Faults are switched on from outside: ``POST /__fault`` with ``{"errors": N}`` lets the next N calls answer 500,
 ``{"lost_answer": 1}`` makes a job or a cluster and breaks the connection before the answer, ``{"drop_logs": N}`` breaks
 the next N logs in the middle, ``{"never_ready": 1}`` makes a cluster that no worker joins, ``{"no_delete": N}`` refuses
-the next N deletions of clusters. ``GET /__calls`` lists every call.
+the next N deletions of clusters, and from ``{"down": 1}`` to ``{"down": 0}`` every connection breaks, while jobs go on.
+``GET /__calls`` lists every call.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ jobs: dict[str, dict[str, Any]] = {}
 processes: dict[str, asyncio.subprocess.Process] = {}
 clusters: dict[str, RayCluster] = {}
 calls: list[dict[str, Any]] = []
-faults: dict[str, int] = {"errors": 0, "lost_answer": 0, "drop_logs": 0, "never_ready": 0, "no_delete": 0}
+faults: dict[str, int] = {"errors": 0, "lost_answer": 0, "drop_logs": 0, "never_ready": 0, "no_delete": 0, "down": 0}
 tasks: set[asyncio.Task[None]] = set()
 
 
@@ -54,6 +55,8 @@ def due(fault: str) -> bool:
 async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
     if request.path.startswith("/__"):
         return await handler(request)  # type: ignore[no-any-return]
+    if faults["down"] and request.transport is not None:
+        request.transport.abort()
     body = await request.read()
     is_json = "json" in request.headers.get("Content-Type", "")
     sent = json.loads(body) if body and is_json else len(body) or None
