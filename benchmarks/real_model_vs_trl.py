@@ -83,9 +83,9 @@ class Weights:
         return (1 + backward) * self.forward(answers + 2 * sizes.pairs * sizes.prompt_tokens, answers)
 
 
-def sides(what: str, precisions: list[str], lora: bool) -> list[Side]:
-    """TRL's DPO with the reference computed before, its best setting; with adapters it has none to compute."""
-    variant = "precompute" if what == "dpo" and not lora else "reference" if what == "dpo" else ""
+def sides(what: str, precisions: list[str]) -> list[Side]:
+    """TRL's DPO with the reference computed before, its best setting."""
+    variant = "precompute" if what == "dpo" else ""
     return [(who, one, variant if who == "trl" else "") for one in precisions for who in ("ours", "trl")]
 
 
@@ -146,7 +146,7 @@ def main() -> None:
                     sizes=sizes,
                 )
                 peak = rates(asked, args.precisions)
-                found = in_turn(what, sides(what, args.precisions, lora), pythons, args.rounds, asked)
+                found = in_turn(what, sides(what, args.precisions), pythons, args.rounds, asked)
                 title = "4 prompts x 8 samples" if what == "grpo" else "8 pairs of 256 tokens"
                 report(folder.name, f"{what} {train}, {title}", found)
                 backward = 1.0 if lora else 2.0
