@@ -152,8 +152,10 @@ def test_ppo_on_two_groups_of_machines(cluster: Cluster, sides: tuple[Side, Side
 def test_a_killed_critic_ends_its_actor(cluster: Cluster, sides: tuple[Side, Side]) -> None:
     def kill() -> None:
         for side in sides:
-            [critic] = processes(f"nemotron.rl.critic --job .*{side.run}")
-            os.kill(critic, signal.SIGKILL)
+            critics = processes(f"nemotron.rl.critic --job .*{side.run}")
+            assert critics
+            for critic in critics:
+                os.kill(critic, signal.SIGKILL)
 
     words = (*PPO[:-2], "ppo.max_num_steps=1000", "ppo.max_num_epochs=1000")
     ends = ended(sides, *two_groups(cluster), "requeue = false", words=words, by=kill)

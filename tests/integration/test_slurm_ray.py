@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_slurm import Cluster, cluster, processes, until
+from tests.integration.slurm.sshd import Sshd
+from tests.integration.test_slurm import Cluster, cluster, processes, sshd, until
 
-__all__ = ["cluster"]
+__all__ = ["cluster", "sshd"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -63,13 +64,15 @@ def over_nodes(cluster: Cluster, tmp_path: Path) -> Callable[..., list[str]]:
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text("token-of-another-ray-" + "0" * 32)
 
-    def words(how: str, flag: str, python: Path = python) -> list[str]:
+    def words(how: str, flag: str, python: Path = python, tunnel: str = "", shared: str = "shared") -> list[str]:
         values = {"NEMOTRON_NEMO_RL_ROOT": str(root), "NEMOTRON_NEMO_RL_PYTHON": str(python), "HOW": how}
         values["HOME"] = str(home)
         cluster.profile(
             "two",
             *("nodes = 2", "gpus_per_node = 2", 'mem = "2G"', "cpus_per_task = 4"),
             *(f"env_vars.{name} = {json.dumps(value)}" for name, value in values.items()),
+            *tunnel.splitlines(),
+            shared=shared,
         )
         sizes = ("cluster.num_nodes=2", "cluster.gpus_per_node=2", "dpo.max_num_steps=2", "eval.heldout=null")
         off = ("policy.megatron_cfg.optimizer.bf16=false", "~policy.pretrained_checkpoint")
@@ -79,14 +82,19 @@ def over_nodes(cluster: Cluster, tmp_path: Path) -> Callable[..., list[str]]:
     return words
 
 
-def test_nemo_rl_over_two_nodes_sees_both(cluster: Cluster, over_nodes: Callable[..., list[str]]) -> None:
-    done = cluster.nemotron(*over_nodes("trains", "-r"))
+@pytest.mark.parametrize("shared", ["shared", "far"])
+def test_nemo_rl_over_two_nodes_sees_both(
+    cluster: Cluster, sshd: Sshd, over_nodes: Callable[..., list[str]], shared: str
+) -> None:
+    """From the login node, and from a machine that sees nothing of the cluster."""
+    tunnel = sshd.profile if shared == "far" else ""
+    done = cluster.nemotron(*over_nodes("trains", "-r", tunnel=tunnel, shared=shared))
     assert done.returncode == 0, done.stderr + done.stdout
     run = cluster.newest()
     assert cluster.state(run) == "finished"
-    logs = cluster.run_dir(run) / "attempts" / "1" / "logs"
-    assert "sees 2 nodes, 4.0 GPUs, tasks on 2" in (logs / "nemo_rl.log").read_text()
-    until(lambda: not processes(str(cluster.run_dir(run))))
+    there = cluster.folder / shared / "runs" / run
+    assert "sees 2 nodes, 4.0 GPUs, tasks on 2" in (there / "attempts" / "1" / "logs" / "nemo_rl.log").read_text()
+    until(lambda: not processes(str(there)))
 
 
 def test_a_node_that_loses_ray_ends_the_run(cluster: Cluster, over_nodes: Callable[..., list[str]]) -> None:

@@ -87,7 +87,7 @@ class Resolved:
         Raises:
             CompileError: an interpolation cannot be resolved.
         """
-        values, findings = interpolate(self.raw, self.origins, run_dir=run_dir, again=True)
+        values, findings = interpolate(self.raw, self.origins, run_dir=run_dir, before=self.values)
         if findings:
             raise CompileError(findings)
         return replace(self, values=values)

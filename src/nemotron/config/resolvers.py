@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from nemotron.config.expansion import Expansion
 from nemotron.config.known import nearest
 from nemotron.config.origins import kind
-from nemotron.config.referenced import filled, part_of
+from nemotron.config.referenced import UnresolvableError, filled, is_plain, laid_over, part_of
 from nemotron.errors import ConfigError, Finding, NemotronError, NotAvailableError, NotFoundError, Origin
 from nemotron.suggest import closest, listed
 
@@ -36,30 +37,49 @@ _TARGET = re.compile(r"\$\{([\w.]+)\}")
 
 
 def interpolate(
-    raw: dict[str, Any], origins: dict[str, Origin], *, run_dir: str, again: bool = False
+    raw: dict[str, Any], origins: dict[str, Origin], *, run_dir: str, before: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Resolve every interpolation of ``raw``; the second result names all that cannot be resolved.
 
-    The values are complete only when there is no finding. ``again``: it was resolved once, for another run folder.
+    The values are complete only when there is no finding.
+
+    Args:
+        before: the values that ``raw`` has in another run folder; what does not depend on it stays.
     """
     _register(run_dir)
     texts = [(key, text, _nearest_origin(origins, key)) for key, text in _texts(raw)]
-    if not again and (findings := _findings(raw, texts, origins)):
+    if before is None and (findings := _findings(raw, texts, origins)):
         return raw, findings
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(part_of(raw, (text for _, text, _ in texts))), resolve=True)
+        resolved = _resolved(raw, before)
     except OmegaConfBaseException as error:
         # It stops at the first, so each is tried for itself, which takes as long again.
-        config = OmegaConf.create(raw)
-        assert isinstance(config, DictConfig)
-        found = _failures(config, texts, raw, origins)
+        found = _failures(_created(raw), texts, raw, origins)
         if not found:
             # A key with a dot in its own name cannot be tried for itself.
             key = str(error.full_key or "")
             text = next((text for name, text, _ in texts if name == key), "")
             found = [_explain(error, key, text, _nearest_origin(origins, key), set(origins))]
         return raw, found
-    return {str(key): value for key, value in filled(raw, resolved).items()}, []
+    return {str(key): value for key, value in resolved.items()}, []
+
+
+def _resolved(raw: dict[str, Any], before: dict[str, Any] | None) -> dict[Any, Any]:
+    """Raises OmegaConfBaseException: an interpolation cannot be resolved."""
+    if (part := part_of(raw, None if before is None else "run_dir")) is not None:
+        computed = OmegaConf.to_container(OmegaConf.create(part), resolve=True) if part else {}
+        computed = computed if before is None else laid_over(before, computed)
+        with suppress(UnresolvableError):  # OmegaConf says why, or knows better
+            return filled(raw, computed)
+    values = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
+    assert isinstance(values, dict)
+    return values
+
+
+def _created(raw: dict[str, Any]) -> DictConfig:
+    config = OmegaConf.create(raw)
+    assert isinstance(config, DictConfig)
+    return config
 
 
 def _findings(
@@ -144,7 +164,7 @@ def _malformed(key: str, text: str, origin: Origin | None) -> Finding | None:
     if text == _MISSING:
         message, hint = f"`{key}` has no default and must be given", f"add `{key}=...` to the command line"
         return Finding("error", "missing-key", message, key, origin, hint)
-    if _is_broken(text):
+    if not is_plain(text) and _is_broken(text):
         message = f"`{key}` holds a broken interpolation: `{text}`"
         return _finding(key, message, origin, "write `${key}` or `${resolver:argument}`")
     return None
