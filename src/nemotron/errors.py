@@ -142,6 +142,10 @@ class ExecutorError(NemotronError):
     exit_code = 11
 
 
+class UnreachableError(ExecutorError):
+    """A cluster does not answer: what it was asked can be asked again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One result of the preflight: what is wrong (or worth knowing), where it was said, and the fix."""

@@ -126,6 +126,7 @@ def test_a_submission_that_never_got_there_is_taken_up(cluster: Cluster, sshd: S
     failed = cluster.nemotron(*cluster.tiny("-b", "far", *STEPS))
     assert (failed.returncode, "ssh to `127.0.0.1` failed" in failed.stderr) == (11, True), failed.stderr
     run = cluster.newest()
+    assert f"then `nemotron runs resume {run}` sends it again" in failed.stderr
     for words in (("runs", "list"), ("runs", "show", run)):
         assert cluster.nemotron(*words).returncode == 0
     sshd.listen()

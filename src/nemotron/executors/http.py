@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from nemotron.disk.documents import parse_json
-from nemotron.errors import ConfigError, ExecutorError, NotFoundError
+from nemotron.errors import ConfigError, ExecutorError, NotFoundError, UnreachableError
 from nemotron.processes.loop_thread import LoopThread
 
 TIMEOUT_S = 30.0
@@ -104,7 +104,7 @@ class Service:
             ask = partial(self._exchange, method, path, body, params, content, most)
             return again(self._once, ask, method, path, most)
         except _Stumbles as error:
-            raise ExecutorError(
+            raise UnreachableError(
                 f"{self._name} does not answer at {self._url}: {error}", hint=self._stumble_hint
             ) from error
 

@@ -15,7 +15,7 @@ from nemotron import snapshot
 from nemotron.disk.atomic import write_atomic
 from nemotron.disk.documents import read_object
 from nemotron.disk.faults import output_errors
-from nemotron.errors import ArtifactError, ExecutorError, NemotronError, Origin, UsageError
+from nemotron.errors import ArtifactError, ExecutorError, NemotronError, Origin, UnreachableError, UsageError
 from nemotron.executors.base import Executor, How, Submission, Target
 from nemotron.executors.ending import give_back
 from nemotron.executors.environment import job_environment
@@ -125,8 +125,7 @@ def submit_together(launches: Sequence[Launch], runs_dir: Path) -> list[RunFolde
         submissions = [launch.submission for launch in launches]
         sent = by.submit_together(runs, submissions, launches[0].values(), handles)
     except NemotronError as error:
-        for run in runs:
-            run.write_status(state="failed", error=error.message, exit_code=error.exit_code)
+        _not_sent(runs, error)
         raise
     for attempt, handle in zip(attempts, sent, strict=True):
         attempt.write_handle(handle)
@@ -200,8 +199,18 @@ def _hand_over(
     try:
         attempt.write_handle(by.submit(run, submission, values, handle))
     except NemotronError as error:
-        run.write_status(state="failed", error=error.message, exit_code=error.exit_code)
+        _not_sent([run], error)
         raise
+
+
+def _not_sent(runs: Sequence[RunFolder], error: NemotronError) -> None:
+    """What runs whose jobs nobody took say of themselves, and how they go on where asking again may help."""
+    for run in runs:
+        run.write_status(state="failed", error=error.message, exit_code=error.exit_code)
+    if isinstance(error, UnreachableError):
+        others = f", as for each of the {len(runs)}" if len(runs) > 1 else ""
+        again = f"`nemotron runs resume {runs[0].id}` sends it again{others}"
+        error.hint = f"{error.hint}; then {again}" if error.hint else again
 
 
 def _begin(run: RunFolder, profile: Profile, job: CompiledJob, target: Target, submission: Submission) -> AttemptFolder:

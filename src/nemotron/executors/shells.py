@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nemotron.errors import ExecutorError, NotAvailableError
+from nemotron.errors import NotAvailableError, UnreachableError
 
 TIMEOUT_S = 60.0
 """For one command; uploading code takes longer."""
@@ -111,7 +111,7 @@ class Ssh:
             command = "bash -s"
         done = _run([*self._ssh(), "--", self.destination, command], stdin, None, timeout_s, what=f"ssh {self.host}")
         if done.code == BROKEN:
-            raise ExecutorError(
+            raise UnreachableError(
                 f"ssh to `{self.destination}` failed: {_last_line(done.err) or 'no reason given'}",
                 hint=f"try `ssh {self.destination} true` in a terminal: it must work without any question",
             )
@@ -140,7 +140,7 @@ def _run(argv: Sequence[str], stdin: bytes, env: Mapping[str, str] | None, timeo
         # What it waits for, it has often said.
         said = _last_line((error.stderr or b"").decode(errors="replace"))
         message = f"{what} gave no answer for {timeout_s:.0f} s" + (f": {said}" if said else "")
-        raise ExecutorError(message, hint="try again later") from None
+        raise UnreachableError(message, hint="try again later") from None
     return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
 
