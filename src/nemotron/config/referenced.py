@@ -19,6 +19,7 @@ _RESOLVER = re.compile(r"\$\{(?:oc\.env|mul|div|max|asset|run_dir|artifact):")
 _FURTHEST = 64
 """References of one another that are followed here."""
 
+_NOTHING = object()
 Path = tuple[str, ...]
 
 
@@ -81,9 +82,10 @@ class _Needed:
             if not isinstance(at, dict):
                 path = path[:depth]
                 break
-            if name not in at:
+            # YAML has keys that are no texts, too.
+            at = next((child for key, child in at.items() if str(key) == name), _NOTHING)
+            if at is _NOTHING:
                 return
-            at = at[name]
         if path not in self.whole:
             self.whole.add(path)
             for _, text in _texts(at):
@@ -148,12 +150,14 @@ class _Followed:
         if isinstance(value, str):
             if (match := _KEY.fullmatch(value)) is not None:
                 return self._at(match[1])
+            if "${" in value and computed is _NOTHING:
+                raise UnresolvableError(value)
             return computed if "${" in value else value
         if isinstance(value, dict):
             inside = computed if isinstance(computed, dict) else {}
-            return {name: self.copy(child, inside.get(name)) for name, child in value.items()}
+            return {name: self.copy(child, inside.get(name, _NOTHING)) for name, child in value.items()}
         if isinstance(value, list):
-            beside = computed if isinstance(computed, list) else [None] * len(value)
+            beside = computed if isinstance(computed, list) else [_NOTHING] * len(value)
             return [self.copy(child, other) for child, other in zip(value, beside, strict=True)]
         return value
 
@@ -170,17 +174,17 @@ class _Followed:
                 found = self._at(".".join([match[1], *names[depth:]]))
                 self._open.discard(key)
                 return found
-            value, computed = _child(value, name), _child(computed, name, missing=True)
+            value, computed = _child(value, name), _child(computed, name)
+            if value is _NOTHING:
+                raise UnresolvableError(key)
         found = self.copy(value, computed)
         self._open.discard(key)
         return found
 
 
-def _child(value: Any, name: str, *, missing: bool = False) -> Any:
+def _child(value: Any, name: str) -> Any:
     if isinstance(value, dict) and name in value:
         return value[name]
     if isinstance(value, list) and name.isdecimal() and int(name) < len(value):
         return value[int(name)]
-    if missing:
-        return None
-    raise UnresolvableError(name)
+    return _NOTHING

@@ -57,6 +57,7 @@ async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
         return await handler(request)  # type: ignore[no-any-return]
     if faults["down"] and request.transport is not None:
         request.transport.abort()
+        return web.Response(status=503)
     body = await request.read()
     is_json = "json" in request.headers.get("Content-Type", "")
     sent = json.loads(body) if body and is_json else len(body) or None
