@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nemotron.errors import OutputError
-from nemotron.processes.leash import CLEAN
+from nemotron.processes.leash import CLEAN, POLITE_S
 
 _POLL_S = 0.2
 _STOP_TIMEOUT_S = 3.0
@@ -202,12 +202,21 @@ class ServerChild(Child):
         """Start one of our own servers with ``variables`` beside our environment. Raises OutputError without a log."""
         self.start(command, {**os.environ, **variables})
 
-    def start_on_leash(self, command: Sequence[str], variables: Mapping[str, str], *, clean: bool = False) -> None:
+    def start_on_leash(
+        self,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        clean: bool = False,
+        polite_s: float = POLITE_S,
+    ) -> None:
         """Start a server of somebody else's, which knows nothing of us, and end it when we end.
 
-        ``clean``: with a folder for its temporary files that goes with it (:mod:`nemotron.processes.leash`).
+        Args:
+            clean: with a folder for its temporary files that goes with it (:mod:`nemotron.processes.leash`).
+            polite_s: how long such a one may take to end.
         """
-        words = [CLEAN] if clean else []
+        words = [f"{CLEAN}{polite_s}"] if clean else []
         self.start_server([sys.executable, "-m", "nemotron.processes.leash", *words, *command], variables)
 
     def announcement(self, timeout_s: float) -> dict[str, Any] | None:

@@ -1,10 +1,11 @@
-"""Hold a program of somebody else's on a leash: ``python -m nemotron.processes.leash [--clean] COMMAND ...``.
+"""Hold a program of somebody else's on a leash: ``python -m nemotron.processes.leash [--clean=SECONDS] COMMAND ...``.
 
 The program ends with everything that it has started when our stdin closes, that is, when whoever started us lets go or
 is killed. It never sees that stdin.
 
-With ``--clean`` it is asked to end first, and has a folder of its own for temporary files (``TMPDIR``), which goes with
-it however it ends: for a program that leaves sockets and shared memory behind when it is killed.
+With ``--clean`` it is asked to end first and has so many seconds for it. Such a program has a folder of its own for
+temporary files (``TMPDIR``), which goes with it however it ends: some leave sockets and shared memory behind when they
+are killed.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import tempfile
 import threading
 from collections.abc import Sequence
 
-CLEAN = "--clean"
-_POLITE_S = 2.5
+CLEAN = "--clean="
+POLITE_S = 2.5
 """Seconds for a polite end; whoever lets go kills all of us soon after."""
 
 
@@ -29,7 +30,8 @@ def main(words: Sequence[str]) -> int:
     if os.getpgrp() != os.getpid():
         # What is ended below must not be the group of whoever started us.
         os.setpgid(0, 0)
-    clean, command = words[0] == CLEAN, words[1:] if words[0] == CLEAN else words
+    clean = words[0].startswith(CLEAN)
+    polite_s, command = float(words[0].removeprefix(CLEAN)) if clean else 0.0, words[1:] if clean else words
     # Short, as the path of a socket has to be.
     scratch = tempfile.mkdtemp(prefix="nemotron-") if clean else None
     environment = os.environ if scratch is None else {**os.environ, "TMPDIR": scratch}
@@ -45,7 +47,7 @@ def main(words: Sequence[str]) -> int:
             if clean:
                 _pass_on(program, signal.SIGTERM)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    program.wait(_POLITE_S)
+                    program.wait(polite_s)
             # The group has this process, the program and what it has started: all of it ends here.
             os.killpg(0, signal.SIGKILL)
 
