@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 VENV = Path(os.environ.get("NEMOTRON_LEPTON_VENV", ROOT / "build" / "lepton"))
 TOKEN = "token-of-the-workspace-7c1e"
 STEPS = ("grpo.max_num_steps=4", "checkpointing.save_period=2")
-ENDLESS = ("grpo.max_num_steps=100000", "grpo.max_num_epochs=1000", "limits.max_kl=null")
+ENDLESS = ("grpo.max_num_steps=100000", "grpo.max_num_epochs=1000", "policy.optimizer.kwargs.lr=1e-12")
 TINY = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "engine=embedded")
 
 

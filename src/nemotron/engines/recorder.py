@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from nemotron.engines.sinks import MetricSink, close_all, finite, open_sinks
+from nemotron.errors import OutputError
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.health import Herald
 from nemotron.runs.live import LiveView
 from nemotron.runs.metrics import by_step
 from nemotron.runs.views import JUDGED_GRPO, view_of
+
+_TELL_EVERY_S = 1.0
+"""How often ``status.json`` says how far the run is; every row of a step is in the metrics at once."""
 
 
 class Measured(Protocol):
@@ -51,10 +56,13 @@ def recording(run: RunFolder, *, total: int, done: int, copies: bool = True) -> 
         sinks = open_sinks(run) if copies else []
         for sink in sinks:
             live.note(sink.place)
+        recorder = RunRecorder(run, live, wall_s, sinks, done=done)
         try:
-            yield RunRecorder(run, live, wall_s, sinks)
+            yield recorder
         except BaseException:
             close_all(sinks, failed=True)
+            with suppress(OutputError):  # a full disk ended it, and what ended it is said
+                recorder.tell()
             raise
         close_all(sinks, failed=False)
 
@@ -62,13 +70,22 @@ def recording(run: RunFolder, *, total: int, done: int, copies: bool = True) -> 
 class RunRecorder:
     """Writes metrics, samples and status of one run and keeps the live view up to date."""
 
-    def __init__(self, run: RunFolder, view: LiveView, wall_s_before: float, sinks: Sequence[MetricSink] = ()) -> None:
-        """``wall_s_before``: seconds that earlier attempts of a resumed run worked."""
+    def __init__(
+        self, run: RunFolder, view: LiveView, wall_s_before: float, sinks: Sequence[MetricSink] = (), *, done: int = 0
+    ) -> None:
+        """Nothing is written yet.
+
+        Args:
+            wall_s_before: seconds that earlier attempts of a resumed run worked.
+            done: steps that they did.
+        """
         self._run = run
         self._sinks = sinks
         self._view = view
         self._began = time.monotonic() - wall_s_before
         self._herald = Herald(by_step(run.read_metrics()))
+        self._done = done
+        self._told = -math.inf
 
     @property
     def wall_s(self) -> float:
@@ -78,7 +95,12 @@ class RunRecorder:
     def phase(self, text: str) -> None:
         """Say what the run does now."""
         self._view.phase(text)
-        self._run.write_status(phase=text, wall_s=self.wall_s)
+        self._run.write_status(phase=text, steps_done=self._done, wall_s=self.wall_s)
+
+    def tell(self) -> None:
+        """Have the status say how far the run is. Raises OutputError: it cannot be written."""
+        self._told = time.monotonic()
+        self._run.write_status(steps_done=self._done, wall_s=self.wall_s)
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen. For any thread."""
@@ -101,6 +123,9 @@ class RunRecorder:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep the metrics of a finished step and show them."""
         self.write(step, metrics)
+        self._done = step
+        if time.monotonic() - self._told >= _TELL_EVERY_S:
+            self.tell()
         row = {"step": step, **metrics}
         self._view.step(row)
         for sign in self._herald.see(row):

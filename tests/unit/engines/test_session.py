@@ -11,7 +11,9 @@ import pytest
 
 from nemotron.cli.main import main
 from nemotron.disk import lock
+from nemotron.engines import recorder
 from nemotron.engines.embedded.session import session
+from nemotron.errors import EngineError
 from nemotron.rl.threads import ThreadPlan
 from nemotron.runs.folder import LOCK, RunFolder
 from tests.compiled_jobs import attempt_at, compiled
@@ -67,3 +69,25 @@ def test_the_command_of_the_warning_draws_it(tmp_path: Path, capsys: pytest.Capt
     lock.release(run.path / LOCK)
     assert main(["runs", "report", str(run.path)]) == 0
     assert run.report.is_file()
+
+
+def test_the_status_says_how_far_a_run_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it runs, but not at every step, and when an error ends it."""
+    run = RunFolder.create(tmp_path / "runs", compiled(view="judged_grpo"))
+    seen: list[int] = []
+
+    def work() -> None:
+        with attempt_at(run) as attempt, session(attempt, ThreadPlan(1, 1, 0), seed=0, total=9, done=3) as open_session:
+            for step, every_s in ((4, 1e9), (5, 1e9), (6, 0.0), (7, 1e9)):
+                monkeypatch.setattr(recorder, "_TELL_EVERY_S", every_s)
+                open_session.recorder.step(step, {"train/reward": 0.5})
+                seen.append(run.status().steps_done)
+            raise EngineError("it is over")
+
+    try:
+        with pytest.raises(EngineError):
+            work()
+        assert seen == [4, 4, 6, 6]
+        assert run.status().steps_done == 7
+    finally:
+        lock.release(run.path / LOCK)
