@@ -232,6 +232,19 @@ def test_wrong_token_no_token_no_service(workspace: Workspace) -> None:
         assert TOKEN not in done.stderr
 
 
+def test_what_leptons_own_login_notes_down_is_enough(workspace: Workspace) -> None:
+    """The guide's first command: afterwards no profile and no variable names the workspace or its token."""
+    login = [str(VENV / "bin" / "lep"), "workspace", "login", "-i", "lab", "-t", TOKEN, "--workspace-url", workspace.url]
+    variables = workspace.environment({})
+    del variables["LEPTON_WORKSPACE_TOKEN"]
+    done = subprocess.run(login, capture_output=True, text=True, timeout=100, env=variables, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    file = workspace.folder / "env.toml"
+    file.write_text(re.sub(r"^workspace_url.*$", "", file.read_text(), flags=re.MULTILINE))
+    check = workspace.nemotron("profiles", "check", "lepton_rl_nemo_rl_rlhf", LEPTON_WORKSPACE_TOKEN="")
+    assert (check.returncode, "node group h100: ng-a1, 2 nodes" in check.stdout) == (0, True), check.stderr
+
+
 CLIENT = """
 import sys, time
 from leptonai.api.v2.client import APIClient
