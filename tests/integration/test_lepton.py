@@ -234,7 +234,8 @@ def test_wrong_token_no_token_no_service(workspace: Workspace) -> None:
 
 def test_what_leptons_own_login_notes_down_is_enough(workspace: Workspace) -> None:
     """The guide's first command: afterwards no profile and no variable names the workspace or its token."""
-    login = [str(VENV / "bin" / "lep"), "workspace", "login", "-i", "lab", "-t", TOKEN, "--workspace-url", workspace.url]
+    words = ("workspace", "login", "-i", "lab", "-t", TOKEN, "--workspace-url", workspace.url)
+    login = [str(VENV / "bin" / "lep"), *words]
     variables = workspace.environment({})
     del variables["LEPTON_WORKSPACE_TOKEN"]
     done = subprocess.run(login, capture_output=True, text=True, timeout=100, env=variables, check=False)

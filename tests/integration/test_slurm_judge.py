@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.slurm.nemo_rl_tree import tree
 from tests.integration.test_slurm import Cluster, cluster, processes, steps_done, until
 
 __all__ = ["cluster"]
@@ -70,14 +71,7 @@ def judged(cluster: Cluster, tmp_path: Path) -> Callable[..., list[str]]:
     vllm = Path(os.environ.get("NEMOTRON_VLLM_VENV", Path(__file__).parents[2] / "build" / "vllm")).resolve()
     if not (vllm / "bin" / "vllm").exists():
         pytest.fail("no vLLM: run tests/integration/vllm_cpu/install.sh build/vllm")
-    root = tmp_path / "tree"
-    (root / "nemo_rl" / "utils").mkdir(parents=True)
-    for name in ("nemo_rl/__init__.py", "nemo_rl/utils/__init__.py"):
-        (root / name).touch()
-    (root / "nemo_rl/utils/logger.py").write_text("class Logger:\n    def log_metrics(self, *words, **more): ...\n")
-    (root / "examples" / "nemo_gym").mkdir(parents=True)
-    (root / "examples/nemo_gym/run_grpo_nemo_gym.py").write_text(RLHF_SCRIPT)
-
+    root = tree(tmp_path / "tree", "nemo_gym/run_grpo_nemo_gym.py", RLHF_SCRIPT)
     first, second = cluster.lab.names
 
     def words(flag: str, steps: int) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.slurm.nemo_rl_tree import tree
 from tests.integration.slurm.sshd import Sshd
 from tests.integration.test_slurm import Cluster, cluster, processes, sshd, until
 
@@ -51,14 +52,7 @@ def over_nodes(cluster: Cluster, tmp_path: Path) -> Callable[..., list[str]]:
     python = Path(os.environ.get("NEMOTRON_LEPTON_VENV", Path(__file__).parents[2] / "build" / "lepton")) / "bin/python"
     if not python.exists():
         pytest.fail("no Ray: run tests/integration/lepton/install.sh build/lepton")
-    root = tmp_path / "tree"
-    (root / "nemo_rl" / "utils").mkdir(parents=True)
-    for name in ("nemo_rl/__init__.py", "nemo_rl/utils/__init__.py"):
-        (root / name).touch()
-    (root / "nemo_rl/utils/logger.py").write_text("class Logger:\n    def log_metrics(self, *words, **more): ...\n")
-    (root / "examples").mkdir()
-    (root / "examples/run_dpo.py").write_text(RAY_SCRIPT)
-
+    root = tree(tmp_path / "tree", "run_dpo.py", RAY_SCRIPT)
     # What an earlier `ray.init()` of this user leaves behind, with which a Ray would ask for a token of its own.
     home = tmp_path / "home"
     (home / ".ray").mkdir(parents=True)
