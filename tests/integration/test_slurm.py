@@ -98,15 +98,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         lab.stop()
 
 
-@pytest.fixture(scope="module")
-def sshd(cluster: Cluster) -> Iterator[Sshd]:
-    """A login node of it that one reaches by ssh."""
+@contextmanager
+def login_node(cluster: Cluster) -> Iterator[Sshd]:
+    """A login node that one reaches by ssh."""
     server = Sshd(cluster.folder / "sshd", cluster.lab.config)
     server.start()
     try:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def sshd(cluster: Cluster) -> Iterator[Sshd]:
+    with login_node(cluster) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -238,16 +244,19 @@ def narrow(folder: Path, *lines: str) -> Iterator[Cluster]:
 
 
 def test_a_full_queue_is_one_line(tmp_path: Path) -> None:
-    """sbatch asks a full queue again for two minutes, and then says so."""
-    with narrow(tmp_path, "MaxJobCount=3") as slurm:
+    """sbatch asks a full queue again for two minutes, and then says so: on the login node, and over ssh."""
+    with narrow(tmp_path, "MaxJobCount=3") as slurm, login_node(slurm) as node:
+        slurm.profile("far", *node.profile.splitlines(), shared="far")
         for _ in range(2):
             slurm.lab.run("sbatch", "--hold", "-o", "/dev/null", "--wrap", "true")
-        full = slurm.nemotron(*slurm.tiny("-b", "narrow"))
-        assert full.returncode == 11, full.stderr
-        assert len(re.findall(r"^error: Slurm refuses the job: ", full.stderr, re.MULTILINE)) == 1, full.stderr
-        assert "the cluster's queue is full: submit again when jobs have ended" in full.stderr
-        assert "Traceback" not in full.stderr
-        assert slurm.state(slurm.newest()) == "failed"
+        commands = [slurm.start(*slurm.tiny("-b", profile)) for profile in ("narrow", "far")]
+        for full in commands:
+            _, err = full.communicate(timeout=300)
+            assert full.returncode == 11, err
+            assert len(re.findall(r"^error: Slurm refuses the job: ", err, re.MULTILINE)) == 1, err
+            assert "the cluster's queue is full: submit again when jobs have ended" in err
+            assert "Traceback" not in err
+        assert [slurm.state(run) for run in os.listdir(slurm.folder / "runs")] == ["failed", "failed"]
         # And there is no job of the run that would start all the same.
         assert len(slurm.lab.run("squeue", "-h", "-o", "%A").split()) == 2
 
