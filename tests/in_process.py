@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nemotron.cli.main import main
 
@@ -80,10 +81,15 @@ def _put_back() -> Iterator[None]:
                 signal.signal(number, handler)
         root.handlers[:], root.manager.disable = root_handlers, disabled
         for logger, level in levels.items():
-            logger.setLevel(level)
+            if logger.level != level:  # each call empties what every other logger remembers
+                logger.setLevel(level)
         if threads is not None:
             sys.modules["torch"].set_num_threads(threads)
         _forget_the_disk()
+
+
+_bounded: dict[str, list[Any]] = {}
+"""Module -> its caches that have a bound."""
 
 
 def _forget_the_disk() -> None:
@@ -92,7 +98,9 @@ def _forget_the_disk() -> None:
     Those without one hold facts of the program, which are the same for every command.
     """
     for name, module in list(sys.modules.items()):
-        if name.startswith("nemotron."):
-            for value in list(vars(module).values()):
-                if hasattr(value, "cache_clear") and value.cache_parameters()["maxsize"] is not None:
-                    value.cache_clear()
+        if name.startswith("nemotron.") and name not in _bounded:
+            cached = [value for value in vars(module).values() if hasattr(value, "cache_clear")]
+            _bounded[name] = [value for value in cached if value.cache_parameters()["maxsize"] is not None]
+    for caches in _bounded.values():
+        for cache in caches:
+            cache.cache_clear()
