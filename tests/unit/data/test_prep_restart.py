@@ -77,7 +77,11 @@ def test_killed_at_any_moment(tmp_path: Path, moments: int) -> None:
     assert kills == moments
     assert start(settings).wait() == 0
     assert files_of(killed) == expected
-    assert [path.name for path in (killed / ".rl_prep").iterdir()] in (["lock", "state.json"], ["state.json", "lock"])
+    assert left_at_work(killed) == ["lock", "state.json"]
+
+
+def left_at_work(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / ".rl_prep").iterdir())
 
 
 def group_is_gone(group: int) -> None:
@@ -125,7 +129,21 @@ def test_a_manifest_whose_state_an_older_version_did_not_write_is_recognised(tmp
     state = out / ".rl_prep" / "state.json"
     (out / ".rl_prep" / json.loads(state.read_bytes())["plan"]).mkdir()
     state.unlink()
+    for _ in range(2):
+        assert not run(out, source).fresh
+        assert left_at_work(out) == ["lock", "state.json"]
+
+
+def test_work_files_of_who_was_killed_after_the_manifest_go(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(300))
+    out = tmp_path / "out"
+    run(out, source)
+    state = out / ".rl_prep" / "state.json"
+    left = out / ".rl_prep" / json.loads(state.read_bytes())["plan"] / "pieces"
+    left.mkdir(parents=True)
+    (left / "piece").write_bytes(b"x" * 1000)
     assert not run(out, source).fresh
+    assert left_at_work(out) == ["lock", "state.json"]
 
 
 def test_finished_work_is_not_done_again(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ class _Job:
         space = Workspace(self.output, self._plan(stamps, grid))
         ready = None if self.config.force else space.ready()
         if ready is not None:
+            space.tidy()
             return Result(ready, space.manifest, fresh=False, warnings=())
         space.start(afresh=self.config.force)
         keep_memory()

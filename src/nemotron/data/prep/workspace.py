@@ -74,6 +74,17 @@ class Workspace:
             return None
         return read_manifest(self.manifest)
 
+    def tidy(self) -> None:
+        """Remove what an attempt left that was killed when the manifest was there.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if self.folder.is_dir():
+            # Without the work files the state alone says whose the manifest is.
+            write_atomic(self._state, orjson.dumps({"plan": self.plan}))
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def start(self, *, afresh: bool) -> None:
         """Make the work folders; what other plans left (or all, when ``afresh``) goes, an old manifest first.
 
