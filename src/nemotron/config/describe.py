@@ -115,5 +115,9 @@ def _text(annotation: Any) -> str:
 
 def _with_bounds(text: str, metadata: Any) -> str:
     bounds = [bound for item in metadata for bound in (item.metadata if isinstance(item, FieldInfo) else [item])]
-    words = [f"{_BOUNDS[type(b)][1]} {getattr(b, _BOUNDS[type(b)][0]):g}" for b in bounds if type(b) in _BOUNDS]
+    words = [f"{_BOUNDS[type(b)][1]} {_exact(getattr(b, _BOUNDS[type(b)][0]))}" for b in bounds if type(b) in _BOUNDS]
     return " ".join([text, *words])
+
+
+def _exact(bound: Any) -> str:
+    return f"{bound:g}" if isinstance(bound, float) else str(bound)
