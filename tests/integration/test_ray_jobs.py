@@ -22,6 +22,7 @@ import pytest
 from nemotron.executors.ray_jobs import RayJobs
 from nemotron.runs.attempts import attempts_of
 from tests.integration.slurm.lab import free_port
+from tests.integration.test_lepton import ENDLESS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -182,9 +183,7 @@ def test_attached_to_success_with_a_mirror(project: Project) -> None:
 
 def test_detached_cancel_and_sent_twice(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.profile(shared=True)
-    submitted = project.nemotron(
-        *TINY, "grpo.max_num_steps=100000", "grpo.max_num_epochs=1000", "limits.max_kl=null", "-b", "lab"
-    )
+    submitted = project.nemotron(*TINY, *ENDLESS, "-b", "lab")
     assert submitted.returncode == 0, submitted.stderr
     run = submitted.stdout.strip()
     monkeypatch.setenv("LAB_TOKEN", TOKEN)
@@ -242,9 +241,7 @@ def test_tokens_and_addresses(project: Project) -> None:
 def test_a_dead_head_is_said_and_does_not_hang(project: Project) -> None:
     """The last one: it ends the cluster."""
     project.profile(shared=True)
-    submitted = project.nemotron(
-        *TINY, "grpo.max_num_steps=100000", "grpo.max_num_epochs=1000", "limits.max_kl=null", "-b", "lab"
-    )
+    submitted = project.nemotron(*TINY, *ENDLESS, "-b", "lab")
     run = submitted.stdout.strip()
     end_of(project.cluster.process, project.cluster.folder)
     begun = time.monotonic()
