@@ -31,7 +31,8 @@ def main(words: Sequence[str]) -> int:
         # What is ended below must not be the group of whoever started us.
         os.setpgid(0, 0)
     clean = words[0].startswith(CLEAN)
-    polite_s, command = float(words[0].removeprefix(CLEAN)) if clean else 0.0, words[1:] if clean else words
+    polite_s = float(words[0].removeprefix(CLEAN)) if clean else 0.0
+    command = words[1:] if clean else words
     # Short, as the path of a socket has to be.
     scratch = tempfile.mkdtemp(prefix="nemotron-") if clean else None
     environment = os.environ if scratch is None else {**os.environ, "TMPDIR": scratch}
