@@ -12,12 +12,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import typer
-from typer.core import TyperGroup
+import click
 
 from nemotron import errors
+from nemotron.cli.group import Argument
 from nemotron.cli.main import app
 from nemotron.config.describe import Parameter, parameters
 from nemotron.manifest import Step, declaration, load_catalog, load_types
@@ -61,42 +60,45 @@ def index(steps: tuple[Step, ...]) -> str:
 
 def cli() -> str:
     """Every command with its arguments and options."""
-    root: Any = typer.main.get_command(app)
-    return NOTE + "# Commands\n\n" + "\n".join(_command(root, "nemotron"))
+    return NOTE + "# Commands\n\n" + "\n".join(_command(click.Context(app, info_name="nemotron")))
 
 
-def _command(command: Any, path: str) -> Iterator[str]:
-    names = command.list_commands(None) if isinstance(command, TyperGroup) else []
-    children = {name: command.get_command(None, name) for name in names}
-    if not children:
-        words = [f"{path}", *(_usage(parameter) for parameter in command.params)]
-        yield f"## `{' '.join(filter(None, words))}`\n"
-        yield f"{command.help}\n"
-        rows = [row for parameter in command.params if (row := _parameter(parameter))]
-        if rows:
-            yield "| | |\n| --- | --- |"
-            yield from rows
-            yield ""
-    for name in children:
-        yield from _command(children[name], f"{path} {name}")
+def _command(ctx: click.Context) -> Iterator[str]:
+    command = ctx.command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(ctx):
+            child = command.get_command(ctx, name)
+            assert child is not None, name
+            yield from _command(click.Context(child, parent=ctx, info_name=name))
+        return
+    words = [ctx.command_path, *(_usage(one) for one in command.params if isinstance(one, Argument))]
+    yield f"## `{' '.join(words)}`\n"
+    yield f"{command.help}\n"
+    if command.params:
+        yield "| | |\n| --- | --- |"
+        yield from map(_parameter, command.params)
+        yield ""
 
 
-def _usage(parameter: Any) -> str:
-    if parameter.param_type_name != "argument":
-        return ""
-    name = parameter.metavar or parameter.name.upper()
-    many = f"{name} ..." if parameter.nargs == -1 else name
-    return many if parameter.required else f"[{many}]"
+def _usage(argument: Argument) -> str:
+    name = argument.human_readable_name
+    many = f"{name} ..." if argument.nargs == -1 else name
+    return many if argument.required else f"[{many}]"
 
 
-def _parameter(parameter: Any) -> str:
-    text = (getattr(parameter, "help", None) or "").replace("|", "\\|")
-    if parameter.param_type_name == "argument":
-        return f"| `{parameter.metavar or parameter.name.upper()}` | {text} |"
-    value = "" if parameter.is_flag else f" {parameter.metavar or parameter.name.upper()}"
-    names = ", ".join(f"`{name}{value}`".replace("|", "\\|") for name in (*parameter.opts, *parameter.secondary_opts))
+def _parameter(parameter: click.Parameter) -> str:
+    if isinstance(parameter, Argument):
+        return f"| `{parameter.human_readable_name}` | {_cell(parameter.about)} |"
+    assert isinstance(parameter, click.Option), parameter.name
+    value = "" if parameter.is_flag else f" {parameter.metavar or parameter.human_readable_name.upper()}"
+    names = ", ".join(f"`{_cell(f'{name}{value}')}`" for name in (*parameter.opts, *parameter.secondary_opts))
     variable = f" Environment: `{parameter.envvar}`." if parameter.envvar else ""
-    return f"| {names} | {text}{variable} |"
+    return f"| {names} | {_cell(parameter.help or '')}{variable} |"
+
+
+def _cell(text: str) -> str:
+    """Text that stands in a table."""
+    return text.replace("|", "\\|")
 
 
 def exit_codes() -> str:

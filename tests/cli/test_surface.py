@@ -10,10 +10,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import click
 import pytest
-import typer.main
 from syrupy.assertion import SnapshotAssertion
 
 from nemotron.cli import steps
@@ -81,22 +80,24 @@ SURFACE = {
 }
 
 
-def surface(command: Any, path: str) -> dict[str, list[str]]:
+def surface(ctx: click.Context) -> dict[str, list[str]]:
+    command = ctx.command
     names = [
-        name if name.startswith("-") else parameter.metavar
+        name if name.startswith("-") else parameter.human_readable_name
         for parameter in command.params
         for name in (*parameter.opts, *parameter.secondary_opts)
-        if name not in ("-h", "--help")
     ]
-    found = {path: sorted(names)} if names else {}
-    for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
-        found |= surface(command.get_command(None, name), f"{path} {name}")
+    found = {ctx.command_path: sorted(names)} if names else {}
+    for name in command.list_commands(ctx) if isinstance(command, click.Group) else ():
+        child = command.get_command(ctx, name)
+        assert child is not None
+        found |= surface(click.Context(child, parent=ctx, info_name=name))
     return found
 
 
 def test_the_command_line_is_what_we_promised() -> None:
     """A new option is a promise: add it here and to the reference page with intent."""
-    assert surface(typer.main.get_command(app), "nemotron") == SURFACE
+    assert surface(click.Context(app, info_name="nemotron")) == SURFACE
 
 
 def test_every_run_option_is_recognised_when_misplaced() -> None:
@@ -105,6 +106,7 @@ def test_every_run_option_is_recognised_when_misplaced() -> None:
 
 
 HEAVY = {"torch", "transformers", "ray", "nemo_run", "numpy", "aiohttp", "httpx", "tenacity", "paramiko"}
+LIGHT = HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly", "pydantic", "typer"}
 CLIENTS = {"http.client", "urllib.request", "ssl", "requests", "urllib3", "nemotron.executors.http"}
 SSH = "nemotron.executors.shells"
 
@@ -112,10 +114,10 @@ SSH = "nemotron.executors.shells"
 @pytest.mark.parametrize(
     ("words", "banned"),
     [
-        (["--help"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
-        (["steps", "--help"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
-        (["steps", "list"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
-        (["steps", "list", "--json"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
+        (["--help"], LIGHT),
+        (["steps", "--help"], LIGHT),
+        (["steps", "list"], LIGHT),
+        (["steps", "list", "--json"], LIGHT),
         (["steps", "show", "rlhf"], HEAVY),
         (["steps", "run", "rlhf", "-c", "tiny", "--dry-run"], HEAVY),
         (["steps", "run", "reward_audit", "-c", "tiny", "--dry-run"], HEAVY),
@@ -124,7 +126,7 @@ SSH = "nemotron.executors.shells"
         (["steps", "run", "rlhf", "-c", "default", "-b", "slurm_rl_nemo_rl_rlhf", "--dry-run"], HEAVY),
         (["runs", "list"], HEAVY),
         (["profiles", "list"], HEAVY),
-        (["artifacts", "--help"], HEAVY | {"omegaconf", "ruamel", "rich", "jinja2", "plotly"}),
+        (["artifacts", "--help"], LIGHT),
         (["steps", "run", "convert/hf_to_megatron", "-c", "tiny", "--dry-run"], HEAVY - {"numpy"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -147,6 +149,61 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, words: list[str], b
     assert not modules & banned
     assert not names & CLIENTS
     assert SSH not in names or "slurm" in str(words)
+
+
+def test_only_the_group_that_is_asked_for_is_imported(tmp_path: Path) -> None:
+    program = "import sys; from nemotron.cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    argv = [sys.executable, "-c", program, "runs", "list"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+    groups = {f"nemotron.cli.{name}" for name in app.list_commands(click.Context(app))}
+    assert groups & set(done.stderr.split()) == {"nemotron.cli.runs"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["it's"], "unknown command `it's`\n  --> command line, argument 1\n", "there are `steps`, `pipelines`"),
+        (
+            ["steps", "lst"],
+            "unknown command `lst`\n  --> command line, argument 2\n",
+            "did you mean `nemotron steps list`?",
+        ),
+        (
+            ["steps", "list", "--tagg"],
+            "unknown option `--tagg`\n  --> command line, argument 3\n",
+            "did you mean `--tag`?",
+        ),
+        (
+            ["steps", "list", "--tag"],
+            "option `--tag` requires an argument\n",
+            "`nemotron steps list --help` shows the usage",
+        ),
+        (["steps", "list", "x"], "got unexpected extra argument (x)\n", "`nemotron steps list --help` shows the usage"),
+        (["runs", "show"], "missing argument `RUN`\n", "`nemotron runs show --help` shows the usage"),
+        (
+            ["pipelines", "run", "rlhf", "--side-by-side", "two"],
+            "invalid value for `--side-by-side`: `two` is not a valid integer\n",
+            "`nemotron pipelines run --help` shows the usage",
+        ),
+        (
+            ["pipelines", "run", "rlhf", "--side-by-side", "0"],
+            "invalid value for `--side-by-side`: 0 is not in the range x>=1\n",
+            "`nemotron pipelines run --help` shows the usage",
+        ),
+    ],
+)
+def test_a_wrong_word_is_told_with_its_place_and_a_fix(
+    tmp_path: Path, words: list[str], message: str, hint: str
+) -> None:
+    said = here(*words, cwd=tmp_path)
+    assert (said.code, said.stdout) == (2, "")
+    assert said.stderr.startswith(f"error: {message}")
+    assert f"\nhint: {hint}" in said.stderr
+
+
+def test_the_help_explains_arguments_and_defaults(run: Callable[..., str], snapshot: SnapshotAssertion) -> None:
+    assert run("runs", "resume", "--help", COLUMNS="80") == snapshot
+    assert run("profiles", "init", "--help", COLUMNS="80") == snapshot
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from nemotron.cli.group import group
+from nemotron.cli.group import PATH, argument, as_json, group, option, runs_dir
 from nemotron.cli.render import print_columns
 from nemotron.outcome import print_error
 
@@ -17,17 +15,16 @@ if TYPE_CHECKING:
 
 app = group("Inspect and verify checkpoints, data and results.")
 
-ArtifactPath = Annotated[
-    Path, typer.Argument(metavar="PATH", help="A checkpoint folder, a JSONL file or folder, results.")
-]
-RunsDir = Annotated[
-    Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+artifact_path = argument(
+    "path", metavar="PATH", type=PATH, help="A checkpoint folder, a JSONL file or folder, results."
+)
+only_type = option("--type", "kind", metavar="TYPE", help="Only artifacts of this type.")
 
 
 @app.command("inspect")
-def inspect_command(path: ArtifactPath, as_json: AsJson = False) -> None:
+@artifact_path
+@as_json
+def inspect_command(path: Path, as_json: bool) -> None:
     """Show what an artifact is: type, family, size, dtype, shards, vocabulary, tokenizer, provenance."""
     from nemotron.artifacts.inspect import inspect
 
@@ -39,7 +36,9 @@ def inspect_command(path: ArtifactPath, as_json: AsJson = False) -> None:
 
 
 @app.command("verify")
-def verify_command(path: ArtifactPath, as_json: AsJson = False) -> None:
+@artifact_path
+@as_json
+def verify_command(path: Path, as_json: bool) -> None:
     """Check that an artifact is whole: files, checksums, names and shapes, and its record where it has one."""
     from dataclasses import asdict
 
@@ -54,11 +53,10 @@ def verify_command(path: ArtifactPath, as_json: AsJson = False) -> None:
 
 
 @app.command("list")
-def list_command(
-    kind: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only artifacts of this type.")] = None,
-    as_json: AsJson = False,
-    runs_dir: RunsDir = Path("runs"),
-) -> None:
+@only_type
+@as_json
+@runs_dir
+def list_command(kind: str | None, as_json: bool, runs_dir: Path) -> None:
     """List what the runs have made; `${artifact:RUN:TYPE}` names one in a config or an override."""
     from nemotron.artifacts.made import all_made
     from nemotron.errors import ArtifactError, NotFoundError
@@ -80,7 +78,9 @@ def list_command(
 
 
 @app.command("lineage")
-def lineage_command(path: ArtifactPath, as_json: AsJson = False) -> None:
+@artifact_path
+@as_json
+def lineage_command(path: Path, as_json: bool) -> None:
     """Show the chain of data, judge, models, configs and code that made an artifact."""
     from nemotron.artifacts.lineage import lineage, lines
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from nemotron.cli.group import group
+from nemotron.cli.group import HELP, Command, argument, as_json
 from nemotron.cli.render import print_columns
 from nemotron.errors import NotAvailableError
 
@@ -15,17 +15,15 @@ if TYPE_CHECKING:
     from nemotron.executors.doctor import Check
 
 
-app = group()
-
-
-@app.command()
-def doctor(
-    profile: Annotated[
-        str | None,
-        typer.Argument(metavar="[PROFILE]", help="A name of `nemotron profiles list`; without: this machine."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> int:
+@click.command(cls=Command, context_settings=HELP)
+@argument(
+    "profile",
+    metavar="[PROFILE]",
+    required=False,
+    help="A name of `nemotron profiles list`; without: this machine.",
+)
+@as_json
+def app(profile: str | None, as_json: bool) -> int:
     """Say what a place has and lacks for each engine, and how to get it. Exit code 10: nothing can run there."""
     from nemotron.executors import doctor as place
     from nemotron.profiles.load import Profiles

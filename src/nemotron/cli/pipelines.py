@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from nemotron.cli.group import group
+from nemotron.cli.group import Invocation, WholeNumber, argument, as_json, flag, group, option, runs_dir_option
 from nemotron.cli.render import print_columns, print_rendered, print_title
 from nemotron.errors import ArtifactError, Origin, UsageError
 from nemotron.outcome import print_error, print_findings
@@ -20,45 +21,37 @@ if TYPE_CHECKING:
 
 app = group("List, explain and run chains of steps.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunsDir = Annotated[
-    Path,
-    typer.Option(
-        "--runs-dir",
-        envvar="NEMOTRON_RUNS_DIR",
-        help="The folder that holds the run folders; `pipelines` lies next to it.",
-    ),
-]
-PipelineName = Annotated[
-    str, typer.Argument(metavar="PIPELINE", help="A shipped pipeline, or the path of a YAML file of your own.")
-]
-StartedName = Annotated[str, typer.Argument(metavar="ID", help="`last`, an id, or a unique beginning or end of one.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="NODE.KEY=VALUE", help="Overrides: node.a.b=v, +node.a.b=v, ~node.a.b")
-]
-DryRun = Annotated[bool, typer.Option("-d", "--dry-run", help="Compile, print graph and plans, write nothing.")]
-JsonPlan = Annotated[bool, typer.Option("--json", help="With --dry-run: print graph and plans as JSON.")]
-Force = Annotated[
-    list[str] | None, typer.Option("--force", metavar="NODE", help="Do a node anew; may be given more than once.")
-]
-From = Annotated[str | None, typer.Option("--from", metavar="NODE", help="Do a node anew, and all that depends on it.")]
-Until = Annotated[str | None, typer.Option("--until", metavar="NODE", help="Do only a node and what it needs.")]
-Batch = Annotated[
-    str | None, typer.Option("-b", "--batch", metavar="PROFILE", help="Submit nodes without a profile of their own.")
-]
-SideBySide = Annotated[
-    int | None,
-    typer.Option(
-        "--side-by-side",
-        metavar="N",
-        min=1,
-        help="Nodes that work at once on this machine; by default one for every two cores, if memory is enough.",
-    ),
-]
+runs_dir = runs_dir_option("The folder that holds the run folders; `pipelines` lies next to it.")
+pipeline_name = argument(
+    "pipeline", metavar="PIPELINE", help="A shipped pipeline, or the path of a YAML file of your own."
+)
+started_name = argument(
+    "pipeline", metavar="ID", default="last", help="`last`, an id, or a unique beginning or end of one."
+)
+started_or_all = argument(
+    "pipeline", metavar="ID", required=False, help="`last`, an id, or a part of one; all unless given."
+)
+overrides = argument(
+    "overrides", metavar="NODE.KEY=VALUE", nargs=-1, help="Overrides: node.a.b=v, +node.a.b=v, ~node.a.b"
+)
+as_svg = flag("--svg", "as_svg", help="Print the graph as an SVG picture.")
+dry_run = flag("-d", "--dry-run", help="Compile, print graph and plans, write nothing.")
+plans_as_json = flag("--json", "as_json", help="With --dry-run: print graph and plans as JSON.")
+force = option("--force", metavar="NODE", multiple=True, help="Do a node anew; may be given more than once.")
+begin_with = option("--from", "begin_with", metavar="NODE", help="Do a node anew, and all that depends on it.")
+until = option("--until", metavar="NODE", help="Do only a node and what it needs.")
+batch = option("-b", "--batch", metavar="PROFILE", help="Submit nodes without a profile of their own.")
+side_by_side = option(
+    "--side-by-side",
+    metavar="N",
+    type=WholeNumber(min=1),
+    help="Nodes that work at once on this machine; by default one for every two cores, if memory is enough.",
+)
 
 
 @app.command("list")
-def list_command(as_json: AsJson = False) -> None:
+@as_json
+def list_command(as_json: bool) -> None:
     """List the shipped pipelines."""
     from nemotron.pipelines.file import read_pipeline, shipped
 
@@ -82,18 +75,19 @@ def list_command(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
+@pipeline_name
+@overrides
+@as_svg
+@as_json
+@runs_dir
+@click.pass_obj
 def show_command(
-    ctx: typer.Context,
-    pipeline: PipelineName,
-    overrides: Overrides = None,
-    as_svg: Annotated[bool, typer.Option("--svg", help="Print the graph as an SVG picture.")] = False,
-    as_json: AsJson = False,
-    runs_dir: RunsDir = Path("runs"),
+    said: Invocation, pipeline: str, overrides: tuple[str, ...], as_svg: bool, as_json: bool, runs_dir: Path
 ) -> None:
     """Explain a pipeline: its nodes, who takes what from whom, and what is inserted."""
     if as_svg and as_json:
         raise UsageError("`--svg` and `--json` are two forms of one answer", hint="give one of them")
-    chain = _compiled(ctx, pipeline, overrides, runs_dir, None, rehearsal=True)[0]
+    chain = _compiled(said, pipeline, overrides, runs_dir, None, rehearsal=True)[0]
     if as_svg:
         from nemotron.pipelines.draw import svg
         from nemotron.pipelines.start import planned
@@ -106,45 +100,59 @@ def show_command(
 
 
 @app.command("run")
+@pipeline_name
+@overrides
+@dry_run
+@plans_as_json
+@force
+@begin_with
+@until
+@batch
+@side_by_side
+@runs_dir
+@click.pass_obj
 def run_command(
-    ctx: typer.Context,
-    pipeline: PipelineName,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    as_json: JsonPlan = False,
-    force: Force = None,
-    begin_with: From = None,
-    until: Until = None,
-    batch: Batch = None,
-    side_by_side: SideBySide = None,
-    runs_dir: RunsDir = Path("runs"),
-) -> None:
+    said: Invocation,
+    pipeline: str,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+    force: tuple[str, ...],
+    begin_with: str | None,
+    until: str | None,
+    batch: str | None,
+    side_by_side: int | None,
+    runs_dir: Path,
+) -> int:
     """Compile a pipeline and run its nodes; what was done already is taken from the run that did it."""
     if as_json and not dry_run:
         raise UsageError("`--json` prints the plans, so it needs `--dry-run`")
-    chain, parsed = _compiled(ctx, pipeline, overrides, runs_dir, batch, rehearsal=dry_run)
+    chain, parsed = _compiled(said, pipeline, overrides, runs_dir, batch, rehearsal=dry_run)
     from nemotron.pipelines.start import asked_for, begin
 
     if dry_run:
-        asked_for(chain, force=force or (), begin_with=begin_with, until=until)
+        asked_for(chain, force=force, begin_with=begin_with, until=until)
         _print_plans(chain, as_json=as_json)
-        return
+        return 0
     folder = begin(
         chain,
         overrides=parsed,
         profile=batch,
-        force=force or (),
+        force=force,
         begin_with=begin_with,
         until=until,
         side_by_side=side_by_side,
     )
     at_once = folder.read().side_by_side
     print(f"{folder.id}: {len(chain.nodes)} nodes" + (f", {at_once} at once" if at_once > 1 else ""), file=sys.stderr)
-    raise typer.Exit(_work(ctx, chain, folder))
+    return _work(said, chain, folder)
 
 
 @app.command("resume")
-def resume_command(ctx: typer.Context, pipeline: StartedName = "last", runs_dir: RunsDir = Path("runs")) -> None:
+@started_name
+@runs_dir
+@click.pass_obj
+def resume_command(said: Invocation, pipeline: str, runs_dir: Path) -> int:
     """Go on with a pipeline at the node where it was cut off."""
     from nemotron.pipelines.start import reopen
     from nemotron.pipelines.state import find
@@ -153,18 +161,15 @@ def resume_command(ctx: typer.Context, pipeline: StartedName = "last", runs_dir:
     folder = find(runs_dir, pipeline)
     if overall(folder) == "finished":
         print(f"pipeline {folder.id} is finished already", file=sys.stderr)
-        return
-    raise typer.Exit(_work(ctx, reopen(folder), folder))
+        return 0
+    return _work(said, reopen(folder), folder)
 
 
 @app.command("status")
-def status_command(
-    pipeline: Annotated[
-        str | None, typer.Argument(metavar="ID", help="`last`, an id, or a part of one; all unless given.")
-    ] = None,
-    as_json: AsJson = False,
-    runs_dir: RunsDir = Path("runs"),
-) -> None:
+@started_or_all
+@as_json
+@runs_dir
+def status_command(pipeline: str | None, as_json: bool, runs_dir: Path) -> None:
     """Show how the nodes of a pipeline stand, or all pipelines that were started."""
     from nemotron.pipelines.page import write_page
     from nemotron.pipelines.state import find, started
@@ -196,7 +201,9 @@ def status_command(
 
 
 @app.command("cancel")
-def cancel_command(pipeline: StartedName = "last", runs_dir: RunsDir = Path("runs")) -> None:
+@started_name
+@runs_dir
+def cancel_command(pipeline: str, runs_dir: Path) -> None:
     """End a pipeline; the node that is at work saves its state."""
     from nemotron.pipelines.state import find
     from nemotron.pipelines.status import cancel
@@ -205,9 +212,9 @@ def cancel_command(pipeline: StartedName = "last", runs_dir: RunsDir = Path("run
 
 
 def _compiled(
-    ctx: typer.Context,
+    said: Invocation,
     pipeline: str,
-    overrides: list[str] | None,
+    overrides: Sequence[str],
     runs_dir: Path,
     profile: str | None,
     *,
@@ -217,8 +224,8 @@ def _compiled(
     from nemotron.pipelines.file import find_pipeline
     from nemotron.pipelines.start import compile_file
 
-    words, tokens, start = ctx.obj.words, [], 0
-    for word in overrides or []:
+    words, tokens, start = said.words, [], 0
+    for word in overrides:
         start = words.index(word, start) + 1
         if not is_override(word):
             origin = Origin("command line", argument=start)
@@ -229,10 +236,10 @@ def _compiled(
     return chain, parsed
 
 
-def _work(ctx: typer.Context, chain: Chain, folder: PipelineFolder) -> int:
+def _work(said: Invocation, chain: Chain, folder: PipelineFolder) -> int:
     from nemotron.pipelines.drive import work
 
-    return work(chain, folder, command=ctx.obj.words)
+    return work(chain, folder, command=said.words)
 
 
 def _print_graph(chain: Chain) -> None:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from nemotron.cli.group import group
+from nemotron.cli.group import PATH, argument, as_json, group
 from nemotron.cli.render import print_columns
 from nemotron.errors import NemotronError, OutputError, UsageError
 from nemotron.outcome import print_error
 
 app = group("List, show and check the profiles that `-r` and `-b` take.")
 
-Name = Annotated[str, typer.Argument(metavar="PROFILE", help="A name of `nemotron profiles list`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+profile_name = argument("profile", metavar="PROFILE", help="A name of `nemotron profiles list`.")
+new_folder = argument("folder", metavar="FOLDER", type=PATH, default=Path("profiles"), help="Where to put them.")
 
 
 @app.command("list")
-def list_command(as_json: AsJson = False) -> None:
+@as_json
+def list_command(as_json: bool) -> None:
     """List profiles: of this project, of `env.toml`, and the shipped ones."""
     from nemotron.config.origins import shown
     from nemotron.profiles.load import SHIPPED, Profiles
@@ -56,7 +55,9 @@ def list_command(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show_command(profile: Name, as_json: AsJson = False) -> None:
+@profile_name
+@as_json
+def show_command(profile: str, as_json: bool) -> None:
     """Show what a profile comes to, with `extends` followed, and where each key was written. No secrets."""
     from nemotron.config.dump import dump_yaml
     from nemotron.profiles.load import Profiles
@@ -71,7 +72,8 @@ def show_command(profile: Name, as_json: AsJson = False) -> None:
 
 
 @app.command("check")
-def check_command(profile: Name) -> None:
+@profile_name
+def check_command(profile: str) -> None:
     """Verify what can be verified from here, over ssh or HTTP, without submitting anything."""
     from nemotron.errors import ConfigError
     from nemotron.executors.launch import kind_of
@@ -92,9 +94,8 @@ def check_command(profile: Name) -> None:
 
 
 @app.command("init")
-def init_command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to put them.")] = Path("profiles"),
-) -> None:
+@new_folder
+def init_command(folder: Path) -> None:
     """Copy the shipped profile files into a folder of yours, to fill them in. Files that exist are left alone."""
     from nemotron.disk.atomic import write_atomic
     from nemotron.disk.faults import output_errors

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from nemotron.cli.group import group
+from nemotron.cli.group import PATH, Invocation, argument, as_json, flag, group, option, runs_dir
 from nemotron.errors import NemotronError
 from nemotron.outcome import print_error
 
@@ -17,37 +17,33 @@ if TYPE_CHECKING:
 
 app = group("Look at runs and their output, rebuild their reports, compare, cancel and resume them.")
 
-RunsDir = Annotated[
-    Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
-]
-RunName = Annotated[
-    str,
-    typer.Argument(metavar="RUN", help="`last`, `last:STEP`, a run id, a unique beginning or end of one, or a folder."),
-]
-MaxSteps = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="End with step N instead of `max_num_steps`; a finished run goes on."),
-]
-Attach = Annotated[bool, typer.Option("--attach", help="Of a run on a cluster: stay until the job ends.")]
-Follow = Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job ends; its exit code is returned.")]
-AcceptChanged = Annotated[
-    bool,
-    typer.Option("--accept-changed-inputs", help="Go on although data or models are not what they were; it is noted."),
-]
-RunNames = Annotated[
-    list[str] | None, typer.Argument(metavar="RUN", help="Two runs or more, each as in the other commands.")
-]
-SweepName = Annotated[
-    str | None, typer.Option("--sweep", metavar="ID", help="All runs of a sweep: `last`, or as its runs are called.")
-]
-HtmlFile = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Write a page with the curves over each other, too.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+run_name = argument(
+    "run",
+    metavar="RUN",
+    help="`last`, `last:STEP`, a run id, a unique beginning or end of one, or a folder.",
+)
+run_names = argument("runs", metavar="RUN", nargs=-1, help="Two runs or more, each as in the other commands.")
+max_steps = option(
+    "--max-steps",
+    metavar="N",
+    type=int,
+    help="End with step N instead of `max_num_steps`; a finished run goes on.",
+)
+attach = flag("--attach", help="Of a run on a cluster: stay until the job ends.")
+follow = flag("-f", "--follow", help="Go on until the job ends; its exit code is returned.")
+accept_changed = flag(
+    "--accept-changed-inputs",
+    "accept_changed",
+    help="Go on although data or models are not what they were; it is noted.",
+)
+sweep_name = option("--sweep", metavar="ID", help="All runs of a sweep: `last`, or as its runs are called.")
+html_file = option("--html", metavar="FILE", type=PATH, help="Write a page with the curves over each other, too.")
 
 
 @app.command("list")
-def list_command(as_json: AsJson = False, runs_dir: RunsDir = Path("runs")) -> None:
+@as_json
+@runs_dir
+def list_command(as_json: bool, runs_dir: Path) -> None:
     """List runs, the newest last."""
     from nemotron.runs.folder import list_runs
 
@@ -57,11 +53,14 @@ def list_command(as_json: AsJson = False, runs_dir: RunsDir = Path("runs")) -> N
     elif summaries:
         _print_table(summaries)
     else:
-        typer.echo(f"no runs in `{runs_dir}`", err=True)
+        click.echo(f"no runs in `{runs_dir}`", err=True)
 
 
 @app.command("show")
-def show_command(run: RunName, as_json: AsJson = False, runs_dir: RunsDir = Path("runs")) -> None:
+@run_name
+@as_json
+@runs_dir
+def show_command(run: str, as_json: bool, runs_dir: Path) -> None:
     """Show the summary of a run: KL drift, reward spread, length, held-out metric, paths."""
     from rich.console import Console
 
@@ -76,18 +75,17 @@ def show_command(run: RunName, as_json: AsJson = False, runs_dir: RunsDir = Path
 
 
 @app.command("compare")
-def compare_command(
-    runs: RunNames = None,
-    sweep: SweepName = None,
-    html: HtmlFile = None,
-    as_json: AsJson = False,
-    runs_dir: RunsDir = Path("runs"),
-) -> None:
+@run_names
+@sweep_name
+@html_file
+@as_json
+@runs_dir
+def compare_command(runs: tuple[str, ...], sweep: str | None, html: Path | None, as_json: bool, runs_dir: Path) -> None:
     """Compare runs: in what they differ, held-out, KL, reward spread, length; mean and spread over seeds."""
     from nemotron.reports.compare_page import group_rows, render_comparison, table_rows
     from nemotron.runs.compare import compare
 
-    found = [_find(runs_dir, name) for name in runs or []]
+    found = [_find(runs_dir, name) for name in runs]
     if sweep is not None:
         found += _sweep(runs_dir, sweep)
     comparison = compare([_fresh(run) for run in found], _summary)
@@ -96,59 +94,66 @@ def compare_command(
         from nemotron.runs.words import relative
 
         write_atomic(html, render_comparison(comparison).encode())
-        typer.echo(f"page: {relative(str(html.absolute()))}", err=True)
+        click.echo(f"page: {relative(str(html.absolute()))}", err=True)
     if as_json:
         _print_json(comparison.to_json())
         return
     _print_rows(*table_rows(comparison))
     if comparison.has_seeds:
-        typer.echo("\nover seeds: mean ± standard deviation")
+        click.echo("\nover seeds: mean ± standard deviation")
         _print_rows(*group_rows(comparison))
 
 
 @app.command("report")
-def report_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
+@run_name
+@runs_dir
+def report_command(run: str, runs_dir: Path) -> None:
     """Rebuild the report.html of a run and print its path."""
     from nemotron.executors import state_of
     from nemotron.reports.report import write_report
     from nemotron.runs.words import relative
 
     found = _fresh(_find(runs_dir, run))
-    typer.echo(relative(str(write_report(found, state_of(found)))))
+    click.echo(relative(str(write_report(found, state_of(found)))))
 
 
 @app.command("resume")
+@run_name
+@max_steps
+@attach
+@accept_changed
+@runs_dir
+@click.pass_obj
 def resume_command(
-    ctx: typer.Context,
-    run: RunName,
-    max_steps: MaxSteps = None,
-    attach: Attach = False,
-    accept_changed: AcceptChanged = False,
-    runs_dir: RunsDir = Path("runs"),
-) -> None:
+    said: Invocation, run: str, max_steps: int | None, attach: bool, accept_changed: bool, runs_dir: Path
+) -> int:
     """Go on with a run from its newest checkpoint, with the config it was started with, where it was started."""
     from nemotron.executors import is_elsewhere
     from nemotron.executors.local import resume
 
     found = _find(runs_dir, run)
     if not is_elsewhere(found):
-        raise typer.Exit(resume(found.path, max_steps=max_steps, command=ctx.obj.words, accept_changed=accept_changed))
+        return resume(found.path, max_steps=max_steps, command=said.words, accept_changed=accept_changed)
     from nemotron.executors.elsewhere import resumed
 
-    words = ctx.obj.words
-    raise typer.Exit(resumed(found, max_steps=max_steps, command=words, attached=attach, accept_changed=accept_changed))
+    return resumed(found, max_steps=max_steps, command=said.words, attached=attach, accept_changed=accept_changed)
 
 
 @app.command("logs")
-def logs_command(run: RunName, follow: Follow = False, runs_dir: RunsDir = Path("runs")) -> None:
+@run_name
+@follow
+@runs_dir
+def logs_command(run: str, follow: bool, runs_dir: Path) -> int:
     """Print what the newest attempt of a run printed, wherever it runs; `-f` goes on until it ends."""
     from nemotron.executors.elsewhere import print_logs
 
-    raise typer.Exit(print_logs(_find(runs_dir, run), follow_on=follow))
+    return print_logs(_find(runs_dir, run), follow_on=follow)
 
 
 @app.command("cancel")
-def cancel_command(run: RunName, runs_dir: RunsDir = Path("runs")) -> None:
+@run_name
+@runs_dir
+def cancel_command(run: str, runs_dir: Path) -> None:
     """End a run that goes on; its checkpoints stay, and `runs resume` goes on with it."""
     from nemotron.executors.elsewhere import cancel
 
@@ -173,7 +178,7 @@ def _find(runs_dir: Path, name: str) -> RunFolder:
 
     found = find_run(runs_dir, name)
     if name == "last":
-        typer.echo(f"last = {relative(str(found.path))}, {found.job().step}", err=True)
+        click.echo(f"last = {relative(str(found.path))}, {found.job().step}", err=True)
     return found
 
 
@@ -210,7 +215,7 @@ def _summary(run: RunFolder) -> dict[str, Any]:
 def _print_json(value: Any) -> None:
     from nemotron.runs.jsonl import to_json
 
-    typer.echo(to_json(value, indent=2).decode())
+    click.echo(to_json(value, indent=2).decode())
 
 
 def _print_rows(header: list[str], rows: list[list[str]]) -> None:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from nemotron.cli.group import group
+from nemotron.cli.group import Invocation, argument, as_json, flag, group, option, runs_dir
 from nemotron.cli.render import print_columns, print_rendered, print_submission
 from nemotron.errors import CompileError, Origin, UsageError
 from nemotron.outcome import print_error, print_findings
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 app = group("List, explain and run steps.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-StepId = Annotated[str, typer.Argument(metavar="STEP", help="A step id, or a unique tail of one: `rlhf`.")]
+step_id = argument("step", metavar="STEP", help="A step id, or a unique tail of one: `rlhf`.")
 
 RUN_OPTIONS = (
     *("-c", "--config", "-r", "--run", "-b", "--batch", "-d", "--dry-run"),
@@ -50,12 +49,13 @@ RUN_OPTIONS = (
 
 
 @app.command("list")
+@option("--category", help="Only steps of this category.")
+@option("--consumes", metavar="TYPE", help="Only steps that take this type.")
+@option("--produces", metavar="TYPE", help="Only steps that make this type.")
+@option("--tag", help="Only steps with this tag.")
+@as_json
 def list_command(
-    category: Annotated[str | None, typer.Option(help="Only steps of this category.")] = None,
-    consumes: Annotated[str | None, typer.Option(metavar="TYPE", help="Only steps that take this type.")] = None,
-    produces: Annotated[str | None, typer.Option(metavar="TYPE", help="Only steps that make this type.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Only steps with this tag.")] = None,
-    as_json: AsJson = False,
+    category: str | None, consumes: str | None, produces: str | None, tag: str | None, as_json: bool
 ) -> None:
     """List steps. Type filters honour `is_a` of types.toml."""
     from nemotron.manifest import as_json as step_json
@@ -75,16 +75,11 @@ def list_command(
 
 
 @app.command("show")
-def show_command(
-    step: StepId,
-    params: Annotated[
-        str | None, typer.Option("--params", metavar="PREFIX", help="Explain the parameters below a key: `grpo`, `''`.")
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Everything: all parameters, strategies, known errors.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
+@step_id
+@option("--params", metavar="PREFIX", help="Explain the parameters below a key: `grpo`, `''`.")
+@flag("--all", "everything", help="Everything: all parameters, strategies, known errors.")
+@as_json
+def show_command(step: str, params: str | None, everything: bool, as_json: bool) -> None:
     """Explain a step: what it takes and makes, what is usually changed, its parameters."""
     from nemotron.cli.show import print_everything, print_overview, print_parameters
     from nemotron.config.describe import below, parameters
@@ -113,71 +108,79 @@ def _parameter_json(row: Parameter) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}
 
 
-ConfigName = Annotated[
-    str, typer.Option("-c", "--config", metavar="NAME|PATH", help="A config of the step, or a YAML file of your own.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides: a.b=v, +a.b=v, ++a.b=v, ~a.b")
-]
-Run = Annotated[str | None, typer.Option("-r", "--run", metavar="PROFILE", help="Run on a profile and stay attached.")]
-Batch = Annotated[str | None, typer.Option("-b", "--batch", metavar="PROFILE", help="Submit to a profile and return.")]
-ShowConfig = Annotated[bool, typer.Option("--show-config", help="With --dry-run: print the resolved config first.")]
-Explain = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Print every layer that wrote a key, and start nothing.")
-]
-DryRun = Annotated[bool, typer.Option("-d", "--dry-run", help="Compile, print the plan, write nothing.")]
-PlanAsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")]
-ForceSquash = Annotated[bool, typer.Option("--force-squash", help="With a profile: import its container image anew.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished run of this config.")]
-AcceptChanged = Annotated[
-    bool,
-    typer.Option(
-        "--accept-changed-inputs",
-        help="With --resume: go on although data or models are not what they were; it is noted.",
-    ),
-]
-Only = Annotated[
-    str | None, typer.Option(metavar="SIDE", help="Run one side of a step that has two: `critic` or `actor` of ppo.")
-]
-ProbeJudge = Annotated[
-    bool | None,
-    typer.Option(
-        "--probe-judge/--no-probe-judge",
-        help="Ask the judge about known pairs first, and start only if it is fit; on unless the config says otherwise.",
-    ),
-]
-Sweep = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=V1,V2",
-        help="Run once with each value of a key; given more than once, with all combinations.",
-    ),
-]
-RunsDir = Annotated[
-    Path, typer.Option("--runs-dir", envvar="NEMOTRON_RUNS_DIR", help="The folder that holds the run folders.")
-]
+config_name = option(
+    "-c",
+    "--config",
+    metavar="NAME|PATH",
+    default="default",
+    show_default=True,
+    help="A config of the step, or a YAML file of your own.",
+)
+overrides = argument("overrides", metavar="KEY=VALUE", nargs=-1, help="Overrides: a.b=v, +a.b=v, ++a.b=v, ~a.b")
+run = option("-r", "--run", metavar="PROFILE", help="Run on a profile and stay attached.")
+batch = option("-b", "--batch", metavar="PROFILE", help="Submit to a profile and return.")
+show_config = flag("--show-config", help="With --dry-run: print the resolved config first.")
+explain = option("--explain", metavar="KEY", help="Print every layer that wrote a key, and start nothing.")
+dry_run = flag("-d", "--dry-run", help="Compile, print the plan, write nothing.")
+plan_as_json = flag("--json", "as_json", help="With --dry-run: print the plan as JSON.")
+force_squash = flag("--force-squash", help="With a profile: import its container image anew.")
+resume = flag("--resume", help="Go on with the newest unfinished run of this config.")
+accept_changed = flag(
+    "--accept-changed-inputs",
+    "accept_changed",
+    help="With --resume: go on although data or models are not what they were; it is noted.",
+)
+only = option("--only", metavar="SIDE", help="Run one side of a step that has two: `critic` or `actor` of ppo.")
+probe_judge = flag(
+    "--probe-judge/--no-probe-judge",
+    default=None,
+    help="Ask the judge about known pairs first, and start only if it is fit; on unless the config says otherwise.",
+)
+sweep = option(
+    "--sweep",
+    metavar="KEY=V1,V2",
+    multiple=True,
+    help="Run once with each value of a key; given more than once, with all combinations.",
+)
 
 
 @app.command("run")
+@step_id
+@overrides
+@config_name
+@run
+@batch
+@dry_run
+@show_config
+@plan_as_json
+@force_squash
+@only
+@probe_judge
+@explain
+@sweep
+@resume
+@accept_changed
+@runs_dir
+@click.pass_obj
 def run_command(
-    ctx: typer.Context,
-    step: StepId,
-    overrides: Overrides = None,
-    config: ConfigName = "default",
-    run: Run = None,
-    batch: Batch = None,
-    dry_run: DryRun = False,
-    show_config: ShowConfig = False,
-    as_json: PlanAsJson = False,
-    force_squash: ForceSquash = False,
-    only: Only = None,
-    probe_judge: ProbeJudge = None,
-    explain: Explain = None,
-    sweep: Sweep = None,
-    resume: Resume = False,
-    accept_changed: AcceptChanged = False,
-    runs_dir: RunsDir = Path("runs"),
-) -> None:
+    invocation: Invocation,
+    step: str,
+    overrides: tuple[str, ...],
+    config: str,
+    run: str | None,
+    batch: str | None,
+    dry_run: bool,
+    show_config: bool,
+    as_json: bool,
+    force_squash: bool,
+    only: str | None,
+    probe_judge: bool | None,
+    explain: str | None,
+    sweep: tuple[str, ...],
+    resume: bool,
+    accept_changed: bool,
+    runs_dir: Path,
+) -> int:
     """Compile the config of a step and run it. Words after `--` go to the step's own script."""
     from nemotron.executors.request import Request
     from nemotron.manifest import declaration, find_step
@@ -186,18 +189,19 @@ def run_command(
     _refuse_clashes(run, batch, dry_run=dry_run, as_json=as_json, force_squash=force_squash, resume=resume)
     _refuse_useless(show_config=show_config, dry_run=dry_run, accept_changed=accept_changed, resume=resume)
     code = declaration(found)
-    parsed = _overrides(ctx.obj.words, overrides or [])
+    words = invocation.words
+    parsed = _overrides(words, overrides)
     if only is not None:
-        parsed.append(_only(ctx.obj.words, only, found.id, code.config))
+        parsed.append(_only(words, only, found.id, code.config))
     if probe_judge is not None:
-        parsed.append(_probe(ctx.obj.words, probe_judge, found.id, code.config))
-    request = Request(found, code, config, _profile(run or batch), runs_dir, ctx.obj.words, ctx.obj.passthrough, resume)
+        parsed.append(_probe(words, probe_judge, found.id, code.config))
+    request = Request(found, code, config, _profile(run or batch), runs_dir, words, invocation.passthrough, resume)
     if sweep:
         from nemotron.cli.sweeps import SweepOptions, run_sweep
 
         _refuse_with_sweep(explain=explain is not None, only=only is not None)
         options = SweepOptions(dry_run, as_json, show_config, run is not None, force_squash, accept_changed)
-        raise typer.Exit(run_sweep(request, parsed, sweep, options))
+        return run_sweep(request, parsed, sweep, options)
     if explain is not None:
         from nemotron.cli.show import print_explained
         from nemotron.config.explain import explain as explain_key
@@ -206,7 +210,7 @@ def run_command(
         print_explained(explain_key(resolved, found.config_dir, config, parsed, code.config, explain))
         if resolved.findings:
             raise CompileError(resolved.findings)
-        return
+        return 0
     plan = request.compile(parsed)
     launch: Launch | None = None
     if request.profile is not None:
@@ -217,19 +221,17 @@ def run_command(
         plan, launch = launch_of(plan, request.asked, request.profile, how, rehearsal=dry_run)
     say_plan(plan, launch, as_json=as_json, dry_run=dry_run, show_config=show_config)
     if dry_run:
-        return
+        return 0
     if launch is not None:
         from nemotron.executors.elsewhere import start
 
         attached = run is not None
-        raise typer.Exit(start(launch, plan, runs_dir, attached=attached, resume=resume, accept_changed=accept_changed))
+        return start(launch, plan, runs_dir, attached=attached, resume=resume, accept_changed=accept_changed)
     from nemotron.executors import goes_on
     from nemotron.executors.local import launch as launch_here
 
     said = request.asked(plan)
-    raise typer.Exit(
-        launch_here(plan, said, runs_dir=runs_dir, resume=resume, goes_on=goes_on, accept_changed=accept_changed)
-    )
+    return launch_here(plan, said, runs_dir=runs_dir, resume=resume, goes_on=goes_on, accept_changed=accept_changed)
 
 
 def say_plan(plan: Plan, launch: Launch | None, *, as_json: bool, dry_run: bool, show_config: bool) -> None:

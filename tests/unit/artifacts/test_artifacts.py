@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.inspect import CheckpointFacts, DataFacts, ResultFacts, inspect

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from nemotron.cli.runs import app
 from nemotron.errors import NotFoundError, OutputError, UsageError
