@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pty
@@ -315,6 +316,13 @@ def test_a_dry_run_ends_with_plan_and_findings(run: Callable[..., str], tmp_path
     assert "--show-config" not in whole
     refused = run("steps", "run", "dpo", "-c", "tiny", "--show-config")
     assert "`--show-config` prints the config of a plan, so it needs `--dry-run`" in refused
+
+
+def test_a_caller_has_its_own_collection_of_garbage_back(tmp_path: Path) -> None:
+    """What is not looked at any more when the process ends would stay for ever in one that goes on."""
+    before = gc.get_threshold(), gc.get_freeze_count()
+    here("steps", "list", cwd=tmp_path)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
 
 
 def test_a_closed_pipe_is_no_crash(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-# Looking for pydantic's plugins reads the metadata of every installed package, a tenth of a light command's time.
+# Looking for pydantic's plugins reads the metadata of every installed package.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import click
@@ -62,13 +62,16 @@ def app(steps_dir: tuple[Path, ...]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code. Messages go to stderr, data to stdout."""
     words = tuple(sys.argv[1:] if argv is None else argv)
-    # What start-up makes lives to the end: looking for garbage in it after every few hundred objects finds none and is
-    # a fifteenth of a light command's time. A run collects as usual (engines/worker.py).
+    # What start-up makes lives to the end: looking for garbage in it after every few hundred objects finds none. A run
+    # collects as usual (engines/worker.py).
     before = gc.get_threshold()
-    gc.set_threshold(100_000, *before[1:])
+    gc.set_threshold(500_000, *before[1:])
     try:
         return exit_code_of(lambda: _dispatch(words), words)
     finally:
+        if argv is None:
+            # The process ends, and would look through all of it and take it apart: a sixth of what a dry run takes.
+            gc.freeze()
         gc.set_threshold(*before)
 
 
