@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import time
@@ -203,7 +202,7 @@ def _look_at(path: Path, number: int, line: bytes, shape: Shape, found: Survey) 
         column = error.origin.column if error.origin else None
         found.faults.append(Fault(error.message, path, number, column, hint=error.hint))
     else:
-        found.prompts.add(hash(json.dumps(messages, sort_keys=True)))
+        found.prompts.add(hash(_said(messages)))
         found.longest = max(found.longest, longest_answer + sum(len(message["content"]) for message in messages))
         agent = row.get("agent_ref")
         if not (isinstance(agent, dict) and agent.get("name")):
@@ -211,9 +210,14 @@ def _look_at(path: Path, number: int, line: bytes, shape: Shape, found: Survey) 
             found.first_without_agent = found.first_without_agent or (path, number)
 
 
+def _said(messages: list[Message]) -> tuple[tuple[str, str], ...]:
+    """Who says what: all that a message of ours holds."""
+    return tuple([(message["role"], message["content"]) for message in messages])
+
+
 def _compare(path: Path, number: int, messages: list[Message], chosen: str, rejected: str, found: Survey) -> None:
     """Remember a pair, and note it when an earlier one says the opposite."""
-    key = hash((json.dumps(messages, sort_keys=True), *sorted((chosen, rejected))))
+    key = hash((_said(messages), *sorted((chosen, rejected))))
     preferred, place = found._pairs.setdefault(key, (hash(chosen), f"{path.name}:{number}"))
     if preferred != hash(chosen):
         found.clashes.append(Clash(path, number, place))
