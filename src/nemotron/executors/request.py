@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemotron.artifacts.made import by_name
 from nemotron.compile.asked import asked
@@ -14,7 +15,9 @@ from nemotron.config.overrides import Override
 from nemotron.errors import UsageError
 from nemotron.job import Asked
 from nemotron.manifest import Declaration, Step
-from nemotron.profiles.load import Profile
+
+if TYPE_CHECKING:
+    from nemotron.profiles.load import Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import os
 import queue
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +35,12 @@ def _compiled(module: ModuleType) -> bytes:
     return MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
 
 
-_MODULES = {f"{module.__name__.replace('.', '/')}.pyc": _compiled(module) for module in (exchange, harness, examiner)}
+@cache
+def _modules() -> dict[str, bytes]:
+    """What a sandbox needs of ours, by its name there."""
+    return {f"{module.__name__.replace('.', '/')}.pyc": _compiled(module) for module in (exchange, harness, examiner)}
+
+
 _START = "import os, sys; sys.path.append(os.getcwd()); from nemotron.sandbox.{} import main; main()"
 
 
@@ -51,6 +57,7 @@ class Code:
             output_mb=config.output_mb,
             max_processes=config.max_processes,
         )
+        self._modules = _modules()
         self._idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         self._busy: set[Sandbox] = set()
 
@@ -185,7 +192,7 @@ class Code:
         weak = box.level == "weak"
         if weak or task.get("mode") != "main":
             task = {**task, "weak": weak, "most_bytes": self._limits.output_mb << 20}
-            files |= {"task.json": json.dumps(task), **_MODULES}
+            files |= {"task.json": json.dumps(task), **self._modules}
             argv = ["-c", _START.format("examiner" if source is None else "harness")]
         box.start(argv, files, stdin, channel)
 
