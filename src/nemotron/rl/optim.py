@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 
 from nemotron.errors import ConfigError
+from nemotron.rl.offload import keep_on_host
 from nemotron.suggest import closest, listed
 
 # LBFGS wants a closure and SparseAdam sparse gradients; the others need arguments a config cannot spell.
@@ -106,9 +107,19 @@ class Optimization:
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         max_grad_norm: float | None = None,
+        offload: bool = False,
     ) -> Optimization:
-        """From ``policy.optimizer``, ``policy.scheduler`` and ``policy.max_grad_norm``; raises ConfigError."""
+        """From ``policy.optimizer``, ``policy.scheduler`` and ``policy.max_grad_norm``.
+
+        Args:
+            offload: keep the optimizer's state in host memory between steps (``nemotron.rl.offload``).
+
+        Raises:
+            ConfigError: torch refuses the optimizer or the schedule.
+        """
         built = build_optimizer(optimizer["name"], optimizer.get("kwargs") or {}, parameters)
+        if offload:
+            keep_on_host(built)
         return cls(built, build_scheduler(scheduler, built), max_grad_norm=max_grad_norm)
 
     @property

@@ -22,6 +22,7 @@ from nemotron.disk.documents import regular
 from nemotron.errors import ArtifactError, ConfigError, EngineError, OutputError
 from nemotron.rl.critic.wire import WireError, check_tokens, grouped, in_place
 from nemotron.rl.losses import merge_metrics
+from nemotron.rl.offload import tensors_of
 from nemotron.rl.optim import Optimization
 from nemotron.rl.scalar_model import ScalarModel
 from nemotron.rl.value_loss import ValueBatch, explained_variance, value_loss
@@ -283,11 +284,8 @@ class CriticModels:
         if self._critic is None or self._optimization is None:
             return
         _move(self._critic, device)
-        for state in self._optimization.optimizer.state.values():
-            for name, entry in state.items():
-                # Step counts stay where torch keeps them.
-                if isinstance(entry, Tensor) and entry.dim():
-                    state[name] = entry.to(device)
+        for _, state, name, entry in tensors_of(self._optimization.optimizer):
+            state[name] = entry.to(device)
 
 
 def _move(model: ScalarModel, device: torch.device) -> None:
