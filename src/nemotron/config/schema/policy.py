@@ -175,8 +175,9 @@ class PolicyConfig(Strict):
     """Sequences packed without padding."""
     generation: Annotated[Omittable[GenerationConfig], Embedded("grpo", "ppo", "dpo", "sft")] = None
     """Sampling of responses; required for GRPO."""
-    offload_optimizer_for_logprob: Omittable[bool] = None
-    """Move optimizer state to host memory while log-probabilities are computed."""
+    offload_optimizer_for_logprob: Read[Omittable[bool]] = None
+    """Move optimizer state to host memory while log-probabilities are computed. The embedded engine on a GPU keeps it
+    there at all times but within the optimizer's step; the result is the same to the bit."""
     refit_buffer_size_gb: Omittable[PositiveFloat] = None
     """Buffer in GiB through which new weights reach generation."""
     draft: Omittable[DraftConfig] = None

@@ -181,6 +181,7 @@ class TrainingParts(Generic[C]):
             optimizer=settings.optimizer.model_dump(),
             scheduler=[entry.model_dump(exclude_none=True) for entry in settings.scheduler or []] or None,
             max_grad_norm=settings.max_grad_norm,
+            offload=bool(settings.offload_optimizer_for_logprob),
         )
 
     @cached_property
