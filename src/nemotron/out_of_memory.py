@@ -25,6 +25,7 @@ _SIZES = (
     "policy.max_total_sequence_length",
 )
 _SHOWN = 4
+_OFFLOAD = "policy.offload_optimizer_for_logprob"
 _ASKED = re.compile(r"(?i)to allocate ([\d.]+) (bytes|[KMGTPE]?i?B)\b")
 _SENTENCES = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
 
@@ -35,10 +36,15 @@ def keys_to_lower(values: Mapping[str, Any]) -> list[str]:
 
 
 def _can_be_lowered(values: Mapping[str, Any], key: str) -> bool:
+    at = _at(values, key)
+    return at == "auto" or (isinstance(at, int) and not isinstance(at, bool) and at > 1)
+
+
+def _at(values: Mapping[str, Any], key: str) -> Any:
     at: Any = values
     for name in key.split("."):
         at = at.get(name) if isinstance(at, Mapping) else None
-    return at == "auto" or (isinstance(at, int) and not isinstance(at, bool) and at > 1)
+    return at
 
 
 def out_of_memory(error: BaseException, values: Mapping[str, Any] | None = None) -> EngineError | None:
@@ -52,7 +58,11 @@ def out_of_memory(error: BaseException, values: Mapping[str, Any] | None = None)
     where = "the GPU" if "CUDA" in text else "this machine"
     asked = _ASKED.search(text)
     detail = f": {_size(asked[1], asked[2])} were asked for at once" if asked else ""
-    return EngineError(f"{where} has not enough memory{detail}", hint=_hint(keys_to_lower(values or {})))
+    values = values or {}
+    # It costs a copy in each step and changes nothing else, so it comes first.
+    offload = where == "the GPU" and _at(values, "policy.optimizer") and not _at(values, _OFFLOAD)
+    hint = f"set `{_OFFLOAD}=true`, " if offload else ""
+    return EngineError(f"{where} has not enough memory{detail}", hint=hint + _hint(keys_to_lower(values)))
 
 
 def _hint(keys: list[str]) -> str:

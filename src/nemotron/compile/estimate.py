@@ -27,6 +27,7 @@ AUTOGRAD = 1.4
 """What autograd's tensors take, beside what they hold: the heap keeps room between them. Measured, two shapes."""
 RANK = 16
 """Of adapters that a config says nothing of."""
+OFFLOAD = "policy.offload_optimizer_for_logprob"
 PIECE = 2**25
 """Logits that exist at once on a CPU (``rl/pieces.py``)."""
 
@@ -44,6 +45,8 @@ class Settings:
     adapters: int
     """Rank of the adapters; 0: all weights are trained."""
     reference: bool
+    moments_away: bool
+    """The optimizer's moments are in the host's memory, beside a GPU."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ def settings_of(job: AnyJob) -> Settings:
         anew=policy.activation_checkpointing,
         adapters=policy.lora.dim if policy.lora is not None else 0,
         reference=job.has_reference,
+        # On a CPU the key has nothing to do.
+        moments_away=job.place.has_cuda and bool(policy.offload_optimizer_for_logprob),
     )
 
 
@@ -140,6 +145,8 @@ def _changes(job: AnyJob, now: Settings) -> Iterator[tuple[str, Settings]]:
     section = "policy.megatron_cfg" if policy.megatron else "policy.dtensor_cfg"
     if not now.anew:
         yield f"{section}.activation_checkpointing=true", replace(now, anew=True)
+    if job.place.has_cuda and not now.moments_away:
+        yield f"{OFFLOAD}=true", replace(now, moments_away=True)
     if policy.train_micro_batch_size > 1:
         fewer = max(1, policy.train_micro_batch_size // 4)
         rows = max(1, now.micro_rows * fewer // policy.train_micro_batch_size)
@@ -166,12 +173,17 @@ def _memory(job: AnyJob, settings: Settings) -> Memory | None:
     sizes = Sizes.of(policy)
     if sizes is None:  # a config in other words: only what is sure
         held = policy.parameters * FLOAT * (1 if settings.adapters else 4)
+        moments = 0 if settings.adapters else 2 * FLOAT * policy.parameters
         reference = policy.parameters * FLOAT if settings.reference and not settings.adapters else 0
         activations = 0
     else:
         half = job.config.policy.precision in ("bfloat16", "bf16", "float16", "fp16")
         held, reference = _held(sizes, settings, half), _reference(sizes, settings, half)
+        moments = 2 * FLOAT * (sizes.adapted(settings.adapters) if settings.adapters else sizes.parameters)
         activations = max(_rollout(job, sizes, settings), _training(job, sizes, settings, half))
+    if settings.moments_away:
+        # What a pass needs is free again when they come for the step.
+        held, activations = held - moments, max(activations, moments)
     processes = 1 + sum(1 for size in (others["judge"], others["critic"] + others["reward model"]) if size)
     return Memory(
         policy=held,
@@ -179,6 +191,7 @@ def _memory(job: AnyJob, settings: Settings) -> Memory | None:
         judge=others["judge"],
         critic=others["critic"] + others["reward model"],
         activations=activations,
+        host=moments if settings.moments_away else 0,
         libraries=processes * LIBRARIES,
         parameters=policy.parameters,
     )

@@ -84,13 +84,16 @@ class Memory:
     """Estimated peak main memory (or GPU memory) of the embedded engine in bytes."""
 
     policy: int
-    """Weights, their rearranged copies, gradients and two optimizer moments."""
+    """Weights, their rearranged copies, gradients and two optimizer moments, unless these are in ``host``."""
     reference: int
     judge: int
     critic: int = 0
     """Critic with its optimizer, and reward model."""
     activations: int
-    """KV cache of a rollout, or activations, logits and accumulated gradients of a micro-batch, whichever is larger."""
+    """KV cache of a rollout, or activations, logits and accumulated gradients of a micro-batch, or the moments that
+    come from ``host`` for a step, whichever is larger."""
+    host: int = 0
+    """Beside a GPU, in the host's memory and no part of the total: moments that are on the GPU within a step alone."""
     libraries: int = 0
     """What the processes hold before they read a model."""
     parameters: int

@@ -68,7 +68,8 @@ def plan_rows(plan: Plan, *, config_above: bool = False) -> list[tuple[str, str]
             "libraries": m.libraries,
         }
         shown = ", ".join(f"{name} {_size(part)}" for name, part in parts.items() if part)
-        rows.append(("memory", f"about {_size(m.total)}: {shown}"))
+        host = f"; beside it {_size(m.host)} of the host's for the optimizer" if m.host else ""
+        rows.append(("memory", f"about {_size(m.total)}: {shown}{host}"))
     rows += [(f"in: {file.role}", f"{file.path} ({file.detail})") for file in plan.inputs]
     rows += [(f"out: {file.role}", f"{file.path} ({file.detail})") for file in plan.outputs]
     rows += [] if config_above else [("config", "`--show-config` prints it, resolved")]

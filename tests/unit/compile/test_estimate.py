@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from nemotron.compile.plan import Memory, Plan
-from tests.unit.compile.compile_world import LAPTOP, Compile, named, write_model
+from nemotron.compile.render import plan_rows
+from tests.unit.compile.compile_world import LAPTOP, NODE, Compile, CompileStep, named, write_model
 
 DTENSOR = ("policy.megatron_cfg.enabled=false", "policy.dtensor_cfg.enabled=true")
 ANEW = (*DTENSOR, "policy.dtensor_cfg.activation_checkpointing=true")
@@ -72,6 +73,77 @@ def test_the_hint_names_what_saves_most_and_is_right(compiled: Compile, model: s
         kept = [word for word in words if word.split("=")[0] not in proposed]
         other = memory_of(compiled("own.yaml", *kept, *re.findall(r"`([^`]+)`", proposed)))
         assert (memory_of(plan).total - other.total) / 2**30 == pytest.approx(float(amount), abs=0.06), proposed
+
+
+GPU = replace(NODE, modules=LAPTOP.modules)
+"""Of a size that nobody has said, and without NeMo-RL."""
+AWAY = "policy.offload_optimizer_for_logprob=true"
+
+
+@pytest.mark.parametrize("words", [(), LORA], ids=["all weights", "adapters"])
+def test_moments_beside_a_gpu_are_the_host_s(compiled: Compile, model: str, words: tuple[str, ...]) -> None:
+    before = memory_of(compiled("own.yaml", model, *STEP, *words, place=GPU))
+    after = memory_of(compiled("own.yaml", model, *STEP, *words, AWAY, place=GPU))
+    assert before.host == 0
+    assert before.policy - after.policy == after.host > 0
+    if not words:
+        assert after.host == 2 * 4 * before.parameters
+    assert after.activations == max(before.activations, after.host)
+    assert after.total == sum(
+        (after.policy, after.reference, after.judge, after.critic, after.activations, after.libraries)
+    )
+    on_a_cpu = memory_of(compiled("own.yaml", model, *STEP, *words, AWAY))
+    assert on_a_cpu == memory_of(compiled("own.yaml", model, *STEP, *words))
+
+
+def test_moments_that_are_more_than_a_pass_needs_set_the_peak(compiled: Compile, model: str) -> None:
+    """A step has them on the GPU, whatever is free then."""
+    short = ("policy.max_total_sequence_length=64", "policy.generation.max_new_tokens=16")
+    little = (model, *STEP[:3], "policy.train_micro_batch_size=1", *short, *ANEW)
+    before = memory_of(compiled("own.yaml", *little, place=GPU))
+    after = memory_of(compiled("own.yaml", *little, AWAY, place=GPU))
+    assert before.activations < after.host == after.activations
+    assert before.total - after.total == before.activations
+
+
+def test_the_plan_says_what_lies_in_the_host_s_memory(compiled: Compile, model: str) -> None:
+    plan = compiled("own.yaml", model, *STEP, AWAY, place=GPU)
+    (line,) = (value for name, value in plan_rows(plan) if name == "memory")
+    assert line.endswith(f"; beside it {memory_of(plan).host / 2**30:.1f} GiB of the host's for the optimizer")
+    assert plan.to_json()["memory_bytes"]["host"] == memory_of(plan).host
+    assert not named(plan, "optimizer-offload-without-gpu")
+
+
+def test_where_a_gpu_is_too_small_the_hint_names_the_key(compiled: Compile, model: str) -> None:
+    """Its size is what a profile says; each proposal is taken at its word."""
+    words = (model, *STEP, *ANEW)
+    small = replace(GPU, gpu_memory_bytes=2**30, memory_bytes=None)
+    plan = compiled("own.yaml", *words, place=small)
+    (finding,) = named(plan, "memory")
+    assert "the GPU has 1.0 GiB" in finding.message
+    (amount,) = re.findall(rf"`{AWAY}` saves about ([\d.]+) GiB", str(finding.hint))
+    other = compiled("own.yaml", *words, AWAY, place=small)
+    assert (memory_of(plan).total - memory_of(other).total) / 2**30 == pytest.approx(float(amount), abs=0.06)
+    assert not named(other, "override-without-effect")
+    (still,) = named(other, "memory")
+    assert AWAY not in str(still.hint)
+    assert not named(compiled("own.yaml", *words, place=GPU), "memory")
+
+
+def test_the_host_may_have_too_little_for_the_moments(compiled: Compile, model: str) -> None:
+    small = replace(GPU, memory_bytes=2**30)
+    (finding,) = named(compiled("own.yaml", model, *STEP, AWAY, place=small), "host-memory")
+    assert finding.severity == "warning"
+    assert not named(compiled("own.yaml", model, *STEP, AWAY, place=replace(GPU, memory_bytes=2**34)), "host-memory")
+    assert not named(compiled("own.yaml", model, *STEP, place=small), "host-memory")
+
+
+@pytest.mark.parametrize("step", ["rlhf", "rlvr", "dpo", "sft", "rm", "ppo"])
+def test_every_step_takes_the_key(compiled_step: CompileStep, step: str) -> None:
+    for word in (AWAY, AWAY.replace("true", "false")):
+        plan = compiled_step(step, word)
+        assert not named(plan, "override-without-effect")
+        assert bool(named(plan, "optimizer-offload-without-gpu")) is (word == AWAY)
 
 
 def test_activation_checkpointing_is_read_by_the_embedded_engine(compiled: Compile, model: str) -> None:

@@ -138,6 +138,17 @@ def test_where_memory_and_disk_are_full(
     followed(lambda *more, **where: compiled_step(step, *more, **where), words, place=place)
 
 
+@pytest.mark.parametrize("step", ["rlhf", "rlvr", "dpo", "sft", "rm", "ppo"])
+@pytest.mark.parametrize("away", ["true", "false"])
+def test_where_the_memory_of_a_gpu_and_its_host_are_full(compiled_step: CompileStep, step: str, away: str) -> None:
+    words = (f"policy.offload_optimizer_for_logprob={away}",)
+    place = replace(NODE, modules=LAPTOP.modules, gpu_memory_bytes=2**20, memory_bytes=2**20)
+    names = {finding.name for finding in compiled_step(step, *words, place=place).findings}
+    assert "memory" in names
+    assert ("host-memory" in names) is (away == "true")
+    followed(lambda *more, **where: compiled_step(step, *more, **where), words, place=place)
+
+
 def test_a_key_that_the_user_s_config_uses_is_named() -> None:
     """Not the copy in a section for another backend, which nobody types."""
     found = find_step("rlhf")

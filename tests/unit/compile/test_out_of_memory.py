@@ -56,6 +56,21 @@ def test_a_gpu_and_a_fork_that_find_no_memory() -> None:
     assert out_of_memory(OSError(12, "Cannot allocate memory")) is not None
 
 
+@pytest.mark.parametrize("away", [None, False, True])
+def test_a_gpu_may_leave_the_optimizer_s_state_to_the_host(away: bool | None) -> None:
+    policy = {"optimizer": {"name": "torch.optim.AdamW"}, "train_micro_batch_size": 8}
+    values = {"policy": policy if away is None else {**policy, "offload_optimizer_for_logprob": away}}
+    of_a_gpu = out_of_memory(RuntimeError("CUDA error: out of memory"), values)
+    of_the_host = out_of_memory(MemoryError(), values)
+    without = out_of_memory(RuntimeError("CUDA error: out of memory"), {"policy": {"train_micro_batch_size": 8}})
+    assert of_a_gpu is not None
+    assert of_the_host is not None
+    assert without is not None
+    assert of_the_host.hint == without.hint
+    key = "" if away else "set `policy.offload_optimizer_for_logprob=true`, "
+    assert of_a_gpu.hint == f"{key}{without.hint}"
+
+
 def test_other_errors_stay_what_they_are() -> None:
     for error in (RuntimeError("shape mismatch"), OSError(28, "No space left on device"), ValueError("out of range")):
         assert out_of_memory(error) is None

@@ -229,6 +229,7 @@ ON_CLUSTER: list[tuple[str, int | None, str, tuple[str, ...]]] = [
 
 # the same on a laptop with the embedded engine
 ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
+    ("optimizer-offload-without-gpu", None, "warning", ("policy.offload_optimizer_for_logprob=true",)),
     ("judge-server", None, "error", ("judge.server=external",)),
     (
         "sampler-server",
@@ -307,6 +308,7 @@ ELSEWHERE = {
     "data-twice",
     "disk-space",
     "engine-not-installed",
+    "host-memory",
     "manifest-kind",
     "manifest-missing",
     "manifest-shard",

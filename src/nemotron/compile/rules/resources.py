@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.estimate import memory, savings
+from nemotron.compile.estimate import OFFLOAD, memory, savings
 from nemotron.compile.gpus import gpu_memory
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
@@ -21,13 +21,39 @@ _SHOWN = 3
 
 @rules.rule("memory", engines=EMBEDDED)
 def job_fits_memory(job: AnyJob) -> Iterator[Finding]:
-    """Only where the run will use main memory: a GPU's size is not known here."""
-    need, have = memory(job), job.place.memory_bytes
-    if need and have and not job.place.has_cuda and need.total > have:
+    """Main memory, or that of a GPU where the profile says how large it is."""
+    place = job.place
+    have, whose = (place.gpu_memory_bytes, "the GPU") if place.has_cuda else (place.memory_bytes, "this machine")
+    need = memory(job)
+    if need and have and need.total > have:
         yield job.warning(
             "policy.model_name",
-            f"the job needs about {need.total / 2**30:.1f} GiB of memory, this machine has {have / 2**30:.1f} GiB",
+            f"the job needs about {need.total / 2**30:.1f} GiB of memory, {whose} has {have / 2**30:.1f} GiB",
             hint=_hint(job),
+        )
+
+
+@rules.rule("host-memory", engines=EMBEDDED)
+def moments_fit_the_host(job: AnyJob) -> Iterator[Finding]:
+    """The optimizer's state in pinned memory, which is taken whole and never swapped."""
+    need, have = memory(job), job.place.memory_bytes
+    if need and have and need.host > have:
+        yield job.warning(
+            OFFLOAD,
+            f"the optimizer's state needs about {need.host / 2**30:.1f} GiB of the host's memory, which has "
+            f"{have / 2**30:.1f} GiB",
+            hint=f"set `{OFFLOAD}=false`, or use a smaller model",
+        )
+
+
+@rules.rule("optimizer-offload-without-gpu", engines=EMBEDDED)
+def state_has_somewhere_to_go(job: AnyJob) -> Iterator[Finding]:
+    """On a CPU the optimizer's state is in host memory already."""
+    if job.config.policy.offload_optimizer_for_logprob and not job.place.has_cuda:
+        yield job.warning(
+            OFFLOAD,
+            f"there is no GPU here, so `{OFFLOAD}` has no effect",
+            hint="leave it out: what it saves is memory of a GPU",
         )
 
 
