@@ -1,4 +1,5 @@
-"""All that a GPU has to show, in under 8 minutes: golden vectors, real steps in bfloat16, both samplers, TRL beside.
+"""All that a GPU has to show, in under 8 minutes: golden vectors, real steps in bfloat16, both samplers, what optimizer
+state in host memory saves, TRL beside.
 
     python benchmarks/gpu.py                                      # a random model of SmolLM2-135M's shape
     python benchmarks/gpu.py --model build/smollm2/model          # the real one: it learns, too
@@ -95,16 +96,28 @@ class Memory:
             self.most_mb = max([*held, self.most_mb or 0.0])
 
 
-def golden(device: str) -> Callable[[float], str]:
-    """The golden vectors on the device."""
+def tested(*words: str) -> Callable[[float], str]:
+    """A part of the tests; some of them are skipped where there is no GPU."""
 
     def work(limit_s: float) -> str:
-        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--golden-device", device]
-        argv.append("tests/golden")
+        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=limit_s, check=False)
         said = done.stdout.strip().split("\n")
         failed = [line for line in said if line.startswith("FAILED")]
         return "\n".join([f"FAILED: {said[-1]}", *failed[:20]]) if done.returncode else said[-1]
+
+    return work
+
+
+def offloaded(model: Path, device: str) -> Callable[[float], str]:
+    """Peak memory and time of steps with the optimizer's state in host memory and without."""
+
+    def work(limit_s: float) -> str:
+        argv = [sys.executable, str(ROOT / "benchmarks" / "optimizer_offload.py"), "--model", str(model)]
+        argv += [] if device == "cuda" else ["--rows", "1", "--length", "32"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=limit_s, check=False)
+        said = done.stdout.strip()
+        return f"FAILED: {said}\n{done.stderr.strip()[-1500:]}" if done.returncode else f"\n{said}"
 
     return work
 
@@ -186,7 +199,9 @@ def main() -> int:
         model = args.model.resolve() if args.model else folder / "model"
         if args.model is None:
             random_smollm2(model)
-        shown.part("golden vectors", 90, golden(device))
+        shown.part("golden vectors", 90, tested("--golden-device", device, "tests/golden"))
+        shown.part("optimizer state away: bits", 60, tested("tests/unit/rl/test_offload.py"))
+        shown.part("optimizer state away: memory", 90, offloaded(model, device))
         parts(shown, folder, model, args)
         if with_trl:
             shown.part("beside TRL", 180, beside(args.trl_python, device, model, folder))
