@@ -6,6 +6,7 @@ the disk) is put back. What only a process of its own can show is tested with on
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -71,6 +72,7 @@ def _put_back() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.unfreeze()
         os.chdir(folder)
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]

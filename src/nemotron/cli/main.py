@@ -22,6 +22,7 @@ from nemotron.cli.group import HELP, PATH, Group, Invocation, UnknownCommand, op
 from nemotron.errors import Origin, UsageError
 from nemotron.manifest import VARIABLE
 from nemotron.outcome import exit_code_of
+from nemotron.processes import garbage
 from nemotron.suggest import closest, listed
 
 _MODULES = ("steps", "pipelines", "runs", "profiles", "artifacts", "doctor")
@@ -62,16 +63,13 @@ def app(steps_dir: tuple[Path, ...]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code. Messages go to stderr, data to stdout."""
     words = tuple(sys.argv[1:] if argv is None else argv)
-    # What start-up makes lives to the end: looking for garbage in it after every few hundred objects finds none. A run
-    # collects as usual (engines/worker.py).
     before = gc.get_threshold()
-    gc.set_threshold(500_000, *before[1:])
+    garbage.starting()
     try:
         return exit_code_of(lambda: _dispatch(words), words)
     finally:
         if argv is None:
-            # The process ends, and would look through all of it and take it apart: a sixth of what a dry run takes.
-            gc.freeze()
+            garbage.ending()
         gc.set_threshold(*before)
 
 

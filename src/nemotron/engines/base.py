@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from nemotron.job import CompiledJob, Input
 from nemotron.manifest import EngineName
+from nemotron.processes import garbage
 from nemotron.runs.attempts import AttemptFolder
 from nemotron.runs.folder import RunFolder
 
@@ -74,7 +75,10 @@ class Engine(Protocol):
 
 
 class InProcess:
-    """Calls a function of ours: the entry is ``module:function``, which takes the attempt."""
+    """Calls a function of ours: the entry is ``module:function``, which takes the attempt.
+
+    That of the embedded engine says itself when all is loaded that stays (see ``nemotron.processes.garbage``).
+    """
 
     def __init__(self, name: EngineName) -> None:
         self.name: EngineName = name
@@ -82,7 +86,10 @@ class InProcess:
     def run(self, entry: str, attempt: Attempt) -> None:
         """Import the module and call the function."""
         module, _, function = entry.partition(":")
-        getattr(import_module(module), function)(attempt)
+        found = getattr(import_module(module), function)
+        if self.name != "embedded":
+            garbage.started()
+        found(attempt)
 
 
 NAMES: tuple[EngineName, ...] = ("plain", "embedded", "nemo_rl")

@@ -8,7 +8,6 @@ happens.
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +23,12 @@ from nemotron.job import Changed, CompiledJob
 from nemotron.manifest import declaration, find_step
 from nemotron.out_of_memory import out_of_memory
 from nemotron.outcome import exit_code_of
-from nemotron.processes import notice
+from nemotron.processes import garbage, notice
 from nemotron.processes.termination import terminated_like_interrupted
 from nemotron.runs.attempts import Handle, begin_attempt, given_attempt
 from nemotron.runs.folder import RunFolder
 from nemotron.snapshot import VARIABLE as CODE_VARIABLE
 from nemotron.snapshot import check_this_is
-
-USUAL_COLLECTION = (700, 10, 10)
-"""Python's own thresholds; the command raises them while it starts."""
 
 
 def work(
@@ -54,7 +50,6 @@ def work(
         ArtifactError: an input has changed.
         NemotronError: of every kind; the status of the run says it, too.
     """
-    gc.set_threshold(*USUAL_COLLECTION)
     with run.lock(), terminated_like_interrupted(), notice.listening():
         if run.job().awaits:
             _settle(run)
@@ -124,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--attempt", metavar="N", type=int, help="the attempt that the executor has prepared")
     parser.add_argument("--accept-changed-inputs", action="store_true", help="go on although inputs have changed")
     options = parser.parse_args(argv)
+    garbage.starting()
 
     def start() -> int:
         check_this_is(os.environ.get(CODE_VARIABLE))
@@ -131,7 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         accept = options.accept_changed_inputs
         return work(run, secrets_of(run.job()), attempt=options.attempt, accept_changed=accept)
 
-    return exit_code_of(start, ("worker", str(options.run_dir)))
+    try:
+        return exit_code_of(start, ("worker", str(options.run_dir)))
+    finally:
+        if argv is None:
+            garbage.ending()
 
 
 if __name__ == "__main__":

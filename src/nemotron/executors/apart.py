@@ -24,6 +24,7 @@ from typing import TextIO
 from nemotron.errors import OutputError
 from nemotron.job import CompiledJob
 from nemotron.outcome import exit_code_of
+from nemotron.processes import garbage
 from nemotron.processes.cores import share_environment
 from nemotron.processes.termination import held_back
 from nemotron.runs.folder import RunFolder
@@ -210,7 +211,10 @@ def _work(told: _Told, beside: Beside | None, *streams: Connection) -> None:
         announce(f"{run.job().step}: starting in {run.path}")
         return work(run, told.secrets)
 
-    sys.exit(exit_code_of(start, tuple(told.command)))
+    garbage.starting()
+    code = exit_code_of(start, tuple(told.command))
+    garbage.ending()
+    sys.exit(code)
 
 
 def _repeat(theirs: Connection, name: str, stream: TextIO) -> None:

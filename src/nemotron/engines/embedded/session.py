@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nemotron.engines.base import Attempt
 from nemotron.engines.recorder import RunRecorder, recording
+from nemotron.processes import garbage
 from nemotron.reports.report import report_or_warn
 from nemotron.rl.evaluate import HeldOut
 from nemotron.rl.threads import ThreadPlan, apply_threads, crowded
@@ -30,7 +31,9 @@ class Session:
     """Finished steps."""
 
     def before(self, measure: Measure | None) -> None:
-        """Measure the held-out metric before training, unless an earlier attempt has; ``None`` measures nothing."""
+        """All is loaded. Measure the held-out metric before training, unless an earlier attempt has; ``None`` measures
+        nothing."""
+        garbage.started()
         if measure is not None and (self.first or not self.measured):
             self.recorder.phase("held-out before")
             self.recorder.heldout("before", 0, measure())

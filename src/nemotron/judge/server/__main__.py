@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from nemotron.errors import NemotronError
+from nemotron.processes import garbage
 from nemotron.processes.addresses import stays_here
 from nemotron.processes.lifetime import exit_with_parent
 
@@ -22,6 +23,7 @@ from nemotron.processes.lifetime import exit_with_parent
 def main(argv: list[str] | None = None) -> int:
     """Load the model, listen, and serve until stopped. Exit codes as in nemotron.errors."""
     options = _parser().parse_args(argv)
+    garbage.starting()
     exit_with_parent()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     # Thread pools read these when torch is imported. A checkpoint is a folder, so nothing is ever fetched.
@@ -84,9 +86,12 @@ async def _serve(options: argparse.Namespace) -> None:
         raise JudgeError(f"cannot listen on `{options.host}:{options.port}`: {error.strerror}") from error
     port = runner.addresses[0][1]
     said = {"host": options.host, "port": port, "model": name}
+    garbage.started()
     print(json.dumps(said if token else {**said, "token": made}), flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    garbage.ending()
+    sys.exit(status)

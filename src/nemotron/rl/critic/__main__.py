@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from nemotron.disk.atomic import write_atomic
 from nemotron.errors import EngineError, NemotronError
+from nemotron.processes import garbage
 from nemotron.processes.lifetime import exit_with_parent
 from nemotron.rl.threads import thread_environment
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Load, listen, serve until the actor leaves. Exit codes as in nemotron.errors."""
     options = _parser().parse_args(argv)
+    garbage.starting()
     if options.announce is None:
         # A scheduler gives its tasks a pipe that nobody writes into: there the actor alone is what it lives for.
         exit_with_parent()
@@ -95,6 +97,7 @@ async def _serve(options: argparse.Namespace) -> None:
         write_atomic(
             options.announce, json.dumps({**where, **({"host": gethostname()} if everywhere else {})}).encode()
         )
+    garbage.started()
     print(json.dumps(where), flush=True)
     reason = await ended
     if reason is not None:
