@@ -245,7 +245,8 @@ def _load(path: Path) -> Any:
     import pickle
 
     try:
-        return torch.load(regular(path), weights_only=True)
+        # A file says on which device each tensor was, which this machine need not have.
+        return torch.load(regular(path), weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ArtifactError(f"`{path}` cannot be read: {error}", hint=_DAMAGED_HINT) from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.record import RECORD
@@ -121,6 +122,27 @@ def test_rows_are_on_the_disk_before_the_checkpoint_that_counts_on_them(
         saver.save(Progress(total_steps=1), {})
     before = order[: order.index("the checkpoint appears")]
     assert {"metrics.jsonl", "samples.jsonl", run.path.name} <= set(before)
+
+
+def test_state_that_a_gpu_wrote_is_read_on_a_machine_without(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with saver_of(run) as saver, monkeypatch.context() as gpu:
+        optimizer = saver.trained[POLICY].optimization.optimizer
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        # What torch writes of a tensor on a GPU: the bytes, and this name of the place where they were.
+        gpu.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        checkpoint = saver.save(Progress(total_steps=1), {})
+        said = optimizer.state_dict()["state"]
+    file = next(checkpoint.rglob("optimizer.pt"))
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(file, weights_only=True)
+    with saver_of(run) as saver:
+        saver.load(checkpoint)
+        found = saver.trained[POLICY].optimization.optimizer.state_dict()["state"]
+    for number, entries in said.items():
+        for name, entry in entries.items():
+            torch.testing.assert_close(found[number][name], entry, rtol=0, atol=0)
 
 
 def test_a_run_claims_its_folder_and_lets_go_of_it(tmp_path: Path) -> None:
