@@ -18,6 +18,7 @@ from transformers import (
 
 from nemotron.contracts.samples import Group, SamplingParams
 from nemotron.errors import DataError
+from nemotron.rl.logprobs import filter_logits
 from nemotron.rl.policy import Policy
 from nemotron.rl.sampler import draw, generate
 
@@ -162,6 +163,26 @@ def test_draw_at_the_ends_of_the_interval() -> None:
     edge = torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
     tokens, logprobs = draw(logits, edge, SamplingParams(1, ()))
     assert tokens.tolist() == [1, 2]
+    assert torch.isfinite(logprobs).all()
+
+
+@pytest.mark.parametrize("width", [8192, 49_171, 151_936])
+@pytest.mark.parametrize("kind", ["flat", "peaked", "few words"])
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one(width: int, kind: str) -> None:
+    random = torch.Generator().manual_seed(width)
+    logits = torch.randn(64, width, generator=random) * (8 if kind == "peaked" else 1)
+    if kind == "few words":
+        logits = filter_logits(logits, top_k=5)
+    uniform = torch.rand(64, dtype=torch.float64, generator=random)
+    uniform[:2] = torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
+    tokens, logprobs = draw(logits, uniform, SamplingParams(1, ()))
+    probs = logits.softmax(-1)
+    # The number lies where the running sum over all words passes the token, but for the rounding of the softmax.
+    after = probs.double().cumsum(-1).gather(1, tokens[:, None]).squeeze(1)
+    before = after - probs.gather(1, tokens[:, None]).squeeze(1)
+    assert bool(((before - 1e-6 < uniform) & (uniform < after + 1e-6)).all())
+    assert tokens[0] == int((probs[0] > 0).nonzero()[0])
+    torch.testing.assert_close(logprobs, probs.gather(1, tokens[:, None]).squeeze(1).log())
     assert torch.isfinite(logprobs).all()
 
 

@@ -20,7 +20,6 @@ from nemotron.engines.embedded.sampling import open_sampler
 from nemotron.engines.embedded.session import session
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import ConfigError
-from nemotron.gym.source import GymSource
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.local import RemoteJudge, RunningJudge
 from nemotron.judge.pool import JudgePool
@@ -77,6 +76,9 @@ def run_verified(attempt: Attempt, config: VerifiedGrpoConfig, threads: ThreadPl
 
     def open_rewards(stack: ExitStack, recorder: RunRecorder, first: bool) -> RewardSource:
         if config.gym is not None:
+            # With the server that answers for the policy, which no other run needs.
+            from nemotron.gym.source import GymSource
+
             recorder.phase("waiting for resources servers")
             return stack.enter_context(GymSource(config.gym, run=f"{attempt.run.id}/{attempt.folder.number}"))
         if config.rewards is None:
