@@ -1,4 +1,7 @@
-"""`nemotron` in a fork of the tests' process: what hangs or eats memory ends alone, and what it took is known."""
+"""`nemotron` in a fork of the tests' process, which has imported everything: that is most of what a short run costs.
+
+What hangs or eats memory ends alone, and what it took is known; what is to be killed is killed.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,21 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+from nemotron.cli.main import main
 from tests.in_process import nemotron
+
+SOUND = os.environ.get("OMP_NUM_THREADS") == "1"
+"""Whether a fork can do all that a new process can: OpenMP's threads are not in it, and waiting for them never ends.
+`make test` computes with one thread, `make full` with as many as a run takes by itself, in processes of their own."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,77 @@ def forked(words: tuple[str, ...], folder: Path, longest_s: float, most_bytes: i
     told = json.loads(note.read_text()) if note.exists() else {"said": "it wrote nothing", "took": 0.0}
     code = os.waitstatus_to_exitcode(status)
     return Ended(code, told["said"], used.ru_utime + used.ru_stime, told["took"])
+
+
+class Fork:
+    """Some work in a fork, with what `subprocess.Popen` offers to those who wait for it or end it."""
+
+    def __init__(self, work: Callable[[], int], log: Path | None = None) -> None:
+        """Start it. ``log`` is where it writes what it says; without one nobody hears it."""
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _alone(work, log or Path(os.devnull))
+
+    def poll(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None while it works."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a fork of the tests", timeout)
+            time.sleep(0.005)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+def command(words: Sequence[str]) -> Callable[[], int]:
+    """The work of a command line."""
+
+    def work() -> int:
+        sys.argv = ["nemotron", *words]
+        return main(words)
+
+    return work
+
+
+def _alone(work: Callable[[], int], log: Path) -> NoReturn:
+    code = 99
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        like_a_new_process()
+        code = work()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)  # nothing of the tests may go on in the fork
+
+
+def like_a_new_process() -> None:
+    """In a fork: streams, signals and threads as a process has them that has just been started."""
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def _run(words: tuple[str, ...], folder: Path, note: Path, most_bytes: int, env: Mapping[str, str]) -> None:

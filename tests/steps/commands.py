@@ -1,7 +1,7 @@
 """Run the command to its end in this process, or in one of its own and wait for what its run folder shows.
 
-A run in a process of its own costs seconds more, for torch is imported again: it is for runs that are killed, and for
-those that a killed one is compared with.
+A new process costs seconds more, for torch is imported again. Runs that are killed are forks of this process where a
+fork can do all that they do.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.in_process import Result, nemotron
 
 STEP = "rl/nemo_rl/rlhf"
@@ -77,11 +78,20 @@ def kills(moments: Mapping[str, Moment], drawn_from: Sequence[str] | None = None
     )
 
 
+def started(argv: list[str], log: Path | None = None) -> subprocess.Popen[bytes] | forked.Fork:
+    """The command at work in a process of its own."""
+    if forked.SOUND:
+        assert argv[1:3] == ["-m", "nemotron"]
+        return forked.Fork(forked.command(argv[3:]), log)
+    with (log or Path(os.devnull)).open("wb") as said:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+
+
 def kill_when(
     argv: list[str], moment: Callable[[], bool], *, signum: int = signal.SIGKILL, timeout_s: float = TIMEOUT_S
 ) -> int:
     """Start the command, send ``signum`` as soon as ``moment`` is true, return its exit code (minus the signal)."""
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = started(argv)
     deadline = time.monotonic() + timeout_s
     while not moment():
         assert process.poll() is None, "the run ended before the moment came"

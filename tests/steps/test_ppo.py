@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 import nemotron
 from nemotron.rl.policy import Policy
 from nemotron.rl.scalar_model import ScalarModel
-from tests.steps.commands import metrics, only_run, run_command, run_here
+from tests.steps.commands import metrics, only_run, run_command, run_here, started
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -81,10 +80,10 @@ class Started:
 
     def __init__(self, argv: list[str], log: Path, **env: str) -> None:
         self.log = log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, **env}
-            )
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            self.process = started(argv, log)
 
     def until(self, moment: Callable[[], bool], within_s: float = 240) -> None:
         deadline = time.monotonic() + within_s
@@ -127,7 +126,7 @@ def gone(pid: int) -> bool:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, reward_model: str) -> Path:
     runs = tmp_path_factory.mktemp("whole")
-    result = run_command(command(runs, *SHORT, reward_model))
+    result = run_here(command(runs, *SHORT, reward_model))
     assert result.code == 0, result.stderr
     return only_run(runs)
 

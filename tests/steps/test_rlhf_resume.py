@@ -22,7 +22,6 @@ from tests.steps.commands import (
     metrics,
     only_run,
     run,
-    run_command,
     run_here,
     steps_logged,
     weights,
@@ -42,7 +41,7 @@ MOMENTS: dict[str, Moment] = {
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("whole")
-    result = run_command(command(runs, *SHORT))
+    result = run_here(command(runs, *SHORT))
     assert result.code == 0, result.stderr
     return only_run(runs)
 
