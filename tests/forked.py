@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -15,10 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
+
+import pytest
 
 from nemotron.cli.main import main
 from tests.in_process import nemotron
@@ -131,6 +136,38 @@ def like_a_new_process() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+class _Process(multiprocessing.get_context("fork").Process):  # type: ignore[misc,name-defined]
+    def run(self) -> None:
+        like_a_new_process()
+        super().run()
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Runs that the command or the API puts into processes of their own are forks, where a fork can do all they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        if SOUND:
+            _import_all()
+            patch.setattr(multiprocessing.get_context("spawn"), "Process", _Process)
+        yield
+
+
+@cache
+def _import_all() -> None:
+    """What a run imports, some of it only as it loads a model and makes an optimizer."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from nemotron.config.resolvers import ASSETS
+    from nemotron.rl.policy import Policy
+
+    for name in ("dpo", "grpo", "rm"):
+        import_module(f"nemotron.engines.embedded.{name}")
+    policy = Policy.load(ASSETS / "tiny_world" / "policy", device="cpu")
+    AutoTokenizer.from_pretrained(ASSETS / "tiny_world" / "policy")
+    torch.optim.AdamW(policy.model.parameters())
 
 
 def _run(words: tuple[str, ...], folder: Path, note: Path, most_bytes: int, env: Mapping[str, str]) -> None:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nemotron import api
 from nemotron.errors import CompileError, NotFoundError, UsageError
+from tests import forked
 from tests.in_process import nemotron
 
 TWO = {"dpo.max_num_steps": 2, "eval.heldout.max_samples": 8, "checkpointing.save_period": 2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def runs_are_forks() -> Iterator[None]:
+    """Of `make test`; those of a script, which is a process of its own, are not."""
+    with forked.apart():
+        yield
 
 
 @pytest.fixture(scope="module")

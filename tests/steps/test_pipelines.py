@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nemotron.artifacts.made import made_by
 from nemotron.executors import goes_on
 from nemotron.pipelines.state import PipelineFolder, started
 from nemotron.runs.folder import RunFolder, list_runs
+from tests import forked
 from tests.in_process import Result, nemotron
 from tests.steps.commands import TIMEOUT_S
 
@@ -63,6 +65,13 @@ nodes:
 """
 pytestmark = pytest.mark.timeout(900)
 NODES = ("pairs", "rm", "audit", "dpo", "hf")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nodes_are_forks() -> Iterator[None]:
+    """Of `make test`. That a new process has all that a node needs is shown by test_side_by_side and test_api."""
+    with forked.apart():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import signal
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -21,6 +19,8 @@ from nemotron.checkpoints.convert import hf_to_megatron, megatron_to_hf
 from nemotron.checkpoints.megatron.pickles import loads
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.errors import ArtifactError, OutputError
+from tests.forked import Fork
+from tests.limited import longest_file
 from tests.unit.checkpoints.families_zoo import VOCAB, make, write_megatron, write_tokenizer
 
 
@@ -303,16 +303,6 @@ def test_a_target_that_holds_something(source: Path, tmp_path: Path) -> None:
     assert not (target / "precious").exists()
 
 
-def _in_process(code: str, tmp_path: Path, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    def limited() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, preexec_fn=limited
-    )
-
-
 @pytest.mark.parametrize("direction", ["hf_to_megatron", "megatron_to_hf"])
 @pytest.mark.parametrize("existing", [False, True])
 def test_disk_full(source: Path, megatron: Path, tmp_path: Path, direction: str, existing: bool) -> None:
@@ -321,34 +311,27 @@ def test_disk_full(source: Path, megatron: Path, tmp_path: Path, direction: str,
     if existing:
         target.mkdir()
         (target / "precious").write_text("kept")
+    convert: Callable[..., object] = hf_to_megatron if direction == "hf_to_megatron" else megatron_to_hf
     given = source if direction == "hf_to_megatron" else megatron
-    code = f"""
-from pathlib import Path
-from nemotron.checkpoints.convert import {direction}
-from nemotron.errors import OutputError
-try:
-    {direction}(Path({str(given)!r}), Path("out"), overwrite={existing})
-except OutputError as error:
-    print(error.message, "|", error.hint)
-"""
-    done = _in_process(code, tmp_path, limit=200_000)
-    assert done.stdout.startswith("cannot write `out`: file too large | raise the file size limit"), done.stderr
+    with longest_file(200_000), pytest.raises(OutputError, match="file too large") as caught:
+        convert(given, target, overwrite=existing)
+    assert caught.value.message == f"cannot write `{target}`: file too large"
+    assert str(caught.value.hint).startswith("raise the file size limit")
     assert [path.name for path in tmp_path.glob("*out*")] == (["out"] if existing else [])
     if existing:
         assert (target / "precious").read_text() == "kept"
 
 
 def test_killed_half_way(source: Path, tmp_path: Path) -> None:
-    code = f"""
-import os, signal
-from pathlib import Path
-from nemotron.checkpoints.convert import hf_to_megatron
-def die(phase, done, total):
-    if done > total // 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-hf_to_megatron(Path({str(source)!r}), Path("out"), progress=die)
-"""
-    assert _in_process(code, tmp_path).returncode == -signal.SIGKILL
+    def die(phase: str, done: int, total: int) -> None:
+        if done > total // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def convert() -> int:
+        hf_to_megatron(source, tmp_path / "out", progress=die)
+        return 0
+
+    assert Fork(convert).wait(120) == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == [".out.tmp"]
     hf_to_megatron(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
