@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(240)
 COMMANDS = {
     "list": ("steps", "list"),
     "help": ("--help",),
-    "plan": ("steps", "run", "rlvr", "-c", "tiny", "--dry-run", "--json"),
+    "plan": ("steps", "run", "hf_to_megatron", "-c", "tiny", "--dry-run", "--json"),
     "no runs": ("runs", "list", "--runs-dir", "/nonexistent"),
     "mistake": ("steps", "lst"),
 }

@@ -12,12 +12,15 @@ import pytest
 from aiohttp import web
 
 from nemotron.config.schema.gym import GymConfig
+from nemotron.config.schema.rewards import RewardConfig
 from nemotron.contracts.samples import Completion
 from nemotron.data.rows import PromptRow
 from nemotron.errors import RewardError
+from nemotron.gym import servers
 from nemotron.gym.protocol import response_object
 from nemotron.gym.servers import OwnServers
 from nemotron.gym.source import GymSource
+from nemotron.rewards import Scorer, build_rewards
 from tests.unit.judge.scripted_gym import ScriptedGym
 
 CONFIG: dict[str, Any] = {
@@ -173,8 +176,14 @@ def test_equal_submissions_send_equal_bytes() -> None:
     assert gym.requests[0][1] == gym.requests[1][1]
 
 
-def test_a_rows_pattern_that_never_ends_masks_the_sample(addresses: dict[str, str]) -> None:
+def test_a_rows_pattern_that_never_ends_masks_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    def soon(config: RewardConfig) -> Scorer:
+        return build_rewards(config.model_copy(update={"timeout_s": 0.5}))
+
+    monkeypatch.setattr(servers, "build_rewards", soon)
     row = {**CHOICE, "template_metadata": {"output_regex": "(B|B)+$"}}
-    status, body = post(f"{addresses['mcqa']}/verify", {**row, **said("B" * 60 + "!")})
-    assert (status, body["mask_sample"]) == (200, True)
-    assert post(f"{addresses['mcqa']}/verify", {**CHOICE, **said(r"\boxed{B}")})[1]["reward"] == 1.0
+    with OwnServers(GymConfig.model_validate({**CONFIG, "servers": {"mcqa": CONFIG["servers"]["mcqa"]}})) as own:
+        address = own.addresses["mcqa"]
+        status, body = post(f"{address}/verify", {**row, **said("B" * 60 + "!")})
+        assert (status, body["mask_sample"]) == (200, True)
+        assert post(f"{address}/verify", {**CHOICE, **said(r"\boxed{B}")})[1]["reward"] == 1.0

@@ -25,7 +25,7 @@ from tests.unit.judge.tiny_judge_model import make_tiny_judge
 GENRM, PLAIN = "{{ message.role in ['response_1', 'response_2'] }}", "{{ message.role }}"
 OURS, THEIRS = GenrmModelConfig(model="judge"), GenrmModelConfig(model="judge", base_url="http://host/v1")
 QUICK = JudgeConfig(max_retries=0, request_timeout_s=20)
-ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+ENDLESS = "{{ response_1 * 10 ** 10 }}"
 REQUEST = GroupRequest([{"role": "user", "content": "Q"}], [JudgedResponse("", f"answer {k}") for k in range(8)])
 
 
