@@ -7,7 +7,9 @@ import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from nemotron.compile.declaration import TrainingStep
@@ -108,6 +110,23 @@ def write_model(folder: Path, *, vocabulary: int = 256, tokens: int = 256, **con
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + vocabulary * 128)
     return folder
+
+
+@cache
+def _made(make: Callable[[Path], object]) -> tuple[tuple[Path, bytes], ...]:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder)
+        return tuple((path.relative_to(folder), path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+
+
+def fill(folder: Path, make: Callable[[Path], object]) -> None:
+    """Put into ``folder`` the files that ``make`` writes into one, always the same: they are computed once."""
+    made = _made(make)
+    for parent in sorted({path.parent for path, _ in made}):
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+    for path, content in made:
+        (folder / path).write_bytes(content)
 
 
 Compile = Callable[..., Plan]

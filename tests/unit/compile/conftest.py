@@ -22,16 +22,17 @@ from tests.unit.compile.compile_world import (
     CompileStep,
     Step,
     driven,
+    fill,
     row,
     write_model,
     write_rows,
 )
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand-ins for the shipped assets, and ``own.yaml``: default.yaml with a local model and prompts of one's own."""
-    assets = tmp_path / "assets"
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stand-ins for the shipped assets. No test changes them."""
+    assets = tmp_path_factory.mktemp("stand-ins") / "assets"
     for name in ("policy", "policy_megatron"):
         shutil.copytree(resolvers.ASSETS / "tiny_world" / name, assets / "tiny_world" / name)
     write_model(assets / "tiny_world" / "judge")
@@ -40,10 +41,21 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_rows(assets / f"tiny_world/data/{name}.jsonl", rows)
     pairs = [{"prompt": f"pair {i}", "chosen": "good", "rejected": "bad"} for i in range(40)]
     write_rows(assets / "tiny_world/data/pairs_validation.jsonl", pairs)
-    write_rows(tmp_path / "own.jsonl", [row(f"own {i}") for i in range(200)])
-    write_rows(tmp_path / "val.jsonl", [row(f"val {i}") for i in range(20)])
-    write_model(tmp_path / "model")
-    (tmp_path / "own.yaml").write_text(OWN)
+    return assets
+
+
+def own_files(folder: Path) -> None:
+    """``own.yaml``, and what it names."""
+    write_rows(folder / "own.jsonl", [row(f"own {i}") for i in range(200)])
+    write_rows(folder / "val.jsonl", [row(f"val {i}") for i in range(20)])
+    write_model(folder / "model")
+    (folder / "own.yaml").write_text(OWN)
+
+
+@pytest.fixture
+def world(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for the shipped assets, and ``own.yaml``: default.yaml with a local model and prompts of one's own."""
+    fill(tmp_path, own_files)
     monkeypatch.setattr(resolvers, "ASSETS", assets)
     for name in ("RL_POLICY_MODEL", "RL_REWARD_MODEL", "RL_TRAIN_DATA", "RL_VALIDATION_DATA", "RL_REWARD_API_KEY"):
         monkeypatch.delenv(name, raising=False)

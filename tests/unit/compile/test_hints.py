@@ -19,10 +19,10 @@ from nemotron.errors import CompileError, Finding
 from nemotron.manifest import declaration, find_step
 from tests.unit.compile import test_dpo_rules, test_ppo_rules, test_reward_model_rules
 from tests.unit.compile.compile_world import LAPTOP, NODE, Compile, CompileStep
-from tests.unit.compile.test_one_cause import CASES, errors, here, split
+from tests.unit.compile.test_one_cause import CASES, broken_files, errors, here, split
 from tests.unit.compile.test_rules import ON_CLUSTER, ON_LAPTOP
 
-__all__ = ["here"]
+__all__ = ["broken_files", "here"]
 dpo, ppo = test_dpo_rules.compiled, test_ppo_rules.compiled
 reward_model = test_reward_model_rules.compiled
 _QUOTED = re.compile(r"`([^`]+)`")

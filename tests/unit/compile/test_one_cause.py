@@ -30,40 +30,48 @@ def edited(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """Broken models and data to name in a config."""
-    (tmp_path / "empty").mkdir()
-    edited(tmp_path / "wide", vocab_size=10)
-    edited(tmp_path / "short", max_position_embeddings=64)
+@pytest.fixture(scope="session")
+def broken_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Broken models and data. No test changes them."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "empty").mkdir()
+    edited(folder / "wide", vocab_size=10)
+    edited(folder / "short", max_position_embeddings=64)
     for name, lost in (("no_config", "config.json"), ("no_weights", "model.safetensors")):
-        edited(tmp_path / name)
-        (tmp_path / name / lost).unlink()
+        edited(folder / name)
+        (folder / name / lost).unlink()
     for name, content in (("no_header", b"\xff" * 64), ("odd_header", b"\x08" + bytes(7) + b'{"w": 1}')):
-        edited(tmp_path / name)
-        (tmp_path / name / "model.safetensors").write_bytes(content)
-    edited(tmp_path / "cut_off")
-    weights = tmp_path / "cut_off" / "model.safetensors"
+        edited(folder / name)
+        (folder / name / "model.safetensors").write_bytes(content)
+    edited(folder / "cut_off")
+    weights = folder / "cut_off" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    edited(tmp_path / "no_tokenizer")
+    edited(folder / "no_tokenizer")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "no_tokenizer" / name).unlink()
-    edited(tmp_path / "other_tokens")
-    path = tmp_path / "other_tokens" / "tokenizer.json"
+        (folder / "no_tokenizer" / name).unlink()
+    edited(folder / "other_tokens")
+    path = folder / "other_tokens" / "tokenizer.json"
     value = json.loads(path.read_text())
     first, second, *_ = reversed(value["model"]["vocab"])
     vocabulary = value["model"]["vocab"]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     path.write_text(json.dumps(value))
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "broken.jsonl").write_text("not json\n" * 80)
-    write_rows(tmp_path / "no_prompt.jsonl", [{"words": str(i)} for i in range(80)])
-    write_rows(tmp_path / "few.jsonl", [{"prompt": str(i)} for i in range(3)])
-    write_rows(tmp_path / "few_pairs.jsonl", [{"prompt": str(i), "chosen": "a", "rejected": "b"} for i in range(3)])
-    write_rows(tmp_path / "same.jsonl", [{"prompt": str(i), "chosen": "a", "rejected": "a"} for i in range(80)])
-    manifest = write_manifest(tmp_path / "prepared", {"train": [[{"prompt": str(i)} for i in range(80)]]})
+    (folder / "file").write_text("x")
+    (folder / "broken.jsonl").write_text("not json\n" * 80)
+    write_rows(folder / "no_prompt.jsonl", [{"words": str(i)} for i in range(80)])
+    write_rows(folder / "few.jsonl", [{"prompt": str(i)} for i in range(3)])
+    write_rows(folder / "few_pairs.jsonl", [{"prompt": str(i), "chosen": "a", "rejected": "b"} for i in range(3)])
+    write_rows(folder / "same.jsonl", [{"prompt": str(i), "chosen": "a", "rejected": "a"} for i in range(80)])
+    manifest = write_manifest(folder / "prepared", {"train": [[{"prompt": str(i)} for i in range(80)]]})
     (manifest.parent / "train-00000-of-00001.jsonl").unlink()
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def here(broken_files: Path, tmp_path: Path) -> None:
+    """They are here, to name in a config."""
+    for path in broken_files.iterdir():
+        (tmp_path / path.name).symlink_to(path)
 
 
 GRPO = [

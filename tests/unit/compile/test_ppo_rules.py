@@ -17,7 +17,7 @@ from nemotron.config.overrides import parse_overrides
 from nemotron.manifest import find_step
 from nemotron.place import Place
 from nemotron.steps.rl.nemo_rl.ppo.step import STEP as DECLARED
-from tests.unit.compile.compile_world import LAPTOP, NODE, driven, named, row, write_model, write_rows
+from tests.unit.compile.compile_world import LAPTOP, NODE, driven, fill, named, row, write_model, write_rows
 
 STEP = find_step("rl/nemo_rl/ppo")
 OWN = """\
@@ -140,16 +140,21 @@ def write_reward_model(folder: Path, vocabulary: dict[str, int] | None = None, *
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
+def own_files(folder: Path) -> None:
+    """``own.yaml``, and what it names."""
+    write_rows(folder / "own.jsonl", [row(f"own {i}") for i in range(300)])
+    write_rows(folder / "val.jsonl", [row(f"val {i}") for i in range(20)])
+    write_model(folder / "model")
+    write_reward_model(folder / "reward_model")
+    write_reward_model(folder / "unmeasured", reward_std=None)
+    write_reward_model(folder / "foreign", {"other": 0, "words": 1})
+    (folder / "own.yaml").write_text(OWN)
+
+
 @pytest.fixture
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
     """Compile ``own.yaml`` (default.yaml with local models and prompts) with overrides on a machine."""
-    write_rows(tmp_path / "own.jsonl", [row(f"own {i}") for i in range(300)])
-    write_rows(tmp_path / "val.jsonl", [row(f"val {i}") for i in range(20)])
-    write_model(tmp_path / "model")
-    write_reward_model(tmp_path / "reward_model")
-    write_reward_model(tmp_path / "unmeasured", reward_std=None)
-    write_reward_model(tmp_path / "foreign", {"other": 0, "words": 1})
-    (tmp_path / "own.yaml").write_text(OWN)
+    fill(tmp_path, own_files)
     monkeypatch.chdir(tmp_path)
     for name in ("RL_POLICY_MODEL", "RL_REWARD_MODEL", "RL_TRAIN_DATA", "RL_VALIDATION_DATA", "RL_PREP_MANIFEST"):
         monkeypatch.delenv(name, raising=False)

@@ -20,7 +20,7 @@ from nemotron.manifest import find_step
 from nemotron.place import Place
 from nemotron.steps.rl.nemo_rl.rlhf import step as rlhf
 from nemotron.steps.rl.nemo_rl.rm.step import STEP as DECLARED
-from tests.unit.compile.compile_world import CONFIGS, LAPTOP, NODE, driven, named, write_model, write_rows
+from tests.unit.compile.compile_world import CONFIGS, LAPTOP, NODE, driven, fill, named, write_model, write_rows
 
 STEP = find_step("rl/nemo_rl/rm")
 OWN = """\
@@ -77,14 +77,19 @@ def pair(prompt: str, chosen: str = "good", rejected: str = "bad") -> dict[str, 
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
+def own_files(folder: Path) -> None:
+    """``own.yaml``, and what it names."""
+    write_rows(folder / "own.jsonl", [pair(f"own {i}") for i in range(300)])
+    write_rows(folder / "val.jsonl", [pair(f"val {i}") for i in range(20)])
+    write_rows(folder / "held.jsonl", [pair(f"held {i}") for i in range(4)])
+    write_model(folder / "model")
+    (folder / "own.yaml").write_text(OWN)
+
+
 @pytest.fixture
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compile:
     """Compile ``own.yaml`` (default.yaml with a local model and pairs) with overrides on a machine."""
-    write_rows(tmp_path / "own.jsonl", [pair(f"own {i}") for i in range(300)])
-    write_rows(tmp_path / "val.jsonl", [pair(f"val {i}") for i in range(20)])
-    write_rows(tmp_path / "held.jsonl", [pair(f"held {i}") for i in range(4)])
-    write_model(tmp_path / "model")
-    (tmp_path / "own.yaml").write_text(OWN)
+    fill(tmp_path, own_files)
     monkeypatch.chdir(tmp_path)
     for name in ("RL_POLICY_MODEL", "RL_TRAIN_PAIRS", "RL_VALIDATION_PAIRS", "RL_PREP_MANIFEST"):
         monkeypatch.delenv(name, raising=False)
