@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import signal
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -49,4 +49,15 @@ def parse_shipped_configs_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers, "read_yaml", read)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def parse_interpolations_once() -> Iterator[None]:
+    """Half of resolving a config is OmegaConf's parsing of the same few hundred texts; it only reads what came of it."""
+    from omegaconf import _utils, base
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (_utils, base):
+            patch.setattr(module, "parse", lru_cache(maxsize=4096)(module.parse))
         yield
