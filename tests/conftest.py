@@ -54,7 +54,7 @@ def parse_shipped_configs_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def parse_interpolations_once() -> Iterator[None]:
-    """Half of resolving a config is OmegaConf's parsing of the same few hundred texts; it only reads what came of it."""
+    """Half of resolving a config is parsing the same few hundred texts; OmegaConf only reads what came of it."""
     from omegaconf import _utils, base
 
     with pytest.MonkeyPatch.context() as patch:

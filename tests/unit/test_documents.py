@@ -95,6 +95,8 @@ def test_only_files_of_a_bounded_size_are_read(tmp_path: Path, kind: str) -> Non
         read_bytes(path, 99)
 
 
+MANY = [False, pytest.param(True, marks=pytest.mark.full)]
+"""Whether to try many examples."""
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 scalars |= st.text(st.characters(exclude_categories=["Cs"]))
 values: st.SearchStrategy[Any] = st.recursive(
@@ -126,15 +128,21 @@ def test_a_json_value_reads_as_it_was(value: Any, ascii_only: bool) -> None:
 damaged = st.binary(max_size=20) | values.map(lambda value: json.dumps(value).encode())
 
 
-@settings(max_examples=150, deadline=None)
-@given(content=damaged)
-def test_a_damaged_training_info_is_an_error_of_its_checkpoint(tmp_path_factory: Any, content: bytes) -> None:
-    folder = tmp_path_factory.mktemp("step")
-    (folder / "training_info.json").write_bytes(content)
-    try:
-        assert isinstance(read_info(folder), dict)
-    except ArtifactError as error:
-        assert str(folder) in error.message  # noqa: PT017 - most contents are errors, objects are not
+@pytest.mark.parametrize("many", MANY, ids=["some", "many"])
+def test_a_damaged_training_info_is_an_error_of_its_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, many: bool
+) -> None:
+    @settings(max_examples=150 if many else 50, deadline=None)
+    @given(content=damaged)
+    def holds(content: bytes) -> None:
+        folder = tmp_path_factory.mktemp("step")
+        (folder / "training_info.json").write_bytes(content)
+        try:
+            assert isinstance(read_info(folder), dict)
+        except ArtifactError as error:
+            assert str(folder) in error.message  # noqa: PT017 - most contents are errors, objects are not
+
+    holds()
 
 
 STATUS = {
@@ -146,15 +154,19 @@ STATUS = {
 FIELDS = [*STATUS, "steps_done", "steps_total", "wall_s", "heldout_before", "checkpoint", "error", "exit_code"]
 
 
-@settings(max_examples=150, deadline=None)
-@given(changes=st.dictionaries(st.sampled_from(FIELDS), values, min_size=1, max_size=3))
-def test_a_status_is_one_or_is_refused(changes: dict[str, Any]) -> None:
-    try:
-        status = Status.from_json({**STATUS, **changes})
-    except ValueError:
-        return
-    assert isinstance(status.steps_done, int)
-    assert isinstance(status.heldout_before, dict | None)
+@pytest.mark.parametrize("many", MANY, ids=["some", "many"])
+def test_a_status_is_one_or_is_refused(many: bool) -> None:
+    @settings(max_examples=150 if many else 50, deadline=None)
+    @given(changes=st.dictionaries(st.sampled_from(FIELDS), values, min_size=1, max_size=3))
+    def holds(changes: dict[str, Any]) -> None:
+        try:
+            status = Status.from_json({**STATUS, **changes})
+        except ValueError:
+            return
+        assert isinstance(status.steps_done, int)
+        assert isinstance(status.heldout_before, dict | None)
+
+    holds()
 
 
 @pytest.mark.parametrize("leads", ["nowhere", "elsewhere"])

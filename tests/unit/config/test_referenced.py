@@ -19,6 +19,8 @@ from nemotron.config.resolvers import interpolate
 from nemotron.manifest import STEPS
 
 CONFIGS = [path for path in sorted(STEPS.rglob("config/*.yaml")) if "???" not in path.read_text()]
+MANY = [False, pytest.param(True, marks=pytest.mark.full)]
+"""Whether to try many examples."""
 NAMES = ("a", "b", "c")
 KEYS = st.lists(st.sampled_from([*NAMES, "0", "1"]), min_size=1, max_size=3).map(".".join)
 REFERENCES = st.one_of(
@@ -64,35 +66,47 @@ def test_of_a_shipped_config_less_is_built_and_the_same_comes_out(path: Path) ->
         assert count(part) < count(found.raw) / 5
 
 
-@settings(max_examples=500, deadline=None)
-@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
-def test_whatever_the_config_omegaconf_says_the_same(raw: dict[str, Any]) -> None:
-    try:
-        whole = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
-    except (OmegaConfBaseException, RecursionError):
-        return  # refused before (a section that contains itself), or by the part as well, below
-    assert resolved(raw) == whole
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
-def test_what_cannot_be_resolved_cannot_be_without_the_rest(raw: dict[str, Any]) -> None:
-    def fails(how: Callable[[dict[str, Any]], object]) -> bool:
+@pytest.mark.parametrize("many", MANY, ids=["some", "many"])
+def test_whatever_the_config_omegaconf_says_the_same(many: bool) -> None:
+    @settings(max_examples=500 if many else 120, deadline=None)
+    @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
+    def holds(raw: dict[str, Any]) -> None:
         try:
-            how(raw)
+            whole = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)
         except (OmegaConfBaseException, RecursionError):
-            return True
-        return False
+            return  # refused before (a section that contains itself), or by the part as well, below
+        assert resolved(raw) == whole
 
-    assert fails(resolved) == fails(lambda raw: OmegaConf.to_container(OmegaConf.create(raw), resolve=True))
+    holds()
 
 
-@settings(max_examples=500, deadline=None)
-@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
-def test_for_another_run_folder_nothing_is_forgotten(raw: dict[str, Any]) -> None:
-    values, findings = interpolate(raw, {}, run_dir="one")
-    if not findings:
-        assert interpolate(raw, {}, run_dir="two", before=values) == interpolate(raw, {}, run_dir="two")
+@pytest.mark.parametrize("many", MANY, ids=["some", "many"])
+def test_what_cannot_be_resolved_cannot_be_without_the_rest(many: bool) -> None:
+    @settings(max_examples=300 if many else 80, deadline=None)
+    @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
+    def holds(raw: dict[str, Any]) -> None:
+        def fails(how: Callable[[dict[str, Any]], object]) -> bool:
+            try:
+                how(raw)
+            except (OmegaConfBaseException, RecursionError):
+                return True
+            return False
+
+        assert fails(resolved) == fails(lambda raw: OmegaConf.to_container(OmegaConf.create(raw), resolve=True))
+
+    holds()
+
+
+@pytest.mark.parametrize("many", MANY, ids=["some", "many"])
+def test_for_another_run_folder_nothing_is_forgotten(many: bool) -> None:
+    @settings(max_examples=500 if many else 120, deadline=None)
+    @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
+    def holds(raw: dict[str, Any]) -> None:
+        values, findings = interpolate(raw, {}, run_dir="one")
+        if not findings:
+            assert interpolate(raw, {}, run_dir="two", before=values) == interpolate(raw, {}, run_dir="two")
+
+    holds()
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,10 @@ line = st.one_of(good, good, bad, blank)
 file_lines = st.lists(line, max_size=25).flatmap(lambda lines: st.permutations(lines + lines[:3]))
 
 
+MANY = [False, pytest.param(True, marks=pytest.mark.full)]
+"""Whether to try many examples."""
+
+
 def is_good(line: bytes) -> bool:
     """An independent judgement, by the standard library, of lines that the strategies above can make."""
     line = line.removesuffix(b"\r")
@@ -73,57 +77,65 @@ def is_good(line: bytes) -> bool:
     return bool(source and (not isinstance(source, str) or source.strip())) and not isinstance(source, int)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(
-    files=st.lists(file_lines, min_size=1, max_size=3),
-    ended=st.booleans(),
-    block_bytes=st.sampled_from([16, 100, 1000, 1 << 20]),
-    shards=st.integers(1, 4),
-    dedup=st.booleans(),
-)
-@example(files=[[b'{"prompt": "a"}', b"", b'{"prompt": "a"}']], ended=False, block_bytes=16, shards=4, dedup=True)
-# Equal prompts, one in a block beside a pair and one alone.
-@example(
-    files=[[b'{"prompt": "a"}', b'{"prompt": "b", "chosen": "yes", "rejected": "no"}', b'{"prompt": "a"}']],
-    ended=False,
-    block_bytes=60,
-    shards=1,
-    dedup=False,
-)
-def test_nothing_is_lost(files: list[list[bytes]], ended: bool, block_bytes: int, shards: int, dedup: bool) -> None:
-    if not any(is_good(line) for lines in files for line in lines):
-        files = [*files, [b'{"prompt": "at least one"}']]
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "in").mkdir()
-        for i, lines in enumerate(files):
-            (folder / "in" / f"part{i}.jsonl").write_bytes(b"\n".join(lines) + (b"\n" if ended else b""))
-        result = run(
-            folder / "out",
-            folder / "in",
-            block_bytes=block_bytes,
-            num_shards_per_split=shards,
-            remove_duplicates=dedup,
-            max_row_bytes=MAX_ROW,
-            split={"mode": "hash", "shares": {"validation": 0.3}},
-        )
-        rejects = rejects_of(result)
-        written = Counter(lines_of(result))
-    sources = result.manifest["sources"]
-    for source, lines in zip(sources, files, strict=True):
-        # The last line counts only if there is something in it, or if a line end follows.
-        content = b"\n".join(lines) + (b"\n" if ended else b"")
-        real = content.split(b"\n")[: None if content and content[-1:] != b"\n" else -1]
-        mine = [row for row in rejects if row["file"] == source["path"]]
-        assert source["rows_kept"] + source["rows_rejected"] == source["rows_read"] == len(real)
-        assert source["rows_rejected"] == len(mine) == sum(source["rejected"].values())
-        faulty = {i for i, line in enumerate(real, 1) if not is_good(line)}
-        assert {row["line"] for row in mine if row["reason"] != "duplicate"} == faulty
-        assert all(row["line"] not in faulty for row in mine if row["reason"] == "duplicate")
-    expected = Counter(line.removesuffix(b"\r") for lines in files for line in lines if is_good(line))
-    assert written == (Counter(set(expected)) if dedup else expected)
-    assert result.manifest["rejects"]["total"] == len(rejects)
-    assert result.manifest["duplicates"]["exact"] == sum(expected.values()) - len(expected)
+@pytest.mark.parametrize("many", MANY, ids=["some", "many"])
+def test_nothing_is_lost(many: bool) -> None:
+    @settings(
+        max_examples=50 if many else 15,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(
+        files=st.lists(file_lines, min_size=1, max_size=3),
+        ended=st.booleans(),
+        block_bytes=st.sampled_from([16, 100, 1000, 1 << 20]),
+        shards=st.integers(1, 4),
+        dedup=st.booleans(),
+    )
+    @example(files=[[b'{"prompt": "a"}', b"", b'{"prompt": "a"}']], ended=False, block_bytes=16, shards=4, dedup=True)
+    # Equal prompts, one in a block beside a pair and one alone.
+    @example(
+        files=[[b'{"prompt": "a"}', b'{"prompt": "b", "chosen": "yes", "rejected": "no"}', b'{"prompt": "a"}']],
+        ended=False,
+        block_bytes=60,
+        shards=1,
+        dedup=False,
+    )
+    def holds(files: list[list[bytes]], ended: bool, block_bytes: int, shards: int, dedup: bool) -> None:
+        if not any(is_good(line) for lines in files for line in lines):
+            files = [*files, [b'{"prompt": "at least one"}']]
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "in").mkdir()
+            for i, lines in enumerate(files):
+                (folder / "in" / f"part{i}.jsonl").write_bytes(b"\n".join(lines) + (b"\n" if ended else b""))
+            result = run(
+                folder / "out",
+                folder / "in",
+                block_bytes=block_bytes,
+                num_shards_per_split=shards,
+                remove_duplicates=dedup,
+                max_row_bytes=MAX_ROW,
+                split={"mode": "hash", "shares": {"validation": 0.3}},
+            )
+            rejects = rejects_of(result)
+            written = Counter(lines_of(result))
+        sources = result.manifest["sources"]
+        for source, lines in zip(sources, files, strict=True):
+            # The last line counts only if there is something in it, or if a line end follows.
+            content = b"\n".join(lines) + (b"\n" if ended else b"")
+            real = content.split(b"\n")[: None if content and content[-1:] != b"\n" else -1]
+            mine = [row for row in rejects if row["file"] == source["path"]]
+            assert source["rows_kept"] + source["rows_rejected"] == source["rows_read"] == len(real)
+            assert source["rows_rejected"] == len(mine) == sum(source["rejected"].values())
+            faulty = {i for i, line in enumerate(real, 1) if not is_good(line)}
+            assert {row["line"] for row in mine if row["reason"] != "duplicate"} == faulty
+            assert all(row["line"] not in faulty for row in mine if row["reason"] == "duplicate")
+        expected = Counter(line.removesuffix(b"\r") for lines in files for line in lines if is_good(line))
+        assert written == (Counter(set(expected)) if dedup else expected)
+        assert result.manifest["rejects"]["total"] == len(rejects)
+        assert result.manifest["duplicates"]["exact"] == sum(expected.values()) - len(expected)
+
+    holds()
 
 
 @settings(max_examples=200, deadline=None)
