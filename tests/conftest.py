@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -60,4 +61,24 @@ def parse_interpolations_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (_utils, base):
             patch.setattr(module, "parse", lru_cache(maxsize=4096)(module.parse))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def survey_shipped_data_once() -> Iterator[None]:
+    """No test changes the thousands of shipped rows, which most commands look at."""
+    from nemotron.compile.probes import survey
+    from nemotron.config.resolvers import ASSETS
+
+    usual = survey._survey
+    shipped = cache(usual.__wrapped__)
+
+    def look(files: tuple[tuple[Path, int, int], ...], *more: Any) -> survey.Survey:
+        return (shipped if all(path.is_relative_to(ASSETS) for path, *_ in files) else usual)(files, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # As tests/in_process.py finds it: what was read elsewhere is forgotten.
+        patch.setattr(look, "cache_clear", usual.cache_clear, raising=False)
+        patch.setattr(look, "cache_parameters", usual.cache_parameters, raising=False)
+        patch.setattr(survey, "_survey", look)
         yield
