@@ -13,16 +13,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests import forked
 from tests.in_process import Result, nemotron
+from tests.unit.judge.scripted_judge import Scripted, verdict
 
 STEP = "rl/nemo_rl/rlhf"
+JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 SHORT = (
     "grpo.max_num_steps=4",
     "checkpointing.save_period=2",
@@ -43,6 +47,17 @@ def command(runs_dir: Path, *words: str) -> list[str]:
 def run(runs_dir: Path, *words: str, env: dict[str, str] | None = None) -> Result:
     """`steps run rl/nemo_rl/rlhf -c tiny` to its end, in this process."""
     return run_here(command(runs_dir, *words), env=env)
+
+
+@contextmanager
+def scripted_judge() -> Iterator[tuple[str, ...]]:
+    """Words that name a judge which is a script, where what it says does not matter: ours takes seconds to start."""
+
+    async def play(k: int, body: dict[str, Any]) -> web.Response:
+        return verdict(4, 2, 2) if k % 2 else verdict(2, 4, 5)
+
+    with Scripted(play) as judge:
+        yield (f"{JUDGE}.base_url={judge.base_url}", f"{JUDGE}.model=judge", "judge.probe.enabled=false")
 
 
 def run_here(argv: list[str], env: dict[str, str] | None = None) -> Result:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.steps.commands import metrics, only_run, run, run_here
+from tests.steps.commands import metrics, only_run, run, run_here, scripted_judge
 
 QUICK = ("checkpointing.save_period=2", "eval.heldout.max_samples=16")
 
@@ -31,7 +31,8 @@ def inputs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_through_the_environment(manifest: Path, tmp_path: Path) -> None:
-    done = run(tmp_path, *QUICK, "grpo.max_num_steps=1", env={"RL_PREP_MANIFEST": str(manifest)})
+    with scripted_judge() as judge:
+        done = run(tmp_path, *QUICK, *judge, "grpo.max_num_steps=1", env={"RL_PREP_MANIFEST": str(manifest)})
     assert done.code == 0, done.stderr
     found = inputs(only_run(tmp_path))
     assert "data.train.data_path" not in found

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.steps.commands import metrics, only_run, run_here
+from tests.steps.commands import metrics, only_run, run_here, scripted_judge
 from tests.unit.data.prep_data import write_rows
 
 pytestmark = pytest.mark.timeout(600)
@@ -107,7 +107,8 @@ def train(tmp_path: Path, step: str, manifest: Path, *words: str) -> list[Row]:
 
 def test_prompts_are_sampled(tmp_path: Path) -> None:
     manifest = prepare(tmp_path, rows_of(PROMPTS))
-    assert train(tmp_path, "rl/nemo_rl/rlhf", manifest, "grpo.max_num_steps=1")
+    with scripted_judge() as judge:
+        assert train(tmp_path, "rl/nemo_rl/rlhf", manifest, *judge, "grpo.max_num_steps=1")
 
 
 @pytest.mark.parametrize("step", ["dpo", "rm"])

@@ -16,10 +16,19 @@ from syrupy.assertion import SnapshotAssertion
 
 import nemotron
 from tests.limited import longest_file
-from tests.steps.commands import Result, command, kill_when, only_run, run, run_here, steps_logged
+from tests.steps.commands import (
+    JUDGE,
+    Result,
+    command,
+    kill_when,
+    only_run,
+    run,
+    run_here,
+    scripted_judge,
+    steps_logged,
+)
 from tests.unit.judge.scripted_judge import Scripted
 
-JUDGE = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 QUICK = ("grpo.max_num_steps=2", "eval.heldout=null")
 REMOTE = (*QUICK, f"{JUDGE}.model=judge", "judge.ready_timeout_s=2", "judge.max_retries=1")
 
@@ -154,8 +163,8 @@ def _is_judge(pid: str, log: Path) -> bool:
 
 
 def test_disk_full_keeps_the_last_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
-    with longest_file(2 * 2**20):
-        result = run(tmp_path, "grpo.max_num_steps=4", "eval.heldout=null", "checkpointing.save_period=1")
+    with scripted_judge() as judge, longest_file(2 * 2**20):
+        result = run(tmp_path, *judge, "grpo.max_num_steps=4", "eval.heldout=null", "checkpointing.save_period=1")
     assert result.code == 8, result.stderr
     assert "Traceback" not in result.stderr
     assert not list(only_run(tmp_path).glob("checkpoints/tmp_*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -260,12 +261,17 @@ def test_probabilities_do_not_need_a_schema() -> None:
     assert not any("response_format" in body for body in judge.bodies[1:])
 
 
-@pytest.mark.parametrize("form", ["schema", "logits"])
-def test_our_own_server_always_gives_a_verdict(tmp_path: Path, form: Any) -> None:
+@pytest.fixture(scope="module")
+def plain_judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalJudge]:
     """A model of random weights: nothing that it says by itself is a verdict."""
-    folder = make_tiny_judge(tmp_path / "plain", context=2048)
-    how = settings(Form("instruct", form), ready_timeout_s=60)
-    with LocalJudge(folder, how.requests) as judge, JudgePool(judge.endpoint, how) as pool:
+    folder = make_tiny_judge(tmp_path_factory.mktemp("judge") / "plain", context=2048)
+    with LocalJudge(folder, QUICK.model_copy(update={"ready_timeout_s": 60})) as judge:
+        yield judge
+
+
+@pytest.mark.parametrize("form", ["schema", "logits"])
+def test_our_own_server_always_gives_a_verdict(plain_judge: LocalJudge, form: Any) -> None:
+    with JudgePool(plain_judge.endpoint, settings(Form("instruct", form))) as pool:
         results = [pool.submit(REQUEST, seed=seed) for seed in range(2)]
         groups = [future.result(120) for future in results]
     assert sum(group.missing for group in groups) == sum(c.unparseable for g in groups for c in g.comparisons) == 0
