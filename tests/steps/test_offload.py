@@ -24,15 +24,17 @@ BATCHES = ("policy.train_global_batch_size=8", "policy.train_micro_batch_size=4"
 CHECKPOINTS = ("checkpointing.save_period=1", "checkpointing.keep_top_k=null", "checkpointing.metric_name=null")
 GRPO = ("grpo.num_prompts_per_step=4", "grpo.num_generations_per_prompt=4", "limits.max_kl=null")
 PPO = ("ppo.num_prompts_per_step=8", "ppo.num_generations_per_prompt=2", "limits.max_kl=null")
+FEW_PAIRS = ("data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}",)
+"""The reference scores all pairs before the first step."""
 QUIET = ("{0}.val_period=0", "{0}.val_at_start=false")
 STEPS = {
-    "dpo": ("rl/nemo_rl/dpo", "dpo", ()),
+    "dpo": ("rl/nemo_rl/dpo", "dpo", FEW_PAIRS),
     "rlvr": ("rl/nemo_rl/rlvr", "grpo", GRPO),
     "rlhf": ("rl/nemo_rl/rlhf", "grpo", GRPO),
     "sft": ("sft/nemo_rl", "sft", ()),
     "rm": ("rl/nemo_rl/rm", "rm", ("bradley_terry.statistics_pairs=16",)),
     "ppo": ("rl/nemo_rl/ppo", "ppo", PPO),
-    "dpo with adapters": ("rl/nemo_rl/dpo", "dpo", LORA),
+    "dpo with adapters": ("rl/nemo_rl/dpo", "dpo", (*FEW_PAIRS, *LORA)),
 }
 ALWAYS = ("dpo", "rlvr")
 """Pairs, and an update of several optimizer steps; the others are looked at in the full run."""
@@ -81,10 +83,17 @@ def test_a_run_with_the_key_ends_with_the_bytes_of_one_without(case: str, tmp_pa
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the key on a machine where it has nothing to do."""
+    return trained("dpo", tmp_path_factory.mktemp("whole"), 2, *ON)
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["moving before", "moving after"])
-def test_a_run_goes_on_to_the_same_bytes_on_a_machine_of_the_other_kind(first: bool, tmp_path: Path) -> None:
+def test_a_run_goes_on_to_the_same_bytes_on_a_machine_of_the_other_kind(
+    first: bool, whole: Path, tmp_path: Path
+) -> None:
     """The state lies elsewhere before the checkpoint or after it, as between a machine with a GPU and one without."""
-    whole = trained("dpo", tmp_path / "whole", 2, *ON)
     for steps, moves in ((1, first), (2, not first)):
         with moving() as made, pytest.MonkeyPatch.context() as patch:
             if not moves:
