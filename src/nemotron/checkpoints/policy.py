@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,10 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.megatron.describe import HF_CONFIG
 from nemotron.checkpoints.megatron.reader import open_weights
-from nemotron.checkpoints.megatron.writer import Progress, train_state, write_iteration
 from nemotron.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from nemotron.checkpoints.megatron.writer import Progress
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ def write_root(
     Raises:
         ArtifactError: a model that does not convert (by name), or weights that do not fit the config.
     """
+    # It imports what torch has for checkpoints of many processes: a judge, which writes none, starts without.
+    from nemotron.checkpoints.megatron.writer import train_state, write_iteration
+
     shape = families.from_hf(hf_config, "the model's config")
     iteration = root / layout.iteration_name(0)
     write_iteration(model_state, shape, iteration, dtype=dtype, hf_model_id=hf_model_id, progress=progress)
