@@ -33,7 +33,7 @@ nodes:
     step: data_prep/rl_prep
     config: tiny
     overrides:
-      blend.train: ["${asset:tiny_world/data/pairs_train.jsonl}"]
+      blend.train: [{path: "${asset:tiny_world/data/pairs_train.jsonl}", weight: 0.1}]
       blend.validation: ["${asset:tiny_world/data/pairs_validation.jsonl}"]
       blend.heldout: ["${asset:tiny_world/data/pairs_heldout.jsonl}"]
   rm:
