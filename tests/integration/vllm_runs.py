@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.alive import state_of
+
 ROOT = Path(__file__).parents[2]
 VENV = Path(os.environ.get("NEMOTRON_VLLM_VENV", ROOT / "build" / "vllm"))
 BLOCK = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
@@ -78,8 +80,9 @@ def marked(runs: Path, section: str = BLOCK) -> str:
     return f"{section}.vllm_serve_env_vars={{MARK: {runs}}}"
 
 
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def parent(pid: int) -> int | None:
+    found = state_of(pid)
+    return None if found is None else found[1]
 
 
 def server_of(runs: Path) -> int:

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification
 import nemotron
 from nemotron.rl.policy import Policy
 from nemotron.rl.scalar_model import ScalarModel
+from tests.alive import is_alive, state_of
 from tests.steps.commands import metrics, only_run, run_command, run_here, started
 
 pytestmark = pytest.mark.timeout(600)
@@ -94,14 +95,14 @@ class Started:
 
     def critic(self) -> int:
         """Process id of its critic."""
-        own = str(self.process.pid)
         for pid in filter(str.isdecimal, os.listdir("/proc")):
+            if (found := state_of(int(pid))) is None or found[1] != self.process.pid:
+                continue
             try:
-                status = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
                 words = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:  # it ended while we looked
                 continue
-            if status[1] == own and b"nemotron.rl.critic" in words:
+            if b"nemotron.rl.critic" in words:
                 return int(pid)
         raise AssertionError("the run has no critic")
 
@@ -114,10 +115,7 @@ def gone(pid: int) -> bool:
     """Whether a process ends within seconds; a zombie that nobody has collected has ended."""
     deadline = time.monotonic() + END_S
     while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except OSError:
+        if not is_alive(pid):
             return True
         time.sleep(0.02)
     return False

@@ -17,6 +17,7 @@ from nemotron.executors import goes_on
 from nemotron.pipelines.state import started
 from nemotron.processes.cores import usable_cores
 from nemotron.runs.folder import list_runs
+from tests.alive import is_alive
 from tests.in_process import Result, nemotron
 from tests.steps.commands import TIMEOUT_S
 
@@ -191,14 +192,6 @@ def goes_on_to_the_end(folder: Path) -> None:
     assert states(folder) == dict.fromkeys("abc", "finished")
     assert before < {run.id for run in list_runs(folder / "runs")}
     assert len(list_runs(folder / "runs")) == 3, "those that were cut off went on"
-
-
-def is_alive(process: int) -> bool:
-    try:
-        # What has ended and waits for its parent to notice is no process any more.
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.parametrize("by", ["another terminal", "Ctrl-C"])

@@ -6,7 +6,6 @@ What the real one says and does is what tests/integration/test_vllm_server.py is
 from __future__ import annotations
 
 import json
-import os
 import stat
 import sys
 import textwrap
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nemotron.config.schema.judge import GenrmModelConfig
+from tests.alive import is_alive
 
 PROGRAM = """
 import http.server, json, os, signal, sys, threading, time
@@ -116,14 +116,4 @@ class StandIn:
 
     def left(self) -> list[int]:
         """Processes of it that run."""
-        return [pid for start in self.starts if _alive(pid := int(str(start["pid"])))]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    # One that nobody has collected yet runs no more.
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+        return [pid for start in self.starts if is_alive(pid := int(str(start["pid"])))]
