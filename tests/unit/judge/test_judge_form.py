@@ -26,7 +26,8 @@ from tests.unit.judge.tiny_judge_model import make_tiny_judge
 GENRM, PLAIN = "{{ message.role in ['response_1', 'response_2'] }}", "{{ message.role }}"
 OURS, THEIRS = GenrmModelConfig(model="judge"), GenrmModelConfig(model="judge", base_url="http://host/v1")
 QUICK = JudgeConfig(max_retries=0, request_timeout_s=20)
-ENDLESS = "{{ response_1 * 10 ** 10 }}"
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+BOUNDLESS = "{{ response_1 * 10 ** 10 }}"
 REQUEST = GroupRequest([{"role": "user", "content": "Q"}], [JudgedResponse("", f"answer {k}") for k in range(8)])
 
 
@@ -101,7 +102,10 @@ def test_the_shipped_words_hold_what_was_said() -> None:
         ("{{ response_1 }}", "does not show `response_2`"),
         ("{{ response_1 }}{{ response_2 }}{% if %}", "does not parse: line 1"),
         ("{{ response_1 }}{{ response_2 }}{{ responce }}", "uses `responce`"),
-        ("{{ response_1 }}{{ response_2 }}" + ENDLESS, "does not come to an end"),
+        ("{{ response_1 }}{{ response_2 }}" + BOUNDLESS, "does not come to an end"),
+        pytest.param(
+            *("{{ response_1 }}{{ response_2 }}" + ENDLESS, "does not come to an end"), marks=pytest.mark.full
+        ),
         ("{{ response_1 }}{{ response_2 }}{{ 1 // 0 }}", "cannot be rendered for `judge.verdict=text`"),
         ("{{ response_1 }}{% if verdict != 'logits' %}{{ response_2 }}{% endif %}", "does not show `response_2`"),
     ],
