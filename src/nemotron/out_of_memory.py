@@ -25,7 +25,7 @@ _SIZES = (
     "policy.max_total_sequence_length",
 )
 _SHOWN = 4
-_OFFLOAD = "policy.offload_optimizer_for_logprob"
+OFFLOAD = "policy.offload_optimizer_for_logprob"
 _ASKED = re.compile(r"(?i)to allocate ([\d.]+) (bytes|[KMGTPE]?i?B)\b")
 _SENTENCES = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
 
@@ -60,8 +60,8 @@ def out_of_memory(error: BaseException, values: Mapping[str, Any] | None = None)
     detail = f": {_size(asked[1], asked[2])} were asked for at once" if asked else ""
     values = values or {}
     # It costs a copy in each step and changes nothing else, so it comes first.
-    offload = where == "the GPU" and _at(values, "policy.optimizer") and not _at(values, _OFFLOAD)
-    hint = f"set `{_OFFLOAD}=true`, " if offload else ""
+    offload = where == "the GPU" and _at(values, "policy.optimizer") and not _at(values, OFFLOAD)
+    hint = f"set `{OFFLOAD}=true`, " if offload else ""
     return EngineError(f"{where} has not enough memory{detail}", hint=hint + _hint(keys_to_lower(values)))
 
 

@@ -14,6 +14,7 @@ from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.plan import Memory
 from nemotron.compile.probes.fast_path import slow_path
 from nemotron.compile.probes.model_files import ModelFiles, read_model
+from nemotron.out_of_memory import OFFLOAD
 
 FLOAT = 4
 """Bytes of a float32: the embedded engine's weights, gradients and optimizer moments."""
@@ -27,7 +28,6 @@ AUTOGRAD = 1.4
 """What autograd's tensors take, beside what they hold: the heap keeps room between them. Measured, two shapes."""
 RANK = 16
 """Of adapters that a config says nothing of."""
-OFFLOAD = "policy.offload_optimizer_for_logprob"
 PIECE = 2**25
 """Logits that exist at once on a CPU (``rl/pieces.py``)."""
 

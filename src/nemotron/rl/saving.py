@@ -19,9 +19,9 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.policy import write_root
 from nemotron.checkpoints.store import CheckpointStore, read_info
-from nemotron.disk.documents import regular
 from nemotron.errors import ArtifactError, OutputError
 from nemotron.rl.optim import Optimization
+from nemotron.rl.state_files import read_state
 
 POLICY = "policy"
 """Folder of the policy in a checkpoint; a critic's is ``value``."""
@@ -242,13 +242,7 @@ _DAMAGED_HINT = "remove that folder; the run then resumes from the checkpoint be
 
 
 def _load(path: Path) -> Any:
-    import pickle
-
-    try:
-        # A file says on which device each tensor was, which this machine need not have.
-        return torch.load(regular(path), weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ArtifactError(f"`{path}` cannot be read: {error}", hint=_DAMAGED_HINT) from error
+    return read_state(path, _DAMAGED_HINT)
 
 
 def _monitored(metrics: Mapping[str, float]) -> dict[str, float]:

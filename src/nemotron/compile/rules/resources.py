@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nemotron.compile.estimate import OFFLOAD, memory, savings
+from nemotron.compile.estimate import memory, savings
 from nemotron.compile.gpus import gpu_memory
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.compile.rules.generation import VLLM
 from nemotron.config.schema.judge import JUDGE_MODEL
 from nemotron.errors import Finding
-from nemotron.out_of_memory import either, keys_to_lower
+from nemotron.out_of_memory import OFFLOAD, either, keys_to_lower
 
 rules: Rules[AnyJob] = Rules("resources")
 SERVED = f"{JUDGE_MODEL}.vllm_serve_kwargs"

@@ -18,13 +18,13 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.libraries import load_tokenizer
 from nemotron.config.schema.ppo import CriticConfig, RewardSourceConfig, ValueConfig, ValueLossConfig
 from nemotron.contracts.samples import Group, split_rows
-from nemotron.disk.documents import regular
 from nemotron.errors import ArtifactError, ConfigError, EngineError, OutputError
 from nemotron.rl.critic.wire import WireError, check_tokens, grouped, in_place
 from nemotron.rl.losses import merge_metrics
 from nemotron.rl.offload import tensors_of
 from nemotron.rl.optim import Optimization
 from nemotron.rl.scalar_model import ScalarModel
+from nemotron.rl.state_files import read_state
 from nemotron.rl.value_loss import ValueBatch, explained_variance, value_loss
 
 WEIGHTS = Path("value", "weights")
@@ -120,7 +120,8 @@ class CriticModels:
             max_grad_norm=settings.max_grad_norm,
         )
         if folder:
-            optimization.load_state_dict(_read(folder / OPTIMIZER))
+            hint = "remove that checkpoint; the run then resumes from the one before it"
+            optimization.load_state_dict(read_state(folder / OPTIMIZER, hint))
         self._critic, self._optimization = critic, optimization
         if self._server.offload in ("critic", "both"):
             self._move_critic(self._home)
@@ -310,16 +311,3 @@ def _standard(reward: ScalarModel, source: RewardSourceConfig) -> tuple[float, f
 def _tokenizer(name: str) -> Any:
     hint = "give the folder of a model with its tokenizer"
     return load_tokenizer(name, lambda reason: ArtifactError(f"cannot load tokenizer `{name}`: {reason}", hint=hint))
-
-
-def _read(path: Path) -> Any:
-    import pickle
-
-    try:
-        # A file says on which device each tensor was, which this machine need not have.
-        return torch.load(regular(path), weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ArtifactError(
-            f"`{path}` cannot be read: {error}",
-            hint="remove that checkpoint; the run then resumes from the one before it",
-        ) from error
