@@ -30,6 +30,8 @@ RANK = 16
 """Of adapters that a config says nothing of."""
 PIECE = 2**25
 """Logits that exist at once on a CPU (``rl/pieces.py``)."""
+BLOCK = 2**21
+"""The same where whole distributions are read block by block (``rl/llama_head.py``)."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,12 @@ def _rollout(job: AnyJob, sizes: Sizes, settings: Settings) -> int:
     return cache * 2 * sizes.kv_heads * sizes.head_dim * FLOAT + 2 * logits * FLOAT + min(logits, PIECE) * 16
 
 
+def _filtered(job: AnyJob) -> bool:
+    """Whether log-probabilities are those of distributions that top-k or top-p cut."""
+    generation = job.generation
+    return generation is not None and (generation.top_p < 1.0 or generation.top_k is not None)
+
+
 def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     """What a micro-batch keeps for its backward pass, and what that needs for itself."""
     length = job.config.policy.max_total_sequence_length
@@ -260,6 +268,9 @@ def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     whole = not by_hand and not settings.anew and tokens * sizes.vocabulary <= PIECE
     table = min((tokens if whole else at_once) * sizes.vocabulary, PIECE)
     logits = table * (7 if whole else 5) * FLOAT
+    if by_hand and not _filtered(job):
+        # A block, and its exponentials.
+        logits = 2 * min(at_once * sizes.vocabulary, BLOCK) * FLOAT
     gradients = 0
     if by_hand and not settings.adapters:
         # Accumulators of the rearranged weights. With one micro-batch they become the gradients, which `_held` counts.

@@ -13,15 +13,14 @@ recorded by autograd inside: at 1M parameters the record-keeping and the page fa
 as the arithmetic.
 
 What needs memory: every batch keeps its activations for the backward pass, unless ``recompute`` runs it anew there
-(one more forward pass in exchange for all batches but one); logits exist for so many tokens at once as fit
-``pieces.py``'s limit, in both directions.
+(one more forward pass in exchange for all batches but one). Logits never exist all at once (llama_head.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,10 +32,8 @@ from nemotron.rl.attention import Mask, Rotary
 from nemotron.rl.fused_llama import FusedLlama
 from nemotron.rl.llama_arithmetic import (
     Normed,
-    accumulate,
     add_normed_,
     add_normed_backward,
-    capped,
     gated,
     linear_backward,
     mlp_backward,
@@ -44,28 +41,10 @@ from nemotron.rl.llama_arithmetic import (
     norm_backward_,
 )
 from nemotron.rl.llama_gradients import Gradients, to_parameters
+from nemotron.rl.llama_head import Question, Reading, Rows
 from nemotron.rl.llama_parts import Weights
-from nemotron.rl.logprobs import token_logprobs
-from nemotron.rl.pieces import pieces
 
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """How logits become a distribution (see ``nemotron.rl.logprobs.token_logprobs``)."""
-
-    temperature: float
-    top_k: int | None
-    top_p: float
-
-    def __call__(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities [R] of ``tokens`` [R] under ``logits`` [R,V]."""
-        return token_logprobs(logits, tokens, temperature=self.temperature or 1.0, top_k=self.top_k, top_p=self.top_p)
-
-
-Readout = Callable[[Tensor, Tensor], Tensor]
-"""The head's outputs [R,V] and the tokens [R] that follow -> [R], differentiable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +61,8 @@ class Batch:
     """longest prefix, 0 for prompts"""
     asked: Tensor | None
     """[R] positions in the flattened [n*t] whose next token is asked about; None: all"""
-    source: Tensor | None
-    """[R'] which of the R positions each asked token follows (a prompt's last is followed by several); None: one
-    each"""
-    tokens: Tensor
-    """[R'] the tokens asked about"""
+    question: Question
+    """of the R positions"""
     places: Tensor
     """[R'] where their log-probabilities belong in the flattened result [N*T]"""
     trim: bool = False
@@ -192,8 +168,10 @@ def _prompt_batch(
         prefix_lengths=None,
         prefix=0,
         asked=torch.tensor([i * t + len(prompt) - 1 for i, prompt in enumerate(prompts)]),
-        source=torch.tensor([i for i, _ in pairs], dtype=torch.int64),
-        tokens=torch.tensor([row[2][0] for _, row in pairs], dtype=torch.int64),
+        question=Question(
+            tokens=torch.tensor([row[2][0] for _, row in pairs], dtype=torch.int64),
+            source=torch.tensor([i for i, _ in pairs], dtype=torch.int64),
+        ),
         places=torch.tensor([row[0] for _, row in pairs], dtype=torch.int64),
         trim=True,  # of a prompt's tokens only the last has something to say; the others leave keys and values
     )
@@ -212,8 +190,10 @@ def _response_batch(rows: list[tuple[int, int, list[int]]], prompt_lengths: list
         prefix_lengths=None if len(set(before)) == 1 else torch.tensor(before),
         prefix=max(before),
         asked=None if every else torch.tensor([i * t + j for i, positions in enumerate(asked) for j in positions]),
-        source=None,
-        tokens=torch.tensor([row[2][j + 1] for row, positions in zip(rows, asked, strict=True) for j in positions]),
+        question=Question(
+            tokens=torch.tensor([row[2][j + 1] for row, positions in zip(rows, asked, strict=True) for j in positions]),
+            source=None,
+        ),
         places=torch.tensor(
             [row[0] + (0 if ends else j + 1) for row, positions in zip(rows, asked, strict=True) for j in positions]
         ),
@@ -228,8 +208,16 @@ def _padded(sequences: list[list[int]], t: int) -> Tensor:
 def _to(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
-    tensors = {f.name: v.to(device) for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
-    return replace(batch, **tensors)  # type: ignore[arg-type]
+    return replace(_moved(batch, device), question=_moved(batch.question, device))
+
+
+_Parts = TypeVar("_Parts", Batch, Question)
+
+
+def _moved(parts: _Parts, device: torch.device) -> _Parts:
+    """The same dataclass with its tensors on ``device``."""
+    tensors = {f.name: v.to(device) for f in fields(parts) if isinstance(v := getattr(parts, f.name), Tensor)}
+    return replace(parts, **tensors)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -262,44 +250,28 @@ class _Trace:
 class LlamaPass:
     """One forward pass over a plan, and its backward pass."""
 
-    def __init__(
-        self, weights: Weights, plan: Plan, *, keep: bool, read: Readout | None = None, recompute: bool = False
-    ) -> None:
-        """``keep`` stores what ``backward`` needs, or with ``recompute`` lets it be computed anew there; ``read`` turns
-        the head's outputs into the result."""
+    def __init__(self, weights: Weights, plan: Plan, *, keep: bool, recompute: bool = False) -> None:
+        """``keep`` stores what ``backward`` needs, or with ``recompute`` lets it be computed anew there."""
         self.weights, self.plan, self.keep, self.recompute = weights, plan, keep, recompute
-        self.read: Readout = read or Filter(1.0, None, 1.0)
         shape = weights.shape
         # Keys and values of all prompts, one tensor per layer: [2,P,K,longest,d].
         size = (2, len(plan.prompt_lengths), shape.kv_heads, max(plan.prompt_lengths), shape.head_dim)
         device = weights.embedding.device
         self.prefixes = [torch.zeros(size, dtype=weights.dtype, device=device) for _ in weights.layers]
         self.traces: list[_Trace] = []
+        self.read: list[Tensor | None] = []
+        """what the reading of each batch keeps"""
 
-    def forward(self) -> Tensor:
-        """Log-probabilities, or what ``read`` gives, [N*T] float32; 0.0 where there is no token."""
+    def forward(self, reading: Reading) -> Tensor:
+        """What ``reading`` makes of the final hidden states, [N*T] float32; 0.0 where there is no token."""
         result = torch.zeros(self.plan.rows * self.plan.width, device=self.weights.embedding.device)
         for number, batch in enumerate(self.plan.batches):
             hidden, trace = self.hidden(batch, is_prompt=number < self.plan.prompt_batches)
-            for asked, rows, source in self._pieces(batch):
-                logits = capped(self.weights.head(hidden[rows]), self.weights.shape.logit_cap)
-                if source is not None:
-                    logits = logits.index_select(0, source)
-                result[batch.places[asked]] = self.read(logits, batch.tokens[asked])
+            result[batch.places], kept = reading.forward(self.weights.head.weight, hidden, batch.question)
+            self.read.append(kept)
             if self.keep and not self.recompute:
                 self.traces.append(trace)
         return result
-
-    def _pieces(self, batch: Batch) -> Iterator[tuple[slice, slice, Tensor | None]]:
-        """Of the tokens asked about, so many as may have logits at once: their places in the R' of ``batch``, the rows
-        of R that their logits are, and which of these rows each token follows (None: one each)."""
-        for asked in pieces(len(batch.tokens), len(self.weights.head.weight), batch.tokens.device):
-            whole = asked == slice(0, len(batch.tokens))
-            if batch.source is None or whole:
-                yield asked, slice(None) if whole else asked, batch.source
-            else:  # increasing, so a piece follows neighbouring rows
-                source = batch.source[asked]
-                yield asked, slice(int(source[0]), int(source[-1]) + 1), source - source[0]
 
     def hidden(self, batch: Batch, *, is_prompt: bool) -> tuple[Tensor, _Trace]:
         """Final normed hidden states [R,D] at the asked positions; a batch of prompts fills ``prefixes``."""
@@ -353,8 +325,10 @@ class LlamaPass:
         normed, rstd = norm(hidden, shape.eps, weights.head.weight.dtype)
         return normed, _Trace(rotaries, traces, normed, rstd)
 
-    def backward(self, grad: Tensor) -> Gradients:
-        """Gradients of the rearranged weights from that of the result [N*T]. Frees what was kept, batch by batch."""
+    def backward(self, grad: Tensor, reading: Reading) -> Gradients:
+        """Gradients of the rearranged weights from that of the result [N*T] of ``forward`` with the same ``reading``.
+
+        Frees what was kept, batch by batch."""
         grads = Gradients.zeros(self.weights)
         # What the responses want from the prompts' keys and values: float32, as many rows add to the same prompt.
         # Batches of responses come first here (they ran last), so it is complete when the prompt's own backward
@@ -363,28 +337,16 @@ class LlamaPass:
         for number in reversed(range(len(self.plan.batches))):
             batch, is_prompt = self.plan.batches[number], number < self.plan.prompt_batches
             trace = self.hidden(batch, is_prompt=is_prompt)[1] if self.recompute else self.traces.pop()
-            hidden_grad = self._head_backward(batch, trace, grad, grads)
+            hidden_grad = self._head_backward(number, trace, grad, grads, reading)
             self._batch_backward(batch, trace, hidden_grad, grads, wanted, is_prompt)
         return grads
 
-    def _head_backward(self, batch: Batch, trace: _Trace, grad: Tensor, grads: Gradients) -> Tensor:
-        """Gradient [n*t,D] float32 of the last layer's output, [R,D] of a trimmed one. The logits are computed
-        anew: keeping them costs more memory than everything else together."""
-        head = self.weights.head
-        normed_grad = torch.zeros_like(trace.normed)
-        for asked, rows, source in self._pieces(batch):
-            normed = trace.normed[rows]
-            # The readout (temperature, top-k, top-p, log-softmax) is left to autograd: it is small, and a formula of
-            # its own would have to follow every change of the filter.
-            with torch.enable_grad():
-                leaf = head(normed).detach().requires_grad_()
-                # The backward pass of `leaf[source]` adds to a row from several threads, in whatever order they come.
-                chosen = leaf if source is None else leaf.index_select(0, source)
-                read = self.read(capped(chosen, self.weights.shape.logit_cap), batch.tokens[asked])
-                (logits_grad,) = torch.autograd.grad(read, leaf, grad[batch.places[asked]])
-            if grads.head is not None:
-                accumulate(grads.head, logits_grad, normed)
-            normed_grad[rows] += logits_grad @ head.weight
+    def _head_backward(self, number: int, trace: _Trace, grad: Tensor, grads: Gradients, reading: Reading) -> Tensor:
+        """Gradient [n*t,D] float32 of the last layer's output, [R,D] of a trimmed one."""
+        batch = self.plan.batches[number]
+        normed_grad = reading.backward(
+            self.weights.head.weight, trace.normed, batch.question, grad[batch.places], self.read[number], grads.head
+        )
         asked_grad = torch.zeros(trace.normed.shape, device=grad.device)
         norm_backward_(asked_grad, normed_grad, trace.normed, trace.rstd)
         return asked_grad if batch.asked is None or batch.trim else _spread(asked_grad, batch.asked, batch.ids.numel())
@@ -443,33 +405,33 @@ class _Pass(torch.autograd.Function):
     """The pass as one node of the autograd graph, with the parameters that are trained as inputs."""
 
     @staticmethod
-    def forward(ctx: Any, fused: FusedLlama, run: LlamaPass, *parameters: Tensor) -> Tensor:
-        ctx.fused, ctx.run = fused, run
+    def forward(ctx: Any, fused: FusedLlama, run: LlamaPass, reading: Reading, *parameters: Tensor) -> Tensor:
+        ctx.fused, ctx.run, ctx.reading = fused, run, reading
         ctx.save_for_backward(*parameters)
-        return run.forward()
+        return run.forward(reading)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         parameters = ctx.saved_tensors  # torch raises when the weights have changed since, or on a second backward pass
-        return None, None, *to_parameters(ctx.fused, ctx.run.backward(grad), parameters)
+        return None, None, None, *to_parameters(ctx.fused, ctx.run.backward(grad, ctx.reading), parameters)
 
 
 def llama_logprobs(
-    fused: FusedLlama, groups: Sequence[Group], choose: Filter, dtype: torch.dtype, *, recompute: bool = False
+    fused: FusedLlama, groups: Sequence[Group], reading: Reading, dtype: torch.dtype, *, recompute: bool = False
 ) -> Tensor:
     """``Policy.response_logprobs`` for a model that ``fused`` has rearranged; see there."""
-    return _run(fused, make_plan(groups, fused.device), choose, dtype, recompute)
+    return _run(fused, make_plan(groups, fused.device), reading, dtype, recompute)
 
 
 def llama_values(fused: FusedLlama, groups: Sequence[Group], dtype: torch.dtype, *, recompute: bool = False) -> Tensor:
     """``ScalarModel.token_values`` for a model that ``fused`` has rearranged: one scalar where a log-prob would be."""
-    return _run(fused, make_plan(groups, fused.device), _scalar, dtype, recompute)
+    return _run(fused, make_plan(groups, fused.device), _SCALARS, dtype, recompute)
 
 
 def llama_scores(fused: FusedLlama, groups: Sequence[Group], dtype: torch.dtype, *, recompute: bool = False) -> Tensor:
     """``ScalarModel.sequence_scores`` for a model that ``fused`` has rearranged: [N] scalars at the last tokens."""
-    return _run(fused, make_plan(groups, fused.device, ends=True), _scalar, dtype, recompute)[:, 0]
+    return _run(fused, make_plan(groups, fused.device, ends=True), _SCALARS, dtype, recompute)[:, 0]
 
 
 def _scalar(outputs: Tensor, tokens: Tensor) -> Tensor:
@@ -477,14 +439,17 @@ def _scalar(outputs: Tensor, tokens: Tensor) -> Tensor:
     return outputs[:, 0]
 
 
-def _run(fused: FusedLlama, plan: Plan, read: Readout, dtype: torch.dtype, recompute: bool) -> Tensor:
+_SCALARS = Rows(_scalar, None)
+
+
+def _run(fused: FusedLlama, plan: Plan, reading: Reading, dtype: torch.dtype, recompute: bool) -> Tensor:
     """Forward, with the backward pass ready where grad is wanted: [N,width] float32."""
     weights = fused.weights(dtype, max(plan.prompt_lengths) + plan.longest)
     trained = fused.trained if torch.is_grad_enabled() else []
     wants_grad = bool(trained)
     with torch.no_grad():
-        run = LlamaPass(weights, plan, keep=wants_grad, read=read, recompute=recompute)
+        run = LlamaPass(weights, plan, keep=wants_grad, recompute=recompute)
         if not wants_grad:
-            return run.forward().view(plan.rows, plan.width)
-    result: Tensor = _Pass.apply(fused, run, *trained)  # type: ignore[no-untyped-call]
+            return run.forward(reading).view(plan.rows, plan.width)
+    result: Tensor = _Pass.apply(fused, run, reading, *trained)  # type: ignore[no-untyped-call]
     return result.view(plan.rows, plan.width)

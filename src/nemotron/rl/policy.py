@@ -26,7 +26,8 @@ from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.rl.frozen import freeze
 from nemotron.rl.fused_llama import FusedLlama, shape_of
 from nemotron.rl.generic import generic_logprobs, shares_prompts
-from nemotron.rl.llama_logprobs import Filter, llama_logprobs
+from nemotron.rl.llama_head import reading
+from nemotron.rl.llama_logprobs import llama_logprobs
 
 Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -176,8 +177,8 @@ class Policy:
         """
         longest = max(len(g.prompt_ids) + len(c.token_ids) for g in groups for c in g.completions)
         if self.fused is not None and longest <= min(LONGEST_WRITTEN_OUT, self.max_length or longest):
-            choose = Filter(temperature, top_k, top_p)
-            return llama_logprobs(self.fused, groups, choose, self.dtype, recompute=self.recompute)
+            how = reading(temperature, top_k, top_p, self.fused.shape.logit_cap)
+            return llama_logprobs(self.fused, groups, how, self.dtype, recompute=self.recompute)
         return generic_logprobs(self, groups, temperature=temperature, top_k=top_k, top_p=top_p)
 
 

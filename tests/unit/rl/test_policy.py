@@ -21,7 +21,7 @@ from transformers import (
 
 from nemotron.contracts.samples import Completion, Group
 from nemotron.errors import ArtifactError, NotAvailableError
-from nemotron.rl import llama_logprobs, pieces
+from nemotron.rl import llama_head, llama_logprobs, pieces
 from nemotron.rl.policy import Policy
 
 VOCAB = 97
@@ -189,8 +189,11 @@ def test_the_cut_into_batches_changes_nothing(monkeypatch: pytest.MonkeyPatch, n
         torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max().clamp_min(1.0)), rtol=1e-4)
 
 
-def gradients(policy: Policy, groups: list[Group], weights: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    got = policy.response_logprobs(groups, temperature=0.7)
+def gradients(
+    policy: Policy, groups: list[Group], weights: torch.Tensor, top_k: int | None = None
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    got = policy.response_logprobs(groups, temperature=0.7, top_k=top_k)
+    got = got.masked_fill(got.isneginf(), 0.0)
     return got.detach(), list(torch.autograd.grad((got * weights).sum(), list(policy.parameters())))
 
 
@@ -219,27 +222,35 @@ def test_activations_computed_anew_are_the_same_bits(
     assert all(torch.equal(a, b) for a, b in zip(kept[1], anew[1], strict=True))
 
 
+@pytest.mark.parametrize("top_k", [None, 60], ids=["all", "filtered"])
 @pytest.mark.parametrize("shape", [RAGGED, EVEN, [(5, [4] * 6)]], ids=["ragged", "even", "one prompt"])
 @pytest.mark.parametrize("name", ["llama-tied-gqa", "gemma3-capped-scaled"])
 def test_logits_in_pieces_change_nothing(
-    name: str, shape: list[tuple[int, list[int]]], monkeypatch: pytest.MonkeyPatch
+    name: str, shape: list[tuple[int, list[int]]], top_k: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, groups = make_policy(name), make_groups(shape)
     rows = sum(len(responses) for _, responses in shape)
     weights = torch.randn(rows, max(max(r) for _, r in shape), generator=torch.Generator().manual_seed(1))
-    whole = gradients(policy, groups, weights)
-    largest = 0
-    read = llama_logprobs.Filter.__call__
+    whole = gradients(policy, groups, weights, top_k)
+    largest: dict[str, int] = {"rows": 0, "logits": 0}
+    read, blocks = llama_head.token_logprobs, llama_head._blocks
 
-    def measured(choose: llama_logprobs.Filter, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        nonlocal largest
-        largest = max(largest, len(logits))
-        return read(choose, logits, tokens)
+    def measured(logits: torch.Tensor, *more: Any, **kwargs: Any) -> torch.Tensor:
+        largest["rows"] = max(largest["rows"], len(logits))
+        return read(logits, *more, **kwargs)
 
-    monkeypatch.setattr(llama_logprobs.Filter, "__call__", measured)
+    def measured_blocks(*call: Any) -> Any:
+        for words, block in blocks(*call):
+            largest["logits"] = max(largest["logits"], block.shape[1])
+            yield words, block
+
+    monkeypatch.setattr(llama_head, "token_logprobs", measured)
+    monkeypatch.setattr(llama_head, "_blocks", measured_blocks)
     monkeypatch.setitem(pieces.LOGITS, "cpu", 3 * VOCAB)
-    cut = gradients(policy, groups, weights)
-    assert largest == 3
+    monkeypatch.setattr(llama_head, "_NARROWEST", 8)
+    monkeypatch.setitem(llama_head._BLOCK, "cpu", 1)
+    cut = gradients(policy, groups, weights, top_k)
+    assert largest == ({"rows": 0, "logits": 8} if top_k is None else {"rows": 3, "logits": 0})
     torch.testing.assert_close(cut[0], whole[0], atol=1e-5, rtol=1e-5)
     for a, b in zip(cut[1], whole[1], strict=True):
         torch.testing.assert_close(a, b, atol=1e-5 * float(b.abs().max().clamp_min(1.0)), rtol=1e-4)
