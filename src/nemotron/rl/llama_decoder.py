@@ -19,14 +19,34 @@ from nemotron.rl.attention import NormedHeads, Rotary
 from nemotron.rl.llama_arithmetic import add_normed_, capped, gated, norm
 from nemotron.rl.llama_logprobs import LlamaPass, prompt_plan
 from nemotron.rl.llama_parts import Layer, Shape, Weights
+from nemotron.rl.packed import is_worth_packing, pack
+
+_SETTLED = 8
+"""Steps before matrices are packed, which takes as long as two or three: answers may be short."""
+_WORTH = 32
+"""Steps that must still be possible then."""
 
 
 class LlamaDecoder:
     """See ``nemotron.rl.decoders.Decoder``."""
 
-    def __init__(self, weights: Weights, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int) -> None:
-        """``n`` rows for each of ``prompts``."""
+    def __init__(
+        self,
+        weights: Weights,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        max_new_tokens: int,
+        *,
+        may_pack: bool = False,
+    ) -> None:
+        """``n`` rows for each of ``prompts``. ``may_pack``: there is memory for a second copy of the matrices."""
         self.weights, self.prompts = weights, prompts
+        self.stepping = weights
+        """what steps multiply with"""
+        self.rows = len(prompts) * n
+        self.pack_at: int | None = None
+        if may_pack and max_new_tokens >= _SETTLED + _WORTH and is_worth_packing(weights, self.rows):
+            self.pack_at = _SETTLED
         device, shape = weights.embedding.device, weights.shape
         self.fed = 0
         # Products with a single query row gain nothing from bfloat16 on CPU.
@@ -54,7 +74,10 @@ class LlamaDecoder:
 
     def step(self, tokens: Tensor) -> Tensor:
         """See Decoder."""
-        weights, shape = self.weights, self.weights.shape
+        if self.fed == self.pack_at and 2 * len(tokens) > self.rows:
+            self.rows = len(tokens)
+            self.stepping = pack(self.weights, self.rows)
+        weights, shape = self.stepping, self.weights.shape
         positions = (self.lengths + self.fed)[:, None] if self.ragged else self.lengths[:1] + self.fed
         rotaries = [Rotary.at(kind.cos, kind.sin, positions, shape) for kind in weights.kinds]
         holes = [self.grid.hole(kind.window, self.fed) for kind in weights.kinds]
@@ -100,6 +123,8 @@ class LlamaDecoder:
             kept = cache.new_empty(2, len(index), *cache.shape[2:])
             kept[:, :, :, : self.fed] = cache[:, :, :, : self.fed].index_select(1, index)
             self.caches[number] = kept
+        if 2 * len(index) <= self.rows:  # filling them up would cost more than packing saves
+            self.stepping = self.weights
         self.lengths = self.lengths[index]
         used, prompt = torch.unique(self.grid.prompt[index], return_inverse=True)
         if len(used) < len(self.prefixes[0][0]):
