@@ -6,7 +6,10 @@ What hangs or eats memory ends alone, and what it took is known; what is to be k
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import logging
+import math
 import multiprocessing
 import os
 import re
@@ -16,21 +19,24 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import IO, Any, NoReturn
 
 import pytest
 
 from nemotron.cli.main import main
+from nemotron.processes import child
 from tests.in_process import nemotron
 
-SOUND = os.environ.get("OMP_NUM_THREADS") == "1"
+SOUND = os.environ.get("OMP_NUM_THREADS") == "1" and not os.environ.get("REAL_PROCESSES")
 """Whether a fork can do all that a new process can: OpenMP's threads are not in it, and waiting for them never ends.
-`make test` computes with one thread, `make full` with as many as a run takes by itself, in processes of their own."""
+`make full` asks for processes of their own all the same."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Fork:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float = math.inf) -> int:
         """Wait for its end."""
         deadline = time.monotonic() + timeout
         while (code := self.poll()) is None:
@@ -168,6 +174,67 @@ def _import_all() -> None:
     policy = Policy.load(ASSETS / "tiny_world" / "policy", device="cpu")
     AutoTokenizer.from_pretrained(ASSETS / "tiny_world" / "policy")
     torch.optim.AdamW(policy.model.parameters())
+
+
+HELPERS = ("nemotron.judge.server", "nemotron.rl.critic")
+"""Servers of ours that a run starts beside itself, and that would import torch once more."""
+
+
+class _Helper(Fork):
+    """What `nemotron.processes.child` starts, as a fork: pipes, a session, variables and open files of its own."""
+
+    def __init__(self, words: Sequence[str], log: IO[bytes] | None, variables: Mapping[str, str]) -> None:
+        given, self._given = os.pipe()
+        self._said, said = os.pipe()
+        self._ends = {0: given, 1: said, **({} if log is None else {2: log.fileno()})}
+        _, _, module, *self._words = words
+        self._module, self._variables = module, dict(variables)
+        super().__init__(self._work, None)
+        os.close(given)
+        os.close(said)
+        self.stdin, self.stdout = os.fdopen(self._given, "wb"), os.fdopen(self._said, "rb")
+
+    def _work(self) -> int:
+        gc.freeze()  # what belongs to the tests is never taken apart here
+        os.setsid()
+        for number, end in self._ends.items():
+            os.dup2(end, number)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        like_a_new_process()
+        root = logging.getLogger()
+        root.handlers[:], root.manager.disable = [], 0
+        os.environ.clear()
+        os.environ.update(self._variables)
+        try:
+            code: int = import_module(f"{self._module}.__main__").main(self._words)
+        except BaseException:  # noqa: BLE001  Python would say it and end
+            traceback.print_exc()
+            code = 1
+        return code
+
+
+@contextlib.contextmanager
+def helpers_are_forks() -> Iterator[None]:
+    """Judges and critics that runs start are forks, where a fork can do all they do."""
+
+    def start(command: Sequence[str], **how: Any) -> subprocess.Popen[bytes] | _Helper:
+        if [*command[:2]] != [sys.executable, "-m"] or command[2] not in HELPERS:
+            return subprocess.Popen(command, **how)
+        return _Helper(command, how["stderr"], how["env"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        if SOUND:
+            _import_helpers()
+            patch.setattr(child, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": start}))
+        yield
+
+
+@cache
+def _import_helpers() -> None:
+    for name in ("judge.server.app", "judge.server.model", "judge.server.worker", "judge.server.reading"):
+        import_module(f"nemotron.{name}")
+    for name in ("rl.critic.models", "rl.critic.server"):
+        import_module(f"nemotron.{name}")
 
 
 def _run(words: tuple[str, ...], folder: Path, note: Path, most_bytes: int, env: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -98,12 +99,10 @@ class Started:
         for pid in filter(str.isdecimal, os.listdir("/proc")):
             if (found := state_of(int(pid))) is None or found[1] != self.process.pid:
                 continue
-            try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            except OSError:  # it ended while we looked
-                continue
-            if b"nemotron.rl.critic" in words:
-                return int(pid)
+            # Of the children of a run it alone has a session of its own.
+            with contextlib.suppress(ProcessLookupError):  # it ended while we looked
+                if os.getsid(int(pid)) == int(pid):
+                    return int(pid)
         raise AssertionError("the run has no critic")
 
     def end(self, within_s: float = END_S) -> tuple[int, str]:

@@ -156,9 +156,8 @@ def test_a_judge_that_dies_ends_the_run_at_once(tmp_path: Path) -> None:
 
 def _is_judge(pid: str, log: Path) -> bool:
     try:
-        arguments = Path("/proc", pid, "cmdline").read_bytes()
-        return b"nemotron.judge.server" in arguments and os.readlink(f"/proc/{pid}/fd/2") == str(log)
-    except OSError:  # it ended while we looked
+        return os.readlink(f"/proc/{pid}/fd/2") == str(log)
+    except OSError:  # it ended while we looked, or belongs to another user
         return False
 
 

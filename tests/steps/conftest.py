@@ -1,0 +1,17 @@
+"""What runs start beside themselves costs most of a short run, unless it is a fork."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import forked
+
+
+@pytest.fixture(autouse=True, scope="module")
+def judges_and_critics_are_forks() -> Iterator[None]:
+    """Of `make test`. That a new process has all they need is shown by tests/unit/judge/test_judge_local.py, and by
+    `make full`."""
+    with forked.helpers_are_forks():
+        yield
