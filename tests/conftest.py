@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("explore", print_blob=True)
 settings.load_profile("repeatable")
+
+# Of the half a million objects of torch, transformers and ten thousand tests none is ever garbage.
+gc.set_threshold(50_000, 20, 50)
 
 # Whatever a script starts in its background ignores Ctrl-C, and so does what that starts: tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -61,6 +65,19 @@ def parse_interpolations_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (_utils, base):
             patch.setattr(module, "parse", lru_cache(maxsize=4096)(module.parse))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def measure_documents_once() -> Iterator[None]:
+    """Whether a text is too deep or too large is asked of the same tokenizers again and again."""
+    from nemotron.disk import documents
+
+    usual = documents._refuse_large
+    remembered = lru_cache(maxsize=64)(usual)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_refuse_large", lambda raw: (remembered if len(raw) < 1 << 20 else usual)(raw))
         yield
 
 

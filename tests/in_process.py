@@ -92,6 +92,8 @@ def _put_back() -> Iterator[None]:
 
 _bounded: dict[str, list[Any]] = {}
 """Module -> its caches that have a bound."""
+_looked_at = 0
+"""Modules there were when that was looked up."""
 
 
 def _forget_the_disk() -> None:
@@ -99,10 +101,13 @@ def _forget_the_disk() -> None:
 
     Those without one hold facts of the program, which are the same for every command.
     """
-    for name, module in list(sys.modules.items()):
-        if name.startswith("nemotron.") and name not in _bounded:
-            cached = [value for value in vars(module).values() if hasattr(value, "cache_clear")]
-            _bounded[name] = [value for value in cached if value.cache_parameters()["maxsize"] is not None]
+    global _looked_at
+    if len(sys.modules) != _looked_at:
+        _looked_at = len(sys.modules)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("nemotron.") and name not in _bounded:
+                cached = [value for value in vars(module).values() if hasattr(value, "cache_clear")]
+                _bounded[name] = [value for value in cached if value.cache_parameters()["maxsize"] is not None]
     for caches in _bounded.values():
         for cache in caches:
             cache.cache_clear()
