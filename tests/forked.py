@@ -199,7 +199,7 @@ class _Helper(Fork):
         os.setsid()
         for number, end in self._ends.items():
             os.dup2(end, number)
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        _let_go_of_files()
         like_a_new_process()
         root = logging.getLogger()
         root.handlers[:], root.manager.disable = [], 0
@@ -211,6 +211,14 @@ class _Helper(Fork):
             traceback.print_exc()
             code = 1
         return code
+
+
+def _let_go_of_files() -> None:
+    """Close what the parent has open, but keep the numbers taken: objects of the parent's may still close them."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number != nothing:
+            os.dup2(nothing, number, inheritable=False)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import random
@@ -235,10 +236,16 @@ def quick(read: Input) -> bool:
     return len(read.commands) <= 3 and all({"--dry-run", "artifacts", "profiles"} & {*words} for words in read.commands)
 
 
-@pytest.mark.parametrize("read", [read for read in INPUTS if quick(read)], ids=name_of)
-def test_some_bytes(world: Path, tmp_path: Path, read: Input) -> None:
-    for seed in (1, 20):
-        assert not spoiled(world, tmp_path / str(seed), read, seed)
+QUICK = [read for read in INPUTS if quick(read)]
+
+
+@pytest.mark.parametrize(
+    ("read", "seed"),
+    [*zip(QUICK, itertools.cycle((1, 20)))],
+    ids=lambda one: one if isinstance(one, int) else name_of(one),
+)
+def test_some_bytes(world: Path, tmp_path: Path, read: Input, seed: int) -> None:
+    assert not spoiled(world, tmp_path / "world", read, seed)
 
 
 @pytest.mark.full

@@ -34,7 +34,13 @@ SMALL = {"grpo": (*GRPO, "limits.max_kl=null"), "ppo": ("ppo.num_prompts_per_ste
 
 def words(step: str, steps: int) -> tuple[str, ...]:
     section = SECTIONS[step]
-    own = {"rl/nemo_rl/rm": (*ON[1:], "bradley_terry.statistics_pairs=16"), "rl/nemo_rl/ppo": ON[1:]}
+    # The reference scores all pairs before the first step.
+    few = "data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}"
+    own = {
+        "rl/nemo_rl/dpo": (*ON, few),
+        "rl/nemo_rl/rm": (*ON[1:], "bradley_terry.statistics_pairs=16"),
+        "rl/nemo_rl/ppo": ON[1:],
+    }
     return (
         *own.get(step, ON),
         *SMALL.get(section, (f"{section}.val_period=0", f"{section}.val_at_start=false")),

@@ -17,6 +17,7 @@ from nemotron.executors import goes_on
 from nemotron.pipelines.state import started
 from nemotron.processes.cores import usable_cores
 from nemotron.runs.folder import list_runs
+from tests import forked
 from tests.alive import is_alive
 from tests.in_process import Result, nemotron
 from tests.steps.commands import TIMEOUT_S
@@ -187,7 +188,8 @@ def goes_on_to_the_end(folder: Path) -> None:
         (folder / "place" / name).unlink()
     (folder / "place" / "go").touch()
     before = {run.id for run in list_runs(folder / "runs")}
-    again = run(folder, "resume", "last")
+    with forked.apart():
+        again = run(folder, "resume", "last")
     assert again.code == 0, again.stderr
     assert states(folder) == dict.fromkeys("abc", "finished")
     assert before < {run.id for run in list_runs(folder / "runs")}

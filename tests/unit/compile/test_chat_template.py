@@ -114,7 +114,11 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("name", ENDLESS)
+# Two seconds of the processor each: what takes the most of them is the same case as the others.
+SLOW = ("a constant",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.full] * (name in SLOW)) for name in ENDLESS])
 def test_a_template_that_never_ends_holds_nobody(name: str) -> None:
     text, said = ENDLESS[name]
     started = time.monotonic()

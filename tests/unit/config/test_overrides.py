@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemotron.config.edit import Applier
@@ -280,13 +281,27 @@ def test_overriding_a_tree_leaves_the_override_itself_alone(tmp_path: Path) -> N
 SECRET = "sk-0123456789abcdef"
 
 
-@pytest.mark.parametrize("operation", ["", "+", "++", "~"])
-@pytest.mark.parametrize(
-    "rest", [f"={SECRET}", f"=[{SECRET}", f"={{a: {SECRET}}}", f".x={SECRET}", f" x={SECRET}", f":{SECRET}"]
-)
+OPERATIONS = ("", "+", "++", "~")
+RESTS = (f"={SECRET}", f"=[{SECRET}", f"={{a: {SECRET}}}", f".x={SECRET}", f" x={SECRET}", f":{SECRET}")
+
+
+@settings(max_examples=25)
 @given(key=st.from_regex(r"[a-z_]{1,9}(\.[a-z_]{1,9}){0,2}", fullmatch=True))
-def test_the_value_of_an_unknown_key_is_never_repeated(operation: str, rest: str, key: str) -> None:
+def test_the_value_of_an_unknown_key_is_never_repeated(key: str) -> None:
     """It may be a secret's, mistyped."""
+    for operation, rest in itertools.product(OPERATIONS, RESTS):
+        never_repeated(operation, rest, key)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("rest", RESTS)
+@given(key=st.from_regex(r"[a-z_]{1,9}(\.[a-z_]{1,9}){0,2}", fullmatch=True))
+def test_the_value_of_many_unknown_keys_is_never_repeated(operation: str, rest: str, key: str) -> None:
+    never_repeated(operation, rest, key)
+
+
+def never_repeated(operation: str, rest: str, key: str) -> None:
     said: object = None
     try:
         words = parse_overrides([(1, f"{operation}{key}{rest}")])

@@ -16,9 +16,9 @@ from nemotron.steps.rl.nemo_rl.dpo.step import STEP
 KEYS: dict[str, list[Any]] = json.loads((Path(__file__).parent / "nemo_rl_dpo_v0.7.0.json").read_text())["keys"]
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_key_is_accepted(key: str) -> None:
-    assert look_up(STEP.config, key.split(".")) is not Standing.UNKNOWN
+def test_every_key_is_accepted() -> None:
+    assert len(KEYS) > 300
+    assert [key for key in KEYS if look_up(STEP.config, key.split(".")) is Standing.UNKNOWN] == []
 
 
 def test_the_exemplar_of_nemo_rl_is_valid() -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -47,9 +46,9 @@ def field_of(key: str) -> FieldInfo | None:
     return field
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_key_is_accepted(key: str) -> None:
-    assert look_up(STEP.config, key.split(".")) is not Standing.UNKNOWN
+def test_every_key_is_accepted() -> None:
+    assert len(KEYS) > 300
+    assert [key for key in KEYS if look_up(STEP.config, key.split(".")) is Standing.UNKNOWN] == []
 
 
 def test_required_keys_are_those_of_nemo_rl() -> None:

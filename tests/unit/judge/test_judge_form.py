@@ -20,6 +20,7 @@ from nemotron.judge.local import LocalJudge
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.questions import expectation
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse
+from tests import forked
 from tests.unit.judge.scripted_judge import Scripted, says, verdict
 from tests.unit.judge.tiny_judge_model import make_tiny_judge
 
@@ -269,7 +270,8 @@ def test_probabilities_do_not_need_a_schema() -> None:
 def plain_judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalJudge]:
     """A model of random weights: nothing that it says by itself is a verdict."""
     folder = make_tiny_judge(tmp_path_factory.mktemp("judge") / "plain", context=2048)
-    with LocalJudge(folder, QUICK.model_copy(update={"ready_timeout_s": 60})) as judge:
+    config = QUICK.model_copy(update={"ready_timeout_s": 60})
+    with forked.helpers_are_forks(), LocalJudge(folder, config) as judge:
         yield judge
 
 

@@ -29,6 +29,7 @@ from nemotron.judge.pool import JudgePool
 from nemotron.judge.types import GroupRequest, JudgedResponse
 from nemotron.judge.vllm import VllmJudge
 from nemotron.place import Place
+from tests import forked
 from tests.unit.vllm.stand_in import StandIn
 
 PARENT = """
@@ -83,7 +84,8 @@ def test_it_judges_and_ends_on_sigterm(tiny_judge: Path) -> None:
     assert judge.endpoint.base_url.startswith("http://127.0.0.1:")
 
 
-@pytest.mark.parametrize("moment", ["loading", "ready"])
+# At work it is killed by tests/steps/test_rlhf_resume.py, too.
+@pytest.mark.parametrize("moment", ["loading", pytest.param("ready", marks=pytest.mark.full)])
 def test_kill_9_of_the_parent_ends_the_judge(tiny_judge: Path, moment: str) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tiny_judge), moment], stdout=subprocess.PIPE, text=True
@@ -106,7 +108,7 @@ def test_which_judge_runs(tiny_judge: Path, tmp_path: Path) -> None:
         assert judge.wait(print) == Endpoint("http://host/v1", "m", "key")
         assert judge.again(judge.starts) is False
     local = GenrmModelConfig(model=str(tiny_judge))
-    with running_judge(local, JudgeConfig(), Place()) as judge:
+    with forked.helpers_are_forks(), running_judge(local, JudgeConfig(), Place()) as judge:
         assert isinstance(judge, LocalJudge)
     program = StandIn(tmp_path)
     with running_judge(

@@ -63,10 +63,9 @@ def test_a_hundred_attacks_and_more(user: str, level: Level, abi: int, folder: P
     attack(user, level, abi, EACH if (level, abi) in LEVELS[:2] else 4 * EACH, folder)
 
 
-@pytest.mark.parametrize(("level", "abi"), LEVELS[:2])
-@pytest.mark.parametrize("user", ["root", "ordinary"])
-def test_some_attacks(user: str, level: Level, abi: int, folder: Path) -> None:
-    attack(user, level, abi, 40, folder)
+@pytest.mark.parametrize(("user", "level"), [("root", "namespaces"), ("ordinary", "landlock")])
+def test_some_attacks(user: str, level: Level, folder: Path) -> None:
+    attack(user, level, 99, 40, folder)
 
 
 def test_landlock_is_refused_where_it_does_not_hold() -> None:

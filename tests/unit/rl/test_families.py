@@ -77,7 +77,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 FAMILIES = [*USUAL, *(pytest.param(name, marks=pytest.mark.full) for name in OTHERS)]
-QUICK = ["gpt-neox", "qwen2-moe", "mamba"]
+QUICK = ["gpt-neox", "mamba"]
 LEARNERS = [*QUICK, *(pytest.param(name, marks=pytest.mark.full) for name in USUAL if name not in QUICK)]
 
 

@@ -102,11 +102,19 @@ def test_number_of_processes(brief: Sandbox) -> None:
     assert children == (BRIEF.max_processes - 1 if brief.level == "namespaces" else 0)
 
 
+# A second of the processor or two each: the same limit at either level.
+AT_ONE_LEVEL = pytest.mark.parametrize(
+    "level", ["namespaces", pytest.param("landlock", marks=pytest.mark.full)], indirect=True, scope="module"
+)
+
+
+@AT_ONE_LEVEL
 def test_infinite_loop(box: Sandbox) -> None:
     outcome = run(box, "while True: pass")
     assert (outcome.status, outcome.code) == ("exited", -signal.SIGXCPU)
 
 
+@AT_ONE_LEVEL
 def test_infinite_loop_that_ignores_the_signal(box: Sandbox) -> None:
     code = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
     assert run(box, code).code == -signal.SIGKILL
