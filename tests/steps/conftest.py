@@ -9,6 +9,13 @@ import pytest
 from tests import forked
 
 
+@pytest.fixture
+def own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs compute with as many threads as they take by themselves, as nobody told them how many."""
+    assert not forked.SOUND, "forks would wait for OpenMP's threads for ever: this is for `make full`"
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def judges_and_critics_are_forks() -> Iterator[None]:
     """Of `make test`. That a new process has all they need is shown by tests/unit/judge/test_judge_local.py, and by

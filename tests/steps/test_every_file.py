@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.steps.commands import kill_when, only_run, run_command, run_here
+from tests.steps.commands import kill_when, only_run, run_command
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -20,9 +20,16 @@ GRPO = ("grpo.max_num_steps=4", "eval.heldout.max_samples=8")
 STEPS: Mapping[str, tuple[str, ...]] = {
     "rlvr": GRPO,
     "rlhf": GRPO,
-    "dpo": ("dpo.max_num_steps=4", "eval.heldout.max_samples=8", "dpo.val_batches=1"),
+    # The reference scores all pairs before the first step.
+    "dpo": (
+        *("dpo.max_num_steps=4", "eval.heldout.max_samples=8", "dpo.val_batches=1"),
+        "data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}",
+    ),
     "sft": ("sft.max_num_steps=4", "eval.heldout.max_samples=8", "sft.val_batches=1"),
-    "rm": ("rm.max_num_steps=4", "eval.heldout.max_samples=8", "rm.val_batches=1"),
+    "rm": (
+        *("rm.max_num_steps=4", "eval.heldout.max_samples=8", "rm.val_batches=1"),
+        "bradley_terry.statistics_pairs=16",
+    ),
     "ppo": ("ppo.max_num_steps=4", "eval.heldout.max_samples=8"),
 }
 NOT_COMPARED = re.compile(r"(attempts/.*|run\.lock|checkpoints/\.owner\.lock|report\.html)$")
@@ -75,16 +82,24 @@ def killed_after_step_3(runs: Path) -> bool:
     return bool(found) and any(json.loads(line)["step"] == 3 for line in found[0].read_text().splitlines() if line)
 
 
+OWN_THREADS = ("rlhf", "dpo")
+"""With a judge that takes some of them, and without: the others compute with one, which costs a fraction."""
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("step", STEPS)
-def test_every_file_of_a_killed_and_resumed_run_is_the_undisturbed_ones(tmp_path: Path, step: str) -> None:
+def test_every_file_of_a_killed_and_resumed_run_is_the_undisturbed_ones(
+    tmp_path: Path, step: str, request: pytest.FixtureRequest
+) -> None:
+    if step in OWN_THREADS:
+        request.getfixturevalue("own_threads")
     commands = {}
     for name in ("whole", "killed"):
         commands[name] = [*run_of(step), "--runs-dir", str(tmp_path / name), *COMMON, *STEPS[step]]
     result = run_command(commands["whole"])
     assert result.code == 0, result.stderr
     assert kill_when(commands["killed"], lambda: killed_after_step_3(tmp_path / "killed")) == -9
-    resumed = run_here([*commands["killed"], "--resume"])
+    resumed = run_command([*commands["killed"], "--resume"])
     assert resumed.code == 0, resumed.stderr
     whole, killed = (files_of(only_run(tmp_path / name)) for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()

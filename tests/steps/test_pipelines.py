@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ nodes:
     step: rl/nemo_rl/rm
     config: tiny
     overrides:
-      rm.max_num_steps: 4
-      checkpointing.save_period: 2
-      eval.heldout: {split: heldout, max_samples: 16}
+      rm.max_num_steps: 2
+      checkpointing.save_period: 1
+      bradley_terry.statistics_pairs: 16
+      eval.heldout: {split: heldout, max_samples: 8}
     takes: {prepared_data: pairs}
   audit:
     step: eval/reward_audit
@@ -53,8 +55,8 @@ nodes:
     step: rl/nemo_rl/dpo
     config: tiny
     overrides:
-      dpo.max_num_steps: 4
-      checkpointing.save_period: 2
+      dpo.max_num_steps: 2
+      checkpointing.save_period: 1
       checkpointing.save_consolidated: false
       eval.heldout: null
     takes: {prepared_data: pairs}
@@ -194,7 +196,7 @@ def test_a_gate_stops_what_is_behind_it_and_says_why(done: Path) -> None:
 @pytest.mark.full
 def test_a_pipeline_whose_file_was_changed_does_not_go_on(done: Path) -> None:
     assert pipeline(done, "audit.limits.min_agreement=1.0").code == 9
-    (done / "short.yaml").write_text(SHORT.replace("dpo.max_num_steps: 4", "dpo.max_num_steps: 5"))
+    (done / "short.yaml").write_text(SHORT.replace("dpo.max_num_steps: 2", "dpo.max_num_steps: 3"))
     try:
         refused = nemotron("pipelines", "resume", "last", cwd=done)
     finally:
@@ -203,17 +205,36 @@ def test_a_pipeline_whose_file_was_changed_does_not_go_on(done: Path) -> None:
     assert "`dpo`" in refused.stderr
 
 
-def kill_and_resume(folder: Path, after_s: float, *asked: str, text: str = SHORT) -> PipelineFolder:
-    """Start the pipeline, kill it in that moment, and resume until it is done."""
+def at_work(folder: Path, *nodes: str) -> bool:
+    """Whether these nodes are at work."""
+    found = started(folder / "runs")
+    return bool(found) and {*nodes} <= {one.name for one in found[-1].read().nodes if one.state == "running"}
+
+
+def saved(folder: Path, node: str) -> bool:
+    """Whether a node is at work and has saved its first checkpoint."""
+    found = list_runs(folder / "runs") if at_work(folder, node) else []
+    run = started(folder / "runs")[-1].read().node(node).run if found else None
+    return run is not None and (folder / "runs" / run / "checkpoints" / "step_1").is_dir()
+
+
+def kill_and_resume(
+    folder: Path, moment: float | Callable[[Path], bool], *asked: str, text: str = SHORT
+) -> PipelineFolder:
+    """Start the pipeline, kill it in that moment or after so many seconds, and resume until it is done."""
     folder.mkdir(exist_ok=True)
     (folder / "short.yaml").write_text(text)
     words = [sys.executable, "-m", "nemotron", "pipelines", "run", "short.yaml", *asked]
     quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     command = subprocess.Popen(words, cwd=folder, start_new_session=True, **quiet)
-    try:
-        command.wait(after_s)
-    except subprocess.TimeoutExpired:
-        # The command and the runs that it works on, as the kernel does when memory is gone.
+    begun = time.monotonic()
+    while command.poll() is None and not (moment(folder) if callable(moment) else time.monotonic() - begun > moment):
+        assert time.monotonic() - begun < TIMEOUT_S
+        time.sleep(0.02)
+    if callable(moment):
+        assert command.poll() is None, "the pipeline ended before the moment came"
+    # The command and the runs that it works on, as the kernel does when memory is gone.
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(command.pid, signal.SIGKILL)
     command.wait(TIMEOUT_S)
     go_on = ("resume", "last") if started(folder / "runs") else ("run", "short.yaml", *asked)
@@ -222,24 +243,22 @@ def kill_and_resume(folder: Path, after_s: float, *asked: str, text: str = SHORT
     return started(folder / "runs")[-1]
 
 
+MOMENTS: dict[str, float | Callable[[Path], bool]] = {
+    "while the data is prepared": lambda folder: at_work(folder, "pairs"),
+    "after a checkpoint of the reward model": lambda folder: saved(folder, "rm"),
+    "while the policy starts": lambda folder: at_work(folder, "dpo"),
+}
+if os.environ.get("EVERY_MOMENT"):
+    MOMENTS |= {f"at any time {number}": random.Random(number).uniform(1.0, 25.0) for number in range(10)}
+
+
 @pytest.mark.full
-def test_a_killed_pipeline_ends_with_the_same_bits(done: Path, tmp_path: Path) -> None:
-    whole = results(started(done / "runs")[0])
-    assert results(kill_and_resume(tmp_path / "killed", 14.0)) == whole
-
-
-# EVERY_MOMENT=1 in the environment kills at ten.
-MOMENTS = 10 if os.environ.get("EVERY_MOMENT") else 2
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("number", range(MOMENTS))
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_pipeline_that_is_killed_at_any_moment_ends_with_the_same_bits(
-    done: Path, tmp_path: Path, number: int
+    done: Path, tmp_path: Path, moment: str
 ) -> None:
     whole = results(started(done / "runs")[0])
-    moment = random.Random(number).uniform(1.0, 40.0)
-    assert results(kill_and_resume(tmp_path / "killed", moment)) == whole
+    assert results(kill_and_resume(tmp_path / "killed", MOMENTS[moment])) == whole
 
 
 # Without the gate the policy need not wait for the reward model.
@@ -247,23 +266,17 @@ APART = SHORT.replace("    after: audit\n", "").replace("result: hf", "result: [
 AT_ONCE = ("--side-by-side", "2")
 
 
-@pytest.fixture(scope="module")
-def done_at_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same without the gate, two nodes at a time: each with fewer threads, so with other last bits."""
-    folder = tmp_path_factory.mktemp("at_once")
-    (folder / "short.yaml").write_text(APART)
-    result = pipeline(folder, *AT_ONCE)
-    assert result.code == 0, result.stderr
-    return folder
-
-
 @pytest.mark.full
-@pytest.mark.parametrize("moment", [9.0, 14.0, 19.0])
-def test_two_nodes_that_are_killed_side_by_side_end_with_the_same_bits(
-    done_at_once: Path, tmp_path: Path, moment: float
-) -> None:
-    whole = started(done_at_once / "runs")[0]
-    folder = kill_and_resume(tmp_path / "killed", moment, *AT_ONCE, text=APART)
+@pytest.mark.usefixtures("own_threads")
+def test_two_nodes_that_are_killed_side_by_side_end_with_the_same_bits(tmp_path: Path) -> None:
+    """Without the gate, two nodes at a time: each with fewer threads than alone, so with other last bits."""
+    (tmp_path / "short.yaml").write_text(APART)
+    result = pipeline(tmp_path, *AT_ONCE)
+    assert result.code == 0, result.stderr
+    whole = started(tmp_path / "runs")[0]
+    folder = kill_and_resume(
+        tmp_path / "killed", lambda folder: at_work(folder, "rm", "dpo") and saved(folder, "dpo"), *AT_ONCE, text=APART
+    )
     assert [one.read().side_by_side for one in (whole, folder)] == [2, 2]
     assert results(folder) == results(whole)
 
@@ -274,15 +287,11 @@ def test_a_cancelled_pipeline_says_so_and_goes_on(done: Path, tmp_path: Path) ->
     quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout"), subprocess.DEVNULL)
     command = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, **quiet)
 
-    def at_work() -> bool:
-        found = started(tmp_path / "runs")
-        assert command.poll() is None
-        return bool(found) and any(node.state == "running" for node in found[-1].read().nodes)
-
     until = time.monotonic() + TIMEOUT_S
-    while not at_work():
+    while not any(at_work(tmp_path, node) for node in NODES):
+        assert command.poll() is None
         assert time.monotonic() < until
-        time.sleep(0.1)
+        time.sleep(0.02)
     assert "running" in nemotron("pipelines", "status", cwd=tmp_path).stdout
     assert nemotron("pipelines", "cancel", cwd=tmp_path).code == 0
     _, said = command.communicate(timeout=TIMEOUT_S)

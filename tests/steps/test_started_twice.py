@@ -20,6 +20,8 @@ STEPS = 4
 WORDS = (
     *(f"dpo.max_num_steps={STEPS}", "policy.train_global_batch_size=4", "dpo.val_period=0"),
     *("checkpointing.metric_name=null", "checkpointing.save_period=2", "eval.heldout.max_samples=4"),
+    # The reference scores all pairs before the first step.
+    "data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}",
 )
 HELD = ("in use by process", "works on run", "is starting a run", "holds checkpoints of run")
 """How a command says that another one has what it wants."""

@@ -14,7 +14,7 @@ import pytest
 from nemotron.disk import lock
 from nemotron.runs.folder import LOCK, RunFolder, list_runs
 from tests.in_process import nemotron
-from tests.steps.commands import TIMEOUT_S
+from tests.steps.commands import TIMEOUT_S, scripted_judge
 
 STEP = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny")
 SHORT = ("grpo.max_num_steps=3", "eval.heldout.max_samples=8", "checkpointing.save_period=1")
@@ -34,7 +34,12 @@ def wait_until(what: object) -> None:
 @pytest.mark.full
 def test_a_failure_stops_no_other_and_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    words = (*STEP, "--runs-dir", str(runs), *SHORT, "--sweep", "limits.max_kl=1e-9,0.5")
+    with scripted_judge() as judge:
+        _sweeps(runs, (*SHORT, *judge))
+
+
+def _sweeps(runs: Path, short: tuple[str, ...]) -> None:
+    words = (*STEP, "--runs-dir", str(runs), *short, "--sweep", "limits.max_kl=1e-9,0.5")
     command = subprocess.Popen(
         [sys.executable, "-m", "nemotron", *words],
         stdin=subprocess.DEVNULL,
@@ -71,7 +76,7 @@ def test_a_failure_stops_no_other_and_a_killed_sweep_goes_on(tmp_path: Path) -> 
 
     # What is finished is left alone.
     before = {path: path.stat().st_mtime_ns for path in second.path.iterdir()}
-    third = nemotron(*STEP, "--runs-dir", str(runs), *SHORT, "--sweep", "limits.max_kl=0.5", "--resume")
+    third = nemotron(*STEP, "--runs-dir", str(runs), *short, "--sweep", "limits.max_kl=0.5", "--resume")
     assert (third.code, f"{second.id} is finished" in third.stderr) == (0, True), third.stderr
     assert {path: path.stat().st_mtime_ns for path in second.path.iterdir()} == before
 
