@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# What a new shell has, and what a machine needs to reach its package index.
+# What a new shell has, what a machine needs to reach its package index, and what one that is busy asks for.
 KEPT = re.compile(
-    r"HOME|LANG|LC_\w+|TMPDIR|XDG_\w+|PIP_\w+|UV_\w+|\w*_CERT_\w+|\w*_CA_BUNDLE|SSL_\w+|\w*_proxy|\w*_PROXY"
+    r"HOME|OMP_NUM_THREADS|LANG|LC_\w+|TMPDIR|XDG_\w+|PIP_\w+|UV_\w+|\w*_CERT_\w+|\w*_CA_BUNDLE|SSL_\w+|\w*_proxy|\w*_PROXY"
 )
 NOT_RUN = ["git clone ADDRESS nemotron && cd nemotron", "make test", "nemotron profiles init"]
 """Blocks marked `no-run`: the clone is this test's own, the tests run apart (`.ci/run`), and clusters are not there."""
