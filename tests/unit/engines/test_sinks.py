@@ -54,7 +54,8 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRu
 def attempt(run: RunFolder, done: int, steps: range, *, heldout: bool = False) -> None:
     """Steps of one attempt after step ``done``; every attempt computes the same numbers."""
     # TensorBoard reads files in the order of their names, which begin with the second of their making.
-    time.sleep(1.0 - time.time() % 1.0)
+    if any(run.path.parents[1].rglob("*tfevents*")):
+        time.sleep(1.0 - time.time() % 1.0)
     with recording(run, total=9, done=done) as recorder:
         if not done:
             recorder.write(0, {"heldout/fully_right": 0.1})

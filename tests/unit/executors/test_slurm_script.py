@@ -125,8 +125,8 @@ def test_any_folder_is_quoted(folder: str, tmp_path: Path) -> None:
 VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "critic": {"critic": {}}, "ray": {"nodes": 2}}
 SRUN = """#!/bin/bash
 case "$*" in
-  *nemotron.engines.worker*) /bin/sleep 0.3; exit {code} ;;
-  *) trap 'exit 143' TERM; while kill -0 $PPID 2>/dev/null; do /bin/sleep 0.1; done ;;
+  *nemotron.engines.worker*) /bin/sleep 0.05; exit {code} ;;
+  *) trap 'exit 143' TERM; while kill -0 $PPID 2>/dev/null; do /bin/sleep 0.02; done ;;
 esac
 """
 
@@ -142,7 +142,7 @@ def test_exit_code_of_the_worker_is_the_jobs(tmp_path: Path, code: int, requeues
     # The critic's sixty seconds to leave by itself.
     (tmp_path / "seq").write_text("#!/bin/bash\necho 1\n")
     # Nor does anybody have to look every second or two.
-    (tmp_path / "sleep").write_text("#!/bin/bash\nexec /bin/sleep 0.2\n")
+    (tmp_path / "sleep").write_text("#!/bin/bash\nexec /bin/sleep 0.02\n")
     for name in ("srun", "scontrol", "seq", "sleep"):
         (tmp_path / name).chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}

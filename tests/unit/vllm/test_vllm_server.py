@@ -105,13 +105,13 @@ def test_after_the_last_restart_it_is_gone_with_a_reason(tmp_path: Path) -> None
 
 
 def test_pauses_between_starts_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_server, "_FIRST_PAUSE_S", 0.4)
+    monkeypatch.setattr(vllm_server, "_FIRST_PAUSE_S", 0.2)
     program = StandIn(tmp_path, How(lives_cut_short=1, answers=0, fails_in_lives=(2, 3)))
     with serving(program) as judge:
         assert lost(judged(judge)) == 0
     times = [float(str(start["at"])) for start in program.starts]
     pauses = [after - before for before, after in pairwise(times)]
-    assert [pause >= least for pause, least in zip(pauses, (0.4, 0.8, 1.6), strict=True)] == [True] * 3
+    assert [pause >= least for pause, least in zip(pauses, (0.2, 0.4, 0.8), strict=True)] == [True] * 3
 
 
 def test_a_server_that_does_not_start_says_why_and_is_not_started_again(tmp_path: Path) -> None:
