@@ -89,9 +89,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained("dpo", tmp_path_factory.mktemp("whole"), 2, *ON)
 
 
-@pytest.mark.parametrize(
-    "first", [pytest.param(True, id="moving before"), pytest.param(False, id="moving after", marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("first", [pytest.param(True, id="moving before"), pytest.param(False, id="moving after")])
 def test_a_run_goes_on_to_the_same_bytes_on_a_machine_of_the_other_kind(
     first: bool, whole: Path, tmp_path: Path
 ) -> None:

@@ -38,7 +38,7 @@ def start(settings: str, *, file_limit: int | None = None) -> subprocess.Popen[b
     return subprocess.Popen(words, stderr=subprocess.PIPE, env=environment, preexec_fn=limit, start_new_session=True)
 
 
-@pytest.mark.parametrize("moments", [5, pytest.param(20, marks=pytest.mark.full)])
+@pytest.mark.parametrize("moments", [3, pytest.param(20, marks=pytest.mark.full)])
 def test_killed_at_any_moment(tmp_path: Path, moments: int) -> None:
     rows = [*prompts(6000), b"broken", b"", *prompts(50)]
     source = write_rows(tmp_path / "in.jsonl", rows)

@@ -174,7 +174,8 @@ def test_a_ray_that_ends_first_is_a_failure_and_no_turn_to_ask_for(tmp_path: Pat
         "trap 'exit 130' TERM; while kill -0 $PPID; do sleep 0.1; done\n"
     )
     (tmp_path / "scontrol").write_text(f"#!/bin/bash\ntouch {tmp_path}/asked\n")
-    for name in ("srun", "scontrol"):
+    (tmp_path / "sleep").write_text("#!/bin/bash\nexec /bin/sleep 0.02\n")
+    for name in ("srun", "scontrol", "sleep"):
         (tmp_path / name).chmod(0o755)
     profile = SlurmProfile.model_validate({"executor": "slurm", "nodes": 2})
     text = batch_script(profile, name="nemotron-r-1", run_dir=str(tmp_path), number=1, how=How(), ray=True)
