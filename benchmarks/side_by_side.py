@@ -112,11 +112,17 @@ def report(model: str, what: str, found: dict[Side, Measured]) -> None:
         print(f"{model} TRL's {name} over ours: {', '.join(equal)}{overall}")
 
 
+def _several(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: quartiles are those of at least 2")
+    return int(text)
+
+
 def options(description: str) -> argparse.ArgumentParser:
     """The options of every comparison."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=4, help="measured steps per process, at least 2")
+    parser.add_argument("--steps", type=_several, default=4, help="measured steps per process, at least 2")
     parser.add_argument("--rounds", type=int, default=3, help="processes per side")
     parser.add_argument("--cache", type=Path, default=CACHE, help="TRL's venv and the models")
     parser.add_argument("--trl-python", type=Path, help="an interpreter that has TRL, instead of the venv in the cache")
