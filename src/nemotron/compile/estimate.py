@@ -14,6 +14,7 @@ from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.plan import Memory
 from nemotron.compile.probes.fast_path import slow_path
 from nemotron.compile.probes.model_files import ModelFiles, read_model
+from nemotron.contracts.samples import cuts
 from nemotron.out_of_memory import OFFLOAD
 
 FLOAT = 4
@@ -237,12 +238,6 @@ def _rollout(job: AnyJob, sizes: Sizes, settings: Settings) -> int:
     return cache * 2 * sizes.kv_heads * sizes.head_dim * FLOAT + 2 * logits * FLOAT + min(logits, PIECE) * 16
 
 
-def _filtered(job: AnyJob) -> bool:
-    """Whether log-probabilities are those of distributions that top-k or top-p cut."""
-    generation = job.generation
-    return generation is not None and (generation.top_p < 1.0 or generation.top_k is not None)
-
-
 def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     """What a micro-batch keeps for its backward pass, and what that needs for itself."""
     length = job.config.policy.max_total_sequence_length
@@ -268,7 +263,7 @@ def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     whole = not by_hand and not settings.anew and tokens * sizes.vocabulary <= PIECE
     table = min((tokens if whole else at_once) * sizes.vocabulary, PIECE)
     logits = table * (7 if whole else 5) * FLOAT
-    if by_hand and not _filtered(job):
+    if by_hand and not (job.generation and cuts(job.generation.top_k, job.generation.top_p)):
         # A block, and its exponentials.
         logits = 2 * min(at_once * sizes.vocabulary, BLOCK) * FLOAT
     gradients = 0

@@ -24,6 +24,11 @@ class SamplingParams:
     top_k: int | None = None
 
 
+def cuts(top_k: int | None, top_p: float) -> bool:
+    """Whether these leave out some of the tokens that a model could draw. ``top_k`` of None, 0 or -1 is off."""
+    return top_p < 1.0 or (top_k is not None and top_k > 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One sampled response."""

@@ -106,10 +106,7 @@ def generic_logprobs(
     model: Model, groups: Sequence[Group], *, temperature: float, top_k: int | None, top_p: float
 ) -> Tensor:
     """``Policy.response_logprobs`` for any model; see there."""
-
-    def read(logits: Tensor, tokens: Tensor) -> Tensor:
-        return token_logprobs(logits, tokens, temperature=temperature or 1.0, top_k=top_k, top_p=top_p)
-
+    read = partial(token_logprobs, temperature=temperature or 1.0, top_k=top_k, top_p=top_p)
     width = max(len(c.token_ids) for group in groups for c in group.completions)
     return _run(model, groups, read, width, ends=False)
 

@@ -44,9 +44,7 @@ class LlamaDecoder:
         self.stepping = weights
         """what steps multiply with"""
         self.rows = len(prompts) * n
-        self.pack_at: int | None = None
-        if may_pack and max_new_tokens >= _SETTLED + _WORTH and is_worth_packing(weights, self.rows):
-            self.pack_at = _SETTLED
+        self.packs = may_pack and max_new_tokens >= _SETTLED + _WORTH and is_worth_packing(weights, self.rows)
         device, shape = weights.embedding.device, weights.shape
         self.fed = 0
         # Products with a single query row gain nothing from bfloat16 on CPU.
@@ -74,7 +72,7 @@ class LlamaDecoder:
 
     def step(self, tokens: Tensor) -> Tensor:
         """See Decoder."""
-        if self.fed == self.pack_at and 2 * len(tokens) > self.rows:
+        if self.packs and self.fed == _SETTLED and 2 * len(tokens) > self.rows:
             self.rows = len(tokens)
             self.stepping = pack(self.weights, self.rows)
         weights, shape = self.stepping, self.weights.shape

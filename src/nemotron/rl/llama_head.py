@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nemotron.contracts.samples import cuts
 from nemotron.rl.llama_arithmetic import accumulate, capped
 from nemotron.rl.logprobs import token_logprobs
 from nemotron.rl.pieces import pieces
@@ -41,6 +43,11 @@ class Question:
     """[R'] the tokens asked about"""
     source: Tensor | None
     """[R'] the state that each of them follows, not falling; None: one each"""
+
+    @property
+    def rows(self) -> Tensor:
+        """[R'] the same where ``source`` is None, too."""
+        return torch.arange(len(self.tokens), device=self.tokens.device) if self.source is None else self.source
 
 
 class Reading(Protocol):
@@ -74,10 +81,10 @@ class Logprobs:
     def forward(self, head: Tensor, states: Tensor, question: Question) -> tuple[Tensor, Tensor | None]:
         """See Reading; what is kept are the log-sum-exps [R]."""
         found = torch.zeros(len(question.tokens), device=states.device)
-        sums = []
+        rows, sums = question.rows, []
         for words, block in _blocks(head, states):
             scores = self._scores(block)[0]
-            rows, columns, inside = _within(question, words)
+            columns, inside = _within(question, words)
             found = torch.where(inside, scores[rows, columns], found)
             sums.append(torch.logsumexp(scores, -1))
         kept = torch.logsumexp(torch.stack(sums, 1), 1)
@@ -98,25 +105,23 @@ class Logprobs:
         of_rows = grad
         if question.source is not None:
             of_rows = torch.zeros(len(states), device=grad.device).index_add_(0, question.source, grad)
-        scale = of_rows[:, None] / -self.temperature
+        scale, share = of_rows[:, None] / -self.temperature, grad / self.temperature
+        rows = question.rows
         states_grad = torch.zeros(states.shape, device=states.device)
         for words, block in _blocks(head, states):
             scores, slope = self._scores(block)
             scores.sub_(kept[:, None]).exp_().mul_(scale)
-            rows, columns, inside = _within(question, words)
+            columns, inside = _within(question, words)
             # Through the flat view, in which `index_add_` goes from token to token: two that follow the same row may be
             # the same word, and sums of several threads have no order.
-            wanted = torch.where(inside, grad / self.temperature, 0.0)
+            wanted = torch.where(inside, share, 0.0)
             scores.view(-1).index_add_(0, rows * scores.shape[1] + columns, wanted)
             if slope is not None:
                 scores.mul_(slope)
             logits_grad = scores.to(states.dtype)
             if head_grad is not None:
                 accumulate(head_grad[words], logits_grad, states)
-            if logits_grad.dtype == torch.float32:
-                states_grad.addmm_(logits_grad, head[words])
-            else:
-                states_grad.add_(logits_grad @ head[words])
+            accumulate(states_grad, logits_grad.t(), head[words])
         return states_grad.to(states.dtype)
 
     def _scores(self, block: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -142,15 +147,11 @@ def _blocks(head: Tensor, states: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield words, torch.mm(states, head[words].t(), out=logits)
 
 
-def _within(question: Question, words: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """The row and the column of every token in a block of words, any column where it is not in it, and whether it
-    is."""
+def _within(question: Question, words: slice) -> tuple[Tensor, Tensor]:
+    """The column of every token in a block of words, any where it is not in it, and whether it is."""
     columns = question.tokens - words.start
     inside = (columns >= 0) & (columns < words.stop - words.start)
-    rows = question.source
-    if rows is None:
-        rows = torch.arange(len(columns), device=columns.device)
-    return rows, columns.clamp(0, words.stop - words.start - 1), inside
+    return columns.clamp(0, words.stop - words.start - 1), inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +210,6 @@ def _pieces(vocabulary: int, question: Question) -> Iterator[tuple[slice, slice,
 
 def reading(temperature: float, top_k: int | None, top_p: float, cap: float | None) -> Logprobs | Rows:
     """Log-probabilities as ``nemotron.rl.logprobs.token_logprobs`` has them."""
-    if top_k in (None, 0, -1) and top_p >= 1.0:
+    if not cuts(top_k, top_p):
         return Logprobs(temperature or 1.0, cap)
-
-    def filtered(logits: Tensor, tokens: Tensor) -> Tensor:
-        return token_logprobs(logits, tokens, temperature=temperature or 1.0, top_k=top_k, top_p=top_p)
-
-    return Rows(filtered, cap)
+    return Rows(partial(token_logprobs, temperature=temperature or 1.0, top_k=top_k, top_p=top_p), cap)

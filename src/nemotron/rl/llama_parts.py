@@ -72,8 +72,12 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x`` [rows, in] -> [rows, out]."""
-        found = nn.functional.linear(x, self.weight, self.bias)
+        found = self.unadapted(x)
         return found if self.low is None else found.addmm_(x @ self.low.a.t(), self.low.b.t())
+
+    def unadapted(self, x: Tensor) -> Tensor:
+        """The same without the adapters; a new tensor."""
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)

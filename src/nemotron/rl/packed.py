@@ -38,12 +38,12 @@ class PackedLinear(Linear):
         packed = torch.ops.mkl._mkl_reorder_linear_weight(linear.weight, rows)
         return cls(linear.weight, linear.bias, linear.low, packed, rows)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """``x`` [<= rows, in] -> as many [*, out]."""
+    def unadapted(self, x: Tensor) -> Tensor:
+        """See Linear; ``x`` has at most ``rows`` rows."""
         count = len(x)
         whole = x if count == self.rows else pad(x, (0, 0, 0, self.rows - count))
         found: Tensor = torch.ops.mkl._mkl_linear(whole, self.packed, self.weight, self.bias, self.rows)[:count]
-        return found if self.low is None else found.addmm_(x @ self.low.a.t(), self.low.b.t())
+        return found
 
 
 def is_worth_packing(weights: Weights, rows: int) -> bool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nemotron.contracts.sampler import OnGroup
-from nemotron.contracts.samples import Completion, Group, SamplingParams
+from nemotron.contracts.samples import Completion, Group, SamplingParams, cuts
 from nemotron.errors import DataError
 from nemotron.rl.decoders import Decoder, decoder_for
 from nemotron.rl.logprobs import filter_logits
@@ -144,7 +144,7 @@ def _draw(logits: Tensor, uniform: Tensor, params: SamplingParams) -> tuple[Tens
         return tokens, _pick(logits.log_softmax(-1), tokens)
     if params.temperature != 1:
         logits = logits / params.temperature
-    if params.top_k is not None or params.top_p < 1:
+    if cuts(params.top_k, params.top_p):
         logits = filter_logits(logits, top_k=params.top_k, top_p=params.top_p)
     probs = logits.softmax(-1)
     search = _first_above if probs.shape[-1] < _LARGE else _first_above_in_blocks

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nemotron.config.schema.grpo import LossFnConfig
-from nemotron.contracts.samples import Group, SamplingParams, split_rows
+from nemotron.contracts.samples import Group, SamplingParams, cuts, split_rows
 from nemotron.errors import EngineError
 from nemotron.rl.kl import importance_weight
 from nemotron.rl.logprobs import mask_out_neg_inf
@@ -170,7 +170,7 @@ def _forward(
 ) -> tuple[Tensor, LossBatch]:
     """Log-probs [n,T'] with gradients, and the inputs of the loss cut to the longest response: [n,T'+1]."""
     temperature = sampling.temperature
-    filtered = sampling.top_k is not None or sampling.top_p < 1.0
+    filtered = cuts(sampling.top_k, sampling.top_p)
     logprobs = policy.response_logprobs(groups, temperature=temperature, top_k=sampling.top_k, top_p=sampling.top_p)
     width = logprobs.shape[1] + 1
     token_mask = part.token_mask[:, :width]

@@ -48,9 +48,7 @@ def test_stray_lines_are_no_announcement_and_no_crash(server: ServerChild) -> No
 
 
 def test_half_a_line_does_not_outlast_the_time(server: ServerChild) -> None:
-    server.start_server(
-        python("import sys, time; sys.stdout.write('{\"port\": '); sys.stdout.flush(); sys.stdin.read()"), {}
-    )
+    server.start_server(python("import sys; sys.stdout.write('{\"port\": '); sys.stdout.flush(); sys.stdin.read()"), {})
     assert server.announcement(1.0) is None
     assert server.returncode() is None
 

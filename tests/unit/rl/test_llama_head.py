@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nemotron.rl import llama_head
+from nemotron.compile import estimate
+from nemotron.rl import llama_head, pieces
 from nemotron.rl.llama_head import Logprobs, Question, Rows, reading
 
 WORDS = 600
@@ -137,3 +138,8 @@ def test_a_word_that_cannot_be_is_minus_infinity() -> None:
     case.states.abs_()
     values = computed(case, Logprobs(1.0, None))[0]
     assert values[0] == -math.inf
+
+
+def test_the_estimate_of_the_dry_run_counts_the_same_block() -> None:
+    assert llama_head._BLOCK["cpu"] == estimate.BLOCK
+    assert pieces.LOGITS["cpu"] == estimate.PIECE

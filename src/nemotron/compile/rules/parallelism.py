@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.rules.base import NEMO_RL, Rules
+from nemotron.contracts.samples import cuts
 from nemotron.errors import Finding
 
 rules: Rules[AnyJob] = Rules("parallelism")
@@ -283,7 +284,7 @@ def filtered_logits_divide(job: AnyJob) -> Iterator[Finding]:
     policy, generation = job.config.policy, job.generation
     if generation is None or job.tensor_parallel == 1:
         return
-    filtered = generation.top_p < 1 or (generation.top_k or -1) > 0
+    filtered = cuts(generation.top_k, generation.top_p)
     if filtered and policy.train_micro_batch_size * policy.make_sequence_length_divisible_by % job.tensor_parallel:
         key = "policy.make_sequence_length_divisible_by"
         yield job.error(
