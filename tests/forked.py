@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,16 +80,18 @@ class Fork:
     def __init__(self, work: Callable[[], int], log: Path | None = None) -> None:
         """Start it. ``log`` is where it writes what it says; without one nobody hears it."""
         self.returncode: int | None = None
+        self._asking = threading.Lock()
         self.pid = os.fork()
         if self.pid == 0:
             _alone(work, log or Path(os.devnull))
 
     def poll(self) -> int | None:
         """The exit code, or minus the signal that ended it; None while it works."""
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
+        with self._asking:  # several threads of a run watch its judge, and an end is told once
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
     def wait(self, timeout: float = math.inf) -> int:
