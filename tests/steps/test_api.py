@@ -15,7 +15,10 @@ from nemotron.errors import CompileError, NotFoundError, UsageError
 from tests import forked
 from tests.in_process import nemotron
 
-TWO = {"dpo.max_num_steps": 2, "eval.heldout.max_samples": 8, "checkpointing.save_period": 2}
+TWO = {
+    **{"dpo.max_num_steps": 2, "eval.heldout.max_samples": 8, "checkpointing.save_period": 2},
+    "data.train.data_path": "${asset:tiny_world/data/pairs_heldout.jsonl}",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -187,7 +187,7 @@ def test_settings_that_cannot_work(words: list[str], tmp_path: Path, snapshot: S
 
 def test_pairs_that_are_too_long_are_counted_or_stop_the_run(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     data = pairs(tmp_path / "train.jsonl", 70, chosen="Gladly. " * 40)
-    words = (f"data.train.data_path={data}", "dpo.max_num_steps=1", "eval.heldout=null")
+    words = (f"data.train.data_path={data}", "dpo.max_num_steps=1", "eval.heldout=null", "dpo.val_batches=1")
     result = run(tmp_path / "runs", *words)
     assert result.code == 0, result.stderr
     folder = only_run(tmp_path / "runs")

@@ -29,16 +29,17 @@ SECTIONS = {
 
 GRPO = ("grpo.num_prompts_per_step=2", "grpo.num_generations_per_prompt=4")
 SMALL = {"grpo": (*GRPO, "limits.max_kl=null"), "ppo": ("ppo.num_prompts_per_step=8",)}
-"""Adapters take the generic path, which is slower: a few rows show what there is to show."""
+"""A few rows show what there is to show."""
 
 
 def words(step: str, steps: int) -> tuple[str, ...]:
     section = SECTIONS[step]
-    # The reference scores all pairs before the first step.
+    # Every row is read before the first step, and the reference scores it.
     few = "data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}"
     own = {
         "rl/nemo_rl/dpo": (*ON, few),
-        "rl/nemo_rl/rm": (*ON[1:], "bradley_terry.statistics_pairs=16"),
+        "sft/nemo_rl": (*ON, few),
+        "rl/nemo_rl/rm": (*ON[1:], few, "bradley_terry.statistics_pairs=16"),
         "rl/nemo_rl/ppo": ON[1:],
     }
     return (
@@ -66,7 +67,7 @@ def adapter(run: Path, step: int) -> dict[str, Any]:
     return load_file(run / "checkpoints" / f"step_{step}" / "policy" / "adapter" / "adapter_model.safetensors")
 
 
-ALWAYS = ("rl/nemo_rl/rlvr",)
+ALWAYS = ("sft/nemo_rl",)
 """The other steps, and the other kind of model, are looked at in the full run."""
 
 

@@ -25,18 +25,18 @@ CHECKPOINTS = ("checkpointing.save_period=1", "checkpointing.keep_top_k=null", "
 GRPO = ("grpo.num_prompts_per_step=4", "grpo.num_generations_per_prompt=4", "limits.max_kl=null")
 PPO = ("ppo.num_prompts_per_step=8", "ppo.num_generations_per_prompt=2", "limits.max_kl=null")
 FEW_PAIRS = ("data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}",)
-"""The reference scores all pairs before the first step."""
+"""Every row is read before the first step, and the reference scores it."""
 QUIET = ("{0}.val_period=0", "{0}.val_at_start=false")
 STEPS = {
     "dpo": ("rl/nemo_rl/dpo", "dpo", FEW_PAIRS),
     "rlvr": ("rl/nemo_rl/rlvr", "grpo", GRPO),
     "rlhf": ("rl/nemo_rl/rlhf", "grpo", GRPO),
-    "sft": ("sft/nemo_rl", "sft", ()),
-    "rm": ("rl/nemo_rl/rm", "rm", ("bradley_terry.statistics_pairs=16",)),
+    "sft": ("sft/nemo_rl", "sft", FEW_PAIRS),
+    "rm": ("rl/nemo_rl/rm", "rm", (*FEW_PAIRS, "bradley_terry.statistics_pairs=16")),
     "ppo": ("rl/nemo_rl/ppo", "ppo", PPO),
     "dpo with adapters": ("rl/nemo_rl/dpo", "dpo", (*FEW_PAIRS, *LORA)),
 }
-ALWAYS = "dpo"
+ALWAYS = "sft"
 """The others are looked at in the full run, also those whose update has several optimizer steps."""
 
 

@@ -27,6 +27,7 @@ SHORT = (
     "eval.heldout.max_samples=8",
     "policy.train_global_batch_size=32",
     "policy.train_micro_batch_size=32",
+    "data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}",
 )
 MOMENTS: dict[str, Moment] = {
     "while a checkpoint is written": lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
@@ -57,7 +58,7 @@ def test_a_run_leaves_what_the_manifest_promises(uninterrupted: Path) -> None:
     assert status["heldout_before"].keys() == status["heldout_after"].keys()
     assert "-sft-tiny-" in uninterrupted.name
     rows = metrics(uninterrupted)
-    assert rows[0]["data/conversations"] == 1500
+    assert rows[0]["data/conversations"] == 200
     assert [row["step"] for row in rows if "validation/val_loss" in row] == [0, 2, 4, 6]
     losses = [row["validation/val_loss"] for row in rows if "validation/val_loss" in row]
     assert losses == sorted(losses, reverse=True)
@@ -122,7 +123,7 @@ def test_a_row_that_cannot_be_learned_is_named(tmp_path: Path) -> None:
 def test_conversations_that_are_too_long_are_counted_and_end_it_when_they_are_many(tmp_path: Path) -> None:
     long = [{"role": "user", "content": "Please order desks."}, {"role": "assistant", "content": "Gladly. " * 200}]
     data = rows(tmp_path / "rows.jsonl", 64, messages=long)
-    result = run(tmp_path / "runs", *SHORT[1:], f"data.train.data_path={data}", "sft.max_num_steps=1")
+    result = run(tmp_path / "runs", *SHORT[1:-1], f"data.train.data_path={data}", "sft.max_num_steps=1")
     assert result.code == 0, result.stderr
     folder = only_run(tmp_path / "runs")
     [left_out] = [json.loads(line) for line in (folder / "rejected_conversations.jsonl").read_text().splitlines()]

@@ -196,7 +196,7 @@ def goes_on_to_the_end(folder: Path) -> None:
     assert len(list_runs(folder / "runs")) == 3, "those that were cut off went on"
 
 
-@pytest.mark.parametrize("by", ["another terminal", "Ctrl-C"])
+@pytest.mark.parametrize("by", [pytest.param("another terminal", marks=pytest.mark.full), "Ctrl-C"])
 def test_both_save_their_state_when_the_pipeline_is_ended(folder: Path, by: str) -> None:
     command = begun(folder)
     shown = json.loads(run(folder, "status", "last", "--json").stdout)

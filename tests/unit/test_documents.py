@@ -222,6 +222,7 @@ def test_a_large_document_takes_little_memory(tmp_path: Path, name: str) -> None
     assert seconds < 10
 
 
+@pytest.mark.full
 def test_a_hole_is_no_line(tmp_path: Path) -> None:
     """Three sparse gigabytes without a line break were read as one line, in memory."""
     path = tmp_path / "rows.jsonl"

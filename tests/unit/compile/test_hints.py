@@ -57,12 +57,12 @@ def refused(config_dir: Path, config: str, words: list[str], model: type, propos
     return [finding for finding in findings if finding.key == key and finding.name in unfit]
 
 
-def third(cases: Sequence[Any]) -> list[Any]:
+def some_of(cases: Sequence[Any]) -> list[Any]:
     """So many in `make test`, all in `make full`: each mistake is compiled again for every word of its hints."""
-    return [pytest.param(*case, marks=[pytest.mark.full] if n % 3 else []) for n, case in enumerate(cases)]
+    return [pytest.param(*case, marks=[pytest.mark.full] if n % 6 else []) for n, case in enumerate(cases)]
 
 
-SOME = third(CASES)
+SOME = some_of(CASES)
 
 
 @pytest.mark.usefixtures("here")
@@ -102,24 +102,24 @@ def followed(build: Build, words: Sequence[str], **where: Any) -> None:
             assert [f for f in again if f.key == key and f.name in names] == [], (word, finding)
 
 
-@pytest.mark.parametrize(("name", "number", "severity", "overrides"), third([*ON_CLUSTER, *ON_LAPTOP]), ids=str)
+@pytest.mark.parametrize(("name", "number", "severity", "overrides"), some_of([*ON_CLUSTER, *ON_LAPTOP]), ids=str)
 def test_of_a_rule(compiled: Compile, name: str, number: int | None, severity: str, overrides: tuple[str, ...]) -> None:
     cluster = (name, number, severity, overrides) in ON_CLUSTER
     words = (*(("engine=nemo_rl",) if cluster else ()), *overrides)
     followed(lambda *more, **where: compiled("own.yaml", *more, **where), words, **({"place": NODE} if cluster else {}))
 
 
-@pytest.mark.parametrize("overrides", third([(case[-1],) for case in test_dpo_rules.BROKEN]), ids=str)
+@pytest.mark.parametrize("overrides", some_of([(case[-1],) for case in test_dpo_rules.BROKEN]), ids=str)
 def test_of_a_rule_of_dpo(dpo: Build, overrides: tuple[str, ...]) -> None:
     followed(dpo, overrides)
 
 
-@pytest.mark.parametrize("overrides", third([(case[-1],) for case in test_reward_model_rules.BROKEN]), ids=str)
+@pytest.mark.parametrize("overrides", some_of([(case[-1],) for case in test_reward_model_rules.BROKEN]), ids=str)
 def test_of_a_rule_of_reward_models(reward_model: Build, overrides: tuple[str, ...]) -> None:
     followed(reward_model, overrides)
 
 
-@pytest.mark.parametrize("overrides", third([(case[-1],) for case in test_ppo_rules.BROKEN]), ids=str)
+@pytest.mark.parametrize("overrides", some_of([(case[-1],) for case in test_ppo_rules.BROKEN]), ids=str)
 def test_of_a_rule_of_ppo(ppo: Build, overrides: tuple[str, ...]) -> None:
     followed(ppo, overrides)
 
@@ -144,7 +144,7 @@ def test_where_memory_and_disk_are_full(
 
 @pytest.mark.parametrize(
     ("step", "away"),
-    third([(step, away) for away in ("true", "false") for step in ("rlhf", "rlvr", "dpo", "sft", "rm", "ppo")]),
+    some_of([(step, away) for away in ("true", "false") for step in ("rlhf", "rlvr", "dpo", "sft", "rm", "ppo")]),
 )
 def test_where_the_memory_of_a_gpu_and_its_host_are_full(compiled_step: CompileStep, step: str, away: str) -> None:
     words = (f"policy.offload_optimizer_for_logprob={away}",)

@@ -171,7 +171,7 @@ DRIPPED = Reply(answer(b'"' + b"x" * 2000 + b'"'), "drip")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("many", MANY, ids=["some", "many"])
 def test_any_answer_of_lepton(server: Hostile, services: list[http.Service], tmp_path: Path, many: bool) -> None:
-    @settings(max_examples=(500 if "EVERY_BYTE" in os.environ else 120) if many else 20, deadline=None)
+    @settings(max_examples=(500 if "EVERY_BYTE" in os.environ else 120) if many else 8, deadline=None)
     @given(reply=replies(bodies(*LEPTON)), what=WHAT)
     @example(reply=Reply(answer(b"[1]")), what="state")
     @example(reply=Reply(answer(b'{"jobs": [3]}')), what="submit")
@@ -191,7 +191,7 @@ def test_any_answer_of_lepton(server: Hostile, services: list[http.Service], tmp
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("many", MANY, ids=["some", "many"])
 def test_any_answer_of_ray(server: Hostile, services: list[http.Service], tmp_path: Path, many: bool) -> None:
-    @settings(max_examples=(500 if "EVERY_BYTE" in os.environ else 120) if many else 20, deadline=None)
+    @settings(max_examples=(500 if "EVERY_BYTE" in os.environ else 120) if many else 8, deadline=None)
     @given(reply=replies(bodies(*RAY)), what=WHAT)
     @example(reply=Reply(answer(b"[1]")), what="log")
     @example(reply=Reply(answer(as_json({"status": "FAILED", "driver_exit_code": 10**300}))), what="state")
@@ -216,7 +216,7 @@ def test_any_answer_of_a_ray_cluster_of_lepton(
     cluster = {"metadata": {"id": "c"}, "status": {"state": "Ready", "readyWorkerReplicas": 1}}
     stopped = {"status": {"state": "Stopped"}}
 
-    @settings(max_examples=(500 if "EVERY_BYTE" in os.environ else 120) if many else 20, deadline=None)
+    @settings(max_examples=(500 if "EVERY_BYTE" in os.environ else 120) if many else 8, deadline=None)
     @given(reply=replies(bodies(*RAY, cluster, stopped)), what=st.one_of(WHAT, st.just("release")))
     @example(reply=Reply(answer(as_json(stopped))), what="state")
     @example(reply=Reply(answer(as_json({"status": {"readyWorkerReplicas": "many"}}))), what="submit")

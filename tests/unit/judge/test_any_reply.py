@@ -96,7 +96,7 @@ judge_replies = replies(bodies(CHAT, OUTPUT, MODELS, ECHO))
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.full)], ids=["some", "many"])
 def test_any_reply_of_a_judge(server: Hostile, many: bool) -> None:
-    @settings(max_examples=(1000 if "EVERY_BYTE" in os.environ else 300) if many else 30, deadline=None)
+    @settings(max_examples=(1000 if "EVERY_BYTE" in os.environ else 300) if many else 15, deadline=None)
     @given(
         reply=judge_replies,
         api=st.sampled_from(["chat", "chat", "responses"]),
@@ -133,7 +133,7 @@ def said(**changes: Any) -> Reply:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("many", [False, pytest.param(True, marks=pytest.mark.full)], ids=["some", "many"])
 def test_any_reply_of_a_reward_server(server: Hostile, many: bool) -> None:
-    @settings(max_examples=(1000 if "EVERY_BYTE" in os.environ else 300) if many else 30, deadline=None)
+    @settings(max_examples=(1000 if "EVERY_BYTE" in os.environ else 300) if many else 15, deadline=None)
     @given(reply=replies(bodies(CHECKED, FAILED)), session=st.booleans(), probed=st.booleans())
     @example(reply=Reply(answer(b"{}", "200 OK", "Set-Cookie: \x01=\x02; x")), session=True, probed=False)
     @example(reply=Reply(answer(b"{}", "200 OK", "Set-Cookie: a b[=c")), session=True, probed=False)

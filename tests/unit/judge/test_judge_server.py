@@ -234,7 +234,7 @@ def questions(count: int) -> list[dict[str, Any]]:
 
 def test_an_answer_does_not_depend_on_its_batch(model: JudgeModel) -> None:
     """One by one, all at once, and all at once in another order and with other batch sizes: the same texts."""
-    payloads = questions(36)
+    payloads = questions(18)
 
     async def one_by_one(http: Http) -> list[str]:
         return [content(await post(http, payload)) for payload in payloads]

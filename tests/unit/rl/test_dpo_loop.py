@@ -102,7 +102,7 @@ def weights(policy: Policy) -> torch.Tensor:
 
 
 def test_it_learns_what_is_preferred(tmp_path: Path) -> None:
-    work = job(tmp_path, max_num_steps=30, reference_policy_kl_penalty=0.5)
+    work = job(tmp_path, max_num_steps=16, reference_policy_kl_penalty=0.5)
     progress = train(work, Progress())
     first, *_, last = [row for row in log_of(work).rows if "train/loss" in row]
     assert first["train/loss"] == pytest.approx(torch.log(torch.tensor(2.0)).item(), abs=1e-5)
@@ -110,7 +110,7 @@ def test_it_learns_what_is_preferred(tmp_path: Path) -> None:
     assert last["train/accuracy"] == 1.0
     assert last["train/margin"] > 3
     assert last["train/margin"] == last["train/rewards_chosen_mean"] - last["train/rewards_rejected_mean"]
-    assert (progress.step, progress.consumed_samples, progress.current_epoch) == (30, 120, 15)
+    assert (progress.step, progress.consumed_samples, progress.current_epoch) == (16, 64, 8)
 
 
 def test_counts_are_of_pairs_and_rows(tmp_path: Path) -> None:

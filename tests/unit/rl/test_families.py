@@ -206,7 +206,9 @@ def test_preferences_are_learned(name: str, tmp_path: Path, monkeypatch: pytest.
     assert last["train/accuracy"] == 1.0
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(
+    "name", [name if name == "gpt-neox" else pytest.param(name, marks=pytest.mark.full) for name in USUAL]
+)
 def test_rewards_rise(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = learner(name)
     monkeypatch.setattr(grpo, "tiny_policy", lambda **kwargs: policy)

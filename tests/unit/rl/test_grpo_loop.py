@@ -158,7 +158,7 @@ def weights(policy: Policy) -> torch.Tensor:
 
 
 def test_the_reward_rises(tmp_path: Path) -> None:
-    work = job(tmp_path, max_num_steps=25, num_generations_per_prompt=8)
+    work = job(tmp_path, max_num_steps=15, num_generations_per_prompt=8)
     train(work, Progress())
     rewards = [row["train/reward"] for row in log_of(work).rows]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2

@@ -120,14 +120,14 @@ def weights(model: ScalarModel) -> torch.Tensor:
 
 
 def test_it_learns_what_is_preferred(tmp_path: Path) -> None:
-    work = job(tmp_path, max_num_steps=30)
+    work = job(tmp_path, max_num_steps=16)
     progress = train(work, Progress())
     first, *_, last = [row for row in log_of(work).rows if "train/loss" in row]
     assert last["train/loss"] < 0.5 * first["train/loss"]
     assert last["train/accuracy"] == 1.0
     assert last["train/margin"] == last["train/rewards_chosen_mean"] - last["train/rewards_rejected_mean"]
     assert last["validation-default_accuracy"] == 1.0
-    assert (progress.step, progress.consumed_samples, progress.current_epoch) == (30, 120, 15)
+    assert (progress.step, progress.consumed_samples, progress.current_epoch) == (16, 64, 8)
 
 
 def test_counts_are_of_pairs_and_rows(tmp_path: Path) -> None:

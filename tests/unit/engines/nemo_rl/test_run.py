@@ -102,8 +102,8 @@ def test_a_run_whose_time_is_up_goes_on(runs: Path, tmp_path: Path, monkeypatch:
     ("how", "patience", "words"),
     [
         # What is written while a server is waited for is no sign of life.
-        ("never starts", Patience(start_s=3.0, silence_s=60.0, poll_s=0.05), "hangs before its first step"),
-        ("hangs", Patience(start_s=60.0, silence_s=3.0, poll_s=0.05), "hangs after step 1"),
+        ("never starts", Patience(start_s=1.5, silence_s=60.0, poll_s=0.05), "hangs before its first step"),
+        ("hangs", Patience(start_s=60.0, silence_s=1.5, poll_s=0.05), "hangs after step 1"),
     ],
 )
 def test_a_run_that_hangs_is_ended(

@@ -72,8 +72,8 @@ for step in range(done + 1, most + 1):
         measured["genrm_simple_agent/missing_share/mean"] = 0.5
     logger.log_metrics(measured, step, prefix="train")
     logger.log_metrics({"total_step_time": 0.1}, step, "timing/train", step_finished=section == "grpo")
-    if how in ("drifts", "misses"):
-        time.sleep(2)
+    if how in ("drifts", "misses") and step == 2:
+        time.sleep(600)
     if how == "out of time" and step == 2:
         break
 """
