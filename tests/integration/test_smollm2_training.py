@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sys
@@ -19,7 +18,6 @@ from tests.steps.commands import kill_when, metrics, only_run, run_command
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 MOST_S = 900
-MORE = pytest.mark.skipif("EVERY_MOMENT" not in os.environ, reason="EVERY_MOMENT asks for it")
 
 
 def command(step: str, runs: Path, *words: str) -> list[str]:
@@ -77,7 +75,7 @@ def test_dpo_with_an_adapter_learns_a_preference_and_resumes_to_the_same_bits(sm
     assert dict(bits(second)) == dict(bits(first))
 
 
-@pytest.mark.parametrize("seed", [42, pytest.param(7, marks=MORE)])
+@pytest.mark.parametrize("seed", [42, 7])
 def test_rewards_of_a_program_teach_it_to_add(seed: int, smollm2: Path, tmp_path: Path) -> None:
     """Killed between two checkpoints on its way: it ends as a run that learns ends."""
     rows = sums()
