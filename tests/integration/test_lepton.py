@@ -27,6 +27,14 @@ TOKEN = "token-of-the-workspace-7c1e"
 STEPS = ("grpo.max_num_steps=4", "checkpointing.save_period=2")
 ENDLESS = ("grpo.max_num_steps=100000", "grpo.max_num_epochs=1000", "policy.optimizer.kwargs.lr=1e-12")
 TINY = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "engine=embedded")
+IMPATIENT = """
+import sys
+from nemotron.executors import http
+http.PATIENCE_S = 3.0
+from nemotron.cli.main import main
+sys.exit(main())
+"""
+"""The command, which asks a service that is down for seconds and not for a minute."""
 
 
 def _heard() -> None:
@@ -41,6 +49,7 @@ class Workspace:
     folder: Path
     port: int
     process: subprocess.Popen[bytes]
+    command: tuple[str, ...] = (sys.executable, "-m", "nemotron")
 
     @property
     def url(self) -> str:
@@ -77,7 +86,7 @@ class Workspace:
         return {**given, "LEPTON_WORKSPACE_TOKEN": TOKEN, "LEPTON_CACHE_DIR": str(self.folder / "cache"), **extra}
 
     def start(self, *words: str, **extra: str) -> subprocess.Popen[str]:
-        argv, pipe = [sys.executable, "-m", "nemotron", *words], subprocess.PIPE
+        argv, pipe = [*self.command, *words], subprocess.PIPE
         return subprocess.Popen(
             argv, cwd=self.folder, env=self.environment(extra), stdout=pipe, stderr=pipe, text=True, preexec_fn=_heard
         )
@@ -86,6 +95,10 @@ class Workspace:
         command = self.start(*words, **extra)
         out, err = command.communicate(timeout=300)
         return subprocess.CompletedProcess(words, command.returncode, out, err)
+
+    def impatient(self) -> None:
+        """What is started from now on gives a service up early."""
+        self.command = (sys.executable, "-c", IMPATIENT)
 
     def fault(self, **faults: int) -> None:
         httpx.post(f"http://127.0.0.1:{self.port}/__fault", json=faults).raise_for_status()
@@ -178,6 +191,7 @@ def test_detached_cancel_and_logs(workspace: Workspace) -> None:
 
 def test_a_service_that_is_down_loses_no_run(workspace: Workspace) -> None:
     """Neither one that it was to take, nor one that goes on meanwhile."""
+    workspace.impatient()
     workspace.fault(down=1)
     failed = workspace.nemotron(*TINY, *ENDLESS, "-b", "lepton_rl_nemo_rl_rlhf")
     assert (failed.returncode, failed.stdout) == (11, ""), failed.stderr
