@@ -69,8 +69,14 @@ class Cluster:
         pipe, env = subprocess.PIPE, self.environment(extra)
         return subprocess.Popen(self.command(*words), cwd=self.folder, env=env, stdout=pipe, stderr=pipe, text=True)
 
-    def tiny(self, flag: str, profile: str, *overrides: str) -> list[str]:
-        return ["steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "engine=embedded", flag, profile, *overrides]
+    def tiny(self, flag: str, profile: str, *overrides: str, step: str = "rl/nemo_rl/rlvr") -> list[str]:
+        """A short run; this step needs no judge, which is a process more."""
+        words = ("engine=embedded", "eval.heldout.max_samples=16")
+        return ["steps", "run", step, "-c", "tiny", *words, flag, profile, *overrides]
+
+    def judged(self, flag: str, profile: str, *overrides: str) -> list[str]:
+        """With a judge beside it."""
+        return self.tiny(flag, profile, *overrides, step="rl/nemo_rl/rlhf")
 
     def run_dir(self, run: str) -> Path:
         return (self.folder / "runs" / run).resolve()
@@ -118,7 +124,7 @@ def sshd(cluster: Cluster) -> Iterator[Sshd]:
 @pytest.fixture(scope="module")
 def reference(cluster: Cluster) -> Path:
     """The run on this machine that a cluster's has to equal: weights, and what was measured."""
-    done = cluster.nemotron("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", *STEPS, "--runs-dir", "local")
+    done = cluster.nemotron(*cluster.judged("--runs-dir", "local", *STEPS))
     assert done.returncode == 0, done.stderr
     return next((cluster.folder / "local").iterdir())
 
@@ -165,7 +171,7 @@ def held(run: Path, steps: int) -> None:
 
 def test_attached_is_the_local_run(cluster: Cluster, reference: Path) -> None:
     cluster.profile("slurm_rl_nemo_rl_rlhf")
-    done = cluster.nemotron(*cluster.tiny("-r", "slurm_rl_nemo_rl_rlhf", *STEPS))
+    done = cluster.nemotron(*cluster.judged("-r", "slurm_rl_nemo_rl_rlhf", *STEPS))
     assert done.returncode == 0, done.stderr
     assert "step 6/6" in done.stdout  # the job's own log
     run = cluster.run_dir(cluster.newest())
@@ -176,7 +182,7 @@ def test_attached_is_the_local_run(cluster: Cluster, reference: Path) -> None:
 
 def test_detached_cancelled_resumed(cluster: Cluster, reference: Path) -> None:
     cluster.profile("batch", "time = '01:00:00'")
-    submitted = cluster.nemotron(*cluster.tiny("-b", "batch", *STEPS))
+    submitted = cluster.nemotron(*cluster.judged("-b", "batch", *STEPS))
     run = submitted.stdout.strip()
     assert submitted.returncode == 0
     assert re.fullmatch(r"\d{8}-\d{6}-rlhf-tiny-[0-9a-f]{4}", run), "stdout has the run's id and nothing else"
@@ -195,7 +201,7 @@ def test_detached_cancelled_resumed(cluster: Cluster, reference: Path) -> None:
 
 def test_notice_of_the_end_saves_and_queues_again(cluster: Cluster, reference: Path) -> None:
     cluster.profile("batch", "time = '01:00:00'")
-    run = cluster.nemotron(*cluster.tiny("-b", "batch", *STEPS)).stdout.strip()
+    run = cluster.nemotron(*cluster.judged("-b", "batch", *STEPS)).stdout.strip()
     path, job = cluster.run_dir(run), str(cluster.handle(run)["job_id"])
     until(lambda: steps_done(path) >= 1)
     cluster.lab.run("scancel", "--signal=USR1", "--batch", job)
@@ -208,7 +214,7 @@ def test_notice_of_the_end_saves_and_queues_again(cluster: Cluster, reference: P
 
 def test_runs_cancel_is_final(cluster: Cluster) -> None:
     cluster.profile("batch")
-    run = cluster.nemotron(*cluster.tiny("-b", "batch", *ENDLESS)).stdout.strip()
+    run = cluster.nemotron(*cluster.judged("-b", "batch", *ENDLESS)).stdout.strip()
     until(lambda: steps_done(cluster.run_dir(run)) >= 1)
     assert cluster.nemotron("runs", "cancel", run).returncode == 0
     cluster.lab.wait_until_empty()
@@ -245,22 +251,21 @@ def narrow(folder: Path, *lines: str) -> Iterator[Cluster]:
         lab.stop()
 
 
-def test_a_full_queue_is_one_line(tmp_path: Path) -> None:
-    """sbatch asks a full queue again for two minutes, and then says so: on the login node, and over ssh."""
-    with narrow(tmp_path, "MaxJobCount=3") as slurm, login_node(slurm) as node:
+@pytest.fixture(scope="module", autouse=True)
+def refused_by_a_full_queue(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Cluster, list[subprocess.Popen[str]]]]:
+    """Submissions on the login node and over ssh. sbatch asks a full queue again for two minutes: the other tests of
+    this file run meanwhile."""
+    with narrow(tmp_path_factory.mktemp("full"), "MaxJobCount=3") as slurm, login_node(slurm) as node:
         slurm.profile("far", *node.profile.splitlines(), shared="far")
         for _ in range(2):
             slurm.lab.run("sbatch", "--hold", "-o", "/dev/null", "--wrap", "true")
         commands = [slurm.start(*slurm.tiny("-b", profile)) for profile in ("narrow", "far")]
-        for full in commands:
-            _, err = full.communicate(timeout=300)
-            assert full.returncode == 11, err
-            assert len(re.findall(r"^error: Slurm refuses the job: ", err, re.MULTILINE)) == 1, err
-            assert "the cluster's queue is full: submit again when jobs have ended" in err
-            assert "Traceback" not in err
-        assert [slurm.state(run) for run in os.listdir(slurm.folder / "runs")] == ["failed", "failed"]
-        # And there is no job of the run that would start all the same.
-        assert len(slurm.lab.run("squeue", "-h", "-o", "%A").split()) == 2
+        yield slurm, commands
+        for command in commands:
+            command.kill()
+            command.wait()
 
 
 def test_a_sweep_that_is_larger_than_the_clusters_arrays(tmp_path: Path) -> None:
@@ -276,7 +281,7 @@ def test_a_sweep_that_is_larger_than_the_clusters_arrays(tmp_path: Path) -> None
 def test_waiting_is_said_with_its_reason(cluster: Cluster) -> None:
     cluster.profile("big", "nodes = 2", "exclusive = true")
     first = cluster.nemotron(*cluster.tiny("-b", "big", *ENDLESS)).stdout.strip()
-    until(lambda: steps_done(cluster.run_dir(first)) >= 1)
+    held(cluster.run_dir(first), 1)
     second = cluster.start(*cluster.tiny("-r", "big", *STEPS))
     assert second.stderr is not None
     lines: list[str] = []
@@ -437,3 +442,17 @@ def test_ctrl_c_detaches(cluster: Cluster) -> None:
     assert cluster.state(run) == "running"
     cluster.nemotron("runs", "cancel", run)
     cluster.lab.wait_until_empty()
+
+
+def test_a_full_queue_is_one_line(refused_by_a_full_queue: tuple[Cluster, list[subprocess.Popen[str]]]) -> None:
+    """It was asked again until there was no patience left, and said once."""
+    slurm, commands = refused_by_a_full_queue
+    for full in commands:
+        _, err = full.communicate(timeout=300)
+        assert full.returncode == 11, err
+        assert len(re.findall(r"^error: Slurm refuses the job: ", err, re.MULTILINE)) == 1, err
+        assert "the cluster's queue is full: submit again when jobs have ended" in err
+        assert "Traceback" not in err
+    assert [slurm.state(run) for run in os.listdir(slurm.folder / "runs")] == ["failed", "failed"]
+    # And there is no job of the run that would start all the same.
+    assert len(slurm.lab.run("squeue", "-h", "-o", "%A").split()) == 2

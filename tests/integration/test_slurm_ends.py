@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.integration.slurm.sshd import Sshd
-from tests.integration.test_slurm import ENDLESS, Cluster, cluster, heldout, processes, sshd, steps_done, until
+from tests.integration.test_slurm import ENDLESS, Cluster, cluster, held, heldout, processes, sshd, steps_done, until
 
 __all__ = ["cluster", "sshd"]
 
@@ -84,10 +84,31 @@ class Side:
         return End(self.command.returncode, out, err)
 
 
+def two_sides(cluster: Cluster, sshd: Sshd, more: str = "") -> tuple[Side, Side]:
+    return Side(cluster, f"near{more}", ()), Side(cluster, f"far{more}", tuple(sshd.profile.splitlines()))
+
+
 @pytest.fixture
 def sides(cluster: Cluster, sshd: Sshd) -> tuple[Side, Side]:
     """The login node itself, and a machine that sees nothing of the cluster."""
-    return Side(cluster, "near", ()), Side(cluster, "far", tuple(sshd.profile.splitlines()))
+    return two_sides(cluster, sshd)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(cluster: Cluster, sshd: Sshd) -> Iterator[tuple[Side, Side]]:
+    """Jobs whose time ends. Slurm counts it in minutes: the other tests run meanwhile, and leave their node alone."""
+    lines = ("requeue = false", "signal_before_end_s = 0", "time = '1'", f"nodelist = '{cluster.lab.names[1]}'")
+    sides = two_sides(cluster, sshd, "-limited")
+    for side in sides:
+        side.start((*TINY, *ENDLESS), *lines)
+    until(lambda: all(side.begun for side in sides), 240)
+    for side in sides:
+        held(side.there, 1)
+    yield sides
+    for side in sides:
+        if side.command is not None:
+            side.command.kill()
+            side.command.wait()
 
 
 def ended(
@@ -111,25 +132,12 @@ def test_node_failure(cluster: Cluster, sides: tuple[Side, Side]) -> None:
         assert (end.code, "lost its machine (NODE_FAIL" in end.err) == (9, True), end
 
 
-def test_preempted(cluster: Cluster, sides: tuple[Side, Side]) -> None:
-    node = cluster.lab.names[1]
-    urgent = ("sbatch", "-p", "high", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-    low = ("requeue = false", "partition = 'low'", f"nodelist = '{node}'")
-    for end in ended(sides, *low, by=lambda: cluster.lab.run(*urgent)):
-        assert (end.code, "was preempted (PREEMPTED" in end.err) == (130, True), end
-
-
 def test_out_of_memory(cluster: Cluster, sides: tuple[Side, Side]) -> None:
     if not cluster.lab.limits_memory:
         pytest.skip("no memory controller of the kernel here, and Slurm says OUT_OF_MEMORY of that alone")
     for end in ended(sides, "requeue = false", "mem = '300M'"):
         assert (end.code, "ran out of memory (" in end.err) == (9, True), end
         assert "`mem` of the profile" in end.err
-
-
-def test_time_limit(sides: tuple[Side, Side]) -> None:
-    for end in ended(sides, "requeue = false", "signal_before_end_s = 0", "time = '1'"):
-        assert (end.code, "reached its time limit" in end.err) == (130, True), end
 
 
 def two_groups(cluster: Cluster) -> tuple[str, str]:
@@ -146,7 +154,7 @@ def test_ppo_on_two_groups_of_machines(cluster: Cluster, sides: tuple[Side, Side
         assert "actor and critic talk over plain HTTP" in end.err
         assert heldout(side.mirror) == heldout(next((cluster.folder / "local-ppo").iterdir()))
         assert json.loads((side.there / "attempts" / "1" / "critic.json").read_text())["host"] != "0.0.0.0"
-    cluster.lab.wait_until_empty()
+    cluster.lab.wait_until_empty(120)
 
 
 def test_a_killed_critic_ends_its_actor(cluster: Cluster, sides: tuple[Side, Side]) -> None:
@@ -164,3 +172,16 @@ def test_a_killed_critic_ends_its_actor(cluster: Cluster, sides: tuple[Side, Sid
         assert "critic" in json.loads((side.mirror / "status.json").read_text())["error"]
     cluster.lab.wait_until_empty(90)
     assert [processes(f"{side.run}/") for side in sides] == [[], []], "a process of a job is left"
+
+
+def test_time_limit(limited: tuple[Side, Side]) -> None:
+    for end in (side.end() for side in limited):
+        assert (end.code, "reached its time limit" in end.err) == (130, True), end
+
+
+def test_preempted(cluster: Cluster, sides: tuple[Side, Side]) -> None:
+    node = cluster.lab.names[1]
+    urgent = ("sbatch", "-p", "high", "-w", node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    low = ("requeue = false", "partition = 'low'", f"nodelist = '{node}'")
+    for end in ended(sides, *low, by=lambda: cluster.lab.run(*urgent)):
+        assert (end.code, "was preempted (PREEMPTED" in end.err) == (130, True), end
