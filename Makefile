@@ -21,7 +21,7 @@ tiny: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-# Cases that `make test` leaves out: runs killed at every moment, in processes of their own, and what a run of each step
+# Cases that `make test` leaves out: runs killed at other moments, in processes of their own, and what a run of each step
 # reads of its config. A few are about runs with as many threads as they take by themselves; tests/steps/conftest.py.
 full: $(READY)
 	OMP_NUM_THREADS=1 REAL_PROCESSES=1 $(BIN)/python -m pytest -m full --durations 15 --numprocesses 2 --dist loadscope --no-loadscope-reorder

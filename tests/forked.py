@@ -35,9 +35,11 @@ from nemotron.cli.main import main
 from nemotron.processes import child
 from tests.in_process import nemotron
 
-SOUND = os.environ.get("OMP_NUM_THREADS") == "1" and not os.environ.get("REAL_PROCESSES")
-"""Whether a fork can do all that a new process can: OpenMP's threads are not in it, and waiting for them never ends.
-`make full` asks for processes of their own all the same."""
+SOUND = os.environ.get("OMP_NUM_THREADS") == "1"
+"""Whether a fork can do all that a new process can: OpenMP's threads are not in it, and waiting for them never ends."""
+KILLED = SOUND and not os.environ.get("REAL_PROCESSES")
+"""Whether what is killed may be a fork: `make full` kills processes of their own."""
+_SPAWNED = multiprocessing.get_context("spawn").Process
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,15 @@ def apart() -> Iterator[None]:
         if SOUND:
             _import_all()
             patch.setattr(multiprocessing.get_context("spawn"), "Process", _Process)
+        yield
+
+
+@contextlib.contextmanager
+def nowhere() -> Iterator[None]:
+    """Neither of the two, for runs with threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child, "subprocess", subprocess)
+        patch.setattr(multiprocessing.get_context("spawn"), "Process", _SPAWNED)
         yield
 
 

@@ -83,19 +83,19 @@ def run_command(argv: list[str], env: dict[str, str] | None = None, *, timeout_s
 def kills(moments: Mapping[str, Moment], drawn_from: Sequence[str] | None = None) -> Any:
     """Parametrize a test with ``moments`` to kill one run at, one after the other.
 
-    `make test` kills at one moment, drawn from ``drawn_from`` or all of them, always the same; `make full` at each.
+    `make test` kills at one moment, drawn from ``drawn_from`` or all of them, always the same; `make full` at the
+    others, and with EVERY_MOMENT in the environment at each.
     """
     names = list(moments)
     drawn = random.Random(0).choice(list(drawn_from or names))
+    others = [moments[name] for name in names if name != drawn or "EVERY_MOMENT" in os.environ]
     one = pytest.param([moments[drawn]], id=drawn)
-    return pytest.mark.parametrize(
-        "moments", [one, pytest.param([*moments.values()], id="all", marks=pytest.mark.full)]
-    )
+    return pytest.mark.parametrize("moments", [one, pytest.param(others, id="others", marks=pytest.mark.full)])
 
 
 def started(argv: list[str], log: Path | None = None) -> subprocess.Popen[bytes] | forked.Fork:
     """The command at work in a process of its own."""
-    if forked.SOUND:
+    if forked.KILLED:
         assert argv[1:3] == ["-m", "nemotron"]
         return forked.Fork(forked.command(argv[3:]), log)
     with (log or Path(os.devnull)).open("wb") as said:

@@ -23,7 +23,7 @@ TWO = {
 
 @pytest.fixture(autouse=True, scope="module")
 def runs_are_forks() -> Iterator[None]:
-    """Of `make test`; those of a script, which is a process of its own, are not."""
+    """Those of a script, which is a process of its own, are not."""
     with forked.apart():
         yield
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.steps.commands import kill_when, only_run, run_command
+from tests.steps.commands import kill_when, only_run, run_command, run_here
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -83,7 +83,8 @@ def killed_after_step_3(runs: Path) -> bool:
 
 
 OWN_THREADS = ("rlhf", "dpo")
-"""With a judge that takes some of them, and without: the others compute with one, which costs a fraction."""
+"""With a judge that takes some of them, and without, and all in processes of their own. The others compute with one,
+and only what is killed is a process: that costs a fraction."""
 
 
 @pytest.mark.full
@@ -91,15 +92,16 @@ OWN_THREADS = ("rlhf", "dpo")
 def test_every_file_of_a_killed_and_resumed_run_is_the_undisturbed_ones(
     tmp_path: Path, step: str, request: pytest.FixtureRequest
 ) -> None:
+    go = run_command if step in OWN_THREADS else run_here
     if step in OWN_THREADS:
         request.getfixturevalue("own_threads")
     commands = {}
     for name in ("whole", "killed"):
         commands[name] = [*run_of(step), "--runs-dir", str(tmp_path / name), *COMMON, *STEPS[step]]
-    result = run_command(commands["whole"])
+    result = go(commands["whole"])
     assert result.code == 0, result.stderr
     assert kill_when(commands["killed"], lambda: killed_after_step_3(tmp_path / "killed")) == -9
-    resumed = run_command([*commands["killed"], "--resume"])
+    resumed = go([*commands["killed"], "--resume"])
     assert resumed.code == 0, resumed.stderr
     whole, killed = (files_of(only_run(tmp_path / name)) for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()

@@ -26,10 +26,9 @@ WORDS = (
 HELD = ("in use by process", "works on run", "is starting a run", "holds checkpoints of run")
 """How a command says that another one has what it wants."""
 # OFTEN=10 in the environment starts them ten times over.
-OFTEN = int(os.environ.get("OFTEN", "2"))
+OFTEN = int(os.environ.get("OFTEN", "1"))
 FULL = [pytest.mark.full, pytest.mark.timeout(600 * OFTEN)]
 TIMES = [pytest.param(OFTEN, id="often", marks=FULL)]
-ONCE_OR_OFTEN = [pytest.param(1, id="once"), *TIMES]
 
 
 def steps_run(folder: Path, *words: str) -> list[str]:
@@ -111,9 +110,9 @@ def test_a_run_that_is_not_there_yet(tmp_path: Path, times: int) -> None:
 
 @pytest.mark.parametrize("times", TIMES)
 def test_a_run_that_was_killed(killed: Path, tmp_path: Path, times: int) -> None:
-    """Every pair of the ways to go on with it."""
+    """Each of the ways to go on with it beside the other; OFTEN beside itself, too."""
     for number in range(times):
-        for pair in ((0, 0), (0, 1), (1, 1)):
+        for pair in ((0, 0), (0, 1), (1, 1)) if times > 1 else ((0, 1),):
             folder = restored(killed, tmp_path / f"{number}-{pair[0]}{pair[1]}")
             ways = (steps_run(folder, *WORDS, "--resume"), runs_resume(only_run(folder).name, folder))
             one_trained(folder, together([ways[way] for way in pair]), attempts=2)
