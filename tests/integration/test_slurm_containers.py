@@ -55,7 +55,7 @@ def test_an_image_is_imported_once_and_the_worker_runs_in_it(cluster: Cluster, t
     before = f"startup_commands = ['echo \"it is inside\" >> {inside}']"
     cluster.profile(kind, *lines, before, f'squash_dir = "{tools}/my images"')
     path = f"{tools}:{SBIN}"
-    words = cluster.tiny("-r", kind, "grpo.max_num_steps=1", "eval.heldout.max_samples=8")
+    words = cluster.tiny("-r", kind, "grpo.max_num_steps=1")
     both = [cluster.start(*words, PATH=path) for _ in range(2)]
     for command in both:
         out, err = command.communicate(timeout=300)
