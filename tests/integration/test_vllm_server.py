@@ -30,6 +30,7 @@ from tests.integration.vllm_runs import (
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200), pytest.mark.usefixtures("vllm")]
 
 VLLM = ("judge.server=vllm", f"judge.vllm_command={VENV}")
+MORE = pytest.mark.skipif("EVERY_MOMENT" not in os.environ, reason="EVERY_MOMENT asks for it")
 
 
 def test_a_policy_learns_from_it_as_from_our_own_server(tmp_path: Path) -> None:
@@ -71,7 +72,8 @@ def test_an_instruct_model_gives_expected_scores(tmp_path: Path, smollm2: Path) 
     assert any(score != round(score) for score in expected)
 
 
-@pytest.mark.parametrize("victim", ["server", "engine"])
+# That of a sampler is the engine: test_vllm_sampler.py.
+@pytest.mark.parametrize("victim", ["server", pytest.param("engine", marks=MORE)])
 def test_one_that_is_killed_comes_back_and_nothing_is_lost(tmp_path: Path, victim: str) -> None:
     words = (*RLHF, *VLLM, "grpo.max_num_steps=12", "eval.heldout=null", "judge.max_retries=0", marked(tmp_path))
     with running(tmp_path, *words) as run:
@@ -89,8 +91,15 @@ def test_one_that_is_killed_comes_back_and_nothing_is_lost(tmp_path: Path, victi
     assert not of_run(tmp_path)
 
 
-@pytest.mark.parametrize("moment", ["loading", "training"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGKILL, "training"),
+        (signal.SIGINT, "loading"),
+        (signal.SIGKILL, "loading"),
+        pytest.param(signal.SIGINT, "training", marks=MORE),
+    ],
+)
 def test_a_run_that_is_killed_leaves_no_vllm(tmp_path: Path, moment: str, number: signal.Signals) -> None:
     before = left_in_temporary()
     words = (*RLHF, *VLLM, "grpo.max_num_steps=1000", "eval.heldout=null", marked(tmp_path))
