@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.golden.golden_vectors import cases_of, golden_dir, golden_files
 
@@ -41,6 +40,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True)
 def on_the_device(pytestconfig: pytest.Config) -> Iterator[None]:
     """Every tensor of a vector is made on the device of ``--golden-device``."""
+    import torch  # see tests/golden/tensors.py
+
     with torch.device(pytestconfig.getoption("--golden-device")):
         yield
 

@@ -1,20 +1,19 @@
-"""Reads golden vector files: which files lie in the folder, what is in them, how close is close enough.
+"""Reads golden vector files: which files lie in the folder, what is in them.
 
 A file is named ``<stem>_v<version>.json`` or ``<stem>.json``; the stem says the format. A number in a file is an exact
-float32 widened to double; ``"inf"``, ``"-inf"`` and ``"nan"`` are strings.
+float32 widened to double; ``"inf"``, ``"-inf"`` and ``"nan"`` are strings (:mod:`tests.golden.tensors`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 DATA = Path(__file__).parent / "data"
 _VERSION = re.compile(r"_v\d+(\.\d+)*$")
@@ -69,24 +68,3 @@ def _case_id(path: Path, part: str, index: int, data: Mapping[str, Any]) -> str:
     label = data.get("name") or data.get("estimator") or data.get("kl_type")
     pieces = [path.stem, f"{part}{index}", *([str(label)] if label else [])]
     return "-".join(pieces)
-
-
-def tensor(values: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Nested lists, numbers and the strings ``inf``, ``-inf``, ``nan`` as a tensor."""
-
-    def number(value: Any) -> Any:
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            return [number(item) for item in value]
-        return float(value)
-
-    return torch.tensor(number(values), dtype=dtype)
-
-
-def assert_close(actual: Any, expected: Any, *, rtol: float, atol: float, what: str) -> None:
-    """Compare numbers, lists or tensors element by element in float64: ``|a - e| <= atol + rtol * |e|``.
-
-    Infinities must agree in sign, NaN only equals NaN, and shapes must agree.
-    """
-    left = actual.detach().double() if isinstance(actual, torch.Tensor) else tensor(actual, torch.float64)
-    right = tensor(expected, torch.float64)
-    torch.testing.assert_close(left, right, rtol=rtol, atol=atol, equal_nan=True, msg=lambda text: f"{what}: {text}")

@@ -17,7 +17,8 @@ from nemotron.rl.advantages import (
     grpo_advantages,
     prompt_groups,
 )
-from tests.golden.golden_vectors import Case, assert_close, tensor
+from tests.golden.golden_vectors import Case
+from tests.golden.tensors import assert_close, tensor
 
 RTOL = 1e-5
 # Baselines and advantages near 0 are differences of float32 rewards of size about 1, whose last bit is 6e-8.

@@ -10,7 +10,8 @@ import torch
 
 from nemotron.rl.kl import calculate_kl
 from nemotron.rl.logprobs import mask_out_neg_inf, mask_sequence_errors, next_token_logprobs
-from tests.golden.golden_vectors import Case, assert_close, tensor
+from tests.golden.golden_vectors import Case
+from tests.golden.tensors import assert_close, tensor
 
 RTOL = 1e-5
 # Near 0 a value is a difference of float32 numbers of size about 1, whose last bit is 6e-8.

@@ -11,7 +11,8 @@ from torch import Tensor
 from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.rl.logprobs import next_token_logprobs
 from nemotron.rl.losses import LossBatch, clipped_pg_loss
-from tests.golden.golden_vectors import Case, assert_close, tensor
+from tests.golden.golden_vectors import Case
+from tests.golden.tensors import assert_close, tensor
 
 # A relative bound has no meaning at a value that is 0 by cancellation. The vectors are float32 means of terms of size
 # about 1, each rounded to 6e-8: their order of summation alone moves the result by about 1e-8.

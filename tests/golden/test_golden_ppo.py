@@ -10,7 +10,8 @@ from nemotron.config.schema.grpo import LossFnConfig
 from nemotron.config.schema.ppo import PpoEstimatorConfig, ValueLossConfig
 from nemotron.rl.gae import estimate, token_kl, token_rewards
 from nemotron.rl.value_loss import ValueBatch, value_loss
-from tests.golden.golden_vectors import Case, assert_close, tensor
+from tests.golden.golden_vectors import Case
+from tests.golden.tensors import assert_close, tensor
 
 RTOL = 1e-5
 # Advantages near 0 are differences of float32 values of size about 1.

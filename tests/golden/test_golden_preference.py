@@ -9,7 +9,8 @@ import torch
 
 from nemotron.config.schema.dpo import DpoLossConfig
 from nemotron.rl.preference import dpo_loss, sft_nll_loss
-from tests.golden.golden_vectors import Case, assert_close, tensor
+from tests.golden.golden_vectors import Case
+from tests.golden.tensors import assert_close, tensor
 
 # Sums of float32 terms of size about 1 whose order is ours; a value may be 0 by cancellation.
 FLOOR = 1e-7

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nemotron.rl.reward_loss import reward_model_loss
-from tests.golden.golden_vectors import Case, assert_close, tensor
+from tests.golden.golden_vectors import Case
+from tests.golden.tensors import assert_close, tensor
 
 RTOL = 1e-5
 FLOOR = 1e-7

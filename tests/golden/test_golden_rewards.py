@@ -10,7 +10,8 @@ from nemotron.config.schema.grpo import RewardScalingConfig, RewardShapingConfig
 from nemotron.rl.advantages import baseline_and_std, prompt_groups
 from nemotron.rl.dynamic_sampling import DynamicSampler, Selection
 from nemotron.rl.reward_transforms import scale_rewards, shape_rewards
-from tests.golden.golden_vectors import Case, assert_close, tensor
+from tests.golden.golden_vectors import Case
+from tests.golden.tensors import assert_close, tensor
 
 RTOL = 1e-5
 # Rewards near 0 are differences of float32 numbers of size about 1, whose last bit is 6e-8.

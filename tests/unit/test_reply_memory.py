@@ -29,11 +29,11 @@ def packed() -> bytes:
 
 
 REPLIES = {
-    "endless": Reply(stream(), "endless"),
-    "endless chunk": Reply(stream("Transfer-Encoding: chunked\r\n") + b"ffffffffff\r\n", "endless"),
-    "endless header": Reply(OK.encode() + b"X: ", "endless"),
-    "packed": Reply(answer(packed(), "200 OK", "Content-Encoding: gzip")),
-    "many values": Reply(answer(b"[" + b"{}," * 1_300_000 + b"{}]")),
+    "endless": lambda: Reply(stream(), "endless"),
+    "endless chunk": lambda: Reply(stream("Transfer-Encoding: chunked\r\n") + b"ffffffffff\r\n", "endless"),
+    "endless header": lambda: Reply(OK.encode() + b"X: ", "endless"),
+    "packed": lambda: Reply(answer(packed(), "200 OK", "Content-Encoding: gzip")),
+    "many values": lambda: Reply(answer(b"[" + b"{}," * 1_300_000 + b"{}]")),
 }
 CALLS = {
     "judge": """
@@ -84,7 +84,8 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) /
 @pytest.mark.parametrize("client", CALLS)
 def test_memory_has_a_bound(client: str, reply: str) -> None:
     code = FRAME.format("\n".join(f"    {line}" for line in CALLS[client].splitlines()))
-    with Hostile(lambda path, body: REPLIES[reply]) as server:
+    sent = REPLIES[reply]()
+    with Hostile(lambda path, body: sent) as server:
         words = [sys.executable, "-c", code, server.url]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment, check=False)

@@ -169,6 +169,7 @@ def test_other_machines_are_not_served_without_a_token(tiny_judge: Path, host: s
     assert "--token-env" in done.stderr
 
 
+@pytest.mark.full  # a second real server
 def test_a_server_without_a_token_makes_one_up(tiny_judge: Path) -> None:
     command = [sys.executable, "-m", "nemotron.judge.server", "--model", str(tiny_judge)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
