@@ -91,25 +91,30 @@ def test_a_run_ends_well_without_streams_and_without_the_folder_that_it_was_star
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("step", "section", "words", "says"),
     [
-        ("policy.optimizer.kwargs.betas=(0.9,0.95)", "`betas` of AdamW is a list of 2 numbers"),
+        ("rlvr", "grpo", "policy.optimizer.kwargs.betas=(0.9,0.95)", "`betas` of AdamW is a list of 2 numbers"),
         (
+            "dpo",
+            "dpo",
             "policy.scheduler=[{name: torch.optim.lr_scheduler.StepLR, kwargs: {step_size: 0}}]",
             "`step_size` of StepLR is a whole number from 1, not `0`",
         ),
         (
+            "rm",
+            "rm",
             "policy.scheduler=[{name: torch.optim.lr_scheduler.LinearLR, kwargs: {end_factor: 7, total_iters: 5}}]",
             "`end_factor` of LinearLR is a number from 0 to 1, not `7`",
         ),
     ],
 )
-def test_a_damaged_value_of_an_option_is_said_before_models_are_loaded(tmp_path: Path, words: str, says: str) -> None:
-    for step, section in (("rlvr", "grpo"), ("dpo", "dpo"), ("rm", "rm")):
-        done = nemotron(
-            *("steps", "run", step, "-c", "tiny", "--runs-dir", str(tmp_path), words, f"{section}.max_num_steps=1"),
-            "eval.heldout=null",
-        )
-        assert done.code == 3, done.stderr
-        assert says in done.stderr
-        assert "loading policy" not in done.stderr
+def test_a_damaged_value_of_an_option_is_said_before_models_are_loaded(
+    tmp_path: Path, step: str, section: str, words: str, says: str
+) -> None:
+    done = nemotron(
+        *("steps", "run", step, "-c", "tiny", "--runs-dir", str(tmp_path), words, f"{section}.max_num_steps=1"),
+        "eval.heldout=null",
+    )
+    assert done.code == 3, done.stderr
+    assert says in done.stderr
+    assert "loading policy" not in done.stderr

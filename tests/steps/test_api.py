@@ -93,6 +93,7 @@ def test_a_pipeline_from_python(tmp_path: Path) -> None:
     assert done.report.is_file()
 
 
+@pytest.mark.full
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     """What a run starts must not begin by importing the script, which would start everything again."""
     (tmp_path / "script.py").write_text(

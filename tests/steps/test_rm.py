@@ -27,8 +27,9 @@ SHORT = (
     "checkpointing.save_period=2",
     "checkpointing.keep_top_k=null",
     "eval.heldout.max_samples=24",
-    "data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}",
 )
+FEW = "data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}"
+"""Every row is read before the first step."""
 MOMENTS: dict[str, Moment] = {
     "before the first checkpoint": lambda runs: logged(runs) == 1,
     "while a checkpoint is written": lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
@@ -63,7 +64,7 @@ def untimed(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("whole")
-    result = run(runs, *SHORT)
+    result = run(runs, *SHORT, FEW)
     assert result.code == 0, result.stderr
     return only_run(runs)
 
@@ -110,7 +111,7 @@ def test_the_result_ranks_held_out_pairs_alike_in_transformers(uninterrupted: Pa
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(
     moments: list[Moment], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    argv = command(tmp_path, *SHORT)
+    argv = command(tmp_path, *SHORT, FEW)
     resume: list[str] = []
     for moment in moments:
         assert kill_when([*argv, *resume], lambda: moment(tmp_path)) == -signal.SIGKILL  # noqa: B023
@@ -197,5 +198,5 @@ def test_pairs_that_are_too_long_are_counted_or_stop_the_run(tmp_path: Path, sna
 
 def test_a_margin_that_is_missing(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
     data = pairs(tmp_path / "train.jsonl", 70)
-    words = (f"data.train.data_path={data}", "bradley_terry.margin_key=margin", *SHORT[:-1])
+    words = (f"data.train.data_path={data}", "bradley_terry.margin_key=margin", *SHORT)
     assert readable(run(tmp_path / "runs", *words), tmp_path) == snapshot

@@ -27,8 +27,9 @@ SHORT = (
     "eval.heldout.max_samples=8",
     "policy.train_global_batch_size=32",
     "policy.train_micro_batch_size=32",
-    "data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}",
 )
+FEW = "data.train.data_path=${asset:tiny_world/data/pairs_heldout.jsonl}"
+"""Every row is read before the first step."""
 MOMENTS: dict[str, Moment] = {
     "while a checkpoint is written": lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
     "between two checkpoints": lambda runs: logged(runs) == 3,
@@ -47,7 +48,7 @@ def run(runs_dir: Path, *words: str) -> Result:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("whole")
-    result = run(runs, *SHORT)
+    result = run(runs, *SHORT, FEW)
     assert result.code == 0, result.stderr
     return only_run(runs)
 
@@ -71,7 +72,7 @@ def test_a_run_leaves_what_the_manifest_promises(uninterrupted: Path) -> None:
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(
     moments: list[Moment], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    argv = command(tmp_path, *SHORT)
+    argv = command(tmp_path, *SHORT, FEW)
     resume: list[str] = []
     for moment in moments:
         assert kill_when([*argv, *resume], lambda: moment(tmp_path)) == -signal.SIGKILL  # noqa: B023
@@ -123,7 +124,7 @@ def test_a_row_that_cannot_be_learned_is_named(tmp_path: Path) -> None:
 def test_conversations_that_are_too_long_are_counted_and_end_it_when_they_are_many(tmp_path: Path) -> None:
     long = [{"role": "user", "content": "Please order desks."}, {"role": "assistant", "content": "Gladly. " * 200}]
     data = rows(tmp_path / "rows.jsonl", 64, messages=long)
-    result = run(tmp_path / "runs", *SHORT[1:-1], f"data.train.data_path={data}", "sft.max_num_steps=1")
+    result = run(tmp_path / "runs", *SHORT[1:], f"data.train.data_path={data}", "sft.max_num_steps=1")
     assert result.code == 0, result.stderr
     folder = only_run(tmp_path / "runs")
     [left_out] = [json.loads(line) for line in (folder / "rejected_conversations.jsonl").read_text().splitlines()]

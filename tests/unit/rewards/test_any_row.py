@@ -40,7 +40,7 @@ values = st.recursive(
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function["name"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @example(row={"instruction_id_list": ["keywords:existence"], "kwargs": ["text"]})
 @example(row={"instruction_id_list": [["a"]], "kwargs": [None]})
 @given(row=st.dictionaries(st.sampled_from(NAMES), values, max_size=5))
