@@ -12,6 +12,9 @@ from nemotron.disk.faults import output_errors
 from nemotron.disk.stream import StreamedFile
 
 _WRITE_BYTES = 1 << 20
+_RANDOM_BYTES = 4
+_DRAFTS = f".*.{'[0-9a-f]' * 2 * _RANDOM_BYTES}.tmp"
+"""Names of :func:`replacing`, and hardly ever of anybody else."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -33,7 +36,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[StreamedFile]:
     Raises:
         OutputError: the file cannot be written; the old file, if any, is untouched.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
     with output_errors(path):
         file = StreamedFile(draft, durable=durable)
         try:
@@ -67,10 +70,11 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> int:
     return count
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove what a killed process left in ``folder`` of :func:`replacing`; nobody else may be writing there."""
-    for draft in folder.glob(".*.tmp"):
-        draft.unlink()
+def remove_drafts(*folders: Path) -> None:
+    """Remove what a killed process left in ``folders`` of :func:`replacing`; nobody else may be writing there."""
+    for folder in folders:
+        for draft in folder.glob(_DRAFTS):
+            draft.unlink()
 
 
 def sync(path: Path) -> None:

@@ -11,7 +11,8 @@ What a node did stands in its run. Nothing of that is repeated here but the word
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nemotron import __version__
 from nemotron.disk import lock
-from nemotron.disk.atomic import write_atomic
+from nemotron.disk.atomic import remove_drafts, write_atomic
 from nemotron.disk.documents import read_json
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NotFoundError, Origin
@@ -119,14 +120,18 @@ class PipelineFolder:
         """Replace the state. Raises OutputError."""
         write_atomic(self.path / FILE, state.model_dump_json(indent=2).encode() + b"\n")
 
-    def alone(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
         """Hold the pipeline while a block runs.
 
         Raises:
             OutputError: another command works on it.
         """
         busy = f"{{holder}} works on the pipeline `{self.id}`"
-        return lock.alone(self.path / LOCK, busy=busy, hint="wait until it ends, or `nemotron pipelines cancel` it")
+        hint = "wait until it ends, or `nemotron pipelines cancel` it"
+        with lock.alone(self.path / LOCK, busy=busy, hint=hint):
+            remove_drafts(self.path)
+            yield
 
     @property
     def is_held(self) -> bool:

@@ -35,6 +35,7 @@ from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.job import FILE as _JOB
 from nemotron.job import Changed, CompiledJob, Resumed, read_job
 from nemotron.manifest import short_name
+from nemotron.runs.attempts import ATTEMPTS
 from nemotron.runs.jsonl import JsonLines, Row, to_json
 from nemotron.runs.naming import by_part, by_time, dated_id
 from nemotron.runs.status import ENDED, Status, StatusFields
@@ -121,7 +122,9 @@ class RunFolder:
         """
         lock.acquire(self.path / LOCK, what=f"run `{self.id}`")
         try:
-            remove_drafts(self.path)
+            # In those of its attempts a command may be writing how to find it.
+            own = (one for one in self.path.iterdir() if one.is_dir() and one.name != ATTEMPTS)
+            remove_drafts(self.path, *own)
             yield self
         finally:
             lock.release(self.path / LOCK)

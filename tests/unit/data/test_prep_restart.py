@@ -166,6 +166,20 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
     assert not any(stage == "reading" and rows for stage, rows in stages)
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_command(tmp_path: Path) -> None:
+    """Whether it has something to do or not; what else looks like that in the folder is the user's."""
+    source, output = write_rows(tmp_path / "in.jsonl", prompts(50)), tmp_path / "out"
+    run(output, source)
+    (output / ".own.tmp").write_text("not ours")
+    for fresh in (False, True):
+        if fresh:
+            (output / "manifest.json").unlink()
+        for folder in (output, output / ".rl_prep"):
+            (folder / ".state.json.0123abcd.tmp").write_text('{"pl')
+        assert run(output, source).fresh is fresh
+        assert [path.name for path in output.rglob(".*.tmp")] == [".own.tmp"]
+
+
 @pytest.mark.parametrize(("limit", "stage"), [(20_000, "piece"), (120_000, "shard")])
 def test_a_full_disk_is_said_and_leaves_no_manifest(tmp_path: Path, limit: int, stage: str) -> None:
     source = write_rows(tmp_path / "in.jsonl", prompts(6000))

@@ -34,6 +34,13 @@ def test_one_that_cannot_be_read_hides_no_other(content: str, tmp_path: Path) ->
         assert "hint: `nemotron pipelines run` starts a new one" in refused.stderr
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_command(tmp_path: Path) -> None:
+    folder = begin(compile_chain(read_pipeline(shipped()["ppo"]), tmp_path / "runs"))
+    (folder.path / f".{FILE}.0123abcd.tmp").write_text('{"no')
+    with folder.alone():
+        assert not list(folder.path.glob(".*"))
+
+
 def test_one_answer_has_one_form(tmp_path: Path) -> None:
     refused = nemotron("pipelines", "show", "ppo", "--svg", "--json", cwd=tmp_path)
     assert refused.code == 2

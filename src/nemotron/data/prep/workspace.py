@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from nemotron.data.manifest import read_manifest, resolve_manifest
-from nemotron.disk.atomic import write_atomic
+from nemotron.disk.atomic import remove_drafts, write_atomic
 from nemotron.disk.documents import read_object
 from nemotron.disk.faults import output_errors
 from nemotron.disk.lock import alone
@@ -103,8 +103,6 @@ class Workspace:
                     for receipt in folder.glob("shards/*.json"):
                         (self.output / receipt.stem).unlink(missing_ok=True)
                     shutil.rmtree(folder)
-            for draft in self.output.glob(".*.tmp"):
-                draft.unlink()
             self.pieces.mkdir(parents=True, exist_ok=True)
             self.receipts.mkdir(exist_ok=True)
 
@@ -172,4 +170,6 @@ def locked(output: Path) -> Iterator[None]:
         hint="wait for it, or choose another `output_dir`",
         patience_s=LOCK_PATIENCE_S,
     ):
+        with output_errors(output):
+            remove_drafts(output, path.parent)
         yield
