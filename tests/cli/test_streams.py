@@ -90,22 +90,26 @@ def test_a_run_ends_well_without_streams_and_without_the_folder_that_it_was_star
     assert (status.parent / "report.html").is_file()
 
 
+DAMAGED = [
+    ("policy.optimizer.kwargs.betas=(0.9,0.95)", "`betas` of AdamW is a list of 2 numbers"),
+    (
+        "policy.scheduler=[{name: torch.optim.lr_scheduler.StepLR, kwargs: {step_size: 0}}]",
+        "`step_size` of StepLR is a whole number from 1, not `0`",
+    ),
+    (
+        "policy.scheduler=[{name: torch.optim.lr_scheduler.LinearLR, kwargs: {end_factor: 7, total_iters: 5}}]",
+        "`end_factor` of LinearLR is a number from 0 to 1, not `7`",
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("step", "section", "words", "says"),
+    # Each with one of the steps, with all in `make full`.
     [
-        ("rlvr", "grpo", "policy.optimizer.kwargs.betas=(0.9,0.95)", "`betas` of AdamW is a list of 2 numbers"),
-        (
-            "dpo",
-            "dpo",
-            "policy.scheduler=[{name: torch.optim.lr_scheduler.StepLR, kwargs: {step_size: 0}}]",
-            "`step_size` of StepLR is a whole number from 1, not `0`",
-        ),
-        (
-            "rm",
-            "rm",
-            "policy.scheduler=[{name: torch.optim.lr_scheduler.LinearLR, kwargs: {end_factor: 7, total_iters: 5}}]",
-            "`end_factor` of LinearLR is a number from 0 to 1, not `7`",
-        ),
+        pytest.param(*step, *damaged, marks=[] if at == number else pytest.mark.full)
+        for at, step in enumerate([("rlvr", "grpo"), ("dpo", "dpo"), ("rm", "rm")])
+        for number, damaged in enumerate(DAMAGED)
     ],
 )
 def test_a_damaged_value_of_an_option_is_said_before_models_are_loaded(

@@ -71,10 +71,15 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> int:
 
 
 def remove_drafts(*folders: Path) -> None:
-    """Remove what a killed process left in ``folders`` of :func:`replacing`; nobody else may be writing there."""
+    """Remove what a killed process left in ``folders`` of :func:`replacing`; nobody else may be writing there.
+
+    Raises:
+        OutputError: one cannot be removed.
+    """
     for folder in folders:
-        for draft in folder.glob(_DRAFTS):
-            draft.unlink()
+        with output_errors(folder):
+            for draft in folder.glob(_DRAFTS):
+                draft.unlink()
 
 
 def sync(path: Path) -> None:

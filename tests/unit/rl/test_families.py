@@ -6,6 +6,7 @@ Those that are computed by hand have their cases in ``test_policy.py``; here is 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,12 +77,16 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
         {**SIZES, "head_dim": 8, "num_heads": 8, "n_groups": 1, "state_size": 8, "chunk_size": 8},
     ),
 }
-FAMILIES = [*USUAL, *(pytest.param(name, marks=pytest.mark.full) for name in OTHERS)]
+
+
+def always(some: Collection[str], of: Iterable[str]) -> list[Any]:
+    """Names for `make test`; those that are not among ``some`` are for `make full`."""
+    return [name if name in some else pytest.param(name, marks=pytest.mark.full) for name in of]
+
+
+FAMILIES = always(USUAL, (*USUAL, *OTHERS))
 # One of each kind: with experts, with a state instead of a cache, with windows, with convolutions, with none of it.
-ONE_EACH = ("qwen2-moe", "mamba", "gemma2", "lfm2", "gpt-neox")
-LITTLE = [name if name in ONE_EACH else pytest.param(name, marks=pytest.mark.full) for name in (*USUAL, *OTHERS)]
-QUICK = ["gpt-neox", "mamba"]
-LEARNERS = [*QUICK, *(pytest.param(name, marks=pytest.mark.full) for name in USUAL if name not in QUICK)]
+ONE_EACH = always(("qwen2-moe", "mamba", "gemma2", "lfm2", "gpt-neox"), (*USUAL, *OTHERS))
 
 
 def make_policy(name: str, *, vocabulary: int = VOCAB, std: float = 0.2) -> Policy:
@@ -114,7 +119,7 @@ def test_values_and_gradients_equal_the_plain_forward(name: str) -> None:
             torch.testing.assert_close(a / scale, b / scale, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", LITTLE)
+@pytest.mark.parametrize("name", ONE_EACH)
 def test_little_memory_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits in pieces of two tokens, activations computed anew in the backward pass, batches of few tokens."""
     policy, groups = make_policy(name), make_groups(RAGGED)
@@ -197,7 +202,7 @@ def learner(name: str) -> Policy:
     return make_policy(name, vocabulary=len(dpo.tiny_chat().tokenizer), std=0.1)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", always(("gpt-neox", "mamba"), USUAL))
 def test_preferences_are_learned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = learner(name)
     monkeypatch.setattr(dpo, "tiny_policy", lambda **kwargs: policy.frozen_copy())  # the reference
@@ -209,9 +214,7 @@ def test_preferences_are_learned(name: str, tmp_path: Path, monkeypatch: pytest.
     assert last["train/accuracy"] == 1.0
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "gpt-neox" else pytest.param(name, marks=pytest.mark.full) for name in USUAL]
-)
+@pytest.mark.parametrize("name", always(("gpt-neox",), USUAL))
 def test_rewards_rise(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = learner(name)
     monkeypatch.setattr(grpo, "tiny_policy", lambda **kwargs: policy)

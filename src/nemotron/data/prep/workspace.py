@@ -170,6 +170,5 @@ def locked(output: Path) -> Iterator[None]:
         hint="wait for it, or choose another `output_dir`",
         patience_s=LOCK_PATIENCE_S,
     ):
-        with output_errors(output):
-            remove_drafts(output, path.parent)
+        remove_drafts(output, path.parent)
         yield
