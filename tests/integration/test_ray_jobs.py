@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import pytest
 
 from nemotron.executors.ray_jobs import RayJobs
 from nemotron.runs.attempts import attempts_of
+from tests.integration.rays import kill_ray, own_ports
 from tests.integration.slurm.lab import free_port
 from tests.integration.test_lepton import ENDLESS
 
@@ -95,13 +95,8 @@ def cluster() -> Iterator[Cluster]:
     options = {
         "port": free_port(),
         "dashboard-port": port,
-        "dashboard-agent-listen-port": free_port(),
-        "dashboard-agent-grpc-port": free_port(),
-        "runtime-env-agent-port": free_port(),
-        "metrics-export-port": free_port(),
-        "node-manager-port": free_port(),
-        "object-manager-port": free_port(),
         "ray-client-server-port": free_port(),
+        **own_ports(),
         "node-ip-address": "127.0.0.1",
         "dashboard-host": "127.0.0.1",
         "num-cpus": 2,
@@ -138,20 +133,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def end_of(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """This Ray and nothing else: `ray stop` would end every Ray of the machine."""
-    mine = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes()
-        except OSError:
-            continue
-        if str(folder).encode() in words:
-            mine.append(int(entry.parent.name))
-    for pid in [process.pid, *mine]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    kill_ray(folder)
     process.wait(30)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -242,6 +224,7 @@ def test_a_dead_head_is_said_and_does_not_hang(project: Project) -> None:
     """The last one: it ends the cluster."""
     project.profile(shared=True)
     submitted = project.nemotron(*TINY, *ENDLESS, "-b", "lab")
+    assert submitted.returncode == 0, submitted.stderr
     run = submitted.stdout.strip()
     end_of(project.cluster.process, project.cluster.folder)
     begun = time.monotonic()

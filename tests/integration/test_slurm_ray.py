@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ RAY_SCRIPT = """
 import argparse, json, os, time
 from pathlib import Path
 import ray, yaml
+import psutil
 from nemo_rl.utils.logger import Logger
 
 parser = argparse.ArgumentParser()
@@ -33,6 +35,17 @@ ray.init(address="auto", log_to_driver=False)
 gpus = ray.cluster_resources()["GPU"]
 where = ray.get([ray.remote(num_gpus=2)(lambda: ray.get_runtime_context().get_node_id()).remote() for _ in range(2)])
 print("sees", sum(node["Alive"] for node in ray.nodes()), "nodes,", gpus, "GPUs, tasks on", len(set(where)), flush=True)
+
+def listens():
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("SLURM_JOB_ID") == os.environ["SLURM_JOB_ID"]:
+                yield from (one.laddr.port for one in process.net_connections("tcp") if one.status == "LISTEN")
+        except psutil.Error:
+            continue
+
+usual = [port for port in listens() if port in (6379, 8265, 52365) or 10001 <= port < 20000]
+print("listens at", len(set(listens())), "ports, of Ray's usual ones at", usual, flush=True)
 if os.environ["HOW"] == "waits":
     time.sleep(600)
 folder, logger = Path(config["checkpointing"]["checkpoint_dir"]), Logger()
@@ -87,7 +100,10 @@ def test_nemo_rl_over_two_nodes_sees_both(
     run = cluster.newest()
     assert cluster.state(run) == "finished"
     there = cluster.folder / shared / "runs" / run
-    assert "sees 2 nodes, 4.0 GPUs, tasks on 2" in (there / "attempts" / "1" / "logs" / "nemo_rl.log").read_text()
+    log = (there / "attempts" / "1" / "logs" / "nemo_rl.log").read_text()
+    assert "sees 2 nodes, 4.0 GPUs, tasks on 2" in log
+    # Another Ray of this machine, of another job, finds none of its ports taken, and takes none of ours.
+    assert re.search(r"listens at \d\d+ ports, of Ray's usual ones at \[\]", log), log
     until(lambda: not processes(str(there)))
 
 

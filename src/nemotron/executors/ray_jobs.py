@@ -49,8 +49,9 @@ _MOST_LOG = 256 << 20
 """Bytes of a log, which comes as one answer."""
 _NODE_GONE = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 _NO_AGENT = (
-    "is the cluster still starting? Two Rays on one machine each need their own `--dashboard-agent-listen-port`, "
-    "`--dashboard-agent-grpc-port` and `--metrics-export-port`"
+    "is the cluster still starting? A head whose agent is dead takes no jobs, see its dashboard_agent.log: two Rays on "
+    "one machine each need their own `--dashboard-agent-listen-port`, `--dashboard-agent-grpc-port` and "
+    "`--metrics-export-port`, and `--min-worker-port=0 --max-worker-port=0`"
 )
 
 

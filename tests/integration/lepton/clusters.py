@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from tests.integration.rays import kill_ray, own_ports
 from tests.integration.slurm.lab import free_port
 
 RAY = Path(os.environ.get("NEMOTRON_LEPTON_VENV", Path(__file__).parents[3] / "build" / "lepton")) / "bin" / "ray"
@@ -62,11 +63,7 @@ class RayCluster:
         for process in self._processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        # What Ray's daemons have started calls itself something else, and is in other groups; its variables stay.
-        for entry in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(OSError):
-                if f"HOME={self._folder}\0".encode() in entry.read_bytes():
-                    os.kill(int(entry.parent.name), signal.SIGKILL)
+        kill_ray(self._folder)
         shutil.rmtree(self._temp, ignore_errors=True)
 
     async def pass_on(self, request: web.Request, path: str) -> web.StreamResponse:
@@ -106,13 +103,9 @@ class RayCluster:
                 env["value"] if env.get("value") is not None else self._secrets[secret["secret_name_ref"]]
             )
         variables |= {"HOME": str(self._folder), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-        ports = (
-            *("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port"),
-            *("runtime-env-agent-port", "node-manager-port", "object-manager-port"),
-        )
         settings = {
             **options,
-            **{port: free_port() for port in ports},
+            **own_ports(),
             **{"num-cpus": 2, "object-store-memory": 80_000_000, "node-ip-address": "127.0.0.1"},
         }
         argv = [

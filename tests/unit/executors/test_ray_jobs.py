@@ -177,6 +177,7 @@ def test_no_agent_is_said_with_what_to_do(head: tuple[type[Head], str]) -> None:
     with pytest.raises(ExecutorError, match="No available agent") as caught:
         _service(address, None, patience_s=0.5).call("POST", "/api/jobs/", body={"submission_id": "x"})
     assert "--dashboard-agent-listen-port" in str(caught.value.hint)
+    assert "--min-worker-port=0" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,11 @@ def free_port() -> int:
 
 
 def start_words(gpus: int, *more: str) -> list[str]:
-    """Ray's daemon in the foreground. Its agents get free ports: two jobs on one machine would share the usual ones."""
+    """Ray's daemon in the foreground, with no port of the usual ones: two jobs on one machine would share them.
+
+    The kernel gives workers theirs (0). Out of a range a raylet gives what nobody has *yet*: two that start at once
+    give the same one, and the worker that comes second is dead, or the node's agent, and its node with it.
+    """
     agents = (
         "dashboard-agent-listen-port",
         "dashboard-agent-grpc-port",
@@ -49,7 +53,8 @@ def start_words(gpus: int, *more: str) -> list[str]:
         "runtime-env-agent-port",
     )
     words = [ray_python(), "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *more]
-    return [*words, f"--num-gpus={gpus}", *(f"--{name}={free_port()}" for name in agents)]
+    ports = {**{name: free_port() for name in agents}, "min-worker-port": 0, "max-worker-port": 0}
+    return [*words, f"--num-gpus={gpus}", *(f"--{name}={port}" for name, port in ports.items())]
 
 
 def up(file: Path, gpus: int) -> int:
@@ -59,9 +64,8 @@ def up(file: Path, gpus: int) -> int:
     # The address of the node that srun was called on, the first of the job, as the others see it.
     host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostbyname(socket.gethostname())
     port = free_port()
-    daemon = _Daemon(
-        start_words(gpus, "--head", f"--node-ip-address={host}", f"--port={port}", "--include-dashboard=false")
-    )
+    head = ("--head", f"--node-ip-address={host}", f"--port={port}", f"--ray-client-server-port={free_port()}")
+    daemon = _Daemon(start_words(gpus, *head, "--include-dashboard=false"))
     end = time.monotonic() + UP_S
     while not _answers(host, port):
         if (code := daemon.ended()) is not None:
