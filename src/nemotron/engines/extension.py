@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.store import CheckpointStore
+from nemotron.config.schema.policy import SchedulerEntry
 from nemotron.errors import ArtifactError, UsageError
 from nemotron.job import Asked, Changed, CompiledJob
 from nemotron.runs.folder import RunFolder
@@ -100,9 +101,10 @@ def _schedules(config: dict[str, Any], asked: Asked, section: str, before: int, 
         last = [entry for entry in entries if "milestones" not in entry][-1]
         begun, kwargs = (milestones[-1] if milestones else 0), last.get("kwargs") or {}
         name = str(last.get("name")).rpartition(".")[2]
-        if name == "OneCycleLR" and begun + kwargs.get("total_steps", 0) < steps * passes:
+        end = SchedulerEntry.model_validate(last).last_step
+        if end is not None and begun + end < steps * passes:
             raise UsageError(
-                f"`{key}` is a OneCycleLR of {kwargs.get('total_steps')} steps, which cannot go on after its end",
+                f"`{key}` is a {name} of {end} steps, which cannot go on after its end",
                 hint=f"start a new run with `{section}.max_num_steps={steps}` and a schedule that is as long",
             )
         if name == "CosineAnnealingLR" and begun + kwargs.get("T_max", steps * passes) < steps * passes:

@@ -6,6 +6,7 @@ The adapters are injected into the model, so it stays a Llama (or whatever it is
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,9 +132,23 @@ def _targets(model: nn.Module, config: LoraConfig) -> tuple[list[str], list[str]
             "no module gets an adapter: all of them are in `exclude_modules`",
             hint="shorten `policy.dtensor_cfg.lora_cfg.exclude_modules`",
         )
+    if shared := _shared(model, found):
+        raise ConfigError(
+            f"{listed(shared)} cannot have an adapter: the model reads one matrix as embedding and as output layer",
+            hint=f"leave {'it' if len(shared) == 1 else 'them'} out of `policy.dtensor_cfg.lora_cfg.target_modules`",
+        )
     if any("*" in name for name in (*named, *config.exclude_modules)):
         return found, []
     return named, config.exclude_modules
+
+
+def _shared(model: nn.Module, paths: Iterable[str]) -> list[str]:
+    """Those of the modules whose matrix is another module's, too.
+
+    Trained, an adapter changes what one of them computes; merged, it would change the matrix for both.
+    """
+    owners = Counter(id(module.weight) for _, module in model.named_modules() if _is_matrix(module))
+    return [path for path in paths if owners[id(model.get_submodule(path).weight)] > 1]
 
 
 def _is_matrix(module: nn.Module) -> bool:

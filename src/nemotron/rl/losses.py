@@ -180,15 +180,22 @@ def _align(
     """Drop the first column of everything that is un-shifted and combine the masks."""
     token_mask = batch.token_mask[:, 1:].to(curr.dtype)
     sample_mask = batch.sample_mask.to(curr.dtype)
+    mask = token_mask * sample_mask[:, None]
     prev = curr.detach() if config.force_on_policy_ratio else _required(batch.prev_logprobs, "prev_logprobs")[:, 1:]
+
+    def valid(logprobs: Tensor) -> Tensor:
+        # A row may be masked because its log-probs are far apart: their ratio would be infinite, and 0 times that is
+        # not 0, neither in the loss nor in its gradient.
+        return torch.where(mask > 0, logprobs, curr.detach())
+
     return _Aligned(
         curr=curr,
-        prev=prev,
-        generation=batch.generation_logprobs[:, 1:],
+        prev=valid(prev),
+        generation=valid(batch.generation_logprobs[:, 1:]),
         advantages=batch.advantages[:, 1:],
         token_mask=token_mask,
         sample_mask=sample_mask,
-        mask=token_mask * sample_mask[:, None],
+        mask=mask,
         tokens=global_valid_toks,
         sequences=global_valid_seqs,
     )

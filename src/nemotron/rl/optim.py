@@ -138,8 +138,14 @@ class Optimization:
         return norm
 
     def step_scheduler(self) -> None:
-        """Advance the learning rate by one step of the schedule."""
-        self.scheduler.step()
+        """Advance the learning rate by one step of the schedule. Raises ConfigError behind its last one."""
+        try:
+            self.scheduler.step()
+        except ValueError as error:  # of torch's, OneCycleLR has an end
+            raise ConfigError(
+                f"the learning-rate schedule has ended before the run: {error}",
+                hint="give `OneCycleLR` as many `total_steps` as the run makes",
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs: moments, step counts, position in the schedule."""

@@ -30,6 +30,17 @@ ADAPTERS = "policy.dtensor_cfg.lora_cfg"
 NO_HEADS = f"{ADAPTERS}.exclude_modules=[lm_head,embed_tokens]"
 LORA = ("policy.dtensor_cfg.enabled=true", f"{ADAPTERS}.enabled=true")
 
+CYCLE = "torch.optim.lr_scheduler.OneCycleLR"
+
+
+def cycle(words: str, *more: str) -> tuple[str, ...]:
+    """A one-cycle schedule with these arguments, and what follows it."""
+    entries = ", ".join([f"{{name: {CYCLE}, kwargs: {{max_lr: 1.0e-6, {words}}}}}", *more])
+    return (f"policy.scheduler=[{entries}]",)
+
+
+THEN = "{name: torch.optim.lr_scheduler.ConstantLR, kwargs: {factor: 1.0}}"
+
 # name, severity, key, overrides; own.yaml makes 15 steps
 CASES: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("slow-adapters", "warning", f"{ADAPTERS}.target_modules", (*LORA, f"{ADAPTERS}.target_modules=[lm_head,q_proj]")),
@@ -53,6 +64,10 @@ CASES: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("validation-never-due", "warning", "grpo.val_period", ("grpo.val_period=16",)),
     ("saved-at-the-end-only", "note", "checkpointing.save_period", ("checkpointing.save_period=16",)),
     ("warm-up-longer", "warning", "policy.scheduler", ("grpo.max_num_steps=9",)),
+    ("schedule-ends", "error", "policy.scheduler", cycle("total_steps: 14")),
+    ("schedule-ends", "error", "policy.scheduler", cycle("epochs: 7, steps_per_epoch: 2")),
+    ("schedule-ends", "error", "policy.scheduler", cycle("total_steps: 7", THEN, "{milestones: [9]}")),
+    ("matrices-alone", "error", "policy.optimizer.name", ("policy.optimizer.name=torch.optim.Muon",)),
     (
         "no-time",
         "warning",
@@ -80,6 +95,10 @@ NEARLY: list[tuple[str, tuple[str, ...]]] = [
     ("validation-never-due", ("grpo.val_period=15",)),
     ("saved-at-the-end-only", ("checkpointing.save_period=15",)),
     ("warm-up-longer", ("grpo.max_num_steps=9", "policy.scheduler=null")),
+    ("schedule-ends", cycle("total_steps: 15")),
+    ("schedule-ends", cycle("epochs: 5, steps_per_epoch: 3")),
+    ("schedule-ends", cycle("total_steps: 8", THEN, "{milestones: [9]}")),
+    ("matrices-alone", (*LORA, "policy.optimizer.name=torch.optim.Muon")),
     ("no-time", ("checkpointing.checkpoint_must_save_by='00:00:00:01'",)),
     ("response-too-long", ("policy.generation.max_new_tokens=2047",)),
     ("greedy-rollouts", ("policy.generation.top_k=2",)),
@@ -100,6 +119,26 @@ def test_it_is_said(compiled: Compile, name: str, severity: str, key: str, overr
 @pytest.mark.parametrize(("name", "overrides"), NEARLY, ids=lambda v: v if isinstance(v, str) else " ".join(v))
 def test_the_value_beside_it_is_fine(compiled: Compile, name: str, overrides: tuple[str, ...]) -> None:
     assert not named(compiled("own.yaml", *overrides), name)
+
+
+@pytest.mark.parametrize(
+    ("config", "targets", "refused"),
+    [
+        ({"tie_word_embeddings": True}, "[lm_head,q_proj]", True),
+        ({"tie_word_embeddings": True}, "['*']", True),
+        ({"tie_word_embeddings": True}, "[q_proj]", False),
+        ({"tie_word_embeddings": False}, "[lm_head,embed_tokens]", False),
+        ({"model_type": "gemma3_text"}, "[embed_tokens]", True),
+    ],
+    ids=str,
+)
+def test_one_matrix_for_two_tasks_gets_no_adapter(
+    compiled: Compile, world: Path, config: dict[str, Any], targets: str, refused: bool
+) -> None:
+    write_model(world / "other", **config)
+    words = ("policy.model_name=other", *LORA, f"{ADAPTERS}.target_modules={targets}")
+    found = named(compiled("own.yaml", *words), "adapter-targets")
+    assert ["one matrix as embedding and as output layer" in finding.message for finding in found] == [True] * refused
 
 
 def test_bfloat16_is_slow_where_the_processor_lacks_it(compiled: Compile) -> None:

@@ -104,8 +104,9 @@ def test_a_cosine_that_rises_again_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_schedule_that_cannot_go_on_is_refused(tmp_path: Path) -> None:
-    run = finished(tmp_path, scheduler=[ONE_CYCLE])
+@pytest.mark.parametrize("length", [{"total_steps": 6}, {"epochs": 2, "steps_per_epoch": 3}], ids=["steps", "epochs"])
+def test_a_schedule_that_cannot_go_on_is_refused(tmp_path: Path, length: dict[str, int]) -> None:
+    run = finished(tmp_path, scheduler=[{**ONE_CYCLE, "kwargs": {"max_lr": 1e-3, **length}}])
     with pytest.raises(UsageError, match="OneCycleLR of 6 steps"):
         plan_extension(run, run.job(), 9)
 

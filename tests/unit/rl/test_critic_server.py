@@ -105,6 +105,26 @@ def test_rows_without_a_valid_token_and_micro_batches_change_nothing(folder: Pat
     torch.testing.assert_close(results[0], results[2])
 
 
+@pytest.mark.parametrize(
+    ("masked", "steps"), [([], [2, 2]), ([1], [1, 2]), ([1, 2], [1, 1]), ([0, 1], [2]), ([0, 1, 2], [1])], ids=str
+)
+def test_masked_rows_keep_their_place_in_the_batches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, masked: list[int], steps: list[int]
+) -> None:
+    """As the policy's do: four rows are two steps of two, and nobody moves up into another's batch."""
+    models = critic_models(folder, value={"train_global_batch_size": 2})
+    models.begin(0)
+    seen, accumulate = [], CriticModels._accumulate
+    monkeypatch.setattr(
+        CriticModels, "_accumulate", lambda self, rows: seen.append(len(rows["mask"])) or accumulate(self, rows)
+    )
+    group = Group([3, 4], [Completion([5 + k, 6, 0], [], False) for k in range(4)])
+    request = update_of(padded([group]))
+    request["mask"][masked] = 0
+    models.train({**request, "number": torch.tensor([0])})
+    assert seen == steps
+
+
 def test_a_saved_critic_goes_on_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     update = update_of(padded(GROUPS))
 

@@ -156,3 +156,11 @@ def test_the_compile_knows_the_modules_of_a_family(tmp_path: Path) -> None:
     assert model is not None
     found = [n for n, m in policy.model.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
     assert sorted(matrices(model) or []) == sorted(found)
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["q_proj", "embed_tokens"], ["*"]], ids=str)
+def test_a_matrix_with_two_tasks_gets_no_adapter(targets: list[str]) -> None:
+    """Embedding and output layer are one: merged for the one, an adapter would change what the other computes."""
+    with pytest.raises(ConfigError, match="one matrix as embedding and as output layer") as caught:
+        with_adapters(target_modules=targets, match_all_linear=False)
+    assert "leave" in str(caught.value.hint)

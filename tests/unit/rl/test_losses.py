@@ -229,6 +229,25 @@ def test_masked_tokens_have_no_gradient_and_no_influence(variant: dict[str, Any]
 
 
 @every_variant
+def test_a_masked_row_may_be_any_distance_from_its_sampler(variant: dict[str, Any]) -> None:
+    """Such rows are masked because they are: a ratio that overflows would be NaN in the loss of all others."""
+    logprobs, batch = _random(7)
+    config = LossFnConfig.model_validate(variant)
+    counts = valid_counts(batch.token_mask, batch.sample_mask)
+    loss, metrics = _run(logprobs, batch, config, counts)
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    masked, prev = batch.sample_mask == 0, batch.prev_logprobs
+    assert masked.any()
+    assert prev is not None
+    far = [torch.where(masked[:, None], one - gap, one) for one, gap in ((prev, 200), (batch.generation_logprobs, 300))]
+    changed = replace(batch, prev_logprobs=far[0], generation_logprobs=far[1])
+    again, metrics_again = _run(logprobs, changed, config, counts)
+    (gradient_again,) = torch.autograd.grad(again, logprobs)
+    assert torch.equal(gradient, gradient_again)
+    assert (again.item(), metrics_again) == (loss.item(), metrics)
+
+
+@every_variant
 def test_fully_masked_batch_has_zero_loss_and_gradient(variant: dict[str, Any]) -> None:
     logprobs, batch = _random(3)
     batch = replace(batch, sample_mask=torch.zeros(6))

@@ -161,3 +161,15 @@ def test_state_continues() -> None:
     run(3, second, half)
     for a, b in zip(whole, half, strict=True):
         torch.testing.assert_close(a, b, atol=0, rtol=0)
+
+
+def test_a_schedule_that_ends_before_the_run_is_said() -> None:
+    one = {"name": "torch.optim.lr_scheduler.OneCycleLR", "kwargs": {"max_lr": 0.1, "total_steps": 3}}
+    sgd = {"name": "torch.optim.SGD", "kwargs": {"lr": 0.1}}
+    optimization = Optimization.build(weights(), optimizer=sgd, scheduler=one)
+    for _ in range(3):
+        optimization.clip_and_step()
+        optimization.step_scheduler()
+    with pytest.raises(ConfigError, match="has ended before the run") as caught:
+        optimization.step_scheduler()
+    assert "`total_steps`" in str(caught.value.hint)

@@ -49,6 +49,13 @@ def matrices(model: ModelFiles) -> list[str] | None:
     return ["model.embed_tokens", *paths, "lm_head"]
 
 
+def tied(model: ModelFiles) -> tuple[str, ...]:
+    """Those of ``matrices`` that are one and the same: embedding and output layer. What a config leaves out is what
+    transformers takes for its family."""
+    usual = str(model.config.get("model_type")).startswith("gemma")
+    return ("model.embed_tokens", "lm_head") if model.config.get("tie_word_embeddings", usual) else ()
+
+
 def _ropes(config: dict[str, Any]) -> list[dict[str, Any]]:
     """The parameters of rotary embeddings: one set, or one for each type of layer."""
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}

@@ -9,7 +9,7 @@ from nemotron.compile.estimate import BATCH_TOKENS, SMALL_JUDGE
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import files, on_sample
 from nemotron.compile.jobs.step import AnyStepJob
-from nemotron.compile.probes.fast_path import FAMILIES, LONGEST, STATEFUL, matrices, slow_path
+from nemotron.compile.probes.fast_path import FAMILIES, LONGEST, STATEFUL, matrices, slow_path, tied
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.rules.base import EMBEDDED, Rules
 from nemotron.config.schema.policy import SchedulerEntry
@@ -52,7 +52,7 @@ def adapters_have_a_place(job: AnyJob) -> Iterator[Finding]:
     lora = job.config.policy.lora
     model = read_model(job.config.policy.model_name, job.place)
     paths = matrices(model) if model is not None else None
-    if lora is None or not paths:
+    if lora is None or model is None or not paths:
         return
     names = sorted({path.rpartition(".")[2] for path in paths})
     wanted = lora.target_modules or (_INSIDE if lora.match_all_linear else [])
@@ -66,7 +66,17 @@ def adapters_have_a_place(job: AnyJob) -> Iterator[Finding]:
                     hint=f"did you mean `{guess}`?" if guess else f"there are {listed(names)}",
                 )
                 return
-    if not adapted(paths, wanted, lora.exclude_modules):
+    found = adapted(paths, wanted, lora.exclude_modules)
+    # A reward model has no output layer that the embedding could be, too.
+    shared = [] if job.trains_reward_model else [path for path in found if path in tied(model)]
+    if shared:
+        yield job.error(
+            f"{_LORA}.target_modules",
+            f"{listed(shared)} cannot have an adapter: the model reads one matrix as embedding and as output layer, "
+            "and what is merged for the one would change the other",
+            hint=f"add `lm_head` and `embed_tokens` to `{_LORA}.exclude_modules`",
+        )
+    if not found:
         yield job.error(
             f"{_LORA}.exclude_modules" if wanted else f"{_LORA}.target_modules",
             "no matrix of the policy gets an adapter",
@@ -301,6 +311,39 @@ def warm_up_ends(job: AnyJob) -> Iterator[Finding]:
                 f"the learning rate of `{trained.key}` rises for {warm} steps, and the run ends after {made}: it never "
                 f"reaches `{trained.key}.optimizer.kwargs.lr`",
                 hint=f"shorten the warm-up in `{trained.key}.scheduler`, or set it to null",
+            )
+
+
+@rules.rule("schedule-ends", engines=EMBEDDED)
+def schedules_last(job: AnyJob) -> Iterator[Finding]:
+    """torch's one-cycle schedule raises an error at the step behind its last one: in the middle of a run."""
+    if job.steps is None:
+        return
+    for trained in job.optimizers():
+        made = job.steps * trained.steps_per_step
+        handed = [step for entry in trained.schedulers for step in entry.milestones or []]
+        named = [entry for entry in trained.schedulers if entry.name is not None]
+        for entry, first, next_one in zip(named, [0, *handed], [*handed, made + 1], strict=False):
+            last, needed = entry.last_step, min(next_one - 1, made) - first
+            if last is not None and last < needed:
+                yield job.error(
+                    f"{trained.key}.scheduler",
+                    f"`{entry.name}` ends after {last:,} steps, and the run makes {needed:,} with it",
+                    hint=f"give it `total_steps: {needed}`, or let another scheduler follow at a milestone",
+                )
+
+
+@rules.rule("matrices-alone", engines=EMBEDDED)
+def optimizer_takes_all_weights(job: AnyJob) -> Iterator[Finding]:
+    """Otherwise found when the model is loaded. Adapters are matrices, all of them."""
+    for trained in job.optimizers():
+        adapters = trained.key == "policy" and job.config.policy.lora is not None
+        name = trained.settings.name if trained.settings is not None else None
+        if name is not None and name.endswith(".Muon") and not adapters:
+            yield job.error(
+                f"{trained.key}.optimizer.name",
+                f"`{name}` takes matrices alone, and a model has vectors, too: those of its norms",
+                hint=f"set `{trained.key}.optimizer.name=torch.optim.AdamW`, or train adapters",
             )
 
 

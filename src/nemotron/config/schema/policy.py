@@ -68,6 +68,17 @@ class SchedulerEntry(Strict):
             raise ValueError("a scheduler entry has either `name` and `kwargs`, or `milestones`")
         return self
 
+    @property
+    def last_step(self) -> int | None:
+        """The step behind which torch raises an error, of a schedule that has one: ``OneCycleLR``."""
+        if self.name is None or not self.name.endswith(".OneCycleLR"):
+            return None
+        kwargs = self.kwargs or {}
+        total, epochs, each = (kwargs.get(name) for name in ("total_steps", "epochs", "steps_per_epoch"))
+        if total is None and isinstance(epochs, int) and isinstance(each, int):
+            total = epochs * each
+        return total if isinstance(total, int) else None
+
 
 class DynamicBatchingConfig(Strict):
     """Micro-batches of similar length, filled up to a number of tokens."""

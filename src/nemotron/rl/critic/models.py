@@ -215,13 +215,16 @@ class CriticModels:
         return torch.cat(parts)
 
     def _update(self, tensors: dict[str, Tensor], optimization: Optimization) -> dict[str, float]:
-        mask = tensors["mask"]
-        kept = mask.gt(0).any(1).nonzero().flatten()
-        rows = {name: tensor[kept] for name, tensor in tensors.items() if name != "number"}
+        seen = tensors["mask"].gt(0).any(1)
         reports, grad_norm = [], 0.0
         size = self._value.train_global_batch_size
-        for first in range(0, len(kept), size):
-            reports.append(self._accumulate({name: tensor[first : first + size] for name, tensor in rows.items()}))
+        # A row that is masked leaves its place empty, as in the policy's batches: closing ranks would give the few rows
+        # of a last batch a whole step of their own. Without a single row there is no step, not even one of momentum.
+        for first in range(0, len(seen), size):
+            kept = first + seen[first : first + size].nonzero().flatten()
+            if not len(kept):
+                continue
+            reports.append(self._accumulate({name: one[kept] for name, one in tensors.items() if name != "number"}))
             grad_norm = optimization.clip_and_step()
             if not math.isfinite(grad_norm):
                 raise EngineError("the critic's gradient is not finite", hint="lower `value.optimizer.kwargs.lr`")
