@@ -49,6 +49,14 @@ def gold_answers(row: Mapping[str, Any], name: str | None) -> list[str] | None:
     return [said for item in values for said in _said(item)]
 
 
+def different_golds(row: Mapping[str, Any], name: str | None) -> list[str]:
+    """Each right answer of a row once, as one text: the number 2.0 is `2`, as 2 is; empty where none can be used."""
+    value = field(row, name) if name else first_field(row, ANSWER_FIELDS)
+    if gold_answers(row, name) is None:
+        return []
+    return list(dict.fromkeys(_said(item)[0].strip() for item in (value if isinstance(value, list) else [value])))
+
+
 def _said(value: str | int | float) -> list[str]:
     """How a value of a row is written as an answer: 0.00001 and not 1e-05; both 2 and 2.0 where a table has 2.0."""
     if not isinstance(value, float):

@@ -91,12 +91,14 @@ def test_large_files_are_counted_and_sampled(compiled: Compile, world: Path, mon
     assert plan.work.steps == 1500 // 64 * 5
 
 
-def test_rows_without_agent_matter_to_nemo_gym_only(compiled: Compile, world: Path) -> None:
-    write_rows(world / "own.jsonl", [row("first"), *[{"prompt": str(i)} for i in range(99)]])
+def test_rows_that_name_a_wrong_agent_matter_to_nemo_gym_only(compiled: Compile, world: Path) -> None:
+    """Rows that name none are for the agent of the judge, there as here."""
+    rows = [row("first"), {"prompt": "second"}, *[{"prompt": str(i), "agent_ref": {"name": 7}} for i in range(98)]]
+    write_rows(world / "own.jsonl", rows)
     assert compiled("own.yaml").ok
-    (finding,) = named(compiled("own.yaml", "engine=nemo_rl", place=NODE), "agent-ref")
-    assert finding.message.startswith("99 of 100 train rows")
-    assert str(finding.origin) == "own.jsonl:2"
+    (finding,) = named(compiled("own.yaml", "engine=nemo_rl", place=NODE), "data-row")
+    assert finding.message == "train data: `agent_ref` names no agent (and 97 more rows)"
+    assert str(finding.origin) == "own.jsonl:3"
 
 
 def test_no_data_path(compiled: Compile) -> None:

@@ -297,7 +297,6 @@ ELSEWHERE = {
     "judge-turn-end",
     "turn-end",
     "not-looked-at",
-    "agent-ref",
     "chat-template",
     "checkpoint-folder-owner",
     "contradictory-pairs",

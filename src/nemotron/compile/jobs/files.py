@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nemotron.compile.nemo_rl_rows import Given, given
 from nemotron.compile.probes.survey import PROMPTS, Shape, Survey, survey
 from nemotron.config import resolvers
 from nemotron.config.schema.data import DatasetConfig
@@ -79,7 +80,7 @@ def _prepared_files(job: AnyJob) -> list[DataFile]:
     found = []
     for role, (key, shards) in shards_of(job).items():
         paths, rows = tuple(shard.path for shard in shards), sum(shard.rows for shard in shards)
-        shape = Shape(job.heldout_kind if role == "heldout" else job.row_kind)
+        shape = Shape(job.heldout_kind) if role == "heldout" else Shape(job.row_kind, given=_given(job))
         found.append(DataFile(role, key, paths, shape, rows))
     return found
 
@@ -94,7 +95,12 @@ def _heldout_file(job: AnyJob) -> list[DataFile]:
 
 
 def _shape(job: AnyJob, rows: DatasetConfig) -> Shape:
-    return Shape(job.row_kind, pair_keys(rows), answer_keys(rows, job.config.data.default))
+    return Shape(job.row_kind, pair_keys(rows), answer_keys(rows, job.config.data.default), _given(job))
+
+
+def _given(job: AnyJob) -> Given | None:
+    """The embedded engine takes every row that can be read."""
+    return given(job.config) if job.engine == "nemo_rl" else None
 
 
 def manifest_of(job: AnyJob) -> Manifest | None:

@@ -11,8 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from nemotron.compile.nemo_rl_rows import Given, Learned, OfPrompt
 from nemotron.data.conversations import FOUND, AnswerKeys, conversation_row
 from nemotron.data.rows import PAIR_KEYS, Message, PairKeys, pair_row, parse_row, prompt_row, read_lines
+from nemotron.data.turns import UnusableRow
 from nemotron.errors import DataError
 
 RowKind = Literal["prompt", "preference", "conversation"]
@@ -60,6 +62,8 @@ class Shape:
     """The fields of a pair."""
     answers: AnswerKeys = FOUND
     """The fields of a question and its answer."""
+    given: Given | None = None
+    """What NeMo-RL is given for a row, where that refuses some."""
 
 
 PROMPTS = Shape()
@@ -77,8 +81,6 @@ class Survey:
     prompts: set[int] = field(default_factory=set)
     """Hashes of the prompts that were read."""
     clashes: list[Clash] = field(default_factory=list)
-    without_agent: int = 0
-    first_without_agent: tuple[Path, int] | None = None
     longest: int = 0
     """Characters of the longest row: the prompt, in a pair with the longer answer."""
     problem: str | None = None
@@ -194,20 +196,23 @@ def _look_at(path: Path, number: int, line: bytes, shape: Shape, found: Survey) 
             messages, longest_answer = pair.messages, max(len(pair.chosen), len(pair.rejected))
             _compare(path, number, messages, pair.chosen, pair.rejected, found)
         elif shape.kind == "conversation":
-            turns = conversation_row(path, number, row, shape.answers).messages
-            messages, longest_answer = turns[:-1], len(turns[-1]["content"])
+            spoken = conversation_row(path, number, row, shape.answers)
+            messages, longest_answer = spoken.messages[:-1], len(spoken.messages[-1]["content"])
+            if isinstance(shape.given, Learned):
+                shape.given(spoken)
         else:
-            messages, longest_answer = prompt_row(path, number, row).messages, 0
+            prompt = prompt_row(path, number, row)
+            messages, longest_answer = prompt.messages, 0
+            if isinstance(shape.given, OfPrompt):
+                shape.given(prompt)
+    except UnusableRow as problem:
+        found.faults.append(Fault(problem.detail, path, number, hint=problem.hint))
     except DataError as error:
         column = error.origin.column if error.origin else None
         found.faults.append(Fault(error.message, path, number, column, hint=error.hint))
     else:
         found.prompts.add(hash(_said(messages)))
         found.longest = max(found.longest, longest_answer + sum(len(message["content"]) for message in messages))
-        agent = row.get("agent_ref")
-        if not (isinstance(agent, dict) and agent.get("name")):
-            found.without_agent += 1
-            found.first_without_agent = found.first_without_agent or (path, number)
 
 
 def _said(messages: list[Message]) -> tuple[tuple[str, str], ...]:

@@ -55,7 +55,7 @@ def files_can_be_read(job: AnyJob) -> Iterator[Finding]:
 
 @rules.rule("data-row")
 def rows_can_be_used(job: AnyJob) -> Iterator[Finding]:
-    """Each row that was read is JSON and holds a prompt."""
+    """Each row that was read is JSON, holds a prompt, and can be given to the engine."""
     for file in files(job):
         for fault, message in told_once(file.survey().faults):
             origin = Origin(str(fault.path), fault.line, fault.column)
@@ -122,22 +122,6 @@ def splits_do_not_share_prompts(job: AnyJob) -> Iterator[Finding]:
             least = "" if train.complete and found.complete else "at least "
             prompts = f"{len(found.prompts)} {file.told} prompts"
             yield job.warning(file.key, f"{least}{shared} of {prompts} are also trained on")
-
-
-@rules.rule("agent-ref", engines=NEMO_RL)
-def rows_name_their_agent(job: AnyJob) -> Iterator[Finding]:
-    """NeMo-Gym sends a row to the agent it names; without a name the rollout fails. Pairs go to no agent."""
-    for file in files(job) if job.row_kind == "prompt" else []:
-        found = file.survey()
-        if file.role != "heldout" and found.first_without_agent:
-            origin = Origin(str(found.first_without_agent[0]), found.first_without_agent[1])
-            yield job.error(
-                file.key,
-                f"{found.without_agent} of {found.read} {file.told} rows that were read have no `agent_ref.name`",
-                kind=DataError,
-                origin=origin,
-                hint='add `"agent_ref": {"type": "responses_api_agents", "name": "genrm_simple_agent"}`',
-            )
 
 
 @rules.rule("environment-name", number=71, engines=NEMO_RL)

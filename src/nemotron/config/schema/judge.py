@@ -12,6 +12,8 @@ from nemotron.config.schema.fields import Count, DiskPath, Omittable, OnDisk, Pr
 
 JUDGE_MODEL = "env.nemo_gym.genrm_model.responses_api_models.vllm_model"
 """Key of the block that says which model judges."""
+JUDGED_AGENT = "genrm_simple_agent"
+"""NeMo-Gym's agent whose answers the judge compares: rows without an agent of their own are for it."""
 DEFAULT_PRINCIPLE = (
     "Prefer the response that is correct and helpful, answers what was asked, and is clear without needless words."
 )

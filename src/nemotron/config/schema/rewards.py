@@ -299,7 +299,7 @@ class RewardConfig(Strict):
         if len(self.functions) != 1 or not isinstance(self.functions[0], MathRewardConfig):
             return False
         plain = MathRewardConfig(name="math")
-        same = set(MathRewardConfig.model_fields) - {"label", "optional", "timeout_s", "answer_field"}
+        same = set(MathRewardConfig.model_fields) - {"label", "timeout_s", "answer_field"}
         return all(getattr(self.functions[0], name) == getattr(plain, name) for name in same)
 
     @property

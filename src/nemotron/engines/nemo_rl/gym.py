@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from nemotron.config.schema.judge import JudgeConfig
+from nemotron.config.schema.judge import JUDGED_AGENT, JudgeConfig
 from nemotron.judge.announced import ADDRESS_VARIABLE, TOKEN_VARIABLE
 
 JUDGE_PATH = ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_model")
@@ -15,8 +15,6 @@ JUDGE_PATH = ("env", "nemo_gym", "genrm_model", "responses_api_models", "vllm_mo
 JUDGE_IMPLEMENTATION = "genrm_model"
 """What Gym must start there: its plain ``vllm_model`` drops the answers that are to be compared."""
 POLICY_CONFIG = "responses_api_models/vllm_model/configs/vllm_model_for_training.yaml"
-AGENT = "genrm_simple_agent"
-"""The agent that rows without one of their own are for."""
 COMPARE = "genrm_compare_resources_server"
 OURS = "nemotron"
 """What of ours a block has (:mod:`nemotron.gym.under_gym`)."""
@@ -107,7 +105,7 @@ def _judged(section: dict[str, Any]) -> None:
     servers = _at(section, COMPARE, "resources_servers")
     compare = servers["genrm_compare"] = _over(_COMPARE, servers.get("genrm_compare") or {})
     _at(compare, "genrm_responses_create_params").setdefault("input", [])
-    agents = _at(section, AGENT, "responses_api_agents")
+    agents = _at(section, JUDGED_AGENT, "responses_api_agents")
     agents["simple_agent"] = _over(_AGENT, agents.get("simple_agent") or {})
 
 

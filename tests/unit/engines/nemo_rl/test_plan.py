@@ -308,16 +308,63 @@ def test_a_row_that_our_functions_cannot_score_is_refused_or_left_out(tmp_path: 
     assert len(left["train.jsonl"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [({"messages": TALK, "answer": "4"}, "one turn of a user"), ({"question": "2+2?"}, "no answer to check with")],
-)
-def test_a_row_that_nemo_rl_cannot_show_is_refused_with_its_line(
-    tmp_path: Path, row: dict[str, Any], words: str
+SYSTEM = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
+SPARED = {"messages": [TALK[0], {**TALK[1], "weight": 0}, TALK[2], {"role": "assistant", "content": "Done."}]}
+ANSWERED = {"question": "a", "answer": "b"}
+AGENT = {"agent_ref": {"type": "responses_api_agents", "name": "x"}}
+# (step, config, a row that can be used, another, why NeMo-RL cannot be given it; None: it can)
+GIVEN: list[tuple[str, str, dict[str, Any], dict[str, Any], str | None]] = [
+    ("rlvr", "default", ANSWERED, {"question": "2+2?", "expected_answer": "4"}, None),
+    ("rlvr", "default", ANSWERED, {"question": "2+2?", "expected_answer": [4, 4.0, "4"]}, None),
+    ("rlvr", "default", ANSWERED, {"question": "root of 4?", "answer": ["-2", "2"]}, "this row has several"),
+    ("rlvr", "default", ANSWERED, {"messages": SYSTEM, "answer": "4"}, "one turn of a user"),
+    ("rlvr", "default", ANSWERED, {"messages": TALK, "answer": "4"}, "one turn of a user"),
+    ("rlvr", "default", ANSWERED, {"question": "2+2?"}, "no `expected_answer` or `answer`"),
+    ("rlvr", "default", ANSWERED, {"question": "2+2?", "answer": " "}, "is blank"),
+    ("rlvr", "nemo_gym", {**ANSWERED, **AGENT}, ANSWERED, "names no agent"),
+    ("rlhf", "default", ANSWERED, {"messages": SYSTEM}, None),
+    ("rlhf", "default", ANSWERED, {"prompt": "Hi", "agent_ref": {"name": ""}}, "names no agent"),
+    ("rlhf", "default", ANSWERED, {"prompt": "Hi", "agent_ref": "mine"}, "names no agent"),
+    ("rlhf", "default", ANSWERED, {"prompt": "Hi", "task_source": "math"}, "does not know `task_source`"),
+    ("ppo", "default", ANSWERED, {"prompt": "2+2?"}, None),
+    ("ppo", "default", ANSWERED, {"prompt": SYSTEM}, "one turn of a user"),
+    ("sft", "default", {"prompt": "a", "answer": "b"}, SPARED, "turn 2 of this one is not to be learned"),
+]
+
+
+@pytest.mark.parametrize(("step", "name", "usable", "other", "why"), GIVEN)
+def test_the_dry_run_and_the_run_refuse_the_same_rows(
+    tmp_path: Path, step: str, name: str, usable: dict[str, Any], other: dict[str, Any], why: str | None
 ) -> None:
-    with pytest.raises(DataError, match=words) as caught:
-        written(tmp_path, "rlvr", *train_on(tmp_path / "q.jsonl", {"question": "a", "answer": "b"}, row))
-    assert str(caught.value.origin) == f"{tmp_path / 'q.jsonl'}:2"
+    """Both with the line, for the same reason: a cluster does not start for a row that it cannot be given."""
+    rows = [{**usable, "question": f"{i}"} if "question" in usable else usable for i in range(400)]
+    path = write_jsonl(tmp_path / "q.jsonl", [rows[0], other, *rows[1:]])
+    words = (f"data.train.data_path={path}", "data.validation=null", *(PPO if step == "ppo" else ()))
+    plan = plan_of(tmp_path, step, name, *words)
+    found = [f for f in plan.errors if f.origin is not None and f.origin.source == str(path)]
+    if why is None:
+        assert found == []
+        assert len(written(tmp_path, step, *words, name=name)["train.jsonl"]) == len(rows) + 1
+        return
+    [told] = {(f.message, str(f.origin)) for f in found if f.name != "gym-row"}
+    assert why in told[0]
+    assert told[1] == f"{path}:2"
+    with pytest.raises(DataError, match=why) as caught:
+        written(tmp_path, step, *words, name=name)
+    assert str(caught.value.origin) == told[1]
+
+
+def test_rows_that_are_left_out_are_left_out_of_plain_mathematics_too(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "q.jsonl", [ANSWERED, {"messages": TALK}, {"question": "c", "answer": []}] * 64)
+    words = (f"data.train.data_path={path}", f"data.validation.data_path={path}", "rewards.unusable_rows=leave_out")
+    assert plan_of(tmp_path, "rlvr", "default", *words).errors == ()
+    assert written(tmp_path, "rlvr", *words)["train.jsonl"] == [{"input": "a", "output": "b"}] * 64
+
+
+def test_what_nemo_rl_refuses_the_embedded_engine_takes(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "q.jsonl", [{"messages": SYSTEM, "answer": ["-2", "2"]}] * 64)
+    words = (f"data.train.data_path={path}", "data.validation=null", "engine=embedded")
+    assert not [f for f in plan_of(tmp_path, "rlvr", "default", *words).errors if f.name == "data-row"]
 
 
 def test_rows_of_the_gym_stay_and_others_become_such(tmp_path: Path) -> None:
