@@ -69,6 +69,15 @@ Omittable = Annotated[T | None, BeforeValidator(_refuse_null)]
 """A key that NeMo-RL reads only when it is there: ``None`` means "not given", an explicit null is an error."""
 
 
+def written_defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """What the keys of a section are that are left out, but for those of which null is no value."""
+    return {
+        name: field.get_default()
+        for name, field in model.model_fields.items()
+        if not field.is_required() and not any(getattr(of, "func", None) is _refuse_null for of in field.metadata)
+    }
+
+
 class Off(Open):
     """A section that is switched off and whose other required keys were left out."""
 

@@ -12,6 +12,11 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from pydantic import BaseModel
+
+from nemotron.config.schema.fields import written_defaults
+from nemotron.config.schema.grpo import AdvEstimatorConfig, GrpoConfig
+from nemotron.config.schema.ppo import PpoConfig, PpoEstimatorConfig
 from nemotron.engines.nemo_rl.functions import add_servers, scored_by_us, through_gym
 from nemotron.engines.nemo_rl.gym import JUDGE_IMPLEMENTATION, JUDGE_PATH, entrypoint, gym_section, serves_judge
 from nemotron.engines.nemo_rl.version import SECTIONS
@@ -22,6 +27,7 @@ OURS = (
 )
 """Sections that NeMo-RL would print and ignore."""
 OURS_IN_DATA = ("manifest_path", "use_tokens")
+OURS_IN_GRPO = ("dynamic_sampling_unit",)
 OF_FILES = (
     *("data_path", "input_key", "output_key", "prompt_key", "chosen_key", "rejected_key"),
     *("split", "subset", "split_validation_size", "download_dir"),
@@ -77,6 +83,8 @@ def nemo_rl_config(
     if section == "grpo":
         _grpo(config["grpo"])
     if section == "ppo":
+        _fill(config["ppo"], PpoConfig)
+        _fill(config["ppo"]["adv_estimator"], PpoEstimatorConfig)
         _reward_model(config, values)
     logger = config["logger"]
     if not any(logger.get(f"{name}_enabled") for name in LOGGERS):
@@ -131,12 +139,19 @@ def _checkpoints(settings: dict[str, Any]) -> None:
 
 
 def _grpo(settings: dict[str, Any]) -> None:
-    settings.setdefault("overlong_filtering", False)
-    settings.setdefault("batch_multiplier", 1)
     if settings.get("adv_estimator") is None:
         names = ("normalize_rewards", "use_leave_one_out_baseline")
         settings["adv_estimator"] = {"name": "grpo", **{name: settings.get(name, True) for name in names}}
-    settings["adv_estimator"].setdefault("minus_baseline", True)
+    _fill(settings, GrpoConfig)
+    _fill(settings["adv_estimator"], AdvEstimatorConfig)
+    for name in OURS_IN_GRPO:
+        settings.pop(name, None)
+
+
+def _fill(settings: dict[str, Any], model: type[BaseModel]) -> None:
+    """Write what a key that is left out is for us: most are read by `[]`, some of them in the first step only."""
+    for name, value in written_defaults(model).items():
+        settings.setdefault(name, value)
 
 
 def _data(values: Mapping[str, Any], folder: str, *, pairs: bool, pair_sets: tuple[str, ...]) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from pydantic import BaseModel
 
 from nemotron.config.dump import dump_yaml
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
+from nemotron.config.schema.grpo import AdvEstimatorConfig, GrpoConfig
+from nemotron.config.schema.ppo import PpoConfig, PpoEstimatorConfig
 from nemotron.engines.nemo_rl.config import OURS, nemo_rl_config, section_of, uses_gym
 from nemotron.manifest import declaration, find_step
 
@@ -128,6 +131,46 @@ def test_what_is_read_although_it_is_optional(step: str, name: str) -> None:
         wanted.update(READ["generation"])
     assert wanted - set(keys_of(config)) == set()
     assert uses_gym(config) or config["data"]["max_input_seq_length"] is not None
+
+
+ALGORITHMS: dict[str, tuple[str, type[BaseModel]]] = {
+    "grpo": ("rlvr", GrpoConfig),
+    "grpo.adv_estimator": ("rlvr", AdvEstimatorConfig),
+    "ppo": ("ppo", PpoConfig),
+    "ppo.adv_estimator": ("ppo", PpoEstimatorConfig),
+}
+# Left out they are read nowhere, and null is no value of theirs; the last one is ours.
+READ_WHEN_THERE = {
+    *("num_val_generations_per_prompt", "invalid_tool_call_strategy", "penalize_invalid_tool_call"),
+    *("penalize_malformed_thinking", "async_grpo", "dynamic_sampling_unit"),
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        (section, key)
+        for section, (_, model) in ALGORITHMS.items()
+        for key, field in model.model_fields.items()
+        if not field.is_required()
+    ],
+)
+def test_a_key_of_an_algorithm_that_is_left_out_is_written_as_it_is_to_us(section: str, key: str) -> None:
+    """NeMo-RL reads most of them by `[]`, whatever its types say."""
+    step, model = ALGORITHMS[section]
+    values = values_of(step, "default")
+    given: Any = values
+    for name in section.split("."):
+        given = given[name]
+    given.pop(key, None)
+    written: Any = nemo_rl_config(values, folder="/f", secrets={})
+    for name in section.split("."):
+        written = written[name]
+    assert (key in written) == (key not in READ_WHEN_THERE)
+    if key == "adv_estimator":
+        assert set(written[key]) == set(AdvEstimatorConfig.model_fields)
+    elif key in written:
+        assert written[key] == model.model_fields[key].get_default()
 
 
 @pytest.mark.parametrize(("step", "name"), CONFIGS)
