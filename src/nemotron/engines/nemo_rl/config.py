@@ -113,6 +113,8 @@ def _model(model: dict[str, Any]) -> None:
     ):
         if model.get(key) is None:
             model[key] = value
+    # 0 is no clipping to us; there it would multiply every gradient by 0.
+    model["max_grad_norm"] = model["max_grad_norm"] or None
 
 
 def _policy(policy: dict[str, Any]) -> None:

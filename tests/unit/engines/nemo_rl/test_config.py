@@ -173,6 +173,15 @@ def test_a_key_of_an_algorithm_that_is_left_out_is_written_as_it_is_to_us(sectio
         assert written[key] == model.model_fields[key].get_default()
 
 
+@pytest.mark.parametrize("step", ["sft", "dpo", "rm", "rlvr", "rlhf", "ppo"])
+def test_no_clipping_is_null(step: str) -> None:
+    """Its DTensor workers multiply each gradient by the norm over its own, so 0 would train nothing."""
+    models = ("policy", "value") if step == "ppo" else ("policy",)
+    for said, meant in (("0", None), ("0.0", None), ("null", None), ("0.5", 0.5)):
+        config = config_of(step, "default", *(f"{model}.max_grad_norm={said}" for model in models))
+        assert [config[model]["max_grad_norm"] for model in models] == [meant] * len(models)
+
+
 @pytest.mark.parametrize(("step", "name"), CONFIGS)
 def test_nothing_is_left_to_resolve_and_paths_are_absolute(step: str, name: str) -> None:
     config = config_of(step, name)
