@@ -97,6 +97,13 @@ class GrpoJob(PolicyGradientJob[G]):
         )
         yield from checks
 
+    def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
+        """The reward itself as the advantage."""
+        yield from super().missing_in_nemo_rl()
+        if self.estimator == "raw_reward":
+            message = "NeMo-RL's GRPO has no estimator `raw_reward`"
+            yield "grpo.adv_estimator.name", message, "set it to `grpo` or `reinforce_plus_plus`, or `engine=embedded`"
+
 
 AnyGrpoJob = GrpoJob[GrpoRunConfig]
 

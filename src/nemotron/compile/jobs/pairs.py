@@ -35,6 +35,14 @@ class PairJob(RowJob[T]):
         sets = self.config.data.named_validation_sets()
         return tuple(f"validation-{name}_{metric}" for name in sets for metric in self.metrics)
 
+    def missing_in_nemo_rl(self) -> Iterator[tuple[str, str, str]]:
+        """Pairs without their first or last token: its processor of pairs takes neither switch."""
+        yield from super().missing_in_nemo_rl()
+        for name, token in (("add_bos", "BOS"), ("add_eos", "EOS")):
+            if getattr(self.config.data, name) is False:
+                message = f"NeMo-RL adds the {token} token to every pair where the template does not"
+                yield f"data.{name}", message, "leave it out, or run with `engine=embedded`"
+
     @property
     def train_metrics(self) -> tuple[str, ...]:
         """What a step on pairs measures."""
