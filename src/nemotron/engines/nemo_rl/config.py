@@ -192,6 +192,9 @@ def _data(values: Mapping[str, Any], folder: str, *, pairs: bool, pair_sets: tup
     if name != "NemoGymDataset" and data.get("max_input_seq_length") is None:
         # Every processor but the gym's compares with it.
         data["max_input_seq_length"] = values["policy"]["max_total_sequence_length"]
+    if section_of(values) == "sft":
+        # Its processor of conversations, which alone reads this, masks a row of exactly so many tokens.
+        data["max_input_seq_length"] += 1
     return data
 
 

@@ -173,6 +173,15 @@ def test_a_key_of_an_algorithm_that_is_left_out_is_written_as_it_is_to_us(sectio
         assert written[key] == model.model_fields[key].get_default()
 
 
+@pytest.mark.parametrize(("step", "more"), [("sft", 1), ("dpo", 0), ("rm", 0)])
+@pytest.mark.parametrize("said", ["null", "64"])
+def test_a_row_of_exactly_the_limit_is_learned(step: str, more: int, said: str) -> None:
+    """The processor of conversations masks what reaches the number, that of pairs what exceeds it."""
+    config = config_of(step, "default", f"data.max_input_seq_length={said}", "policy.max_total_sequence_length=128")
+    assert config["data"]["max_input_seq_length"] == (128 if said == "null" else int(said)) + more
+    assert config["policy"]["max_total_sequence_length"] == 128
+
+
 @pytest.mark.parametrize("step", ["sft", "dpo", "rm", "rlvr", "rlhf", "ppo"])
 def test_no_clipping_is_null(step: str) -> None:
     """Its DTensor workers multiply each gradient by the norm over its own, so 0 would train nothing."""
