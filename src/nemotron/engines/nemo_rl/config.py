@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from nemotron.config.schema.fields import written_defaults
-from nemotron.config.schema.grpo import AdvEstimatorConfig, GrpoConfig
+from nemotron.config.schema.grpo import AdvEstimatorConfig, GrpoConfig, RewardScalingConfig
 from nemotron.config.schema.ppo import PpoConfig, PpoEstimatorConfig
 from nemotron.engines.nemo_rl.functions import add_servers, scored_by_us, through_gym
 from nemotron.engines.nemo_rl.gym import JUDGE_IMPLEMENTATION, JUDGE_PATH, entrypoint, gym_section, serves_judge
@@ -82,6 +82,9 @@ def nemo_rl_config(
     config["data"] = _data(values, folder, pairs=section in ("dpo", "rm"), pair_sets=pair_sets)
     if section == "grpo":
         _grpo(config["grpo"])
+    if section in ("grpo", "ppo"):
+        # Not `reward_shaping`: its null is none of NeMo-RL's values, and its absence is looked for there.
+        _fill(config[section]["reward_scaling"], RewardScalingConfig)
     if section == "ppo":
         _fill(config["ppo"], PpoConfig)
         _fill(config["ppo"]["adv_estimator"], PpoEstimatorConfig)

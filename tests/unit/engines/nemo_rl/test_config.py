@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from nemotron.config.dump import dump_yaml
 from nemotron.config.layers import load
 from nemotron.config.overrides import parse_overrides
-from nemotron.config.schema.grpo import AdvEstimatorConfig, GrpoConfig
+from nemotron.config.schema.grpo import AdvEstimatorConfig, GrpoConfig, RewardScalingConfig
 from nemotron.config.schema.ppo import PpoConfig, PpoEstimatorConfig
 from nemotron.engines.nemo_rl.config import OURS, nemo_rl_config, section_of, uses_gym
 from nemotron.manifest import declaration, find_step
@@ -136,7 +136,9 @@ def test_what_is_read_although_it_is_optional(step: str, name: str) -> None:
 ALGORITHMS: dict[str, tuple[str, type[BaseModel]]] = {
     "grpo": ("rlvr", GrpoConfig),
     "grpo.adv_estimator": ("rlvr", AdvEstimatorConfig),
+    "grpo.reward_scaling": ("rlvr", RewardScalingConfig),
     "ppo": ("ppo", PpoConfig),
+    "ppo.reward_scaling": ("ppo", RewardScalingConfig),
     "ppo.adv_estimator": ("ppo", PpoEstimatorConfig),
 }
 # Left out they are read nowhere, and null is no value of theirs; the last one is ours.
