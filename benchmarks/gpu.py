@@ -242,7 +242,8 @@ def parts(shown: Shown, folder: Path, model: Path, args: argparse.Namespace) -> 
         shown.part(f"rlvr, {sampler} sampler", 120, step("rl/nemo_rl/rlvr", folder, *adding, *words))
         shown.part(f"rlhf, {sampler} sampler", 120, step("rl/nemo_rl/rlhf", folder, *judged, *words))
     shown.part("dpo", 90, step("rl/nemo_rl/dpo", folder, *choosing, "policy.optimizer.kwargs.lr=1e-5"))
-    adapters = ("policy.dtensor_cfg.lora_cfg.enabled=true", "policy.optimizer.kwargs.lr=3e-4")
+    on = ("policy.megatron_cfg.enabled=false", "policy.dtensor_cfg.enabled=true")
+    adapters = (*on, "policy.dtensor_cfg.lora_cfg.enabled=true", "policy.optimizer.kwargs.lr=3e-4")
     shown.part("dpo, adapters", 90, step("rl/nemo_rl/dpo", folder, *choosing, *adapters))
 
 

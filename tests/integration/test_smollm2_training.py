@@ -45,6 +45,8 @@ def test_dpo_with_an_adapter_learns_a_preference_and_resumes_to_the_same_bits(sm
         f"data.train.data_path={write(tmp_path / 'train.jsonl', rows[:64])}",
         f"data.validation.data_path={write(tmp_path / 'heldout.jsonl', rows[64:])}",
         "eval.heldout=null",
+        "policy.megatron_cfg.enabled=false",
+        "policy.dtensor_cfg.enabled=true",
         "policy.dtensor_cfg.lora_cfg.enabled=true",
         "policy.optimizer.kwargs.lr=3e-4",
         "policy.train_global_batch_size=8",
@@ -59,6 +61,7 @@ def test_dpo_with_an_adapter_learns_a_preference_and_resumes_to_the_same_bits(sm
     done = run_command(command("rl/nemo_rl/dpo", whole, *words), timeout_s=MOST_S)
     assert done.code == 0, done.stderr
     first = only_run(whole)
+    assert any(first.glob("checkpoints/*/**/adapter_model.safetensors"))
     accuracy = [row["validation-default_accuracy"] for row in metrics(first) if "validation-default_accuracy" in row]
     assert len(accuracy) == 2
     # Without an update the two answers differ from the reference by rounding alone: that is no accuracy.

@@ -141,12 +141,16 @@ def gaps(run: Path) -> list[float]:
     return [row["sampler/logprob_gap_max"] for row in rows(run) if "sampler/logprob_gap_max" in row]
 
 
-@pytest.mark.parametrize("words", [(), ("policy.dtensor_cfg.lora_cfg.enabled=true",)], ids=["all weights", "adapters"])
+ADAPTERS = ("policy.dtensor_cfg.enabled=true", "policy.dtensor_cfg.lora_cfg.enabled=true")
+
+
+@pytest.mark.parametrize("words", [(), ADAPTERS], ids=["all weights", "adapters"])
 def test_a_run_samples_by_it(tmp_path: Path, words: tuple[str, ...]) -> None:
     before = left_in_temporary()
     run = finished(tmp_path, *RLHF, *SAMPLER, *QUICK, *words, marked(tmp_path, "sampler"))
     assert len(gaps(run)) == 4
     assert max(gaps(run)) < 1e-3
+    assert any(run.glob("checkpoints/*/**/adapter_model.safetensors")) == bool(words)
     moved = [row["train/kl_penalty"] for row in rows(run) if "train/kl_penalty" in row]
     assert moved[-1] > 1e-4, "the policy has to move for this to say anything"
     assert not of_run(tmp_path)

@@ -159,7 +159,8 @@ def _changes(job: AnyJob, now: Settings) -> Iterator[tuple[str, Settings]]:
         limit = " limits.max_kl=null" if bound else ""
         yield f"loss_fn.reference_policy_kl_penalty=0{limit}", replace(now, reference=False)
     if not now.adapters:
-        both = "policy.megatron_cfg.enabled=false policy.dtensor_cfg.enabled=true " if policy.megatron else ""
+        both = "policy.megatron_cfg.enabled=false " if policy.megatron else ""
+        both += "" if policy.dtensor else "policy.dtensor_cfg.enabled=true "
         rank = getattr(getattr(policy.dtensor_cfg, "lora_cfg", None), "dim", None) or RANK
         yield f"{both}policy.dtensor_cfg.lora_cfg.enabled=true", replace(now, adapters=rank)
 

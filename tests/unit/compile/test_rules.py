@@ -8,6 +8,7 @@ from nemotron.compile.rules.doubts import rules as doubts
 from nemotron.config.known import embedded_reads
 from nemotron.config.schema.extras import JudgedGrpoConfig
 from nemotron.manifest import declaration, find_step
+from nemotron.place import Place
 from nemotron.steps.rl.nemo_rl.rlhf.step import STEP
 from tests.unit.compile.compile_world import LAPTOP, NODE, Compile, named
 
@@ -281,6 +282,8 @@ ON_LAPTOP: list[tuple[str, int | None, str, tuple[str, ...]]] = [
     ("override-without-effect", None, "error", ("cluster.num_nodes=2",)),
     ("override-without-effect", None, "error", ("data.train.env_name=math",)),
     ("override-without-effect", None, "error", ("grpo.val_batch_size=4",)),
+    ("adapters-switched-off", None, "error", ("policy.dtensor_cfg.lora_cfg.enabled=true",)),
+    ("section-switched-off", None, "warning", ("checkpointing.enabled=false", "checkpointing.save_period=3")),
     ("nemo-rl-settings", None, "note", ()),
     ("no-checkpoints", None, "warning", ("checkpointing.enabled=false",)),
     ("password-in-url", None, "error", (f"{MODEL}.base_url=http://user:pw@localhost:1/v1",)),
@@ -384,6 +387,33 @@ def test_who_samples_under_nemo_rl_is_said(compiled: Compile) -> None:
 def test_overrides_that_others_refer_to_have_an_effect(compiled: Compile) -> None:
     plan = compiled("own.yaml", "+env.mine={rows: 4}", "policy.train_micro_batch_size=${env.mine.rows}")
     assert plan.ok
+
+
+@pytest.mark.parametrize("place", [LAPTOP, NODE], ids=["laptop", "node"])
+def test_adapters_that_nobody_would_train_are_refused(compiled: Compile, place: Place) -> None:
+    """Also where a file asks for them: on NeMo-RL, too, all weights would be trained."""
+    asked = "policy.dtensor_cfg.lora_cfg.enabled=true"
+    (finding,) = named(compiled("own.yaml", asked, place=place), "adapters-switched-off")
+    assert finding.severity == "error"
+    on = ("policy.dtensor_cfg.enabled=true", "policy.megatron_cfg.enabled=false")
+    assert all(word in str(finding.hint) for word in on)
+    assert not named(compiled("own.yaml", asked, *on, place=place), "adapters-switched-off")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("checkpointing.save_period=3",),
+        ("checkpointing.enabled=false",),
+        ("checkpointing={enabled: false, checkpoint_dir: x, save_period: 3}",),
+        ("checkpointing.enabled=false", "checkpointing.save_period=3", "grpo.val_period=${checkpointing.save_period}"),
+    ],
+    ids=str,
+)
+def test_a_word_that_switches_off_or_that_others_refer_to_is_no_vain_one(
+    compiled: Compile, words: tuple[str, ...]
+) -> None:
+    assert not named(compiled("own.yaml", *words), "section-switched-off")
 
 
 def test_what_the_embedded_engine_reads() -> None:

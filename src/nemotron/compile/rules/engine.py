@@ -236,6 +236,36 @@ def overrides_have_an_effect(job: AnyJob) -> Iterator[Finding]:
             )
 
 
+@rules.rule("adapters-switched-off")
+def adapters_are_trained(job: AnyJob) -> Iterator[Finding]:
+    """They are DTensor's: asked for where it is switched off, all weights would be trained, here as on NeMo-RL."""
+    key = "policy.dtensor_cfg.lora_cfg.enabled"
+    if job.resolved.get(key) is True and job.config.policy.lora is None:
+        yield job.error(
+            key,
+            f"`{key}` is true, but `policy.dtensor_cfg.enabled` is not: all weights would be trained",
+            hint="set `policy.dtensor_cfg.enabled=true` and `policy.megatron_cfg.enabled=false`, or take adapters out",
+        )
+
+
+@rules.rule("section-switched-off")
+def words_reach_what_is_on(job: AnyJob) -> Iterator[Finding]:
+    """A word on the command line below a section that is off changes nothing. One that writes the section whole may."""
+    told: set[int] = set()
+    referred, origins = str(job.resolved.raw), job.resolved.origins
+    for key, origin in origins.items():
+        if origin.argument is None or origin.argument in told or f"${{{key}}}" in referred:
+            continue
+        parts = key.split(".")
+        switches = [".".join([*parts[:count], "enabled"]) for count in range(1, len(parts))]
+        off = [switch for switch in switches if switch != key and job.resolved.get(switch) is False]
+        if off and (switched := origins.get(off[0])) is not None and switched.argument != origin.argument:
+            told.add(origin.argument)
+            yield job.warning(
+                key, f"`{key}` has no effect: `{off[0]}` is false", hint="switch that on, or leave it out"
+            )
+
+
 def _below(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
