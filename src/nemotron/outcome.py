@@ -80,7 +80,7 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
             return gone.exit_code
         from nemotron.out_of_memory import out_of_memory
 
-        if (known := out_of_memory(error) or _name_too_long(error)) is not None:
+        if (known := out_of_memory(error) or _name_too_long(error) or _forbidden(error)) is not None:
             print_error(known)
             return known.exit_code
         _report_bug(error, words)
@@ -95,6 +95,16 @@ def _name_too_long(error: Exception) -> UsageError | None:
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     message = f"the name `{name[:40]}...` is too long for a file: it has {len(os.fsencode(name)):,} bytes"
     return UsageError(message, hint="a name has at most 255 bytes, a path 4,096")
+
+
+def _forbidden(error: Exception) -> NotFoundError | None:
+    """The error for a path in a folder that one may not enter, whoever looked it up; None of other errors."""
+    if not isinstance(error, PermissionError) or not isinstance(error.filename, str | bytes | os.PathLike):
+        return None
+    name = os.fsdecode(error.filename)
+    return NotFoundError(
+        f"cannot get at `{name}`: {reason(error)}", hint="ask its owner for the right to it, or name another path"
+    )
 
 
 class _Messages(io.FileIO):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +75,38 @@ def test_a_folder_that_is_gone(tmp_path: Path, command: str) -> None:
     assert "bug in nemotron" not in done.stderr
     assert "loading libraries" not in done.stderr
     assert done.returncode in (0, 4, 5, 6, 8), done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["steps run rlhf -c tiny -d data.train.data_path=locked/x.jsonl",
+     "steps run dpo -c tiny -d policy.model_name=./locked", "steps run rlhf -d -c locked/x.yaml", "steps run rl_prep -d blend_path=locked/x.jsonl output_dir=o",
+     "pipelines run locked/p.yaml", "runs show locked/r", "artifacts verify locked/m", "runs list --runs-dir locked/r"],
+)  # fmt: skip
+def test_a_folder_that_one_may_not_enter(tmp_path: Path, command: str) -> None:
+    """Such as a colleague's on a shared disk. The rights of root are laid aside."""
+    drop = "setpriv --bounding-set=-dac_override,-dac_read_search" if os.getuid() == 0 else ""
+    if drop and shutil.which("setpriv") is None:
+        pytest.skip("root may enter every folder, and there is no setpriv")
+    (tmp_path / "locked").mkdir()
+    done = shell(f"chmod 000 locked; {drop} {sys.executable} -m nemotron {command}", cwd=tmp_path)
+    (tmp_path / "locked").chmod(0o700)
+    assert "bug in nemotron" not in done.stderr
+    assert done.returncode in (3, 4, 5, 6, 8), done.stderr
+    assert "ermission denied" in done.stderr
+    assert "locked" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["folder", "word"])
+def test_a_name_that_is_no_text(tmp_path: Path, where: str) -> None:
+    strange = os.fsdecode(b"caf\xe9")
+    folder = tmp_path / (strange if where == "folder" else "usual")
+    folder.mkdir()
+    word = "rows.jsonl" if where == "folder" else "$'caf\\xe9.jsonl'"
+    done = shell(f"nemotron steps run rl_prep -d output_dir=o blend_path={word}", cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert "is no text in utf-8" in done.stderr
+    assert "caf\\xe9" in done.stderr
 
 
 @pytest.mark.full

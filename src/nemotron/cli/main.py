@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(words: tuple[str, ...]) -> int:
     cut = words.index("--") if "--" in words else len(words)
     invocation = Invocation(words[:cut], words[cut + 1 :])
+    _refuse_bytes(words)
     try:
         # Not `app.main`, which has ends of its own for Ctrl-C, closed pipes and a shell's completion.
         with app.make_context("nemotron", list(invocation.words), obj=invocation) as ctx:
@@ -88,6 +89,22 @@ def _dispatch(words: tuple[str, ...]) -> int:
     except click.UsageError as error:
         raise _usage_error(error, invocation.words) from None
     return result if isinstance(result, int) else 0
+
+
+def _refuse_bytes(words: tuple[str, ...]) -> None:
+    """Names of files may be any bytes; what is written down about a run is text."""
+    try:
+        here = os.getcwd()
+    except OSError:
+        here = ""  # whoever needs the folder says that it is gone
+    encoding = sys.getfilesystemencoding()
+    hint = f"rename it{', or set PYTHONUTF8=1' if encoding != 'utf-8' else ''}"
+    for number, name in enumerate((here, *words)):
+        if not name.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in name):
+            shown = os.fsencode(name).decode("ascii", "backslashreplace")
+            what = "an argument" if number else "the name of this folder"
+            origin = Origin("command line", argument=number) if number else None
+            raise UsageError(f"{what} is no text in {encoding}: `{shown}`", hint=hint, origin=origin)
 
 
 def _usage_error(error: click.UsageError, words: tuple[str, ...]) -> UsageError:

@@ -103,7 +103,7 @@ def init_command(folder: Path) -> None:
 
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"`{folder}` is a file")
-    with output_errors(folder):
+    with output_errors(folder, place="name a folder that you may write to", after=""):
         folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(SHIPPED.glob("*.toml")):
         target = folder / file.name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ _IN_THE_WAY = {
     errno.EEXIST: "a file of that name is in the way",
     errno.EISDIR: "a folder of that name is in the way",
 }
+_OF_RUST = re.compile(r"\(os error (\d+)\)$")
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 """What a file system says that has no locks, as some network file systems do."""
 
@@ -46,6 +49,19 @@ def output_errors(path: Path, *, what: str = "", place: str = RUNS_PLACE, after:
         yield
     except OSError as error:
         raise output_error(error, path, what=what, place=place, after=after) from error
+
+
+@contextmanager
+def errors_of_rust() -> Iterator[None]:
+    """Turn what libraries in Rust raise for an error of the system, a plain ``Exception`` that ends in its number, into
+    the ``OSError`` that it is."""
+    try:
+        yield
+    except Exception as error:
+        told = _OF_RUST.search(str(error))
+        if told is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(told[1]), os.strerror(int(told[1]))) from error
 
 
 def output_error(

@@ -19,6 +19,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.policy import write_root
 from nemotron.checkpoints.store import CheckpointStore, read_info
+from nemotron.disk.faults import errors_of_rust
 from nemotron.errors import ArtifactError, OutputError
 from nemotron.rl.optim import Optimization
 from nemotron.rl.state_files import read_state
@@ -179,7 +180,8 @@ class Saver:
         """
         model = trained.model
         tokenizer, root, optimizer = folder / TOKENIZER, folder / WEIGHTS, folder / OPTIMIZER
-        self.tokenizer.save_pretrained(tokenizer)
+        with errors_of_rust():
+            self.tokenizer.save_pretrained(tokenizer)
         root.mkdir(parents=True)
         hf_config = json.loads(model.config.to_json_string())
         hashed = []
@@ -193,7 +195,8 @@ class Saver:
             finished(root, "checkpoint_megatron")
         if self.save_hf or not megatron:
             model.save_pretrained(root / HF)
-            self.tokenizer.save_pretrained(root / HF)
+            with errors_of_rust():
+                self.tokenizer.save_pretrained(root / HF)
             # transformers writes one of its own making; what the model brought along counts.
             (root / HF / hf.GENERATION_CONFIG).unlink(missing_ok=True)
             for name, content in self.side_files.items():

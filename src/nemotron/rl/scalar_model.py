@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nemotron.checkpoints import hf
 from nemotron.contracts.samples import Group
+from nemotron.disk.faults import errors_of_rust
 from nemotron.errors import ArtifactError, ConfigError
 from nemotron.rl.frozen import freeze
 from nemotron.rl.fused_llama import FusedLlama, shape_of
@@ -183,7 +184,8 @@ class ScalarModel:
         """
         self.model.config.pad_token_id = tokenizer.pad_token_id
         self.model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with errors_of_rust():
+            tokenizer.save_pretrained(folder)
 
     def _written_out(self, groups: Sequence[Group]) -> bool:
         longest = max(len(g.prompt_ids) + len(c.token_ids) for g in groups for c in g.completions)

@@ -130,6 +130,23 @@ def test_shares_of_max_rows(tmp_path: Path) -> None:
     assert Counter(i // 100 for i in ids) == {0: 30, 1: 70}
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("weights", ["copies", "shares"])
+def test_a_sample_may_leave_a_split_without_rows(tmp_path: Path, rows: int, weights: str) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(200))
+    sizes = {"max_rows": rows, "weights": weights, "split": {"mode": "hash", "shares": {"validation": 0.05}}}
+    result = run(tmp_path / "out", source, **sizes)
+    assert sum(split["rows"] for split in result.manifest["splits"].values()) == rows == len(rows_of(result))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "x\0"])
+def test_a_split_is_called_what_a_file_may_be_called(tmp_path: Path, name: str) -> None:
+    source = write_rows(tmp_path / "in.jsonl", prompts(20))
+    with pytest.raises(DataError, match="is no name for a split"):
+        run(tmp_path / "below" / "out", source, split={"mode": "hash", "shares": {name: 0.5}})
+    assert not list(tmp_path.rglob("*-of-*"))
+
+
 def test_max_rows_is_a_global_random_sample(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", prompts(1000))
     result = run(

@@ -96,17 +96,17 @@ class Selection:
         cell = int(np.searchsorted(total, rows, side="left")) if rows else 0
         need = rows - (int(total[cell - 1]) if cell else 0)
         absolute = split * self.grid.cells + cell
-        parts = [p for p in self.parts(absolute, absolute + 1) if group is None or self.group_of(p.piece) == group]
-        keys = np.concatenate([part.keys if part.keep is None else part.keys[part.keep] for part in parts])
-        checks = np.concatenate([part.checks if part.keep is None else part.checks[part.keep] for part in parts])
-        order = np.lexsort((checks, keys))
         if need:
+            parts = [p for p in self.parts(absolute, absolute + 1) if group is None or self.group_of(p.piece) == group]
+            keys = np.concatenate([part.keys if part.keep is None else part.keys[part.keep] for part in parts])
+            checks = np.concatenate([part.checks if part.keep is None else part.checks[part.keep] for part in parts])
+            order = np.lexsort((checks, keys))
             last = order[need - 1]
             key, check = keys[last], checks[last]
             ties = int(((keys[order[:need]] == key) & (checks[order[:need]] == check)).sum())
             self.cuts[group, split] = Cut(int(key), int(check), ties)
         else:
-            # Nothing of this cell: a key that is below all of its own.
+            # Nothing of the split: a key that is below all of its first cell, which may hold no row itself.
             self.cuts[group, split] = Cut(int(self.grid.bounds()[absolute]), 0, 0)
         # Counts of every group follow, from the rows of the cell in which the cut is.
         for other in [group] if group is not None else list(self.counts):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.data.prep.blend import SourceFile
 from nemotron.errors import ConfigError, DataError
 
+_NAME = re.compile(r"\w[\w.-]*")
 MOST_SPLITS = 16
 """What the order keys of pieces can tell apart."""
 
@@ -33,9 +35,14 @@ def split_names(shares: dict[str, float] | None, sources: Sequence[SourceFile]) 
     """Names of the splits, the well-known first.
 
     Raises:
-        DataError: more splits than a piece can tell apart.
+        DataError: more splits than a piece can tell apart, or a name that cannot stand in a file's name.
     """
     names = set(shares) if shares is not None else {source.split or "train" for source in sources}
+    if strange := sorted(name for name in names if not _NAME.fullmatch(name)):
+        raise DataError(
+            f"`{strange[0]}` is no name for a split: its files are called after it",
+            hint="take letters, digits, `_`, `-` and `.`, for example `validation`",
+        )
     known = ["train", "validation", "test"]
     found = ["train", *(n for n in known[1:] if n in names), *sorted(names - set(known))]
     if len(found) > MOST_SPLITS:

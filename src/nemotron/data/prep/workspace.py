@@ -20,6 +20,7 @@ from nemotron.disk.lock import alone
 from nemotron.errors import DataError, OutputError
 
 WORK = ".rl_prep"
+PLACE, AFTER = "set `output_dir` to a folder that you may write to", ", then give the command again"
 LOCK_PATIENCE_S = 20.0
 
 
@@ -91,7 +92,7 @@ class Workspace:
         Raises:
             OutputError: it cannot be written.
         """
-        with output_errors(self.output):
+        with output_errors(self.output, place=PLACE, after=AFTER):
             if self.manifest.exists():
                 old = _listed_files(self.manifest)
                 # Never may a manifest name shards that are not there.
@@ -162,7 +163,7 @@ def locked(output: Path) -> Iterator[None]:
         OutputError: another run writes to this folder.
     """
     path = output / WORK / "lock"
-    with output_errors(output):
+    with output_errors(output, place=PLACE, after=AFTER):
         path.parent.mkdir(parents=True, exist_ok=True)
     with alone(
         path,

@@ -12,6 +12,7 @@ from nemotron.compile.gpus import judge_gpus
 from nemotron.config.schema.extras import GrpoRunConfig
 from nemotron.contracts.sampler import Sampler
 from nemotron.disk.documents import read_object
+from nemotron.disk.faults import errors_of_rust
 from nemotron.engines.embedded.parts import TrainingParts, precision
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import EngineError
@@ -51,7 +52,8 @@ def open_sampler(
     at = stack.enter_context(vanishing_folder()) / "vllm"
     exported: Exported = Merged(policy) if parts.lora is not None else policy.model
     hand_over(exported, folder)
-    parts.chat.tokenizer.save_pretrained(folder)
+    with errors_of_rust():
+        parts.chat.tokenizer.save_pretrained(folder)
     server = VllmServer(
         "the policy's samples",
         serve_policy(config, program, place, folder, threads),

@@ -18,6 +18,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.libraries import load_tokenizer
 from nemotron.config.schema.ppo import CriticConfig, RewardSourceConfig, ValueConfig, ValueLossConfig
 from nemotron.contracts.samples import Group, split_rows
+from nemotron.disk.faults import errors_of_rust
 from nemotron.errors import ArtifactError, ConfigError, EngineError, OutputError
 from nemotron.rl.critic.wire import WireError, check_tokens, grouped, in_place
 from nemotron.rl.losses import merge_metrics
@@ -186,7 +187,8 @@ class CriticModels:
             self._critic.save(unfinished / WEIGHTS.relative_to(PART), tokenizer)
             for file, content in hf.side_files(hf.small_files(self._value.model_name)).items():
                 (unfinished / WEIGHTS.relative_to(PART) / file).write_bytes(content)
-            tokenizer.save_pretrained(unfinished / TOKENIZER.relative_to(PART))
+            with errors_of_rust():
+                tokenizer.save_pretrained(unfinished / TOKENIZER.relative_to(PART))
             optimizer = unfinished / OPTIMIZER.relative_to(PART)
             optimizer.parent.mkdir(exist_ok=True)
             torch.save(self._optimization.state_dict(), optimizer)

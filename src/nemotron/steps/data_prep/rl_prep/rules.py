@@ -131,6 +131,9 @@ def rows_can_be_tokenised(job: PrepJob) -> Iterator[Finding]:
         yield job.error(key, message, hint="give `tokenize.chat_template`: a `.jinja` file, a template, or `null`")
 
 
+_SHARES = "split.shares"
+
+
 @rules.rule("split-shares", needs=("blend", "blend_path"))
 def splits_can_be_made(job: PrepJob) -> Iterator[Finding]:
     """Shares and names of the splits fit the sources."""
@@ -142,7 +145,9 @@ def splits_can_be_made(job: PrepJob) -> Iterator[Finding]:
     try:
         split_names(split_shares(job.config, sources), sources)
     except NemotronError as problem:
-        yield job.refused("split.shares", problem)
+        # A share on the command line is what is looked for first; the section itself may stand in a file.
+        said = (key for key, origin in job.resolved.origins.items() if origin.argument and key.startswith(_SHARES))
+        yield job.refused(next(said, _SHARES), problem)
 
 
 @rules.rule("shares-without-rows", needs=("blend", "blend_path"))
