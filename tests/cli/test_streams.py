@@ -80,8 +80,9 @@ def test_a_folder_that_is_gone(tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize(
     "command",
     ["steps run rlhf -c tiny -d data.train.data_path=locked/x.jsonl",
-     "steps run dpo -c tiny -d policy.model_name=./locked", "steps run rlhf -d -c locked/x.yaml", "steps run rl_prep -d blend_path=locked/x.jsonl output_dir=o",
-     "pipelines run locked/p.yaml", "runs show locked/r", "artifacts verify locked/m", "runs list --runs-dir locked/r"],
+     "steps run dpo -c tiny -d policy.model_name=./locked", "steps run rlhf -d -c locked/x.yaml",
+     "steps run rl_prep -d blend_path=locked/x.jsonl output_dir=o", "pipelines run locked/p.yaml",
+     "runs show locked/r", "artifacts verify locked/m", "runs list --runs-dir locked/r"],
 )  # fmt: skip
 def test_a_folder_that_one_may_not_enter(tmp_path: Path, command: str) -> None:
     """Such as a colleague's on a shared disk. The rights of root are laid aside."""
