@@ -2,6 +2,7 @@
 
 * Checkpoints: the relative name and SHA-256 of every file that belongs to the model. A Megatron root, its iteration
   folder and the NeMo-RL ``step_N`` around it have the same fingerprint.
+* Prepared data: the SHA-256 of the manifest and of every shard that it names.
 * Data and results: the SHA-256 of every file, whatever it is called: renaming or reordering shards changes nothing.
 """
 
@@ -16,6 +17,7 @@ from nemotron.artifacts.record import RECORD
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import CONFIG, WEIGHTS
 from nemotron.checkpoints.megatron import layout
+from nemotron.data.manifest import Manifest
 from nemotron.disk.documents import open_regular
 from nemotron.disk.faults import reason
 from nemotron.errors import ArtifactError
@@ -48,10 +50,24 @@ def fingerprint_files(files: Sequence[Path], progress: Callable[[int], None] | N
     return "sha256:" + hashlib.sha256("\n".join(["training_jsonl", *lines]).encode()).hexdigest()
 
 
+def fingerprint_as_named(manifest: Path) -> str:
+    """That of prepared data by the hashes that their manifest holds: for who has just written the shards.
+
+    Raises:
+        DataError: it is no manifest. ArtifactError: it cannot be read.
+    """
+    named = [shard.sha256 for shard in Manifest.read(manifest).shards()]
+    lines = sorted([_digest(manifest, None), *named])
+    return "sha256:" + hashlib.sha256("\n".join(["prepared_data", *lines]).encode()).hexdigest()
+
+
 def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:
     """Folder, files that count, and whether their names do."""
     if kind == "training_jsonl":
         return path, jsonl_files(path), False
+    if kind == "prepared_data":
+        manifest = Manifest.read(path)
+        return path, [manifest.path, *(shard.path for shard in manifest.shards())], False
     if kind == "eval_results":
         return path, result_files(path), False
     if kind == "checkpoint_lora":

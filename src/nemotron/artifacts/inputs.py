@@ -76,8 +76,9 @@ def hashed(one: Input, progress: Callable[[int], None] | None = None) -> Input:
         content = fingerprint_files([Path(name) for name in one.files], progress)
     else:
         path = Path(one.path).expanduser()
-        # Of a folder the kind is asked again: it says which of its files count.
-        content = fingerprint(path, "training_jsonl" if path.is_file() else None, progress=progress)
+        # Of a folder the kind is asked again: it says which of its files count. Only of rows all do.
+        rows = path.is_file() or one.type == "training_jsonl"
+        content = fingerprint(path, "training_jsonl" if rows else None, progress=progress)
     return one.model_copy(update={"fingerprint": content})
 
 

@@ -13,6 +13,7 @@ from nemotron.checkpoints.adapter_files import WEIGHTS, read_adapter_config
 from nemotron.checkpoints.chat_template import templates_of
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
+from nemotron.data.manifest import Manifest
 from nemotron.disk.documents import read_object
 from nemotron.errors import ArtifactError
 
@@ -72,11 +73,28 @@ class DataFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedFacts:
+    """What `data_prep/rl_prep` made, as its manifest names it."""
+
+    rows: int
+    splits: dict[str, int]
+    """Rows of each."""
+    kind: str
+    """Kind of the rows, ``mixed`` where there are several."""
+    files: int
+    """Shards, those of token ids included."""
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResultFacts:
     """Results of an evaluation."""
 
     files: int
     metrics: dict[str, Any]
+
+
+Facts = CheckpointFacts | AdapterFacts | PreparedFacts | DataFacts | ResultFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +103,7 @@ class Inspection:
 
     path: str
     type: Kind
-    facts: CheckpointFacts | AdapterFacts | DataFacts | ResultFacts
+    facts: Facts
     record: dict[str, Any] | None
     """What made it, where that was recorded."""
 
@@ -98,17 +116,19 @@ def inspect(path: Path) -> Inspection:
     """Look at the artifact at ``path``.
 
     Raises:
-        ArtifactError: nothing known there, or it is broken. DataError: a JSONL file that is none.
+        ArtifactError: nothing known there, or it is broken. DataError: a JSONL file or manifest that is none.
     """
     path = located(path)
     kind = recognise(path)
-    facts: CheckpointFacts | AdapterFacts | DataFacts | ResultFacts
+    facts: Facts
     if kind == "checkpoint_lora":
         facts = _adapter(path)
     elif kind == "checkpoint_hf":
         facts = _hf(path)
     elif kind == "checkpoint_megatron":
         facts = _megatron(path)
+    elif kind == "prepared_data":
+        facts = _prepared(path)
     elif kind == "training_jsonl":
         facts = _data(path)
     else:
@@ -193,6 +213,19 @@ def _tokenizer(folder: Path) -> TokenizerFacts | None:
             raise ArtifactError(f"`{path}` is not readable JSON", hint="copy the tokenizer again") from error
     size = hf.largest_token(folder / "tokenizer.json") + 1 if (folder / "tokenizer.json").is_file() else None
     return TokenizerFacts(str(folder), settings.get("tokenizer_class"), size, bool(templates_of(folder)))
+
+
+def _prepared(path: Path) -> PreparedFacts:
+    manifest = Manifest.read(path)
+    splits = {name: sum(shard.rows for shard in shards) for name, shards in manifest.splits.items()}
+    shards = manifest.shards()
+    return PreparedFacts(
+        rows=sum(splits.values()),
+        splits=splits,
+        kind=manifest.kind,
+        files=len(shards),
+        nbytes=sum(shard.bytes for shard in shards),
+    )
 
 
 def _data(path: Path) -> DataFacts:

@@ -14,7 +14,11 @@ from nemotron.disk.faults import reason
 from nemotron.disk.walk import files_below
 from nemotron.errors import ArtifactError, DataError
 
-Kind = Literal["checkpoint_hf", "checkpoint_lora", "checkpoint_megatron", "training_jsonl", "eval_results"]
+Kind = Literal[
+    "checkpoint_hf", "checkpoint_lora", "checkpoint_megatron", "prepared_data", "training_jsonl", "eval_results"
+]
+MANIFEST = "manifest.json"
+"""What names the shards of prepared data."""
 
 
 def located(path: Path) -> Path:
@@ -36,6 +40,8 @@ def recognise(path: Path) -> Kind:
     if path.is_file():
         if path.suffix == ".jsonl":
             return "training_jsonl"
+        if path.name == MANIFEST and _names_shards(path):
+            return "prepared_data"
         if path.suffix == ".json" and _scores(path):
             return "eval_results"
     elif is_adapter(path):
@@ -44,14 +50,16 @@ def recognise(path: Path) -> Kind:
         return "checkpoint_hf"
     elif layout.find_iteration(path) is not None:
         return "checkpoint_megatron"
+    elif _names_shards(path / MANIFEST):
+        return "prepared_data"  # before its rows are taken for a folder of JSONL files, which says nothing of hashes
     elif jsonl_files(path):
         return "training_jsonl"
     elif result_files(path):
         return "eval_results"
     raise ArtifactError(
         f"`{path}` is no artifact of a known type",
-        hint="known are Hugging Face and Megatron checkpoints, LoRA adapters, JSONL data, and JSON files with "
-        "`results` or `metrics`",
+        hint="known are Hugging Face and Megatron checkpoints, LoRA adapters, prepared data, JSONL data, and "
+        "JSON files with `results` or `metrics`",
     )
 
 
@@ -116,6 +124,15 @@ def artifact_files(folder: Path) -> list[Path]:
 
 def _hidden(file: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
+def _names_shards(path: Path) -> bool:
+    """A JSON object with splits: a manifest, if a broken one, which is said when it is read."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("splits"), dict)
 
 
 def _scores(path: Path) -> bool:

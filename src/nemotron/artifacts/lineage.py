@@ -59,8 +59,7 @@ def lineage(path: Path) -> Link:
     path = path.expanduser().absolute()
     if not path.exists():
         raise ArtifactError(f"there is nothing at `{path}`", hint="check the path")
-    kind = "prepared_data" if path.name == "manifest.json" else recognise(path)
-    return _link(path, kind, None, None, set())
+    return _link(path, recognise(path), None, None, set())
 
 
 def origins(job: CompiledJob) -> tuple[Link, ...]:

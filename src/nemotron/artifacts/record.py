@@ -48,6 +48,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
             record = read_json(folder / RECORD)
         except (OSError, ValueError):
             continue  # a lost record makes an artifact no less usable
-        if isinstance(record, dict):
-            return record
+        if isinstance(record, dict) and not (folder == path.parent and record.get("type") == "prepared_data"):
+            return record  # what lies in a folder inside of prepared data is none of them
     return None

@@ -13,7 +13,9 @@ from nemotron.artifacts.record import read_record
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families
 from nemotron.checkpoints.megatron.names import hf_parts
+from nemotron.data.manifest import Manifest
 from nemotron.errors import ArtifactError, DataError
+from nemotron.suggest import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ def verify(path: Path, *, progress: Callable[[int], None] | None = None) -> Veri
         checks = [f"{len(Adapter.read(path).tensors)} matrices of an adapter can be read"]
     elif found.type == "checkpoint_hf":
         checks = _hf(path)
+    elif found.type == "prepared_data":
+        checks = _prepared(path)
     elif found.type == "training_jsonl":
         checks = _data(path)
     else:
@@ -92,6 +96,16 @@ def _hf(path: Path) -> list[str]:
                 hint="the config belongs to another model, or a file is missing",
             )
     return [*checks, f"the {len(headers)} weights are those of a {shape.family} model of this config"]
+
+
+def _prepared(path: Path) -> list[str]:
+    manifest = Manifest.read(path)
+    for problem in manifest.problems(verify=True, tokens=True):
+        raise problem
+    return [
+        f"the rows of {listed(sorted(manifest.splits))} are as many as the manifest says",
+        f"the SHA-256 of {len(manifest.shards())} shards match",
+    ]
 
 
 def _data(path: Path) -> list[str]:

@@ -11,12 +11,15 @@ from nemotron.cli.render import print_columns
 from nemotron.outcome import print_error
 
 if TYPE_CHECKING:
-    from nemotron.artifacts.inspect import CheckpointFacts, DataFacts, Inspection, ResultFacts
+    from nemotron.artifacts.inspect import CheckpointFacts, DataFacts, Inspection, PreparedFacts, ResultFacts
 
 app = group("Inspect and verify checkpoints, data and results.")
 
 artifact_path = argument(
-    "path", metavar="PATH", type=PATH, help="A checkpoint folder, a JSONL file or folder, results."
+    "path",
+    metavar="PATH",
+    type=PATH,
+    help="A checkpoint folder, prepared data or their manifest, a JSONL file or folder, results.",
 )
 only_type = option("--type", "kind", metavar="TYPE", help="Only artifacts of this type.")
 
@@ -98,7 +101,7 @@ def _print_json(value: Any) -> None:
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:
-    from nemotron.artifacts.inspect import AdapterFacts, CheckpointFacts, DataFacts
+    from nemotron.artifacts.inspect import AdapterFacts, CheckpointFacts, DataFacts, PreparedFacts
 
     rows = [("path", found.path), ("type", found.type)]
     if isinstance(found.facts, CheckpointFacts):
@@ -107,6 +110,8 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
         facts = found.facts
         rows += [("rank", str(facts.rank)), ("alpha", f"{facts.alpha:g}"), ("modules", ", ".join(facts.modules))]
         rows += [("base model", facts.base or "not named"), ("shards", f"1 file, {facts.nbytes:,} bytes")]
+    elif isinstance(found.facts, PreparedFacts):
+        rows += _prepared_rows(found.facts)
     elif isinstance(found.facts, DataFacts):
         rows += _data_rows(found.facts)
     else:
@@ -133,6 +138,12 @@ def _checkpoint_rows(facts: CheckpointFacts) -> list[tuple[str, str]]:
     template = "with" if tokenizer.chat_template else "without"
     size = f"{tokenizer.size} tokens" if tokenizer.size is not None else "size unknown"
     return [*rows, ("tokenizer", f"{tokenizer.name or 'unnamed'}, {size}, {template} chat template")]
+
+
+def _prepared_rows(facts: PreparedFacts) -> list[tuple[str, str]]:
+    splits = ", ".join(f"{name} ({rows:,})" for name, rows in facts.splits.items())
+    size = f"{facts.files} {'file' if facts.files == 1 else 'files'}, {facts.nbytes:,} bytes"
+    return [("rows", f"{facts.rows:,}"), ("splits", splits), ("kind", facts.kind), ("shards", size)]
 
 
 def _data_rows(facts: DataFacts) -> list[tuple[str, str]]:

@@ -113,11 +113,16 @@ class Manifest:
             raise DataError(f"the manifest `{self.path}` has no rows of the split `{name}`", hint=hint)
         return found
 
+    def shards(self, *, tokens: bool = True) -> list[ShardFile]:
+        """Those of all splits; with ``tokens`` those of token ids too."""
+        return [
+            shard for split in (*self.splits.values(), *(self.tokens.values() if tokens else ())) for shard in split
+        ]
+
     def problems(self, *, verify: bool | None = None, tokens: bool = False) -> Iterator[DataError]:
         """What is wrong with the shards, one error each. ``verify`` None hashes them where that is cheap; ``tokens``
         looks at the shards of token ids too."""
-        files = [*self.splits.values(), *(self.tokens.values() if tokens else ())]
-        shards = [shard for split in files for shard in split]
+        shards = self.shards(tokens=tokens)
         hashed = sum(shard.bytes for shard in shards) <= CHEAP_BYTES if verify is None else verify
         for shard in shards:
             try:

@@ -16,13 +16,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nemotron.artifacts.fingerprint import fingerprint
-from nemotron.artifacts.inspect import CheckpointFacts, DataFacts, ResultFacts, inspect
+from nemotron.artifacts.inspect import CheckpointFacts, DataFacts, PreparedFacts, ResultFacts, inspect
 from nemotron.artifacts.kinds import recognise
+from nemotron.artifacts.lineage import lineage
 from nemotron.artifacts.record import RECORD, read_record, write_record
 from nemotron.artifacts.verify import verify
 from nemotron.checkpoints.convert import hf_to_megatron
 from nemotron.cli.artifacts import app
 from nemotron.errors import ArtifactError, DataError, NemotronError
+from tests.in_process import nemotron
 from tests.unit.checkpoints.families_zoo import CONFIGS, VOCAB, make
 
 
@@ -224,3 +226,51 @@ assert "torch" not in sys.modules
 def test_a_record_that_cannot_be_read_is_no_record(copy: Path) -> None:
     (copy / "hf" / RECORD).write_text("{")
     assert inspect(copy / "hf").record is None
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """The folder that `data_prep/rl_prep` made, outside of its run."""
+    rows = "".join(json.dumps({"prompt": f"question {number}"}) + "\n" for number in range(60))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    words = (f"blend_path={tmp_path / 'rows.jsonl'}", f"output_dir={tmp_path / 'o'}")
+    done = nemotron("steps", "run", "data_prep/rl_prep", *words, cwd=tmp_path, bare=True)
+    assert done.code == 0, done.stderr
+    return tmp_path / "o"
+
+
+def test_prepared_data_are_known_by_folder_and_by_manifest(prepared: Path) -> None:
+    for path in (prepared, prepared / "manifest.json"):
+        assert recognise(path) == "prepared_data"
+        found = inspect(path)
+        assert isinstance(found.facts, PreparedFacts)
+        assert found.facts.rows == sum(found.facts.splits.values()) == 60
+        assert found.record is not None
+        assert found.record["step"] == "data_prep/rl_prep"
+        whole = verify(path)
+        assert (whole.type, whole.recorded) == ("prepared_data", True)
+        link = lineage(path)
+        assert link.made is not None
+        assert link.made.run == found.record["run"]
+        assert [one.path for one in link.inputs] == [str(prepared.parent / "rows.jsonl")]
+
+
+@pytest.mark.parametrize("damage", ["gone", "longer", "other", "manifest"])
+def test_damaged_prepared_data_are_refused(prepared: Path, damage: str) -> None:
+    shard = next(prepared.glob("train-*.jsonl"))
+    if damage == "gone":
+        shard.unlink()
+    elif damage == "longer":
+        shard.write_bytes(shard.read_bytes() + b'{"prompt": "more"}\n')
+    elif damage == "other":
+        shard.write_bytes(shard.read_bytes().replace(b"question", b"Question", 1))
+    else:
+        (prepared / "manifest.json").write_text((prepared / "manifest.json").read_text().replace('"seed"', '"sed"', 1))
+    for path in (prepared, prepared / "manifest.json"):
+        with pytest.raises(NemotronError):
+            verify(path)
+
+
+def test_a_model_in_the_folder_of_prepared_data_is_not_made_by_their_run(world: Path, prepared: Path) -> None:
+    shutil.copytree(world / "hf", prepared / "model")
+    assert inspect(prepared / "model").record is None

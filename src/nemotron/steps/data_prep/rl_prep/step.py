@@ -28,10 +28,33 @@ def run(attempt: Attempt) -> None:
     run.write_status(state="running")
     with ProgressBar() as bar:
         result = prepare(config, progress=bar.update)
+    _record(attempt, result)
     for line in summary(result):
         print(line, file=sys.stderr)
     print(result.path)
     run.write_status(state="finished", exit_code=0)
+
+
+def _record(attempt: Attempt, result: Result) -> None:
+    """What made the data, beside them: `output_dir` lies wherever the user wants, and says nothing of the run."""
+    from nemotron.artifacts.fingerprint import fingerprint_as_named
+    from nemotron.artifacts.record import read_record, write_record
+    from nemotron.disk.faults import output_errors
+
+    folder, content = result.path.parent, fingerprint_as_named(result.path)
+    known = read_record(folder) or {}
+    if not result.fresh and known.get("fingerprint") == content:
+        return  # the run that made them is named already
+    job = attempt.job
+    with output_errors(folder):
+        write_record(
+            folder,
+            kind="prepared_data",
+            step=job.step,
+            fingerprint=content,
+            inputs=[one.model_dump(mode="json") for one in attempt.inputs],
+            details={"run": attempt.run.id, "config_fingerprint": job.fingerprint},
+        )
 
 
 def summary(result: Result) -> list[str]:
