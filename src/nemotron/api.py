@@ -28,7 +28,7 @@ from nemotron.artifacts.made import all_made
 from nemotron.compile.plan import Plan
 from nemotron.config.origins import located
 from nemotron.config.overrides import Override, parse_overrides
-from nemotron.errors import CompileError, Origin
+from nemotron.errors import CompileError, ConfigError, NemotronError, Origin
 from nemotron.executors import apart, goes_on, state_of
 from nemotron.executors.request import Request
 from nemotron.manifest import VARIABLE, declaration, find_step, own_folders
@@ -46,10 +46,22 @@ _POLL_S = 0.5
 
 
 def use_steps(folder: str | Path) -> None:
-    """Take the steps of a folder of your own, here and in the runs that are started from here."""
+    """Take the steps of a folder of your own, here and in the runs that are started from here.
+
+    Raises:
+        NotFoundError: it is no folder; nothing has changed.
+    """
     known = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = os.pathsep.join(filter(None, [str(Path(folder).absolute()), known]))
-    own_folders()
+    os.environ[VARIABLE] = os.pathsep.join(filter(None, [str(Path(folder).expanduser().absolute()), known]))
+    try:
+        own_folders()
+    except NemotronError:
+        # Every later call looks there, and would be refused for it.
+        if known is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = known
+        raise
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,9 @@ class Run:
         return summarise(self.folder, state_of(self.folder))
 
 
-def compile(step: str, config: str = "default", overrides: Overrides = (), *, runs_dir: str | Path = "runs") -> Plan:
+def compile(
+    step: str, config: str | Path = "default", overrides: Overrides = (), *, runs_dir: str | Path = "runs"
+) -> Plan:
     """What `steps run --dry-run` finds: ``plan.ok``, ``plan.findings``, ``plan.work``, ``plan.to_json()``.
 
     Args:
@@ -126,7 +140,7 @@ def compile(step: str, config: str = "default", overrides: Overrides = (), *, ru
 
 def run(
     step: str,
-    config: str = "default",
+    config: str | Path = "default",
     overrides: Overrides = (),
     *,
     runs_dir: str | Path = "runs",
@@ -171,7 +185,7 @@ def open_run(name: str, *, runs_dir: str | Path = "runs") -> Run:
 class Pipeline:
     """A pipeline: a shipped one by its name, or a file of your own by its path."""
 
-    name: str
+    name: str | Path
     overrides: Overrides = ()
     """Keys begin with the name of a node: ``{"rm.rm.seed": 3}``."""
     runs_dir: str | Path = "runs"
@@ -186,7 +200,7 @@ class Pipeline:
 
     def _compile(self, *, rehearsal: bool) -> Chain:
         overrides = _overrides(self.overrides)
-        return compile_file(find_pipeline(self.name), overrides, Path(self.runs_dir), rehearsal=rehearsal)
+        return compile_file(find_pipeline(os.fspath(self.name)), overrides, Path(self.runs_dir), rehearsal=rehearsal)
 
     def run(
         self,
@@ -211,7 +225,7 @@ class Pipeline:
         folder = begin(
             chain, overrides=overrides, force=force, begin_with=begin_with, until=until, side_by_side=side_by_side
         )
-        work(chain, folder, command=("api", "pipelines", "run", self.name))
+        work(chain, folder, command=("api", "pipelines", "run", os.fspath(self.name)))
         return PipelineRun(folder)
 
 
@@ -249,8 +263,8 @@ class PipelineRun:
         return self
 
 
-def _request(step: str, config: str, runs_dir: str | Path) -> Request:
-    found = find_step(step)
+def _request(step: str, config: str | Path, runs_dir: str | Path) -> Request:
+    found, config = find_step(step), os.fspath(config)
     words = ("api", "run", found.id, "-c", config)
     return Request(found, declaration(found), config, None, Path(runs_dir), words, (), False)
 
@@ -259,10 +273,32 @@ def _overrides(overrides: Overrides) -> list[Override]:
     if not isinstance(overrides, Mapping):
         return parse_overrides(list(enumerate(overrides, 1)))
     origin = Origin("Python")
+    plain = {key: _plain(str(key), value) for key, value in overrides.items()}
     return [
-        Override("set", tuple(key.split(".")), located(value, origin), origin, f"{key}={json.dumps(value)}")
-        for key, value in overrides.items()
+        Override("set", tuple(str(key).split(".")), located(value, origin), origin, f"{key}={json.dumps(value)}")
+        for key, value in plain.items()
     ]
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value as YAML has it: paths become texts, numbers of numpy and the like those of Python.
+
+    Raises:
+        ConfigError: no config can hold it.
+    """
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(f"{key}.{name}", inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(f"{key}.{number}", inner) for number, inner in enumerate(value)]
+    # A number of numpy or a tensor of one element; nothing of them is imported here.
+    if getattr(value, "shape", None) == () and callable(item := getattr(value, "item", None)):
+        value = item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    message = f"`{key}` cannot be set to a {type(value).__name__}: a config holds texts, numbers, lists and mappings"
+    raise ConfigError(message, hint="give one of these", origin=Origin("Python"))
 
 
 @contextmanager

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nemotron import api
-from nemotron.errors import CompileError, NotFoundError, UsageError
+from nemotron.errors import CompileError, ConfigError, NotFoundError, UsageError
 from tests import forked
 from tests.in_process import nemotron
 
@@ -41,6 +42,22 @@ def test_a_plan_is_the_one_of_the_dry_run(tmp_path: Path) -> None:
     assert by_words.ok
     assert by_words.fingerprint == by_values.fingerprint == json.loads(told.stdout)["fingerprint"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_and_numbers_of_numpy_are_values(tmp_path: Path) -> None:
+    words = {"dpo.seed": 3, "dpo.sft_loss_weight": 0.5, "data.train.data_path": str(tmp_path / "a.jsonl")}
+    values = {**words, "dpo.seed": np.int64(3), "dpo.sft_loss_weight": np.float32(0.5)}
+    values["data.train.data_path"] = tmp_path / "a.jsonl"
+    own = tmp_path / "own.yaml"
+    own.write_text("defaults: tiny\n")
+    plans = [api.compile("dpo", own, given, runs_dir=tmp_path / "runs") for given in (words, values)]
+    assert plans[0].fingerprint == plans[1].fingerprint
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"x", np.arange(2), [1, {"a": 1j}]])
+def test_a_value_that_no_config_holds_is_refused_by_its_key(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"`dpo\.seed[.01a]*` cannot be set to a \w+"):
+        api.compile("dpo", "tiny", {"dpo.seed": value})
 
 
 def test_a_run_says_everything_that_its_folder_knows(run: api.Run) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from nemotron import api
 from nemotron.config.resolvers import ASSETS
+from nemotron.errors import NotFoundError
 from nemotron.manifest import VARIABLE
 from nemotron.runs.folder import list_runs
 from tests.in_process import Result, nemotron
@@ -104,6 +105,21 @@ def test_a_shipped_id_is_not_taken_over_and_a_folder_has_to_be_there(folder: Pat
     gone = nemotron("--steps-dir", "nosuch", "steps", "list", cwd=folder)
     assert gone.code == 4
     assert "no folder of steps" in gone.stderr
+
+
+@pytest.mark.parametrize("before", [None, "steps"])
+def test_a_folder_that_is_not_there_is_not_kept(
+    folder: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    if before is None:
+        monkeypatch.delenv(VARIABLE)
+    else:
+        api.use_steps(folder / before)
+    with pytest.raises(NotFoundError):
+        api.use_steps(folder / "nosuch")
+    assert os.environ.get(VARIABLE) == (str(folder / before) if before else None)
+    assert api.compile("dpo", "tiny", runs_dir=folder / "runs").ok
 
 
 def test_it_is_a_node_of_a_pipeline_and_its_code_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
