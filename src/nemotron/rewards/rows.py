@@ -114,6 +114,7 @@ def _setup(index: int, function: RewardFunctionConfig) -> list[SetupProblem]:
 
 def _own_function(index: int, function: schema.UserRewardConfig) -> list[SetupProblem]:
     command = [sys.executable, "-m", "nemotron.rewards.worker", "--check", function.function, function.search_path]
+    command += function.options
     try:
         result = subprocess.run(
             command,

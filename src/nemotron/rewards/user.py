@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nemotron.config.schema.rewards import UserRewardConfig
@@ -30,10 +31,12 @@ class User:
         """Import the function.
 
         Raises:
-            ConfigError: there is no such module or function, or the module itself fails.
+            ConfigError: there is no such module or function, the module itself fails, or it takes other arguments.
         """
         if self._function is None:
-            self._function = import_function(self._config.function, self._config.search_path)
+            function = import_function(self._config.function, self._config.search_path)
+            check_call(self._config.function, function, self._config.options)
+            self._function = function
         return self._function
 
     def __call__(self, row: Mapping[str, Any], response: str, *, ended: bool) -> float:
@@ -68,3 +71,33 @@ def import_function(path: str, search_path: str) -> Callable[..., Any]:
     if not callable(function):
         raise ConfigError(f"the module `{module_name}` ({module.__file__}) has no function `{name}`")
     return function  # type: ignore[no-any-return]
+
+
+def check_call(path: str, function: Callable[..., Any], options: Iterable[str]) -> None:
+    """Refuse a function that cannot be called as rewards are: no answer would get a value.
+
+    Raises:
+        ConfigError: it takes other arguments, or gives no number but something to wait for.
+    """
+    form = "def score(row, response, *, ended, **options): ..."
+    call = getattr(function, "__call__", None)  # noqa: B004  of an object, whose own is what runs
+    for kind, found in (("async def", inspect.iscoroutinefunction), ("async generator", inspect.isasyncgenfunction)):
+        if found(function) or found(call):
+            raise ConfigError(
+                f"the reward function `{path}` is an `{kind}`, and nobody waits for what it gives",
+                hint=f"write it as `{form}`; `asyncio.run` inside waits",
+            )
+    if inspect.isgeneratorfunction(function):
+        raise ConfigError(f"the reward function `{path}` is a generator, and gives no number", hint=f"write `{form}`")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # of one that is written in C nothing is known
+    try:
+        signature.bind({}, "", ended=True, **dict.fromkeys(options))
+    except TypeError as error:
+        named = "".join(f", {name}=..." for name in options)
+        raise ConfigError(
+            f"the reward function `{path}` cannot be called with `(row, response, ended=...{named})`: {error}",
+            hint=f"write it as `{form}`",
+        ) from error

@@ -22,7 +22,7 @@ from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import NemotronError
 from nemotron.rewards.functions import CheckedFunction, build_function
 from nemotron.rewards.types import VerifierError
-from nemotron.rewards.user import User, import_function
+from nemotron.rewards.user import User, check_call, import_function
 
 MEMORY_BYTES = 4 << 30
 """Address space of a worker without functions of the user's; sympy can be asked for numbers that fill any memory."""
@@ -30,7 +30,8 @@ _LONGEST_REASON = 200
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Serve until stdin ends; or ``--check module:function search_path``: say on stdout why it cannot be imported."""
+    """Serve until stdin ends; or ``--check module:function search_path option ...``: say on stdout why it cannot
+    be imported, or called with these options."""
     if arguments:
         return _check(*arguments[1:])
     # Whatever a function prints must not get between the lines of the protocol.
@@ -54,11 +55,11 @@ def main(arguments: Sequence[str] = ()) -> int:
     return 0
 
 
-def _check(path: str, search_path: str) -> int:
+def _check(path: str, search_path: str, *options: str) -> int:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         try:
-            import_function(path, search_path)
+            check_call(path, import_function(path, search_path), options)
         except NemotronError as error:
             out.write(f"{error.message}\n{error.hint or ''}".rstrip() + "\n")
             return 1

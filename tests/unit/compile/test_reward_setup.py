@@ -71,6 +71,31 @@ def test_what_works_is_silent(tmp_path: Path) -> None:
     assert found(Section()) == []
 
 
+@pytest.mark.parametrize(
+    ("code", "fits"),
+    [
+        ("def f(row, response, *, ended, scale=1): return 1.0", True),
+        ("def f(row, response, **named): return 1.0", True),
+        ("class F:\n    def __call__(self, row, response, *, ended, scale): return 1.0\nf = F()", True),
+        ("f = max", True),  # nothing is known of what is written in C
+        ("def f(row, response, scale): return 1.0", False),
+        ("def f(row, *, ended, scale): return 1.0", False),
+        ("def f(row, response, *, ended): return 1.0", False),
+        ("async def f(row, response, *, ended, scale): return 1.0", False),
+        ("class F:\n    async def __call__(self, row, response, *, ended, scale): return 1.0\nf = F()", False),
+        ("def f(row, response, *, ended, scale):\n    yield 1.0", False),
+    ],
+)
+def test_a_function_has_to_take_what_it_is_called_with(
+    tmp_path: Path, code: str, fits: bool, request: pytest.FixtureRequest
+) -> None:
+    module = f"module_called_{request.node.callspec.indices['code']}"
+    (tmp_path / f"{module}.py").write_text(code + "\n")
+    own = rewards(name="user", function=f"{module}:f", search_path=str(tmp_path), options={"scale": 2})
+    wrong = [] if fits else [("error", "reward-function", "rewards.functions.1", 3)]
+    assert found(Section(rewards=own)) == wrong
+
+
 def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows.importlib.util, "find_spec", lambda name: None)
     key = "eval.heldout.rewards.functions.1"
