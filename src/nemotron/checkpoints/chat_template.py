@@ -96,8 +96,8 @@ def template_fault(template: str) -> str | None:
 
 
 _ANSWER = "7f3answer"
-Turns = tuple[str, ...]
-"""What user and assistant say by turns."""
+Turns = tuple[str | tuple[str], ...]
+"""What user and assistant say by turns, after the words of a system, which are a tuple."""
 THOUGHT = "<think>\nt\n</think>\n\nb"
 _USUAL: tuple[Turns, ...] = (
     *(
@@ -108,6 +108,8 @@ _USUAL: tuple[Turns, ...] = (
         ("a", "b", "c", "d"),
         ("a", THOUGHT),
         ("a", THOUGHT, "c"),
+        (("s",), "a"),
+        (("s",), "a", "b"),
     ),
 )
 """What is asked for again and again, and tried together: a process for each would take a tenth of a second."""
@@ -132,6 +134,18 @@ def rendered(template: str, turns: Turns, more: Mapping[str, Any]) -> str | None
     texts = _tried(template, json.dumps(more, sort_keys=True, default=str), conversations).get("texts")
     text: str | None = texts[conversations.index(turns)] if texts else None
     return text
+
+
+def refuses_all(template: str, more: Mapping[str, Any]) -> str | None:
+    """What a template says that takes neither a question nor one with its answer, not even after a system's words; None
+    of one that takes any of them, that has a fault, or without jinja2.
+
+    ``more``: as for :func:`rendered`.
+    """
+    found = _tried(template, json.dumps(more, sort_keys=True, default=str), _USUAL)
+    told = {turns: why for turns, why in zip(_USUAL, found.get("refused", ()), strict=False)}
+    simple: tuple[Turns, ...] = (("a",), ("a", "b"), (("s",), "a"), (("s",), "a", "b"))
+    return told["a",] if told and all(told[turns] is not None for turns in simple) else None
 
 
 def written(template: str, given: Mapping[str, Any]) -> tuple[str | None, str | None]:

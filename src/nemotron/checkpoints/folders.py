@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from nemotron.place import Place
@@ -11,6 +12,11 @@ from nemotron.place import Place
 def is_path(name: str) -> bool:
     """Whether a model name can only mean a folder: hub names have the form ``owner/name`` or ``name``."""
     return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.count(os.sep) > 1
+
+
+def may_be_repository(name: str) -> bool:
+    """Whether the hub could have a repository of that name; of one that can only be a folder, True, too."""
+    return is_path(name) or re.fullmatch(r"([\w.-]+/)?[\w.-]+", name, re.ASCII) is not None
 
 
 def folder_of(name: str, place: Place) -> Path | None:

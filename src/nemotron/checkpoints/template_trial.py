@@ -22,9 +22,12 @@ MOST_LETTERS = 1 << 20
 ENDLESS = f"does not come to an end: a conversation of four words takes it more than {SECONDS} s, or more than 512 MB"
 
 
-def tried(template: str, conversations: list[list[str]], more: dict[str, Any]) -> dict[str, Any]:
+def tried(template: str, conversations: list[list[Any]], more: dict[str, Any]) -> dict[str, Any]:
     """``fault``: why nobody can write with it, a clause; ``texts``: what it made of each conversation, null of one that
-    it does not take."""
+    it does not take; ``refused``: what it said then.
+
+    ``conversations``: what user and assistant say by turns, after a system's words where the first is a list of them.
+    """
     from jinja2 import TemplateSyntaxError
 
     environment = _environment()
@@ -40,8 +43,11 @@ def tried(template: str, conversations: list[list[str]], more: dict[str, Any]) -
     except Exception as error:  # noqa: BLE001  what can be computed beforehand is, and may fail in any way
         return {"fault": f"does not parse: {type(error).__name__}: {str(error)[:200]}"}
     texts: list[str | None] = []
-    for turns in conversations:
-        messages = [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
+    refused: list[str | None] = []
+    for given in conversations:
+        begin = [{"role": "system", "content": text} for text in given[0]] if isinstance(given[0], list | tuple) else []
+        turns = enumerate(given[1:] if begin else given)
+        messages = [*begin, *({"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in turns)]
         text = ""
         try:
             for part in made.generate({**more, "messages": messages, "add_generation_prompt": False}):
@@ -50,11 +56,13 @@ def tried(template: str, conversations: list[list[str]], more: dict[str, Any]) -
                     return {"fault": f"writes more than {MOST_LETTERS:,} letters for a conversation of four words"}
         except MemoryError:
             return {"fault": ENDLESS}
-        except Exception:  # noqa: BLE001  a template is a program, and may fail in any way; the run says how
+        except Exception as error:  # noqa: BLE001  a template is a program, and may fail in any way
             texts.append(None)
+            refused.append((str(error) or type(error).__name__).partition("\n")[0][:200])
         else:
             texts.append(text)
-    return {"fault": None, "texts": texts}
+            refused.append(None)
+    return {"fault": None, "texts": texts, "refused": refused}
 
 
 def _environment() -> Any:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, read_template, template_fault, templates_of
 from nemotron.checkpoints.folders import folder_of as folder_of
 from nemotron.checkpoints.folders import is_path as is_path
+from nemotron.checkpoints.folders import may_be_repository as may_be_repository
 from nemotron.checkpoints.folders import tokenizer_folder as tokenizer_folder
+from nemotron.checkpoints.megatron import families
+from nemotron.checkpoints.megatron.names import hf_parts
 from nemotron.data.manifest import PASS_THROUGH
 from nemotron.disk.documents import open_regular, parse_json, read_json
+from nemotron.errors import ArtifactError
 from nemotron.place import Place
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
+TOKENIZER = ("tokenizer.json", "tekken.json", "vocab.json", "vocab.txt", "vocab.bpe", "*.model", "*.tiktoken", "*.spm")
+"""Files that hold the tokens; `tokenizer_config.json` alone has none."""
+_WITHOUT_TOKENS = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+"""Tokenizers of bytes or letters, which need no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,8 @@ class ModelFiles:
     """One more than the highest token id of ``tokenizer.json``."""
     damage: str | None = None
     """What is wrong with `config.json` or the tokenizer's files, whoever reads them: a clause about the folder."""
+    misfit: str | None = None
+    """Where the weights are not those of `config.json`, for who loads them: a clause about the folder."""
 
 
 def read_model(name: str, place: Place) -> ModelFiles | None:
@@ -71,21 +82,24 @@ def _read(folder: Path) -> ModelFiles:
     # What cannot be is said once, and not computed with.
     config = {name: value for name, value in written.items() if name not in _SIZES or _fits(value)}
     heads = _integer(config.get("num_attention_heads"))
-    parameters, in_experts, broken = _weights(folder)
+    shapes, broken = _weights(folder)
+    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    damage = _damaged_config(written) or _damaged_tokenizer(folder)
     return ModelFiles(
         folder=folder,
         config=config,
-        parameters=parameters,
-        in_experts=in_experts,
+        parameters=sum(elements.values()) or None,
+        in_experts=sum(number for name, number in elements.items() if ".experts." in name),
         broken=broken,
         has_weights=any(next(folder.glob(pattern), None) for pattern in WEIGHTS),
-        has_tokenizer=any((folder / name).is_file() for name in TOKENIZER),
+        has_tokenizer=_has_tokenizer(folder),
         heads=heads,
         kv_heads=_integer(config.get("num_key_value_heads")) or heads,
         vocabulary=_integer(config.get("vocab_size")),
         positions=_integer(config.get("max_position_embeddings")),
         tokens=_tokens(folder),
-        damage=_damaged_config(written) or _damaged_tokenizer(folder),
+        damage=damage,
+        misfit=None if damage else _misfit(folder, config, shapes),
     )
 
 
@@ -113,8 +127,37 @@ def _damaged_config(config: dict[str, Any]) -> str | None:
     return None
 
 
+def unknown_type(config: dict[str, Any]) -> str | None:
+    """The `model_type` that the transformers installed here has never heard of; None of one without it, or that brings
+    its own code."""
+    kind, known = config.get("model_type"), _known_types()
+    if not isinstance(kind, str) or not known or config.get("auto_map"):
+        return None
+    return None if re.search(rf"""["']{re.escape(kind)}["']""", known) else kind
+
+
+@cache
+def _known_types() -> str:
+    """The source that lists the types of models: importing it would import torch. Empty without transformers."""
+    found = find_spec("transformers")
+    folders = found.submodule_search_locations if found is not None else None
+    files = sorted(file for folder in folders or () for file in (Path(folder) / "models" / "auto").glob("*.py"))
+    try:
+        return "".join(file.read_text(encoding="utf-8") for file in files)
+    except (OSError, ValueError):
+        return ""
+
+
 def _fits(size: Any) -> bool:
     return size is None or ((_integer(size) or 0) > 0)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    if any(path.is_file() for name in TOKENIZER for path in folder.glob(name)):
+        return True
+    settings = _json(folder / "tokenizer_config.json") or {}
+    # Code that lies beside a model may keep its tokens anywhere.
+    return bool(settings.get("auto_map")) or settings.get("tokenizer_class") in _WITHOUT_TOKENS
 
 
 def _damaged_tokenizer(folder: Path) -> str | None:
@@ -151,21 +194,39 @@ def _tokens(folder: Path) -> int | None:
     return max(numbers) + 1 if numbers else None
 
 
-def _weights(folder: Path) -> tuple[int | None, int, str | None]:
-    """Parameters in all safetensors files, those of experts, and a file that is broken, which leaves them unknown."""
-    total = in_experts = 0
+def _misfit(folder: Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> str | None:
+    """The first weight that is missing, or of another shape than the config means; of families that convert alone.
+
+    What stands behind the layers depends on who loads them: a model that scores has no output layer.
+    """
+    try:
+        wanted = hf_parts(families.from_hf(config, f"`{folder}`"))
+    except ArtifactError:
+        return None
+    if "model.embed_tokens.weight" not in shapes:
+        return None  # named otherwise: transformers knows several ways
+    for name, part in wanted.items():
+        if name not in shapes and name != "lm_head.weight":
+            return f"lacks the weight `{name}`, which its `config.json` means"
+        if name in shapes and shapes[name] != list(part.shape):
+            return f"has `{name}` of shape {shapes[name]}, its `config.json` means {list(part.shape)}"
+    return None
+
+
+def _weights(folder: Path) -> tuple[dict[str, list[int]], str | None]:
+    """Shapes in all safetensors files, and a file that is broken, which leaves them unknown."""
+    found: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         shapes = _shapes(path)
         if shapes is None:
-            return None, 0, path.name
-        total += sum(map(math.prod, shapes.values()))
-        in_experts += sum(math.prod(shape) for name, shape in shapes.items() if ".experts." in name)
-    if not total:
+            return {}, path.name
+        found |= shapes
+    if not found:
         # Of pickles only the beginning is looked at: nothing in them is carried out here.
         for path in sorted(folder.glob("pytorch_model*.bin")):
             if not _begins_like_a_pickle(path):
-                return None, 0, path.name
-    return total or None, in_experts, None
+                return {}, path.name
+    return found, None
 
 
 def _begins_like_a_pickle(path: Path) -> bool:

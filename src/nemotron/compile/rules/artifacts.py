@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.checkpoints.adapter_files import is_adapter
-from nemotron.checkpoints.chat_template import DEFAULT, read_template, template_fault
+from nemotron.checkpoints.chat_template import DEFAULT, read_template, refuses_all, template_fault
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
+from nemotron.checkpoints.turn_end import named_tokens
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.jobs.step import AnyStepJob
@@ -17,12 +18,15 @@ from nemotron.compile.probes.model_files import (
     TokenizerFacts,
     folder_of,
     is_path,
+    may_be_repository,
     read_model,
     template_problem,
     tokenizer_at,
     tokenizer_facts,
+    unknown_type,
 )
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
+from nemotron.compile.rules.conversations import policy_writing
 from nemotron.errors import ArtifactError, Finding
 
 files: Rules[AnyStepJob] = Rules("model-files")
@@ -48,7 +52,10 @@ def models_are_complete(job: AnyStepJob) -> Iterator[Finding]:
 def _absent(job: AnyStepJob, role: str, key: str, name: str, downloaded: bool) -> Iterator[Finding]:
     if is_path(name) and not job.sees(name):
         return
-    if is_path(name):
+    if job.sees(name) and not may_be_repository(name):
+        message = f"the {role} `{name}` is neither a folder nor the name of a repository"
+        yield job.error(key, message, kind=ArtifactError, hint=f"check `{key}`; a repository is `owner/name`")
+    elif is_path(name):
         yield job.error(key, f"there is no {role} folder `{name}`", kind=ArtifactError, hint=f"check `{key}`")
     elif not downloaded:
         hint = "download it first, or give a folder or an endpoint"
@@ -88,6 +95,20 @@ def _incomplete(job: AnyStepJob, role: str, key: str, name: str, own_tokenizer: 
     elif model.damage:
         message = f"the {role} `{name}` {model.damage}"
         yield job.error(key, message, kind=ArtifactError, hint="copy or download it again")
+    elif job.engine == "embedded" and job.place.is_here and (kind := unknown_type(model.config)) is not None:
+        message = f"the {role} `{name}` has a `config.json` of `model_type` `{kind}`, which transformers does not know"
+        hint = "correct it, or install a newer transformers where the model is newer than it"
+        yield job.error(key, message, kind=ArtifactError, hint=hint)
+    # Of a download a part may be here; the rest is fetched when the run starts.
+    elif model.misfit and model.folder == Path(name).expanduser().absolute() and not _replaced(job, key):
+        hint = "the config belongs to another model, or a file is missing: copy or download it again"
+        yield job.error(key, f"the {role} `{name}` {model.misfit}", kind=ArtifactError, hint=hint)
+
+
+def _replaced(job: AnyStepJob, key: str) -> bool:
+    """Whether a checkpoint gives the weights of the model that ``key`` names."""
+    policy = getattr(job.config, "policy", None)
+    return key == "policy.model_name" and getattr(policy, "pretrained_checkpoint", None) is not None
 
 
 @files.rule("chat-template")
@@ -127,7 +148,8 @@ def tokenizer_is_there(job: AnyJob) -> Iterator[Finding]:
     key = "policy.tokenizer.name"
     if tokenizer.name != job.config.policy.model_name:
         model = read_model(tokenizer.name, job.place)
-        if model is None and is_path(tokenizer.name) and job.sees(tokenizer.name):
+        nowhere = is_path(tokenizer.name) or not may_be_repository(tokenizer.name)
+        if model is None and nowhere and job.sees(tokenizer.name):
             yield job.error(key, f"there is no tokenizer folder `{tokenizer.name}`", kind=ArtifactError)
         elif model is not None and not model.has_tokenizer:
             yield job.error(key, f"`{tokenizer.name}` holds no tokenizer", kind=ArtifactError)
@@ -143,6 +165,12 @@ def tokenizer_is_there(job: AnyJob) -> Iterator[Finding]:
 def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
     """Every row becomes tokens through a template: the tokenizer's own, or the one that the config gives."""
     settings, key = job.config.policy.tokenizer, "policy.tokenizer.chat_template"
+    written = policy_writing(job)
+    said = refuses_all(written.template, {**named_tokens(written.folder), **written.more}) if written else None
+    if said is not None:
+        message = f"the chat template of `{settings.name}` takes no conversation, not even one question: {said}"
+        hint = f"correct the template, or give another with `{key}` (text, or a `.jinja` file)"
+        yield job.error(key, message, hint=hint, kind=ArtifactError)
     given = settings.chat_template if "chat_template" in settings.model_fields_set else DEFAULT
     if given == DEFAULT:
         named = settings.name != job.config.policy.model_name

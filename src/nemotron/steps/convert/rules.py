@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from nemotron.compile.probes.model_files import folder_of
+from nemotron.compile.probes.model_files import folder_of, may_be_repository
 from nemotron.compile.rules.base import Rules, Stages
 from nemotron.compile.rules.engine import modules
 from nemotron.compile.rules.output import folders
@@ -28,7 +28,7 @@ def models_are_there(job: AnyConvertJob) -> Iterator[Finding]:
         folder = Path(name).expanduser()
         if job.place.promised_model(name) is not None:
             continue
-        if is_hub_name(name):
+        if is_hub_name(name) and may_be_repository(name):
             if folder_of(name, job.place) is not None:
                 continue
             if job.place.offline:

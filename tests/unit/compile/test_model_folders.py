@@ -1,0 +1,133 @@
+"""A model folder that the run could not load, or whose template takes nothing, is refused before the start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemotron import api
+from nemotron.compile.probes.model_files import read_model, unknown_type
+from nemotron.config.resolvers import ASSETS
+from nemotron.errors import Finding
+from nemotron.place import Place
+
+Edit = Callable[[Path], object]
+
+
+def config(**changes: Any) -> Edit:
+    def edit(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return edit
+
+
+def template(text: str) -> Edit:
+    return lambda folder: (folder / "chat_template.jinja").write_text(text)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(ASSETS / "tiny_world" / "policy", tmp_path / "model"))
+
+
+def errors(step: str, name: str = "./model", *words: str) -> list[Finding]:
+    plan = api.compile(step, "tiny", [f"policy.model_name={name}", *words])
+    return [finding for finding in plan.findings if finding.severity == "error"]
+
+
+def test_a_whole_model_has_no_errors(model: Path) -> None:
+    assert errors("dpo", "./model", "~policy.pretrained_checkpoint") == []
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (config(num_hidden_layers=9), "lacks the weight `model.layers."),
+        (config(intermediate_size=77), "its `config.json` means"),
+        (config(model_type="nope"), "`model_type` `nope`"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "lacks a tokenizer"),
+        (template('{{ raise_exception("no system") }}'), "no system"),
+    ],
+)
+def test_what_the_run_would_refuse_the_plan_does(model: Path, edit: Edit, says: str) -> None:
+    edit(model)
+    found = errors("dpo", "./model", "~policy.pretrained_checkpoint")
+    assert [(error.key, error.exit_code) for error in found if says in error.message] in (
+        [("policy.model_name", 6)],
+        [("policy.tokenizer.chat_template", 6)],
+    ), found
+
+
+def test_the_plan_of_every_step_tries_the_template(model: Path) -> None:
+    template('{{ raise_exception("no system") }}')(model)
+    for step in ("rlhf", "ppo", "rm", "sft/nemo_rl"):
+        assert any("no system" in error.message for error in errors(step)), step
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[-1].content }}",
+        "{% if messages[0].role == 'system' %}{{ raise_exception('a system') }}{% endif %}{{ messages[-1].content }}",
+    ],
+)
+def test_a_template_that_takes_some_conversations_may_be_of_those_rows(model: Path, text: str) -> None:
+    template(text)(model)
+    assert not any("takes no conversation" in error.message for error in errors("dpo"))
+
+
+def test_weights_that_a_checkpoint_replaces_need_not_fit(model: Path) -> None:
+    config(intermediate_size=77)(model)
+    assert not any("its `config.json` means" in error.message for error in errors("dpo"))
+
+
+@pytest.mark.parametrize("changes", [{"num_hidden_layers": 9}, {"vocab_size": 100}])
+def test_a_conversion_is_refused_where_the_weights_are_of_another_model(model: Path, changes: dict[str, int]) -> None:
+    config(**changes)(model)
+    plan = api.compile("hf_to_megatron", "tiny", {"hf_model": model, "output_dir": "out"})
+    [error] = [finding for finding in plan.findings if finding.severity == "error"]
+    assert error.exit_code == 6
+    assert "`config.json` means" in error.message
+
+
+@pytest.mark.parametrize("name", ["my model", "a$b", "owner/my model"])
+def test_what_cannot_be_a_repository_is_not_downloaded(model: Path, name: str) -> None:
+    [error] = [error for error in errors("dpo", f"'{name}'") if error.key == "policy.model_name"]
+    assert "neither a folder nor the name of a repository" in error.message
+    model.rename(model.parent / "my model")
+    assert not any(error.key == "policy.model_name" for error in errors("dpo", "'my model'"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            ("tokenizer.model", ""),
+            ("vocab.txt", ""),
+            ("vocab.json", "{}"),
+            ("spiece.model", ""),
+            ("qwen.tiktoken", ""),
+        ),
+        ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": "code.Tokenizer"}}'),
+        ("tokenizer_config.json", '{"tokenizer_class": "ByT5Tokenizer"}'),
+    ],
+)
+def test_a_slow_tokenizer_is_one(model: Path, name: str, content: str) -> None:
+    (model / "tokenizer.json").unlink()
+    (model / name).write_text(content)
+    facts = read_model(str(model), Place())
+    assert facts is not None
+    assert facts.has_tokenizer
+
+
+def test_types_of_models_are_those_of_transformers() -> None:
+    assert unknown_type({"model_type": "qwen3"}) is unknown_type({"model_type": "gemma3_text"}) is None
+    assert unknown_type({"model_type": "qwen"}) == "qwen"
+    assert unknown_type({"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}) is None
