@@ -7,6 +7,7 @@ and it is compiled again against them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -363,7 +364,13 @@ def compile_node(
         NemotronError: as `steps run` raises them.
     """
     words = [
-        Override("force", tuple(one.key.split(".")), Value(inputs[one.key], one.origin), one.origin, f"{one.key}: ...")
+        Override(
+            "force",
+            tuple(one.key.split(".")),
+            Value(as_written(inputs[one.key]), one.origin),
+            one.origin,
+            f"{one.key}: ...",
+        )
         for one in bindings
     ]
     overrides = [*_own_folder(spec, step), *spec.overrides, *words]
@@ -378,6 +385,11 @@ def compile_node(
 
         resolved = with_time_limit(profile, resolved, overrides, loaded)
     return compile_job(step, resolved, code, runs_dir=runs_dir, place=place or _place(profile))
+
+
+def as_written(path: str) -> str:
+    """A path of ours as YAML has to write it: a folder may be called `${x}`, which would be taken for a key."""
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", path)
 
 
 def _place(profile: Profile | None) -> Place:
