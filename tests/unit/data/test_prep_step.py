@@ -11,12 +11,13 @@ from nemotron.compile.plan import Preflight, Surroundings
 from nemotron.config.layers import Resolved
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.data.manifest import resolve_manifest
+from nemotron.data.prep.prepare import prepare
 from nemotron.data.rows import read_prompts
 from nemotron.place import Place
 from nemotron.runs.folder import RunFolder
 from nemotron.steps.data_prep.rl_prep import step
 from tests.compiled_jobs import attempt_at, compiled
-from tests.unit.data.prep_data import config, prompts, write_rows
+from tests.unit.data.prep_data import config, files_of, prompts, write_rows
 
 NOWHERE = Resolved(values={}, raw={}, origins={}, files=())
 
@@ -73,3 +74,23 @@ def test_the_run_prints_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixtu
     with attempt_at(run) as attempt:
         step.run(attempt)
     assert "nothing to do" in capsys.readouterr().err
+
+
+def test_what_the_output_refuses_is_found_before_the_start(tmp_path: Path) -> None:
+    good, other = write_rows(tmp_path / "in.jsonl", prompts(30)), write_rows(tmp_path / "other.jsonl", prompts(31))
+    prepare(config(tmp_path / "out", good))
+    before = files_of(tmp_path / "out")
+    assert findings(tmp_path, good) == []
+    assert findings(tmp_path, other) == [("output-folder", 8)]
+    assert findings(tmp_path, good, seed=7) == [("output-folder", 8)]
+    assert findings(tmp_path, other, force=True) == []
+    assert findings(tmp_path, good, output_dir=str(good / "inside")) == [("output-folder", 8)]
+    assert files_of(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(("texts", "empty"), [([""], True), (["\n\n", ""], True), (["", '{"prompt": "a"}\n'], False)])
+def test_sources_without_a_single_row_are_found_before_the_start(tmp_path: Path, texts: list[str], empty: bool) -> None:
+    (tmp_path / "in").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / "in" / f"{number}.jsonl").write_text(text)
+    assert findings(tmp_path, tmp_path / "in") == ([("source-missing", 5)] if empty else [])

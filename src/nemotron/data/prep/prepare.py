@@ -76,6 +76,17 @@ def prepare(config: DataPrepConfig, *, progress: Stage = lambda *_: None, block_
         return job.run()
 
 
+def check_output(config: DataPrepConfig) -> None:
+    """Look whether the output folder is free for ``config``, or has its data already. Opens connections only for
+    sources of the hub.
+
+    Raises:
+        OutputError: it holds another data set. NemotronError: as :func:`prepare`, of the sources.
+    """
+    if not config.force:
+        _Job(config, find_sources(config), 0, lambda *_: None).begin()[-1].check()
+
+
 def find_sources(config: DataPrepConfig) -> tuple[SourceFile, ...]:
     """Every file of the blend, in an order that does not depend on the order in the blend.
 
@@ -114,11 +125,7 @@ class _Job:
     progress: Stage
 
     def run(self) -> Result:
-        stamps = [source_stamp(source) for source in self.sources]
-        total = sum(size for size, _ in stamps)
-        self.block_bytes = self.block_bytes or block_size(total)
-        grid = grid_of(total, len(self.splits))
-        space = Workspace(self.output, self._plan(stamps, grid))
+        stamps, total, grid, space = self.begin()
         ready = None if self.config.force else space.ready()
         if ready is not None:
             space.tidy()
@@ -135,6 +142,14 @@ class _Job:
         finally:
             for piece in selection.pieces:
                 piece.close()
+
+    def begin(self) -> tuple[list[list[int]], int, Grid, Workspace]:
+        """Stamps and bytes of the sources, and where the work on them goes; nothing is read or written."""
+        stamps = [source_stamp(source) for source in self.sources]
+        total = sum(size for size, _ in stamps)
+        self.block_bytes = self.block_bytes or block_size(total)
+        grid = grid_of(total, len(self.splits))
+        return stamps, total, grid, Workspace(self.output, self._plan(stamps, grid))
 
     @property
     def output(self) -> Path:

@@ -54,20 +54,28 @@ class Workspace:
         """Receipts of finished shards."""
         return self.folder / "shards"
 
+    def check(self) -> None:
+        """Look whose data are there; nothing is written.
+
+        Raises:
+            OutputError: the folder holds another data set.
+        """
+        # Work files of this plan beside a manifest: a version that wrote the state last was killed before it did.
+        if self.manifest.exists() and self._finished_plan() != self.plan and not self.folder.is_dir():
+            raise OutputError(
+                f"`{self.output}` holds another data set, or one of other input or config",
+                hint="set `force=true` to replace it, or choose another `output_dir`",
+            )
+
     def ready(self) -> dict[str, Any] | None:
         """The manifest, when exactly this output is there already.
 
         Raises:
             OutputError: the folder holds another data set.
         """
+        self.check()
         if not self.manifest.exists():
             return None
-        # Work files of this plan beside a manifest: a version that wrote the state last was killed before it did.
-        if self._finished_plan() != self.plan and not self.folder.is_dir():
-            raise OutputError(
-                f"`{self.output}` holds another data set, or one of other input or config",
-                hint="set `force=true` to replace it, or choose another `output_dir`",
-            )
         try:
             resolve_manifest(self.manifest)
         except DataError:

@@ -69,6 +69,16 @@ class PrepJob(PlainJob[DataPrepConfig]):
                 problems.append((dataset, problem))
         return found, problems
 
+    @property
+    def all_here(self) -> bool:
+        """Whether no source is one of the hub."""
+        return not any(dataset.path.startswith("hf://") for dataset in self.read[0])
+
+    def folders(self) -> dict[str, tuple[str, Path]]:
+        """Run folder and output."""
+        output = Path(self.config.output_dir).expanduser().absolute()
+        return {**super().folders(), "output folder": ("output_dir", output)}
+
     def processes(self) -> Iterator[Process]:
         """This one, and its helpers."""
         if self.read[0]:
@@ -83,7 +93,7 @@ class PrepJob(PlainJob[DataPrepConfig]):
         from nemotron.data.prep.foresight import kind_of, splits_of
 
         sources, problems = self.sources
-        known = self.ready and not problems and not any(dataset.path.startswith("hf://") for dataset in self.read[0])
+        known = self.ready and not problems and self.all_here
         kind = kind_of(sources) if known and sources else None
         splits = splits_of(self.config, sources) if known and sources else None
         yield DataPromise("prepared_data", kind, splits, self.config.tokenize is not None)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, read_template, template_fault
 from nemotron.compile.rules.base import Rules, Stages
+from nemotron.compile.rules.output import folders
 from nemotron.errors import DataError, Finding, NemotronError, NotAvailableError, OutputError
 from nemotron.install import install_extra
 from nemotron.steps.data_prep.rl_prep.job import PACKAGES, PrepJob
 from nemotron.suggest import listed
+
+if TYPE_CHECKING:
+    from nemotron.data.prep.blend import SourceFile
 
 rules: Rules[PrepJob] = Rules("data-prep")
 _SHIPPED = Path(__file__).resolve().parent / "config" / "default.yaml"
@@ -81,6 +86,18 @@ def sources_are_there(job: PrepJob) -> Iterator[Finding]:
         except DataError as problem:
             yield job.refused(job.key_of(source.dataset), problem)
             return
+    if job.sources[0] and not job.sources[1] and job.all_here and not any(map(_has_text, job.sources[0])):
+        named = f"`{job.sources[0][0].label}` is" if len(job.sources[0]) == 1 else "the files of the blend are"
+        yield job.error(job.key, f"{named} empty", hint="give a file that holds rows", kind=DataError)
+
+
+def _has_text(source: SourceFile) -> bool:
+    from nemotron.data.content import head_of
+
+    try:
+        return bool(head_of(source.path).strip())
+    except NemotronError:
+        return True  # something, if nothing that can be read here
 
 
 @rules.rule("left-out", needs=("blend", "blend_path"))
@@ -159,15 +176,28 @@ def shares_have_a_whole(job: PrepJob) -> Iterator[Finding]:
 
 @rules.rule("output-folder", needs=("blend", "blend_path"))
 def output_is_a_folder_of_its_own(job: PrepJob) -> Iterator[Finding]:
-    """It is no file, and holds none of the sources."""
+    """It holds none of the sources; a file is found by the rule of folders."""
     output = Path(job.config.output_dir).expanduser()
-    if output.exists() and not output.is_dir():
-        yield job.error("output_dir", f"`{output}` is a file", hint="choose another `output_dir`", kind=OutputError)
-        return
     inside = [source for source in job.sources[0] if source.path.resolve().is_relative_to(output.resolve())]
-    if inside:
+    if inside and output.is_dir():
         message = f"the input `{inside[0].label}` is inside `output_dir`"
         yield job.error("output_dir", message, hint="choose another `output_dir`", kind=DataError)
 
 
-STAGES: Stages = ((rules,),)
+@rules.rule("output-folder", needs=("blend", "blend_path", "output_dir", "split", "weights", "tokenize"))
+def output_is_free(job: PrepJob) -> Iterator[Finding]:
+    """It holds no other data set, which would be lost."""
+    sources, problems = job.sources
+    if not sources or problems or not job.all_here or not Path(job.config.output_dir).expanduser().is_dir():
+        return
+    from nemotron.data.prep.prepare import check_output
+
+    try:
+        check_output(job.config)
+    except OutputError as problem:
+        yield job.refused("output_dir", problem)
+    except NemotronError:
+        return  # of the sources, which other rules look at
+
+
+STAGES: Stages = ((rules,), (folders,))
