@@ -15,7 +15,7 @@ from nemotron.config.schema.data import DataConfig, DatasetConfig
 from nemotron.data.conversations import FOUND, AnswerKeys, ConversationRow, read_conversations
 from nemotron.data.manifest import Manifest, split_paths
 from nemotron.data.rows import PAIR_KEYS, PairKeys, PairRow, PromptRow, read_pairs, read_prompts
-from nemotron.errors import ConfigError
+from nemotron.errors import ConfigError, Origin
 
 Role = Literal["train", "validation"]
 
@@ -53,6 +53,17 @@ def training_prompts(data: DataConfig, role: Role) -> list[PromptRow]:
         DataError: as :func:`data_paths`, or a row without a prompt.
     """
     return list(chain.from_iterable(map(read_prompts, data_paths(data, role, verify=True))))
+
+
+def origin_of(data: DataConfig, role: Role, row: str) -> Origin | None:
+    """Where the row with an id lies, which names its file without the folder; None where several files are called so.
+
+    Raises:
+        DataError: as :func:`data_paths`.
+    """
+    name, _, number = row.rpartition(":")
+    found = [path for path in data_paths(data, role) if path.name == name]
+    return Origin(str(found[0]), int(number)) if len(found) == 1 and number.isdecimal() else None
 
 
 def training_pairs(data: DataConfig, role: Role) -> list[PairRow]:

@@ -9,7 +9,7 @@ from nemotron.config.schema.extras import HeldoutConfig
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.config.schema.training import TrainingConfig
 from nemotron.config.schema.verified import VerifiedGrpoConfig
-from nemotron.data.inputs import training_prompts
+from nemotron.data.inputs import origin_of, training_prompts
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
 from nemotron.engines.embedded.heldout import HeldoutMetric
@@ -61,6 +61,7 @@ def prompt_stream(parts: TrainingParts[TrainingConfig], prompts: list[PromptRow]
                 f"prompt {row.id} has {length} tokens; with {answer} new ones it exceeds "
                 f"`policy.max_total_sequence_length` ({longest})",
                 hint="drop or shorten it, or raise the limit",
+                origin=origin_of(config.data, "train", row.id),
             )
     return stream
 
