@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Resolved:
     """Every YAML file read, parents first."""
     findings: tuple[Finding, ...] = ()
     """What was wrong with the overrides; ``validate`` reports them together with its own."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Key -> its value as it was typed on the command line, where `0123` is not yet 123."""
 
     def origin(self, key: str) -> Origin | None:
         """Where the value of ``key`` was written, or else its nearest section.
@@ -64,7 +66,7 @@ class Resolved:
 
     def sources(self, key: str) -> set[str]:
         """The keys that the value of ``key`` is computed from, as in ``${mul:${a},${b}}``, itself left out."""
-        text = _descend(self.raw, self.source(key), None)
+        text = self.written(key)
         return {self.source(name) for name in _REFERENCE.findall(text)} if isinstance(text, str) else set()
 
     def _target(self, key: str) -> str | None:
@@ -80,6 +82,10 @@ class Resolved:
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a dotted key (list positions count from 0), or ``default`` where there is none."""
         return _descend(self.values, key, default)
+
+    def written(self, key: str) -> Any:
+        """The value of a dotted key as it is written, before interpolation; None where there is none."""
+        return _descend(self.raw, self.source(key), None)
 
     def in_run_dir(self, run_dir: str) -> Resolved:
         """The same config for another run folder: `${run_dir:}` is only known once the folder is made.
@@ -136,7 +142,9 @@ def load(
         findings = findings or list(_unusable(values, origins))
     if findings:
         raise CompileError([*applier.findings, *findings])
-    return Resolved(values, raw, origins, files, tuple(applier.findings))
+    typed = [one for one in overrides if one.value is not None and one.origin.argument is not None]
+    words = {one.key: one.text.partition("=")[2] for one in typed}
+    return Resolved(values, raw, origins, files, tuple(applier.findings), words)
 
 
 def _unusable(values: Any, origins: dict[str, Origin]) -> Iterator[Finding]:

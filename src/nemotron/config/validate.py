@@ -10,9 +10,10 @@ from pydantic_core import ErrorDetails
 
 from nemotron.config import known
 from nemotron.config.layers import Resolved
-from nemotron.config.origins import kind, shown
+from nemotron.config.origins import YamlError, kind, shown
 from nemotron.config.schema.fields import NULL_NOT_ALLOWED
-from nemotron.errors import Finding
+from nemotron.config.yaml import parse_yaml
+from nemotron.errors import Finding, Origin
 from nemotron.suggest import closest, listed
 
 M = TypeVar("M", bound=BaseModel)
@@ -127,13 +128,16 @@ def _finding(
     first = details[0]
     origin = resolved.origin(key)
     if first["type"] == "extra_forbidden":
-        nearest = known.nearest(key, known.keys(model))
+        exists = known.look_up(model, key.split(".")) is not known.Standing.UNKNOWN
+        nearest = key if exists else known.nearest(key, known.keys(model))
         guess = resolved.source(nearest) if nearest else None
         hint = f"did you mean `{guess}`?" if guess else None
+        if guess and "." in str(first["loc"][-1]):
+            hint = f"dots join names on the command line alone; here write it nested: `{_nested(guess)}`"
         return Finding("error", "unknown-key", f"unknown key `{key}`", key, origin, hint)
     if first["type"] == "missing":
         return Finding("error", "missing-key", f"`{key}` is required, and deleted here", key, origin)
-    name, message, hint = _wrong_value(key, details, secret=known.is_secret(model, also or key))
+    name, message, hint = _wrong_value(key, details, resolved, secret=known.is_secret(model, also or key))
     message += f" (`{also}` refers to it)" if also else ""
     return Finding("error", name, f"`{key}`: {message}" if key else message, key, origin, hint)
 
@@ -156,7 +160,15 @@ def _missing(keys: list[str], resolved: Resolved) -> list[Finding]:
     return findings
 
 
-def _wrong_value(key: str, details: list[ErrorDetails], *, secret: bool) -> tuple[str, str, str | None]:
+def _nested(key: str) -> str:
+    """A dotted key as YAML: ``a: {b: ...}``."""
+    *above, last = key.split(".")
+    return "".join(f"{name}: {{" for name in above) + f"{last}: ..." + "}" * len(above)
+
+
+def _wrong_value(
+    key: str, details: list[ErrorDetails], resolved: Resolved, *, secret: bool
+) -> tuple[str, str, str | None]:
     """(error name, message, hint) for a value of the wrong type, out of range, or refused by a rule of the model."""
     value = details[0]["input"]
     got = "a value that is not shown, since it is secret" if secret else kind(value)
@@ -188,7 +200,7 @@ def _wrong_value(key: str, details: list[ErrorDetails], *, secret: bool) -> tupl
             return "invalid-value", detail["msg"] if own else f"must{detail['msg'][12:]}, got {got}", None
     wanted = list(dict.fromkeys(expected))
     joined = wanted[0] if len(wanted) == 1 else f"{', '.join(wanted[:-1])} or {wanted[-1]}"
-    return "wrong-type", f"expected {joined}, got {got}", None if secret else _type_hint(key, value, wanted)
+    return "wrong-type", f"expected {joined}, got {got}", None if secret else _type_hint(key, value, wanted, resolved)
 
 
 def _choices(expected: str) -> list[str]:
@@ -196,8 +208,12 @@ def _choices(expected: str) -> list[str]:
     return [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
 
 
-def _type_hint(key: str, value: Any, expected: list[str]) -> str | None:
+def _type_hint(key: str, value: Any, expected: list[str], resolved: Resolved) -> str | None:
     """A fix for the slips that have an obvious one."""
+    written = resolved.written(key)
+    if isinstance(value, str) and written != value and _is_one_of(value, expected):
+        # A variable of the environment is a text, which has no quotes that could be dropped.
+        return f"what is put together or comes from a variable is a text: write `${{oc.decode:{written}}}`"
     choices = [choice.strip("`") for choice in expected if choice.startswith("`")]
     if isinstance(value, str) and (guess := closest(value, choices)):
         return f"did you mean `{key}={guess}`?"
@@ -208,5 +224,21 @@ def _type_hint(key: str, value: Any, expected: list[str]) -> str | None:
     if isinstance(value, float) and value.is_integer() and "an integer" in expected:
         return f"write `{int(value)}`"
     if value is not None and not isinstance(value, str | dict | list) and "a string" in expected:
-        return f'quote it: `"{value}"`'
+        # What was typed, for YAML has made another value of it; and the shell takes one pair of quotes away.
+        word = resolved.words.get(key)
+        return f"put it in quotes: `'{key}=\"{word}\"'`" if word is not None else "put it in quotes, as it is written"
     return None
+
+
+def _is_one_of(text: str, expected: list[str]) -> bool:
+    """Whether YAML would read a text as what is expected."""
+    try:
+        node = parse_yaml(text, Origin("text"))
+    except YamlError:
+        return False
+    value = None if node is None else node.value
+    if isinstance(value, bool):
+        return "`true` or `false`" in expected
+    if isinstance(value, int) and "an integer" in expected:
+        return True
+    return isinstance(value, int | float) and {"a number", "a finite number"}.intersection(expected) != set()

@@ -40,6 +40,7 @@ _TAG = "tag:yaml.org,2002:"
 _BUILT = {_TAG + name for name in ("null", "bool", "int", "float")}
 # Resolved by ruamel beyond the core schema of YAML 1.2; a date or `=` is a string to us, as it is to JSON.
 _TEXT = {_TAG + name for name in ("str", "timestamp", "value")}
+_COLLECTIONS = {_TAG + "map", _TAG + "seq"}
 
 
 def read_yaml(path: Path, *, start: str = "start from the step's own config with `defaults: default`") -> Node:
@@ -155,6 +156,8 @@ class _Reader:
             raise self.error("an alias refers to the value that contains it", node.start_mark)
         if self._flow_only and not node.flow_style:
             raise self.error("a mapping or list on the command line needs braces or brackets", node.start_mark)
+        if str(node.tag) not in _COLLECTIONS:
+            raise self._unknown_tag(node)
         self._open.add(id(node))
         try:
             if isinstance(node, SequenceNode):
@@ -182,6 +185,8 @@ class _Reader:
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
                 raise self.error("a key must be a plain string", key.start_mark)
+            if str(key.tag) not in _TEXT | _BUILT | {_TAG + "merge"}:
+                raise self._unknown_tag(key)
             if key.tag != _TAG + "merge" and key.value in own:
                 first = own[key.value].start_mark.line + 1
                 raise self.error(f"duplicate key `{key.value}`, first given in line {first}", key.start_mark)
@@ -194,12 +199,15 @@ class _Reader:
         if tag in _TEXT:
             return str(node.value)
         if tag not in _BUILT:
-            raise self.error(f"unknown tag `{tag}`", node.start_mark)
+            raise self._unknown_tag(node)
         try:
             built: int | float | bool | None = self._yaml.constructor.construct_object(node)
         except (ValueError, KeyError):
             raise self.error(f"`{node.value}` is not a {tag.removeprefix(_TAG)}", node.start_mark) from None
         return built
+
+    def _unknown_tag(self, node: Any) -> YamlError:
+        return self.error(f"unknown tag `{node.tag}`", node.start_mark)
 
     def _at(self, mark: Any) -> Origin:
         if self._origin.argument is not None or mark is None:

@@ -41,7 +41,10 @@ def test_a_good_config_has_no_findings(tmp_path: Path) -> None:
             "`train.mode=auto`?",
         ),
         ("train.scheduler=3", "wrong-type", "expected a list, got the integer `3`", None),
-        ("name=3", "wrong-type", "expected a string, got the integer `3`", 'quote it: `"3"`'),
+        ("name=3", "wrong-type", "expected a string, got the integer `3`", """put it in quotes: `'name="3"'`"""),
+        ("name=0123", "wrong-type", "expected a string, got the integer `123`", """`'name="0123"'`"""),
+        ("name=1e5", "wrong-type", "expected a string, got the number `100000.0`", """`'name="1e5"'`"""),
+        ("name=true", "wrong-type", "expected a string, got `true`", """`'name="true"'`"""),
         ("extra=3", "wrong-type", "expected a mapping, got the integer `3`", None),
         (
             "train.limit=null",
@@ -65,6 +68,24 @@ def test_wrong_values(tmp_path: Path, word: str, name: str, message: str, hint: 
     assert finding.message.partition(": ")[2] == message
     assert finding.origin == Origin("command line", argument=5)
     assert finding.hint is None if hint is None else hint in (finding.hint or "")
+
+
+def test_what_a_hint_tells_to_write_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value of a file loses its quotes nowhere; one of a variable never had any."""
+    _, (finding,) = validate(resolve(tmp_path, text=GOOD.replace("name: sample", "name: 0123")), Sample)
+    assert finding.hint == "put it in quotes, as it is written"
+    monkeypatch.setenv("STEPS", "4")
+    written = GOOD.replace("max_num_steps: 10", 'max_num_steps: "${oc.env:STEPS}"')
+    _, (finding,) = validate(resolve(tmp_path, text=written), Sample)
+    told = (finding.hint or "").partition("`")[2].rstrip("`")
+    config, findings = validate(resolve(tmp_path, text=written.replace("${oc.env:STEPS}", told)), Sample)
+    assert (config and config.train.max_num_steps, findings) == (4, [])
+
+
+def test_a_key_with_dots_in_a_file_is_told_to_be_nested(tmp_path: Path) -> None:
+    _, (finding,) = validate(resolve(tmp_path, text=GOOD + "train.seed: 3\n"), Sample)
+    assert finding.message == "unknown key `train.seed`"
+    assert "`train: {seed: ...}`" in (finding.hint or "")
 
 
 def test_unknown_and_missing_keys_point_at_their_place(tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ def test_merge_keys_let_own_values_win_in_every_copy() -> None:
             "a.yaml:1:4",
             "1 | a: !!python/object x\n  |    ^",
         ),
+        (
+            "a: !!python/object:os.system {b: 1}\n",
+            "unknown tag `tag:yaml.org,2002:python/object:os.system`",
+            "a.yaml:1:4",
+            "1 | a: !!python/object:os.system {b: 1}\n  |    ^",
+        ),
+        ("a: !foo [1]\n", "unknown tag `!foo`", "a.yaml:1:4", "1 | a: !foo [1]\n  |    ^"),
+        ("!foo a: 1\n", "unknown tag `!foo`", "a.yaml:1:1", "1 | !foo a: 1\n  | ^"),
         ("? [1]\n: 2\n", "a key must be a plain string", "a.yaml:1:3", "1 | ? [1]\n  |   ^"),
         (
             "a: &x [*x]\n",
