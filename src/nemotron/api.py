@@ -26,7 +26,7 @@ from typing import Any
 
 from nemotron.artifacts.made import all_made
 from nemotron.compile.plan import Plan
-from nemotron.config.origins import located
+from nemotron.config.origins import PYTHON, located
 from nemotron.config.overrides import Override, parse_overrides
 from nemotron.errors import CompileError, ConfigError, NemotronError, Origin
 from nemotron.executors import apart, goes_on, state_of
@@ -272,7 +272,7 @@ def _request(step: str, config: str | Path, runs_dir: str | Path) -> Request:
 def _overrides(overrides: Overrides) -> list[Override]:
     if not isinstance(overrides, Mapping):
         return parse_overrides(list(enumerate(overrides, 1)))
-    origin = Origin("Python")
+    origin = Origin(PYTHON)
     plain = {key: _plain(str(key), value) for key, value in overrides.items()}
     return [
         Override("set", tuple(str(key).split(".")), located(value, origin), origin, f"{key}={json.dumps(value)}")
@@ -298,7 +298,7 @@ def _plain(key: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     message = f"`{key}` cannot be set to a {type(value).__name__}: a config holds texts, numbers, lists and mappings"
-    raise ConfigError(message, hint="give one of these", origin=Origin("Python"))
+    raise ConfigError(message, hint="give one of these", origin=Origin(PYTHON))
 
 
 @contextmanager

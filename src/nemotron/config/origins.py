@@ -9,6 +9,9 @@ from typing import Any
 
 from nemotron.errors import ConfigError, Origin
 
+PYTHON = "Python"
+"""The source of a value that a call of :mod:`nemotron.api` gave."""
+
 
 @dataclass(slots=True)
 class Node:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from nemotron.artifacts.made import IN_FOLDER, by_name
 from nemotron.compile.plan import Plan, compile_job
+from nemotron.config.known import keys
 from nemotron.config.layers import Resolved, load
+from nemotron.config.origins import PYTHON
 from nemotron.config.origins import Node as Value
 from nemotron.config.overrides import Override
 from nemotron.errors import CompileError, ConfigError, Finding, NemotronError, Origin
@@ -30,6 +32,8 @@ from nemotron.promises import Promise
 PROMISED = Path("/pipeline")
 """What a node will make is called by paths below this one until it is there: `/pipeline/rm/checkpoint_hf`."""
 OUTPUT = "output_dir"
+_WRITTEN_KEY = re.compile(r"(?<=[`'+~])[A-Za-z_][\w.]*(?![\w.:])")
+"""What may be a key in a hint: at the beginning of a word to type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +219,7 @@ class _Making:
 
     def _fail(self, spec: NodeSpec, findings: Sequence[Finding]) -> None:
         self._broken.add(spec.name)
-        self.findings += [_of(spec, one) for one in findings]
+        self.findings += [_of(spec, _as_typed(spec, one)) for one in findings]
 
     def _compile(self, spec: NodeSpec, step: Step, bindings: tuple[Binding, ...], *, inserted: bool = False) -> None:
         code, profile = declaration(step), self._profile_of(spec)
@@ -444,6 +448,24 @@ def _places(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 def _overlap(one: Path, other: Path) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def _as_typed(spec: NodeSpec, found: Finding) -> Finding:
+    """A finding about a word of the command line or of Python, whose keys begin with the node's name: said without it,
+    it would be a word that no pipeline knows."""
+    key, origin = found.key, found.origin
+    if not key or origin is None or all(one.origin != origin for one in spec.overrides):
+        return found
+    if origin.argument is None and origin.source != PYTHON:
+        return found
+    known = keys(declaration(find_step(spec.step)).config)
+
+    def typed(match: re.Match[str]) -> str:
+        is_key = match[0] in known or f"{match[0]}.".startswith(f"{key}.") or key.startswith(f"{match[0]}.")
+        return f"{spec.name}.{match[0]}" if is_key else match[0]
+
+    message = _WRITTEN_KEY.sub(typed, found.message, count=1)
+    return replace(found, message=message, hint=_WRITTEN_KEY.sub(typed, found.hint) if found.hint else None)
 
 
 def _of(spec: NodeSpec, found: Finding) -> Finding:
