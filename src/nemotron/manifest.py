@@ -369,7 +369,7 @@ def _guess(word: str, names: Iterable[str]) -> str | None:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_bytes(path, MOST_TOML).decode("utf-8"))
+        return tomllib.loads(read_bytes(path, MOST_TOML).decode("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise _wrong(path, f"broken TOML: {error}") from None
     except RecursionError:

@@ -243,7 +243,7 @@ def _nearest(cwd: Path) -> list[Path]:
 
 def _tables(file: Path) -> Iterator[Table]:
     try:
-        content = tomllib.loads(read_bytes(file, MOST_TOML).decode("utf-8"))
+        content = tomllib.loads(read_bytes(file, MOST_TOML).decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"cannot read this file: {reason}", origin=Origin(shown(file))) from error

@@ -42,6 +42,12 @@ def test_the_shipped_profiles_are_those_of_the_documentation(tmp_path: Path) -> 
         assert profile.settings.place(name).has("nemo_rl") is True
 
 
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """Editors of Windows put one in front."""
+    (tmp_path / "env.toml").write_text(SLURM, encoding="utf-8-sig")
+    assert Profiles(tmp_path, {}).get("a").settings.kind == "slurm"
+
+
 def test_extends_merges_mappings_and_replaces_lists(tmp_path: Path) -> None:
     text = """
 [base]
