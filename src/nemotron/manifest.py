@@ -22,6 +22,7 @@ from nemotron.disk.documents import MOST_TOML, read_bytes
 from nemotron.disk.faults import reason
 from nemotron.disk.walk import files_below
 from nemotron.errors import ConfigError, NemotronError, NotFoundError, Origin
+from nemotron.own_code import PACKAGE, STEP_ID, raised_by_own_code
 from nemotron.suggest import closest, listed
 from nemotron.tables import TableError, read_table
 
@@ -338,10 +339,11 @@ def _own_declaration(step: Step) -> Declaration:
     """Of a folder that is on no path: it becomes a package of its own, so that `from .config import ...` works there,
     and `f"{__name__}:run"` names its function in every process."""
     path = step.folder / "step.py"
-    package = f"nemotron_own_steps_{hashlib.sha256(str(step.folder).encode()).hexdigest()[:12]}"
+    package = f"{PACKAGE}{hashlib.sha256(str(step.folder).encode()).hexdigest()[:12]}"
     if package not in sys.modules:
         made = ModuleType(package)
         made.__path__ = [str(step.folder)]
+        setattr(made, STEP_ID, step.id)
         sys.modules[package] = made
     try:
         own: Declaration = import_module(f"{package}.step").STEP
@@ -353,7 +355,38 @@ def _own_declaration(step: Step) -> Declaration:
         raise _wrong(path, "it declares no `STEP`", "see docs/guides/write-a-step.md") from None
     except SyntaxError as error:
         raise ConfigError(f"broken Python: {error.msg}", origin=Origin(str(path), error.lineno)) from None
+    except SystemExit as error:
+        # Whatever its number says, the command has not done what it was asked for.
+        raise raised_by_own_code(error) or error from None
+    _check_own(own, path, package)
     return own
+
+
+def _check_own(own: Declaration, path: Path, package: str) -> None:
+    """Refuse a declaration that would only fail somewhere in our code, where nothing points at the step.
+
+    Raises:
+        ConfigError: it is none, its config cannot be built, or it names a function that is not there.
+    """
+    from pydantic import BaseModel
+
+    config = getattr(own, "config", None)
+    if not (isinstance(config, type) and issubclass(config, BaseModel) and hasattr(own, "preflight")):
+        what = f"`STEP` is a `{type(own).__name__}` without a model of its config, where a `PlainStep` is expected"
+        raise _wrong(path, what, "see docs/guides/write-a-step.md")
+    try:
+        config.model_rebuild()
+    except Exception as error:  # pydantic's and Python's own, of every kind
+        reason = str(error).partition("\n")[0]
+        raise _wrong(path, f"the types of `{config.__name__}` cannot be read: {reason}") from error
+    for entry in own.engines.values():
+        module, _, function = entry.partition(":")
+        # What is heavy may lie in a module of its own, which is not imported before the run.
+        if module.startswith(f"{package}.") and module in sys.modules:
+            names = vars(sys.modules[module])
+            if not callable(names.get(function)):
+                guess = _guess(function, [name for name, value in names.items() if callable(value)])
+                raise _wrong(path, f"`STEP` runs `{function}`, and there is no function of that name", guess)
 
 
 def _check(what: str, value: str | None, known: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from nemotron import __version__
 from nemotron.disk.faults import reason
 from nemotron.errors import CompileError, Finding, NemotronError, NotFoundError, Origin, OutputError, UsageError
+from nemotron.own_code import raised_by_own_code
 
 _COLOURS = {"error": "31;1", "warning": "33;1", "note": "36;1", "hint": "32", "title": "1", "dim": "2"}
 
@@ -85,6 +86,12 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
             return known.exit_code
         _report_bug(error, words)
         return 1
+    except SystemExit as error:
+        # A step that ends the process says nothing, and its number may be any.
+        if (own := raised_by_own_code(error)) is None:
+            raise
+        print_error(own)
+        return own.exit_code
     return code
 
 
@@ -173,20 +180,27 @@ def _without_folder() -> NotFoundError | None:
 
 
 def _report_bug(error: Exception, words: tuple[str, ...]) -> None:
-    """A short message and a file with the traceback, which NEMOTRON_TRACEBACK=1 prints at once."""
+    """A short message and a file with the traceback, which NEMOTRON_TRACEBACK=1 prints at once. What a step of the
+    user's own raised is reported alike, as that step's."""
     import tempfile
     import traceback
 
     text = "".join(traceback.format_exception(error))
     if os.environ.get("NEMOTRON_TRACEBACK") == "1":
         print(text, file=sys.stderr)
-    summary = f"error: unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    print(summary, file=sys.stderr)
+    own = raised_by_own_code(error)
+    if own is not None:
+        print_error(own)
+        whose = "this is the step's own code, not nemotron's"
+    else:
+        print(f"error: unexpected {type(error).__name__}: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        whose = "this is a bug in nemotron"
     # Values may be secrets; the keys are enough to find a bug.
     command = " ".join(f"{word.partition('=')[0]}=..." if "=" in word else word for word in words)
     try:
         with tempfile.NamedTemporaryFile("w", prefix="nemotron-crash-", suffix=".log", delete=False) as log:
             log.write(f"nemotron {__version__}\nPython {sys.version}\ncommand: {command}\n\n{text}")
-        print(f"hint: this is a bug in nemotron; please report it with `{log.name}`", file=sys.stderr)
+        todo = f"please report it with `{log.name}`" if own is None else f"its traceback is in `{log.name}`"
+        print(f"hint: {whose}; {todo}", file=sys.stderr)
     except OSError:
-        print("hint: this is a bug in nemotron; NEMOTRON_TRACEBACK=1 prints where", file=sys.stderr)
+        print(f"hint: {whose}; NEMOTRON_TRACEBACK=1 prints where", file=sys.stderr)

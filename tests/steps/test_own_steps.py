@@ -65,7 +65,7 @@ def test_it_is_listed_explained_planned_and_run(folder: Path) -> None:
         (("data_path=gone.jsonl",), 5, "there is no file `gone.jsonl`"),
         ((), 3, "`data_path`"),
         ((PAIRS, "min_rows=100000"), 5, "has 200 pairs"),
-        ((PAIRS, "-b", "local"), 10, "does not go along"),
+        ((PAIRS, "-b", "slurm_rl_nemo_rl_rm"), 10, "does not go along"),
     ],
 )
 def test_mistakes_are_told_as_of_any_step(folder: Path, words: tuple[str, ...], code: int, says: str) -> None:
@@ -82,8 +82,15 @@ def test_mistakes_are_told_as_of_any_step(folder: Path, words: tuple[str, ...], 
         (("step.py", "class Config(Strict):", "class Config(Strict)"), "broken Python"),
         (("step.py", "from pathlib import Path", "import nosuchmodule"), "`nosuchmodule`, which is not installed"),
         (("step.toml", "[[consumes]]", "[[consumse]]"), "unknown key `consumse`"),
+        (("step.toml", '"data_path"', '"data_pth"'), "`data_pth`"),
+        (("step.py", "STEP = PlainStep(", "STEP = 5\nother = PlainStep("), "a `int` without a model of its config"),
+        (("step.py", "min_rows: Count", "min_rows: 'Cuont'"), "`Config` cannot be read"),
+        (("step.py", ':run"', ':runn"'), "did you mean `run`?"),
     ],
-    ids=["no STEP", "whole", "broken", "a module that is missing", "a manifest with a slip"],
+    ids=[
+        *("no STEP", "whole", "broken", "a module that is missing", "a manifest with a slip", "a key that is none"),
+        *("a number", "a type that is none", "a function that is none"),
+    ],
 )
 def test_a_broken_step_says_where(folder: Path, change: tuple[str, str, str], says: str) -> None:
     name, old, new = change
@@ -94,6 +101,53 @@ def test_a_broken_step_says_where(folder: Path, change: tuple[str, str, str], sa
     assert done.code == (3 if says else 0), done.stderr
     assert says in done.stderr
     assert "unexpected" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("    config = attempt", "    open('nope')\n    config = attempt", "raised FileNotFoundError: "),
+        ("    config = attempt", "    import sys; sys.exit(3)\n    config = attempt", "`sys.exit(3)`"),
+        ("    if job.place", "    1 / 0\n    if job.place", "raised ZeroDivisionError: division by zero"),
+        ("class Config", "raise ValueError('mine')\n\n\nclass Config", "raised ValueError: mine"),
+        ("class Config", "import sys; sys.exit(0)\n\n\nclass Config", "`sys.exit(0)`"),
+        ("Rules[Job] = Rules(", "Rules[Job] = Ruls(", "raised NameError: name 'Ruls' is not defined"),
+    ],
+    ids=["its run", "its run ends", "a rule", "its import", "its import ends", "a name"],
+)
+def test_what_its_code_raises_is_told_as_its_own(folder: Path, old: str, new: str, says: str) -> None:
+    """Neither a bug of nemotron nor an end without a word: step, file and line, and the status says the same."""
+    path = folder / "steps" / "mine" / "lengths" / "step.py"
+    path.write_text(path.read_text().replace(old, new, 1))
+    line = path.read_text()[: path.read_text().index(new)].count("\n") + 1
+    done = own(folder, "steps", "run", "mine/lengths", PAIRS)
+    assert done.code == 1, done.stderr
+    assert "error: the step `mine/lengths` " in done.stderr
+    assert says in done.stderr
+    assert f"{path}:{line}" in done.stderr
+    assert "bug in nemotron" not in done.stderr
+    for run in list_runs(folder / "runs"):
+        assert run.status().state == "failed"
+        assert says in (run.status().error or "")
+
+
+def test_a_step_that_does_not_say_that_it_ended_has(folder: Path) -> None:
+    path = folder / "steps" / "mine" / "lengths" / "step.py"
+    path.write_text(path.read_text().replace('    attempt.run.write_status(state="finished", exit_code=0)\n', ""))
+    done = own(folder, "steps", "run", "mine/lengths", PAIRS)
+    assert done.code == 0
+    assert "without a last `write_status`" in done.stderr
+    (run,) = list_runs(folder / "runs")
+    assert (run.status().state, run.status().exit_code) == ("finished", 0)
+
+
+def test_it_runs_behind_the_terminal_of_this_machine(folder: Path) -> None:
+    """`-b local` is this machine, where its code is."""
+    done = own(folder, "steps", "run", "lengths", PAIRS, "-b", "local")
+    assert done.code == 0, done.stderr
+    assert own(folder, "runs", "logs", "-f", done.stdout.strip()).code == 0
+    (run,) = list_runs(folder / "runs")
+    assert run.status().state == "finished"
 
 
 def test_a_shipped_id_is_not_taken_over_and_a_folder_has_to_be_there(folder: Path) -> None:

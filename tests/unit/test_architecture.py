@@ -44,6 +44,7 @@ LAYERS = [
     "place",
     "promises",
     "manifest",
+    "own_code",
     "disk",
     "snapshot",
     "errors",

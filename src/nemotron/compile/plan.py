@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +16,13 @@ from pydantic import BaseModel
 from nemotron.compile.paths import with_absolute_paths
 from nemotron.compile.render import render_plan as render_plan
 from nemotron.compile.secrets import likely_secrets, redact, secret_variables, without_passwords
+from nemotron.config.known import Standing, keys, look_up, nearest
 from nemotron.config.layers import Resolved
+from nemotron.config.origins import shown
 from nemotron.config.validate import validate
-from nemotron.errors import Finding, NotAvailableError
+from nemotron.errors import Finding, NotAvailableError, Origin
 from nemotron.job import Asked, CompiledJob
-from nemotron.manifest import Declaration, EngineName, ViewName, find_step
+from nemotron.manifest import Declaration, EngineName, Step, ViewName, find_step
 from nemotron.place import Place
 from nemotron.promises import Promise
 from nemotron.runs.folder import new_run_id
@@ -310,6 +312,21 @@ class Plan:
         return cast("dict[str, Any]", without_passwords(redact(told, self._secrets)))
 
 
+def _unbound(step: StepLike, code: Declaration) -> Iterator[Finding]:
+    """Keys that the manifest of a step of one's own binds artifacts to, and its config does not have."""
+    if not isinstance(step, Step) or step.is_shipped:
+        return
+    for artifact in (*step.consumes, *step.produces):
+        for key in artifact.bind:
+            if look_up(code.config, key.split(".")) is Standing.UNKNOWN:
+                guess = nearest(key, keys(code.config))
+                message = f"`bind` of `{artifact.type}` names `{key}`, which is no key of the step's config"
+                origin = Origin(shown(step.folder / "step.toml"))
+                yield Finding(
+                    "error", "unknown-key", message, None, origin, f"did you mean `{guess}`?" if guess else None
+                )
+
+
 def compile_job(
     step: StepLike,
     resolved: Resolved,
@@ -328,6 +345,7 @@ def compile_job(
         resume: the newest run of this config would go on, in the folders that it has.
     """
     config, found = validate(resolved, code.config)
+    found = [*_unbound(step, code), *found]
     where = Surroundings(place or Place.this_machine(), os.environ if env is None else env, runs_dir, resume)
     result = Preflight(engine=None, engine_reason="") if config is None else code.preflight(config, resolved, where)
     secrets = likely_secrets(resolved.values, code.config) if config is None else result.secrets

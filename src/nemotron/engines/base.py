@@ -10,8 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from nemotron.errors import ConfigError
 from nemotron.job import CompiledJob, Input
 from nemotron.manifest import EngineName
+from nemotron.own_code import raised_by_own_code
 from nemotron.processes import garbage
 from nemotron.runs.attempts import AttemptFolder
 from nemotron.runs.folder import RunFolder
@@ -84,9 +86,21 @@ class InProcess:
         self.name: EngineName = name
 
     def run(self, entry: str, attempt: Attempt) -> None:
-        """Import the module and call the function."""
+        """Import the module and call the function.
+
+        Raises:
+            ConfigError: there is none of that name, which a step of one's own can get wrong.
+        """
         module, _, function = entry.partition(":")
-        found = getattr(import_module(module), function)
+        try:
+            found = getattr(import_module(module), function)
+        except (ModuleNotFoundError, AttributeError) as error:
+            if (isinstance(error, ModuleNotFoundError) and error.name != module) or raised_by_own_code(error):
+                raise
+            message = (
+                f"`{attempt.job.step}` runs `{function}` of its module `{module.partition('.')[2]}`, which is not there"
+            )
+            raise ConfigError(message, hint="see `STEP` in its `step.py`") from error
         if self.name != "embedded":
             garbage.started()
         found(attempt)

@@ -23,10 +23,12 @@ from nemotron.job import Changed, CompiledJob
 from nemotron.manifest import declaration, find_step
 from nemotron.out_of_memory import out_of_memory
 from nemotron.outcome import exit_code_of
+from nemotron.own_code import raised_by_own_code
 from nemotron.processes import garbage, notice
 from nemotron.processes.termination import terminated_like_interrupted
 from nemotron.runs.attempts import Handle, begin_attempt, given_attempt
 from nemotron.runs.folder import RunFolder
+from nemotron.runs.status import ENDED
 from nemotron.snapshot import VARIABLE as CODE_VARIABLE
 from nemotron.snapshot import check_this_is
 
@@ -69,6 +71,7 @@ def work(
             notice.look_in(folder.path)
             with ExitStack() as closing, Hashing(run, job) as hashing:
                 ENGINES[job.engine].run(entry, Attempt(run, job, folder, secrets, hashing, closing))
+            _ended(run, job)
         except KeyboardInterrupt:
             run.write_status(state="interrupted", exit_code=130)
             print(f"interrupted; go on with `nemotron runs resume {run.id}`", file=sys.stderr)
@@ -82,9 +85,22 @@ def work(
             if (known := out_of_memory(error, job.config)) is not None:
                 run.write_status(state="failed", error=known.message, exit_code=known.exit_code)
                 raise known from error
-            run.write_status(state="failed", error=f"internal error: {type(error).__name__}", exit_code=1)
+            own = raised_by_own_code(error)
+            said = own.message if own is not None else f"internal error: {type(error).__name__}"
+            run.write_status(state="failed", error=said, exit_code=1)
             raise
     return 0
+
+
+def _ended(run: RunFolder, job: CompiledJob) -> None:
+    """A step that returned has ended, also where it forgot to say so: otherwise its run would count as killed."""
+    if run.status().state not in ENDED:
+        run.write_status(state="finished", exit_code=0)
+        print(
+            f"warning: `{job.step}` ended without a last `write_status`, so its run counts as finished\n"
+            'hint: end its function with `attempt.run.write_status(state="finished", exit_code=0)`',
+            file=sys.stderr,
+        )
 
 
 def _settle(run: RunFolder) -> None:
