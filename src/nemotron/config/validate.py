@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from nemotron.config import known
 from nemotron.config.layers import Resolved
 from nemotron.config.origins import YamlError, kind, shown
-from nemotron.config.schema.fields import NULL_NOT_ALLOWED
+from nemotron.config.schema.fields import NULL_NOT_ALLOWED, form_in_words
 from nemotron.config.yaml import parse_yaml
 from nemotron.errors import Finding, Origin
 from nemotron.suggest import closest, listed
@@ -183,6 +183,8 @@ def _wrong_value(
         if error in ("too_short", "too_long"):
             field, words = ("min_length", "at least") if error == "too_short" else ("max_length", "at most")
             return "out-of-range", f"must have {words} {context[field]} item(s), got {context['actual_length']}", None
+        if error == "string_pattern_mismatch" and (form := form_in_words(context["pattern"])) is not None:
+            return "invalid-value", f"must be {form}, got {got}", None
         if error == "union_tag_invalid":
             tags = _choices(context["expected_tags"])
             guess = closest(str(context["tag"]), tags)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Count, NonNegativeInt
+from nemotron.config.schema.fields import Count, NonNegativeInt, of_form
 from nemotron.place import Place
 
 ExecutorName = Literal["local", "slurm", "lepton", "ray"]
@@ -86,7 +86,13 @@ Folder = Annotated[str, AfterValidator(_absolute)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Value = Annotated[str, AfterValidator(_no_nul)]
 Mount = Annotated[str, AfterValidator(_mount)]
-Time = Annotated[str, Field(pattern=r"^(\d+-)?\d{1,3}(:\d{2}){0,2}$|^<.*>$|^UNLIMITED$")]
+Time = Annotated[
+    str,
+    of_form(
+        r"^(\d+-)?\d{1,3}(:\d{2}){0,2}$|^<.*>$|^UNLIMITED$",
+        "minutes, `HH:MM:SS`, `D-HH:MM:SS` or `UNLIMITED`, as `04:00:00` for four hours",
+    ),
+]
 """Slurm's own form: ``minutes``, ``HH:MM:SS``, ``D-HH:MM:SS``."""
 
 

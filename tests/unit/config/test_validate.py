@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from pydantic import model_validator
+from pydantic import BaseModel, model_validator
 
 from nemotron.config.layers import load
 from nemotron.config.schema.base import Strict
+from nemotron.config.schema.checkpointing import CheckpointingConfig
+from nemotron.config.schema.fields import form_in_words
+from nemotron.config.schema.rewards import UserRewardConfig
 from nemotron.config.validate import validate
 from nemotron.errors import Origin
+from nemotron.profiles.model import SlurmProfile
 from tests.unit.config.config_sample import GOOD, Sample, resolve, write
 
 
@@ -68,6 +73,19 @@ def test_wrong_values(tmp_path: Path, word: str, name: str, message: str, hint: 
     assert finding.message.partition(": ")[2] == message
     assert finding.origin == Origin("command line", argument=5)
     assert finding.hint is None if hint is None else hint in (finding.hint or "")
+
+
+@pytest.mark.parametrize("model", [UserRewardConfig, CheckpointingConfig, SlurmProfile])
+def test_a_form_is_told_in_words(model: type[BaseModel]) -> None:
+    """Nobody should have to read a pattern to see what to write."""
+    patterns = re.findall(r"'pattern': '(.*?)'[,}]", str(model.model_json_schema()))
+    assert patterns
+    for pattern in patterns:
+        words = form_in_words(pattern.replace("\\\\", "\\"))
+        assert words is not None, pattern
+        example = re.search(r"as `([^`]+)`", words)
+        assert example is not None
+        assert re.fullmatch(pattern.replace("\\\\", "\\"), example[1])
 
 
 def test_what_a_hint_tells_to_write_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

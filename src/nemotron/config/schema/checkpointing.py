@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import DiskPath, Omittable
+from nemotron.config.schema.fields import DiskPath, Omittable, of_form
 from nemotron.config.schema.reads import Read
+
+_BUDGET = "`DD:HH:MM:SS`, as `00:03:30:00` for three and a half hours"
 
 
 class PretrainedCheckpointConfig(Strict):
@@ -41,7 +41,7 @@ class CheckpointingConfig(Strict):
     """DTensor: add plain Hugging Face weights beside the sharded ones."""
     model_save_format: str | None = None
     """DTensor v2: ``safetensors`` or ``torch_save``; DTensor v1 needs null."""
-    checkpoint_must_save_by: Read[Annotated[str, Field(pattern=r"^\d+:\d{2}:\d{2}:\d{2}$")] | None] = None
+    checkpoint_must_save_by: Read[Annotated[str, of_form(r"^\d+:\d{2}:\d{2}:\d{2}$", _BUDGET)] | None] = None
     """Time budget of the training loop as ``DD:HH:MM:SS``; near its end the run saves once and stops cleanly."""
     is_async: Omittable[bool] = None
     """Write the checkpoint in the background while training goes on (Automodel)."""

@@ -31,6 +31,20 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1)]
 """A fraction of a whole, in (0, 1]."""
 Probability = Annotated[float, Field(ge=0, le=1)]
+_FORMS: dict[str, str] = {}
+
+
+def of_form(pattern: str, words: str) -> Any:
+    """A text of a form: the pattern that decides, and what to tell somebody who wrote something else."""
+    _FORMS[pattern] = words
+    return Field(pattern=pattern)
+
+
+def form_in_words(pattern: str) -> str | None:
+    """What a text of that pattern looks like; None of one that nobody put into words."""
+    return _FORMS.get(pattern)
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Name = Annotated[str, Field(min_length=1)]
 """A non-empty text."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from nemotron.config.schema.base import Strict
-from nemotron.config.schema.fields import Count, DiskPath, Name, NonNegativeInt, PositiveFloat
+from nemotron.config.schema.fields import Count, DiskPath, Name, NonNegativeInt, PositiveFloat, of_form
 
 
 def _compiles(pattern: str) -> str:
@@ -254,7 +254,13 @@ class UserRewardConfig(RewardFunctionConfig):
 
     name: Literal["user"]
     """Selects this function."""
-    function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    function: Annotated[
+        str,
+        of_form(
+            r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+            "`module:function`, as `my_rewards:short` for the function `short` of `my_rewards.py`",
+        ),
+    ]
     """``module:function``; it is imported in a process of its own."""
     search_path: DiskPath = "."
     """Folder that is added to Python's module path; relative to where the command runs."""
