@@ -227,6 +227,8 @@ def _without_form(names: tuple[str, ...], kind: str | None) -> str:
     if not _nearness(near, names):
         return f"{has}, and no prompt: that would be in {listed(PROMPTS)}" if kind in (None, "prompt") else has
     missing = [either for either in near.needs if not any(name in names for name in either)]
+    if not missing:
+        return f"{has}, which is a whole `{near.kind}` ({near.name}) and nothing more"
     lacks = " and ".join(" or ".join(f"`{name}`" for name in either) for either in missing)
     guesses = [(either[0], closest(either[0], names)) for either in missing]
     found = "; ".join(f"`{guess}` may be its `{name}`" for name, guess in guesses if guess)

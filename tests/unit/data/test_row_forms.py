@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nemotron.data import pair_forms
-from nemotron.data.forms import ANSWERS, PREFERENCE, PROMPTS, usable_prompt
+from nemotron.data.forms import ANSWERS, PREFERENCE, PROMPTS, usable_prompt, without_form
 from nemotron.data.prep.kinds import prompt_text
 from nemotron.data.prep.scan import Scanner
 from nemotron.data.rows import pair_row, parse_row, prompt_row, read_prompts
@@ -175,6 +175,11 @@ def test_a_rejected_row_names_its_fields_and_the_nearest_kind(tmp_path: Path) ->
     assert "the row has `prompt_text`, `Chosen`, `rejected`; nearest is `preference`" in pair["detail"]
     assert "`Chosen` may be its `chosen`" in pair["detail"]
     assert nothing["detail"].startswith("the row has `a`, and no prompt: that would be in `prompt`, `messages`")
+
+
+def test_a_row_that_lacks_nothing_of_its_nearest_kind_is_told_so() -> None:
+    """Where an answer is wanted, a text alone is a whole prompt: what it lacks is not left open."""
+    assert without_form({"text": "hello"}).endswith("which is a whole `prompt` (`text`) and nothing more")
 
 
 def test_every_split_says_what_its_rows_were_taken_for(tmp_path: Path) -> None:
