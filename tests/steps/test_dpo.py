@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -70,6 +71,23 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run(runs, *SHORT)
     assert result.code == 0, result.stderr
     return only_run(runs)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_one_whose_weights_are_damaged(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    """Nobody has another copy of a checkpoint that the run wrote: what the hint tells to do works."""
+    copy = tmp_path / "runs" / uninterrupted.name
+    shutil.copytree(uninterrupted, copy)
+    newest = copy / "checkpoints" / "step_6"
+    os.truncate(next(newest.rglob("*.distcp")), 1000)
+    words = ("runs", "resume", str(copy), "--max-steps", "7")
+    failed = run_here([sys.executable, "-m", "nemotron", *words])
+    assert failed.code == 6
+    assert "the run then resumes from the checkpoint before it" in failed.stderr
+    shutil.rmtree(newest)
+    resumed = run_here([sys.executable, "-m", "nemotron", *words])
+    assert resumed.code == 0, resumed.stderr
 
 
 def test_a_run_leaves_what_the_manifest_promises(uninterrupted: Path) -> None:

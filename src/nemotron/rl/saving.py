@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -169,7 +170,7 @@ class Saver:
             return Progress(**{field.name: info[field.name] for field in fields(Progress)})
         except (KeyError, ValueError) as error:
             raise ArtifactError(
-                f"checkpoint `{checkpoint}` does not fit this job: {error}", hint=_DAMAGED_HINT
+                f"checkpoint `{checkpoint}` does not fit this job: {error}", hint=DAMAGED_HINT
             ) from error
 
     def _write_model(self, folder: Path, trained: Trained, hashing: Executor) -> list[_Hashed]:
@@ -241,11 +242,24 @@ def weights_of(checkpoint: Path) -> Path:
     return checkpoint if layout.find_iteration(checkpoint) else checkpoint / POLICY / WEIGHTS / HF
 
 
-_DAMAGED_HINT = "remove that folder; the run then resumes from the checkpoint before it"
+DAMAGED_HINT = "remove that folder; the run then resumes from the checkpoint before it"
+
+
+@contextmanager
+def of_own_checkpoint() -> Iterator[None]:
+    """What is wrong with a checkpoint of the run itself, said so that the run can go on: of it there is no other copy.
+
+    Raises:
+        ArtifactError: as the block does, with that fix.
+    """
+    try:
+        yield
+    except ArtifactError as error:
+        raise ArtifactError(error.message, hint=DAMAGED_HINT, origin=error.origin) from error
 
 
 def _load(path: Path) -> Any:
-    return read_state(path, _DAMAGED_HINT)
+    return read_state(path, DAMAGED_HINT)
 
 
 def _monitored(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from nemotron.rl.chat import Chat
 from nemotron.rl.lora import ADAPTER, FOLDER, Merged, Reference, add_adapters, read_adapter
 from nemotron.rl.optim import Optimization, prove
 from nemotron.rl.policy import Policy
-from nemotron.rl.saving import Layout, Provenance, Saver, Stateful, Trained, weights_of
+from nemotron.rl.saving import Layout, Provenance, Saver, Stateful, Trained, of_own_checkpoint, weights_of
 from nemotron.rl.scalar_model import ScalarModel
 from nemotron.rl.stopping import Deadline
 
@@ -163,7 +163,9 @@ class TrainingParts(Generic[C]):
     def _load_newest(self) -> Policy:
         if self.checkpoint is None:
             raise ConfigError("there is no checkpoint to go on from")
-        return Policy.load_checkpoint(weights_of(self.checkpoint), precision=precision(self.config.policy.precision))
+        with of_own_checkpoint():
+            number = precision(self.config.policy.precision)
+            return Policy.load_checkpoint(weights_of(self.checkpoint), precision=number)
 
     def prove_optimizer(self) -> None:
         """Raises ConfigError when torch refuses the optimizer or its schedule; needs no model."""

@@ -26,7 +26,7 @@ from nemotron.rl.loops.reward_model import RewardTraining, score_pairs, train
 from nemotron.rl.lora import ADAPTER, add_scalar_adapters, read_adapter
 from nemotron.rl.optim import Optimization
 from nemotron.rl.reward_pairs import Kept, RewardPair, from_rows, from_tokens
-from nemotron.rl.saving import HF, POLICY, WEIGHTS, Progress
+from nemotron.rl.saving import HF, POLICY, WEIGHTS, Progress, of_own_checkpoint
 from nemotron.rl.scalar_model import ScalarModel, padding_token
 from nemotron.rl.threads import ThreadPlan
 from nemotron.rl.tokenized import TokenizedDataset
@@ -110,7 +110,8 @@ class Parts(TrainingParts[RmRunConfig]):
             if self.checkpoint is not None:
                 read_adapter(model, self.checkpoint / ADAPTER)
         elif self.checkpoint is not None:
-            model = ScalarModel.load(self.checkpoint / POLICY / WEIGHTS / HF, precision=number)
+            with of_own_checkpoint():
+                model = ScalarModel.load(self.checkpoint / POLICY / WEIGHTS / HF, precision=number)
         else:
             model = ScalarModel.from_policy(self.load_start(), seed=self.config.rm.seed)
         model.recompute = self.config.policy.activation_checkpointing

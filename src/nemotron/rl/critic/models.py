@@ -24,6 +24,7 @@ from nemotron.rl.critic.wire import WireError, check_tokens, grouped, in_place
 from nemotron.rl.losses import merge_metrics
 from nemotron.rl.offload import tensors_of
 from nemotron.rl.optim import Optimization
+from nemotron.rl.saving import of_own_checkpoint
 from nemotron.rl.scalar_model import ScalarModel
 from nemotron.rl.state_files import read_state
 from nemotron.rl.value_loss import ValueBatch, explained_variance, value_loss
@@ -104,7 +105,8 @@ class CriticModels:
             return
         folder = self._folder(f"step_{step}") if step else None
         source = folder / WEIGHTS if folder else self._value.model_name
-        critic = ScalarModel.load(source, precision=self._value.precision)
+        with of_own_checkpoint() if folder else contextlib.nullcontext():
+            critic = ScalarModel.load(source, precision=self._value.precision)
         critic.recompute = self._value.activation_checkpointing
         if int(critic.model.config.vocab_size) != self.vocabulary:
             raise ConfigError(
