@@ -205,6 +205,15 @@ def test_wrong_models(world: Path, tmp_path: Path, make: Callable[[Path, Path], 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_megatron_checkpoint_is_not_converted_to_one(world: Path, tmp_path: Path) -> None:
+    megatron = POLICY.parent / "policy_megatron"
+    for model in (megatron, megatron / "iter_0000000"):
+        done = command("steps", "run", "hf_to_megatron", f"hf_model={model}", "output_dir=out", cwd=tmp_path)
+        assert done.code == 6
+        assert "is a Megatron checkpoint already" in done.stderr
+        assert "Megatron-Bridge" not in done.stderr
+
+
 def test_outputs_that_cannot_be_made(world: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     (tmp_path / "full").mkdir()

@@ -54,10 +54,14 @@ class Job(ConvertJob[Config]):
         """
         from nemotron.checkpoints import hf
         from nemotron.checkpoints.megatron import families
+        from nemotron.checkpoints.megatron.layout import find_iteration
 
         source = self.source
         if source is None:
             return
+        if not (source / "config.json").is_file() and find_iteration(source) is not None:
+            message = f"`{self.config.hf_model}` is a Megatron checkpoint already, so there is nothing to convert"
+            raise ArtifactError(message, hint="use it as it is; `convert/megatron_to_hf` converts the other way")
         model = read_model(self.config.hf_model, self.place)
         config = model.config if model is not None else hf.read_config(source)
         families.from_hf(config, f"`{self.config.hf_model}`")
