@@ -223,6 +223,15 @@ class CompiledJob(_Part):
         return self.model_dump_json(indent=2).encode() + b"\n"
 
 
+def damaged_hint(path: Path) -> str:
+    """What to do about a file of a run folder that is lost or damaged. Checkpoints are never to be deleted for it."""
+    checkpoints = path.parent / "checkpoints"
+    if not any(checkpoints.glob("step_*")):
+        return f"the run folder is damaged and holds no checkpoint: put `{path.name}` back, or delete the folder"
+    kept = f"the checkpoints in `{checkpoints}` are there, and a new run can begin with one"
+    return f"put `{path.name}` back from a copy; {kept}"
+
+
 def read_job(path: Path) -> CompiledJob:
     """Read ``job.json``.
 
@@ -233,9 +242,7 @@ def read_job(path: Path) -> CompiledJob:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise ArtifactError(
-            f"cannot read this run: {error}", hint="the run folder is damaged: delete it", origin=origin
-        ) from error
+        raise ArtifactError(f"cannot read this run: {error}", hint=damaged_hint(path), origin=origin) from error
     if not isinstance(content, dict):
         raise ArtifactError("this file is not a JSON object", origin=origin)
     if content.get("format") != FORMAT:

@@ -33,7 +33,7 @@ from nemotron.disk.documents import read_json
 from nemotron.disk.faults import output_errors
 from nemotron.errors import ArtifactError, NotFoundError, Origin
 from nemotron.job import FILE as _JOB
-from nemotron.job import Changed, CompiledJob, Resumed, read_job
+from nemotron.job import Changed, CompiledJob, Resumed, damaged_hint, read_job
 from nemotron.manifest import short_name
 from nemotron.runs.attempts import ATTEMPTS
 from nemotron.runs.jsonl import JsonLines, Row, to_json
@@ -173,8 +173,7 @@ class RunFolder:
             first = error.errors(include_url=False)[0]
             key = ".".join(map(str, first["loc"]))
             message = f"`{path.name}` is damaged: `{key}`: {first['msg'][0].lower()}{first['msg'][1:]}"
-            hint = "the run folder is damaged: delete it, or put the file back"
-            raise ArtifactError(message, hint=hint, origin=Origin(str(path))) from None
+            raise ArtifactError(message, hint=damaged_hint(path), origin=Origin(str(path))) from None
 
     def write_status(self, **fields: Unpack[StatusFields]) -> None:
         """Change the given fields of ``status.json``, atomically; pid and times are kept up by themselves.
@@ -247,6 +246,9 @@ class RunFolder:
         return self._samples.read()
 
 
+_HERE = "for the run folder of that name here, write `./{}`"
+
+
 def list_runs(runs_dir: Path) -> list[RunFolder]:
     """All runs, oldest first; a folder that does not exist has none."""
     if not runs_dir.is_dir():
@@ -267,13 +269,17 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
         return RunFolder.open(Path(name))
     runs = list_runs(runs_dir)
     if not runs:
-        raise NotFoundError(
-            f"there are no runs in `{runs_dir}`",
-            hint="start one with `nemotron steps run`, or name their folder with `--runs-dir`",
-        )
+        start = "start one with `nemotron steps run`, or name their folder with `--runs-dir`"
+        hint = _HERE.format(name) if (Path(name) / _JOB).is_file() else start
+        raise NotFoundError(f"there are no runs in `{runs_dir}`", hint=hint)
     if word == "last":
         return _last_of(runs, step) if of_step else runs[-1]
-    return by_part(runs, name, kind="run", where=f" in `{runs_dir}`")
+    try:
+        return by_part(runs, name, kind="run", where=f" in `{runs_dir}`")
+    except NotFoundError as error:
+        if (Path(name) / _JOB).is_file():
+            raise NotFoundError(error.message, hint=_HERE.format(name)) from None
+        raise
 
 
 def _last_of(runs: Sequence[RunFolder], step: str) -> RunFolder:
@@ -314,7 +320,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         content = read_json(path)
     except (OSError, ValueError) as error:
         raise ArtifactError(
-            f"cannot read this run: {error}", hint="the run folder is damaged: delete it", origin=Origin(str(path))
+            f"cannot read this run: {error}", hint=damaged_hint(path), origin=Origin(str(path))
         ) from error
     if not isinstance(content, dict):
         raise ArtifactError("this file is not a JSON object", origin=Origin(str(path)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,6 +223,36 @@ def test_find_by_id_beginning_end_path_and_last(make_run: MakeRun, tmp_path: Pat
     assert find_run(runs_dir, "bbbb").id == second.id
     assert find_run(runs_dir, "last").id == second.id
     assert find_run(runs_dir, str(first.path)).id == first.id
+
+
+def test_a_run_folder_here_is_named_as_a_path(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name without a slash is an id: who means the folder beside is told how to say so."""
+    run = make_run(run_id="20250101-000000-rlhf-tiny-aaaa")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run.path, tmp_path / "copy")
+    for runs_dir in (tmp_path / "runs", tmp_path / "none"):
+        with pytest.raises(NotFoundError) as error:
+            find_run(runs_dir, "copy")
+        told = re.search(r"`(\S+)`", error.value.hint or "")
+        assert told is not None
+        assert find_run(runs_dir, told[1]).path == tmp_path / "copy"
+
+
+def test_a_lost_file_is_no_reason_to_delete_checkpoints(make_run: MakeRun) -> None:
+    run = make_run()
+    (run.path / "status.json").unlink()
+    with pytest.raises(ArtifactError) as error:
+        run.status()
+    assert "delete the folder" in (error.value.hint or "")
+    (run.checkpoints / "step_2").mkdir()
+    (run.path / "job.json").unlink()
+    for read in (run.status, run.job):
+        with pytest.raises(ArtifactError) as error:
+            read()
+        assert "delete" not in (error.value.hint or "")
+        assert str(run.checkpoints) in (error.value.hint or "")
 
 
 def test_the_last_run_of_a_step(make_run: MakeRun, tmp_path: Path) -> None:
