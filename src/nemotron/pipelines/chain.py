@@ -458,11 +458,15 @@ def _as_typed(spec: NodeSpec, found: Finding) -> Finding:
         return found
     if origin.argument is None and origin.source != PYTHON:
         return found
-    known = keys(declaration(find_step(spec.step)).config)
+    known, section = keys(declaration(find_step(spec.step)).config), f"{key.rpartition('.')[0] or key}."
 
     def typed(match: re.Match[str]) -> str:
-        is_key = match[0] in known or f"{match[0]}.".startswith(f"{key}.") or key.startswith(f"{match[0]}.")
-        return f"{spec.name}.{match[0]}" if is_key else match[0]
+        word = match[0]
+        if f"{word}.".startswith(f"{spec.name}.{key}."):
+            return word  # what was typed, shown as it was
+        # A section may take keys that no model knows.
+        is_key = word in known or f"{word}.".startswith((f"{key}.", section)) or key.startswith(f"{word}.")
+        return f"{spec.name}.{word}" if is_key else word
 
     message = _WRITTEN_KEY.sub(typed, found.message, count=1)
     return replace(found, message=message, hint=_WRITTEN_KEY.sub(typed, found.hint) if found.hint else None)

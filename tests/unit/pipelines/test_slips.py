@@ -224,13 +224,22 @@ def test_a_word_of_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert done.code == 0, done.stderr
 
 
-@pytest.mark.parametrize("word", ["rm.rm.sed=3", "rm.polcy.model_name=x", "+rm.rm.seed=3", "rm.policy.model_name=2024"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "rm.rm.sed=3",
+        "rm.polcy.model_name=x",
+        "+rm.rm.seed=3",
+        "rm.policy.model_name=2024",
+        "rm.policy.optimizer.kwargs.weight_deca=3",
+    ],
+)
 def test_what_is_told_of_a_word_can_be_typed(tmp_path: Path, word: str) -> None:
     """A key of the hint that lacks the node's name is a word that the next command does not know."""
     said = nemotron("pipelines", "run", "ppo", word, "--dry-run", cwd=tmp_path).stderr
     message, _, rest = said.partition("\n")
     assert re.search(r"`rm\.(rm|polcy|policy)\b", message)
     hint = rest.partition("hint: ")[2].partition("\n")[0]
-    told = re.findall(r"`'?([\w.]+)", hint)
+    told = re.findall(r"`'?\+?([\w.]+)", hint)
     assert told
     assert all(one.startswith(("rm.rm.", "rm.policy")) for one in told), hint
