@@ -28,8 +28,10 @@ def raised_by_own_code(error: BaseException) -> OwnCodeError | None:
             step = getattr(sys.modules.get(name.partition(".")[0]), STEP_ID, "?")
             if isinstance(error, SystemExit):
                 what = f"ended the process: `sys.exit({'' if error.code is None else repr(error.code)})`"
+                hint: str | None = "raise an error that says why: a `NemotronError` with message and fix"
             else:
                 text = str(error).partition("\n")[0]
-                what = f"raised {type(error).__name__}{': ' if text else ''}{text}"
-            return OwnCodeError(f"the step `{step}` {what}", origin=Origin(frame.f_code.co_filename, line))
+                what, hint = f"raised {type(error).__name__}{': ' if text else ''}{text}", None
+            place = Origin(frame.f_code.co_filename, line)
+            return OwnCodeError(f"the step `{step}` {what}", hint=hint, origin=place)
     return None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nemotron.artifacts.inputs import Hashing, changed_inputs, refuse_changed
+from nemotron.compile.secrets import redact
 from nemotron.engines.base import ENGINES, Attempt
 from nemotron.engines.settle import settled
 from nemotron.errors import LimitError, NemotronError, NotAvailableError
@@ -86,7 +87,8 @@ def work(
                 run.write_status(state="failed", error=known.message, exit_code=known.exit_code)
                 raise known from error
             own = raised_by_own_code(error)
-            said = own.message if own is not None else f"internal error: {type(error).__name__}"
+            # A text that is not ours may hold anything, and the status stays.
+            said = redact(own.message, secrets) if own is not None else f"internal error: {type(error).__name__}"
             run.write_status(state="failed", error=said, exit_code=1)
             raise
     return 0
