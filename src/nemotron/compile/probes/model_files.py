@@ -20,7 +20,7 @@ from nemotron.checkpoints.folders import tokenizer_folder as tokenizer_folder
 from nemotron.checkpoints.megatron import families
 from nemotron.checkpoints.megatron.names import hf_parts
 from nemotron.data.manifest import PASS_THROUGH
-from nemotron.disk.documents import open_regular, parse_json, read_json
+from nemotron.disk.documents import open_regular, parse_json, read_bytes, read_json
 from nemotron.errors import ArtifactError
 from nemotron.place import Place
 
@@ -143,7 +143,7 @@ def _known_types() -> str:
     folders = found.submodule_search_locations if found is not None else None
     files = sorted(file for folder in folders or () for file in (Path(folder) / "models" / "auto").glob("*.py"))
     try:
-        return "".join(file.read_text(encoding="utf-8") for file in files)
+        return "".join(read_bytes(file).decode() for file in files)
     except (OSError, ValueError):
         return ""
 
