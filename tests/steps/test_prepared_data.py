@@ -82,3 +82,23 @@ def test_a_shard_that_changes_after_the_dry_run(manifest: Path, tmp_path: Path) 
             data_paths(config, "train", verify=True)
     finally:
         first.write_bytes(content)
+
+
+def test_the_dry_run_knows_whose_data_lie_there_as_the_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prepared already, by the same words with paths of this folder: nothing is to do. Of other rows: both refuse."""
+    monkeypatch.chdir(tmp_path)
+    rows = [json.dumps({"prompt": f"question {i}"}) for i in range(30)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    words = ("steps", "run", "rl_prep", "blend_path=rows.jsonl", "output_dir=out", "num_shards_per_split=1")
+
+    def codes(*more: str) -> list[int]:
+        command = [sys.executable, "-m", "nemotron", *words, *more]
+        return [run_here([*command, *dry]).code for dry in (["--dry-run"], [])]
+
+    assert codes() == [0, 0]
+    assert codes() == [0, 0]
+    Path("rows.jsonl").write_text("\n".join(rows[1:]))
+    assert codes() == [8, 8]
+    assert codes("force=true") == [0, 0]

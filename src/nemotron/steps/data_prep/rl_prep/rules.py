@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, read_template, template_fault
+from nemotron.compile.paths import with_absolute_paths
 from nemotron.compile.rules.base import Rules, Stages
 from nemotron.compile.rules.output import folders
 from nemotron.errors import DataError, Finding, NemotronError, NotAvailableError, OutputError
@@ -193,7 +194,9 @@ def output_is_free(job: PrepJob) -> Iterator[Finding]:
     from nemotron.data.prep.prepare import check_output
 
     try:
-        check_output(job.config)
+        # With paths as the run has them: they are a part of what says which data set this is.
+        values = with_absolute_paths(job.resolved.values, job.config) if job.place.is_here else job.resolved.values
+        check_output(type(job.config).model_validate(values))
     except OutputError as problem:
         yield job.refused("output_dir", problem)
     except NemotronError:
