@@ -2,7 +2,7 @@
 
 * Checkpoints: the relative name and SHA-256 of every file that belongs to the model. A Megatron root, its iteration
   folder and the NeMo-RL ``step_N`` around it have the same fingerprint.
-* Prepared data: the SHA-256 of the manifest and of every shard that it names.
+* Prepared data: the SHA-256 of every shard that the manifest names, whose own text says where the rows lay.
 * Data and results: the SHA-256 of every file, whatever it is called: renaming or reordering shards changes nothing.
 """
 
@@ -56,8 +56,7 @@ def fingerprint_as_named(manifest: Path) -> str:
     Raises:
         DataError: it is no manifest. ArtifactError: it cannot be read.
     """
-    named = [shard.sha256 for shard in Manifest.read(manifest).shards()]
-    lines = sorted([_digest(manifest, None), *named])
+    lines = sorted(shard.sha256 for shard in Manifest.read(manifest).shards())
     return "sha256:" + hashlib.sha256("\n".join(["prepared_data", *lines]).encode()).hexdigest()
 
 
@@ -67,7 +66,7 @@ def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:
         return path, jsonl_files(path), False
     if kind == "prepared_data":
         manifest = Manifest.read(path)
-        return path, [manifest.path, *(shard.path for shard in manifest.shards())], False
+        return path, [shard.path for shard in manifest.shards()], False
     if kind == "eval_results":
         return path, result_files(path), False
     if kind == "checkpoint_lora":

@@ -265,7 +265,9 @@ def test_damaged_prepared_data_are_refused(prepared: Path, damage: str) -> None:
     elif damage == "other":
         shard.write_bytes(shard.read_bytes().replace(b"question", b"Question", 1))
     else:
-        (prepared / "manifest.json").write_text((prepared / "manifest.json").read_text().replace('"seed"', '"sed"', 1))
+        named = json.loads((prepared / "manifest.json").read_text())
+        named["splits"]["train"]["shards"][0]["rows"] += 1
+        (prepared / "manifest.json").write_text(json.dumps(named))
     for path in (prepared, prepared / "manifest.json"):
         with pytest.raises(NemotronError):
             verify(path)

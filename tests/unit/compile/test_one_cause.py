@@ -35,7 +35,10 @@ def broken_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Broken models and data. No test changes them."""
     folder = tmp_path_factory.mktemp("broken")
     (folder / "empty").mkdir()
-    edited(folder / "wide", vocab_size=10)
+    edited(folder / "wide")
+    tokens = json.loads((folder / "wide" / "tokenizer.json").read_text())
+    tokens["added_tokens"].append({**tokens["added_tokens"][0], "id": 5000, "content": "<far>"})
+    (folder / "wide" / "tokenizer.json").write_text(json.dumps(tokens))
     edited(folder / "short", max_position_embeddings=64)
     for name, lost in (("no_config", "config.json"), ("no_weights", "model.safetensors")):
         edited(folder / name)
