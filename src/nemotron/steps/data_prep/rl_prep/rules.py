@@ -195,7 +195,8 @@ def output_is_free(job: PrepJob) -> Iterator[Finding]:
 
     try:
         # With paths as the run has them: they are a part of what says which data set this is.
-        values = with_absolute_paths(job.resolved.values, job.config) if job.place.is_here else job.resolved.values
+        values = job.config.model_dump(by_alias=True)
+        values = with_absolute_paths(values, job.config) if job.place.is_here else values
         check_output(type(job.config).model_validate(values))
     except OutputError as problem:
         yield job.refused("output_dir", problem)
