@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 
 from nemotron.errors import NemotronError, Origin
 
@@ -22,6 +21,8 @@ def raised_by_own_code(error: BaseException) -> OwnCodeError | None:
 
     The place is the last line of the step's own: what it calls was called by it.
     """
+    import traceback  # light commands have no use for it
+
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         name = str(frame.f_globals.get("__name__", ""))
         if name.startswith(PACKAGE):

@@ -37,7 +37,7 @@ def fingerprint(path: Path, kind: Kind | None = None, *, progress: Callable[[int
     for file in files:
         digest = _digest(file, progress)
         lines.append(f"{file.relative_to(root).as_posix()} {digest}" if named else digest)
-    return "sha256:" + hashlib.sha256("\n".join([kind, *sorted(lines)]).encode()).hexdigest()
+    return _of_lines(kind, lines)
 
 
 def fingerprint_files(files: Sequence[Path], progress: Callable[[int], None] | None = None) -> str:
@@ -46,8 +46,7 @@ def fingerprint_files(files: Sequence[Path], progress: Callable[[int], None] | N
     Raises:
         ArtifactError: a file cannot be read.
     """
-    lines = sorted(_digest(file, progress) for file in files)
-    return "sha256:" + hashlib.sha256("\n".join(["training_jsonl", *lines]).encode()).hexdigest()
+    return _of_lines("training_jsonl", [_digest(file, progress) for file in files])
 
 
 def fingerprint_as_named(manifest: Path) -> str:
@@ -56,8 +55,12 @@ def fingerprint_as_named(manifest: Path) -> str:
     Raises:
         DataError: it is no manifest. ArtifactError: it cannot be read.
     """
-    lines = sorted(shard.sha256 for shard in Manifest.read(manifest).shards())
-    return "sha256:" + hashlib.sha256("\n".join(["prepared_data", *lines]).encode()).hexdigest()
+    return _of_lines("prepared_data", [shard.sha256 for shard in Manifest.read(manifest).shards()])
+
+
+def _of_lines(kind: Kind, lines: Sequence[str]) -> str:
+    """Of what is known of every file, in any order."""
+    return "sha256:" + hashlib.sha256("\n".join([kind, *sorted(lines)]).encode()).hexdigest()
 
 
 def _content(path: Path, kind: Kind) -> tuple[Path, list[Path], bool]:

@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 from nemotron.artifacts.fingerprint import fingerprint, fingerprint_files
 from nemotron.artifacts.kinds import artifact_files, recognise
+from nemotron.data.manifest import manifest_file
 from nemotron.errors import ArtifactError
 from nemotron.job import Changed, CompiledJob, Input
 from nemotron.runs.folder import RunFolder
@@ -60,7 +61,7 @@ def named_inputs(files: Iterable[FileLike]) -> tuple[Input, ...]:
 
 def _prepared(file: FileLike, files: tuple[str, ...], manifest: Path, before: Sequence[Input]) -> Iterator[Input]:
     """The manifest, unless it stands in ``before``, and the shards of one of its splits."""
-    name = str(manifest / "manifest.json" if manifest.is_dir() else manifest)
+    name = str(manifest_file(manifest))
     if not any(entry.path == name for entry in before):
         yield Input(key="data.manifest_path", type="training_jsonl", path=name)
     yield Input(key=file.role, type="training_jsonl", path=files[0], files=files)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import is_adapter
 from nemotron.checkpoints.megatron import layout
+from nemotron.data.manifest import FILE as MANIFEST
 from nemotron.disk.documents import LONGEST_LINE, lines_of, open_regular, parse_json, read_json
 from nemotron.disk.faults import reason
 from nemotron.disk.walk import files_below
@@ -17,8 +18,6 @@ from nemotron.errors import ArtifactError, DataError
 Kind = Literal[
     "checkpoint_hf", "checkpoint_lora", "checkpoint_megatron", "prepared_data", "training_jsonl", "eval_results"
 ]
-MANIFEST = "manifest.json"
-"""What names the shards of prepared data."""
 
 
 def located(path: Path) -> Path:

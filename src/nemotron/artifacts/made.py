@@ -12,6 +12,7 @@ from typing import Any
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.store import CheckpointStore
+from nemotron.data.manifest import FILE as MANIFEST
 from nemotron.errors import ArtifactError, NotFoundError
 from nemotron.job import CompiledJob
 from nemotron.manifest import Step, find_step, load_types
@@ -20,7 +21,7 @@ from nemotron.suggest import closest, listed
 
 CHECKPOINTS = "checkpointing.checkpoint_dir"
 _OF_RUN = {"metrics_jsonl": "metrics.jsonl", "samples_jsonl": "samples.jsonl", "report_html": "report.html"}
-IN_FOLDER = {"prepared_data": "manifest.json", "eval_results": "eval_results.json"}
+IN_FOLDER = {"prepared_data": MANIFEST, "eval_results": "eval_results.json"}
 """What of a folder names the artifact."""
 
 

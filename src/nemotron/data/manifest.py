@@ -14,6 +14,7 @@ from nemotron.disk.faults import reason
 from nemotron.errors import DataError, Origin
 from nemotron.suggest import closest, listed
 
+FILE = "manifest.json"
 SPLIT_NAMES = {
     **{name: "train" for name in ("train", "training")},
     **{name: "validation" for name in ("validation", "val", "valid", "dev", "eval")},
@@ -26,6 +27,11 @@ CHEAP_BYTES = 64 << 20
 PASS_THROUGH = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 """The chat template that `null` means in NeMo-RL: contents one after another."""
 _FORCE = "make the data again with `nemotron steps run data_prep/rl_prep`"
+
+
+def manifest_file(path: Path) -> Path:
+    """The manifest that ``path`` means, which is the file or its folder."""
+    return path / FILE if path.is_dir() else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class Manifest:
         Raises:
             DataError: there is none, or it is not one.
         """
-        path = path / "manifest.json" if path.is_dir() else path
+        path = manifest_file(path)
         try:
             value = read_json(path)
         except FileNotFoundError as error:

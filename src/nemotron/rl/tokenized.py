@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nemotron.data.manifest import file_sha256, read_manifest
+from nemotron.data.manifest import file_sha256, manifest_file, read_manifest
 from nemotron.errors import DataError, Origin
 
 Item = dict[str, Tensor]
@@ -31,7 +31,7 @@ class TokenizedDataset(Dataset[Item]):
     """
 
     def __init__(self, manifest: Path, split: str, *, verify: bool = True) -> None:
-        path = manifest / "manifest.json" if manifest.is_dir() else manifest
+        path = manifest_file(manifest)
         entry = read_manifest(path)["splits"].get(split, {})
         if not entry.get("token_shards"):
             hint = "prepare the data with `tokenize.tokenizer` and `tokenize.max_length`"

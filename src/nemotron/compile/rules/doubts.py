@@ -68,7 +68,8 @@ def adapters_have_a_place(job: AnyJob) -> Iterator[Finding]:
                 return
     found = adapted(paths, wanted, lora.exclude_modules)
     # A reward model has no output layer that the embedding could be, too.
-    shared = [] if job.trains_reward_model else [path for path in found if path in tied(model)]
+    both = () if job.trains_reward_model else tied(model)
+    shared = [path for path in found if path in both]
     if shared:
         yield job.error(
             f"{_LORA}.target_modules",

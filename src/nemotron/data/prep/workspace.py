@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from nemotron.data.manifest import read_manifest, resolve_manifest
+from nemotron.data.manifest import FILE, read_manifest, resolve_manifest
 from nemotron.disk.atomic import remove_drafts, write_atomic
 from nemotron.disk.documents import read_object
 from nemotron.disk.faults import output_errors
@@ -37,7 +37,7 @@ class Workspace:
     @property
     def manifest(self) -> Path:
         """Where the manifest goes."""
-        return self.output / "manifest.json"
+        return self.output / FILE
 
     @property
     def folder(self) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nemotron.compile.jobs.step import PlainJob
 from nemotron.compile.plan import FileRef, Process
 from nemotron.config.schema.data_prep import DataPrepConfig
+from nemotron.data.manifest import FILE as MANIFEST
 from nemotron.errors import NemotronError
 from nemotron.promises import DataPromise, Promise
 
@@ -115,7 +116,7 @@ class PrepJob(PlainJob[DataPrepConfig]):
         output = Path(self.config.output_dir)
         yield FileRef("shards", "output_dir", str(output), f"{self.config.num_shards_per_split} per split")
         detail = "every shard with rows, bytes, SHA-256; every source"
-        yield FileRef("manifest", None, str(output / "manifest.json"), detail)
+        yield FileRef("manifest", None, str(output / MANIFEST), detail)
         detail = "every line that is not used, with its reason"
         yield FileRef("rejects", None, str(output / "rejects.jsonl"), detail)
 
