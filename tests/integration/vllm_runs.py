@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,8 +96,3 @@ def engine_of(server: int) -> int:
     below = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if parent(int(folder.name)) == server]
     [engine] = [pid for pid in below if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return engine
-
-
-def left_in_temporary() -> set[str]:
-    folders = (Path(tempfile.gettempdir()), Path("/dev/shm"))
-    return {str(path) for folder in folders if folder.is_dir() for path in folder.iterdir()}
