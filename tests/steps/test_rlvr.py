@@ -155,3 +155,11 @@ def test_wrong_inputs(words: tuple[str, ...], tmp_path: Path, snapshot: Snapshot
     text = re.sub(r"\.yaml:\d+:\d+", ".yaml:LINE", text)
     assert re.sub(r"\S*src/nemotron/", "[PACKAGE]/", text) == snapshot
     assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_that_nemo_rl_would_mask_is_refused(tmp_path: Path) -> None:
+    """There it is cut, answered and scored, and nothing is learned from it."""
+    result = run_here(command(tmp_path, *QUICK, "data.max_input_seq_length=8"))
+    assert result.code == 5, result.stderr
+    assert re.search(r"prompt \S+ has \d+ tokens, more than `data.max_input_seq_length` \(8\)", result.stderr)
+    assert "tasks_train.jsonl:" in result.stderr

@@ -65,8 +65,10 @@ class DataConfig(Strict):
     the rows, whatever ``data_path`` the configs name; null reads the files of the data sets."""
     use_tokens: Annotated[Omittable[bool], Embedded("rm")] = None
     """Ours: train on the token ids that the manifest's `tokenize` made, instead of its text."""
-    max_input_seq_length: Annotated[Count | None, Embedded("dpo", "rm", "sft")]
-    """Longest prompt in tokens; longer ones are truncated and masked by NeMo-RL. NeMo-Gym data needs null."""
+    max_input_seq_length: Read[Count | None]
+    """Longest prompt in tokens; longer ones are cut and masked by NeMo-RL, and refused by the embedded engine before
+    the first step. Of pairs and conversations it bounds the whole row, and longer ones are left out. NeMo-Gym data
+    needs null."""
     shuffle: Read[bool]
     """Draw training rows in random order (from ``grpo.seed``) instead of file order."""
     num_workers: Omittable[NonNegativeInt] = None

@@ -45,12 +45,14 @@ def _rewards(config: TrainingConfig) -> RewardConfig | None:
 def prompt_stream(parts: TrainingParts[TrainingConfig], prompts: list[PromptRow], *, batch_key: str) -> PromptStream:
     """The training prompts in their order.
 
-    A prompt that leaves no room for an answer is refused now, not in the step that meets it.
+    A prompt that leaves no room for an answer, or that NeMo-RL would mask, is refused now and not by the step that
+    meets it.
 
     Raises:
         DataError: too few rows, or one that is too long, or that the chat template refuses.
     """
     config, longest = parts.config, parts.config.policy.max_total_sequence_length
+    bound = config.data.max_input_seq_length
     size, seed = config.rows_per_step, config.course.seed
     stream = PromptStream(prompts, size, seed, config.data.shuffle, batch_key=batch_key)
     answer = parts.sampling.max_new_tokens
@@ -60,6 +62,13 @@ def prompt_stream(parts: TrainingParts[TrainingConfig], prompts: list[PromptRow]
             raise DataError(
                 f"prompt {row.id} has {length} tokens; with {answer} new ones it exceeds "
                 f"`policy.max_total_sequence_length` ({longest})",
+                hint="drop or shorten it, or raise the limit",
+                origin=origin_of(config.data, "train", row.id),
+            )
+        if bound is not None and length > bound:
+            raise DataError(
+                f"prompt {row.id} has {length} tokens, more than `data.max_input_seq_length` ({bound}): NeMo-RL would "
+                "cut it and learn nothing from it",
                 hint="drop or shorten it, or raise the limit",
                 origin=origin_of(config.data, "train", row.id),
             )
