@@ -21,10 +21,10 @@ tiny: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
-# Cases that `make test` leaves out: runs killed at other moments, in processes of their own, and what a run of each step
-# reads of its config. A few are about runs with as many threads as they take by themselves; tests/steps/conftest.py.
+# Cases that `make test` leaves out: runs killed at other moments, and what a run of each step reads of its config. A few
+# are processes of their own, with as many threads as they take by themselves; tests/steps/conftest.py.
 full: $(READY)
-	OMP_NUM_THREADS=1 REAL_PROCESSES=1 $(BIN)/python -m pytest -m full --durations 15 --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m full --durations 15 --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -37,8 +37,6 @@ from tests.in_process import nemotron
 
 SOUND = os.environ.get("OMP_NUM_THREADS") == "1"
 """Whether a fork can do all that a new process can: OpenMP's threads are not in it, and waiting for them never ends."""
-KILLED = SOUND and not os.environ.get("REAL_PROCESSES")
-"""Whether what is killed may be a fork: `make full` kills processes of their own."""
 _SPAWNED = multiprocessing.get_context("spawn").Process
 
 
@@ -167,8 +165,9 @@ def apart() -> Iterator[None]:
 
 @contextlib.contextmanager
 def nowhere() -> Iterator[None]:
-    """Neither of the two, for runs with threads."""
+    """No fork at all, for runs with threads."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "SOUND", False)
         patch.setattr(child, "subprocess", subprocess)
         patch.setattr(multiprocessing.get_context("spawn"), "Process", _SPAWNED)
         yield

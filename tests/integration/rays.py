@@ -11,6 +11,10 @@ from tests.integration.slurm.lab import free_port
 
 AGENTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
 
+PATIENT = {"RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "300"}
+"""Variables of a head: its dashboard is ten processes, and gives up where one of them needs 30 s for its imports,
+as on a busy machine; then the head takes no jobs."""
+
 
 def own_ports() -> dict[str, int]:
     """Options of `ray start` with which a node shares no port with another.

@@ -26,7 +26,7 @@ VENV = Path(os.environ.get("NEMOTRON_LEPTON_VENV", ROOT / "build" / "lepton"))
 TOKEN = "token-of-the-workspace-7c1e"
 STEPS = ("grpo.max_num_steps=4", "checkpointing.save_period=2")
 ENDLESS = ("grpo.max_num_steps=100000", "grpo.max_num_epochs=1000", "policy.optimizer.kwargs.lr=1e-12")
-TINY = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "engine=embedded")
+TINY = ("steps", "run", "rl/nemo_rl/rlvr", "-c", "tiny", "engine=embedded", "eval.heldout.max_samples=16")
 IMPATIENT = """
 import sys
 from nemotron.executors import http
@@ -95,6 +95,11 @@ class Workspace:
         command = self.start(*words, **extra)
         out, err = command.communicate(timeout=300)
         return subprocess.CompletedProcess(words, command.returncode, out, err)
+
+    def brief(self, flag: str) -> list[str]:
+        """What takes a second, as nothing is trained: for jobs of which only the way matters."""
+        made = f"output_dir={self.folder}/mount/made"
+        return ["steps", "run", "data_prep/rl_prep", "-c", "tiny", flag, "lepton_rl_nemo_rl_rlhf", made]
 
     def impatient(self) -> None:
         """What is started from now on gives a service up early."""
@@ -221,7 +226,7 @@ def test_a_service_that_is_down_loses_no_run(workspace: Workspace) -> None:
 
 def test_an_answer_that_is_lost_makes_no_second_job(workspace: Workspace) -> None:
     workspace.fault(lost_answer=1)
-    done = workspace.nemotron(*TINY, "grpo.max_num_steps=1", "-b", "lepton_rl_nemo_rl_rlhf")
+    done = workspace.nemotron(*workspace.brief("-b"))
     assert done.returncode == 0, done.stderr
     listed = httpx.get(f"{workspace.url}/jobs", headers={"Authorization": f"Bearer {TOKEN}"}).json()["jobs"]
     assert len(listed) == 1
@@ -294,7 +299,7 @@ def test_leptons_own_client_takes_the_server_for_real(workspace: Workspace) -> N
     """What keeps the server honest: its answers parse in the models of the real client, our jobs among them."""
     if not (VENV / "bin" / "python").exists():
         pytest.fail(f"no leptonai in {VENV}; run tests/integration/lepton/install.sh {VENV}")
-    submitted = workspace.nemotron(*TINY, "grpo.max_num_steps=1", "-r", "lepton_rl_nemo_rl_rlhf")
+    submitted = workspace.nemotron(*workspace.brief("-r"))
     assert submitted.returncode == 0, submitted.stderr
     argv = [str(VENV / "bin" / "python"), "-c", CLIENT, workspace.url, TOKEN]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=200, env=workspace.environment({}), check=False)

@@ -19,7 +19,7 @@ from tests.integration.test_lepton import workspace as workspace
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 PROFILE = "lepton_rl_nemo_rl_rlhf"
-SIZES = ('launch = "ray"', "nodes = 2", 'ray_version = "2.58.0"', "start_timeout_s = 120")
+SIZES = ('launch = "ray"', "nodes = 2", 'ray_version = "2.58.0"', "start_timeout_s = 300")
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ import pytest
 
 from nemotron.executors.ray_jobs import RayJobs
 from nemotron.runs.attempts import attempts_of
-from tests.integration.rays import kill_ray, own_ports
+from tests.integration.rays import PATIENT, kill_ray, own_ports
 from tests.integration.slurm.lab import free_port
 from tests.integration.test_lepton import ENDLESS
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 VENV = Path(os.environ.get("NEMOTRON_LEPTON_VENV", ROOT / "build" / "lepton"))
 TOKEN = "token-of-the-ray-cluster-5b2d-and-longer-than-that"
-TINY = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "engine=embedded", "eval.heldout.max_samples=8")
+TINY = ("steps", "run", "rl/nemo_rl/rlvr", "-c", "tiny", "engine=embedded", "eval.heldout.max_samples=8")
 STRANGE = "a 'b' \"c\" $(x) \\ \n ü"
 
 
@@ -108,6 +108,7 @@ def cluster() -> Iterator[Cluster]:
     # Said, and not left to what an earlier Ray of this user has left behind.
     env = {
         **given,
+        **PATIENT,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
         "HOME": str(folder),
@@ -117,7 +118,7 @@ def cluster() -> Iterator[Cluster]:
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
     found = Cluster(f"http://127.0.0.1:{port}", process, folder)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     try:
         while True:
             try:

@@ -74,9 +74,10 @@ class Cluster:
         words = ("engine=embedded", "eval.heldout.max_samples=16")
         return ["steps", "run", step, "-c", "tiny", *words, flag, profile, *overrides]
 
-    def judged(self, flag: str, profile: str, *overrides: str) -> list[str]:
-        """With a judge beside it."""
-        return self.tiny(flag, profile, *overrides, step="rl/nemo_rl/rlhf")
+    def brief(self, flag: str, profile: str, made: str) -> list[str]:
+        """What takes a second, as nothing is trained, where only the way of a job matters; ``made`` is its folder."""
+        folder = f"output_dir={self.folder}/made/{made}"
+        return ["steps", "run", "data_prep/rl_prep", "-c", "tiny", flag, profile, folder]
 
     def run_dir(self, run: str) -> Path:
         return (self.folder / "runs" / run).resolve()
@@ -124,7 +125,7 @@ def sshd(cluster: Cluster) -> Iterator[Sshd]:
 @pytest.fixture(scope="module")
 def reference(cluster: Cluster) -> Path:
     """The run on this machine that a cluster's has to equal: weights, and what was measured."""
-    done = cluster.nemotron(*cluster.judged("--runs-dir", "local", *STEPS))
+    done = cluster.nemotron(*cluster.tiny("--runs-dir", "local", *STEPS))
     assert done.returncode == 0, done.stderr
     return next((cluster.folder / "local").iterdir())
 
@@ -171,7 +172,7 @@ def held(run: Path, steps: int) -> None:
 
 def test_attached_is_the_local_run(cluster: Cluster, reference: Path) -> None:
     cluster.profile("slurm_rl_nemo_rl_rlhf")
-    done = cluster.nemotron(*cluster.judged("-r", "slurm_rl_nemo_rl_rlhf", *STEPS))
+    done = cluster.nemotron(*cluster.tiny("-r", "slurm_rl_nemo_rl_rlhf", *STEPS))
     assert done.returncode == 0, done.stderr
     assert "step 6/6" in done.stdout  # the job's own log
     run = cluster.run_dir(cluster.newest())
@@ -182,10 +183,10 @@ def test_attached_is_the_local_run(cluster: Cluster, reference: Path) -> None:
 
 def test_detached_cancelled_resumed(cluster: Cluster, reference: Path) -> None:
     cluster.profile("batch", "time = '01:00:00'")
-    submitted = cluster.nemotron(*cluster.judged("-b", "batch", *STEPS))
+    submitted = cluster.nemotron(*cluster.tiny("-b", "batch", *STEPS))
     run = submitted.stdout.strip()
     assert submitted.returncode == 0
-    assert re.fullmatch(r"\d{8}-\d{6}-rlhf-tiny-[0-9a-f]{4}", run), "stdout has the run's id and nothing else"
+    assert re.fullmatch(r"\d{8}-\d{6}-rlvr-tiny-[0-9a-f]{4}", run), "stdout has the run's id and nothing else"
     held(cluster.run_dir(run), 4)
     assert cluster.state(run) == "running"
     cluster.lab.run("scancel", str(cluster.handle(run)["job_id"]))
@@ -201,7 +202,7 @@ def test_detached_cancelled_resumed(cluster: Cluster, reference: Path) -> None:
 
 def test_notice_of_the_end_saves_and_queues_again(cluster: Cluster, reference: Path) -> None:
     cluster.profile("batch", "time = '01:00:00'")
-    run = cluster.nemotron(*cluster.judged("-b", "batch", *STEPS)).stdout.strip()
+    run = cluster.nemotron(*cluster.tiny("-b", "batch", *STEPS)).stdout.strip()
     path, job = cluster.run_dir(run), str(cluster.handle(run)["job_id"])
     until(lambda: steps_done(path) >= 1)
     cluster.lab.run("scancel", "--signal=USR1", "--batch", job)
@@ -214,7 +215,7 @@ def test_notice_of_the_end_saves_and_queues_again(cluster: Cluster, reference: P
 
 def test_runs_cancel_is_final(cluster: Cluster) -> None:
     cluster.profile("batch")
-    run = cluster.nemotron(*cluster.judged("-b", "batch", *ENDLESS)).stdout.strip()
+    run = cluster.nemotron(*cluster.tiny("-b", "batch", *ENDLESS)).stdout.strip()
     until(lambda: steps_done(cluster.run_dir(run)) >= 1)
     assert cluster.nemotron("runs", "cancel", run).returncode == 0
     cluster.lab.wait_until_empty()
@@ -329,7 +330,7 @@ def environment_arrives(cluster: Cluster, *lines: str, shared: str = "shared") -
         *lines,
         shared=shared,
     )
-    words = cluster.tiny("-r", "vars", "grpo.max_num_steps=1")
+    words = cluster.brief("-r", "vars", shared)
     with watched(SECRET):
         dry = cluster.nemotron(*words, "--dry-run", PLANTED=SECRET)
         assert dry.returncode == 0, dry.stderr
@@ -345,7 +346,7 @@ def environment_arrives(cluster: Cluster, *lines: str, shared: str = "shared") -
     assert not {"UNRELATED", "NOT_THERE"} & set(variables)
     assert not list(cluster.folder.rglob("pwned"))
     files = [path for path in cluster.folder.rglob("*") if path.is_file()]
-    assert len(files) > 30
+    assert len(files) > 20
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
     assert SECRET not in dry.stdout + dry.stderr + done.stdout + done.stderr
 
@@ -361,7 +362,7 @@ def test_two_at_once_and_the_same_twice(cluster: Cluster) -> None:
     from nemotron.runs.folder import RunFolder
 
     cluster.profile("batch")
-    both = [cluster.start(*cluster.tiny("-b", "batch", "grpo.max_num_steps=1")) for _ in range(2)]
+    both = [cluster.start(*cluster.brief("-b", "batch", made)) for made in ("one", "other")]
     runs = {command.communicate(timeout=200)[0].strip() for command in both}
     assert len(runs) == 2
     jobs = {str(cluster.handle(run)["job_id"]) for run in runs}

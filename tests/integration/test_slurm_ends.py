@@ -21,7 +21,7 @@ __all__ = ["cluster", "sshd"]
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 PPO = ("steps", "run", "rl/nemo_rl/ppo", "-c", "tiny", "ppo.max_num_steps=3", "checkpointing.save_period=1")
-TINY = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "engine=embedded")
+TINY = ("steps", "run", "rl/nemo_rl/rlvr", "-c", "tiny", "engine=embedded")
 
 
 class End(NamedTuple):

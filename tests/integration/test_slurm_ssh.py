@@ -36,7 +36,7 @@ def test_over_ssh(cluster: Cluster, sshd: Sshd, reference: Path) -> None:
     check = cluster.nemotron("profiles", "check", "far")
     assert check.returncode == 0, check.stderr
     assert "slurm-wlm" in check.stdout
-    command = cluster.start(*cluster.judged("-r", "far", *STEPS))
+    command = cluster.start(*cluster.tiny("-r", "far", *STEPS))
     until(lambda: any(steps_done(run) for run in (cluster.folder / "far" / "runs").glob("*")))
     # In the middle of the log: the job goes on, and the lines that were missed come when the network is back.
     sshd.break_connections()
@@ -92,7 +92,7 @@ def test_connection_breaks_while_submitting(cluster: Cluster) -> None:
     """The next try finds the job by its name."""
     with breaking(cluster, "breaks", for_good=False) as node:
         cluster.profile("breaks", *node.profile.splitlines(), shared="far")
-        done = cluster.nemotron(*cluster.tiny("-b", "breaks", "grpo.max_num_steps=1"))
+        done = cluster.nemotron(*cluster.brief("-b", "breaks", "breaks"))
     assert done.returncode == 0, done.stderr
     job = (cluster.folder / "breaks" / "took").read_text().strip()
     assert cluster.handle(done.stdout.strip())["job_id"] == job
@@ -123,7 +123,7 @@ def test_a_job_of_which_nobody_heard_is_found_later(cluster: Cluster) -> None:
 def test_a_submission_that_never_got_there_is_taken_up(cluster: Cluster, sshd: Sshd, reference: Path) -> None:
     cluster.profile("far", *sshd.profile.splitlines(), shared="far")
     sshd.stop()
-    failed = cluster.nemotron(*cluster.judged("-b", "far", *STEPS))
+    failed = cluster.nemotron(*cluster.tiny("-b", "far", *STEPS))
     assert (failed.returncode, "ssh to `127.0.0.1` failed" in failed.stderr) == (11, True), failed.stderr
     run = cluster.newest()
     assert f"then `nemotron runs resume {run}` sends it again" in failed.stderr
@@ -138,7 +138,7 @@ def test_a_submission_that_never_got_there_is_taken_up(cluster: Cluster, sshd: S
 
 def test_detached_cancelled_resumed(cluster: Cluster, sshd: Sshd, reference: Path) -> None:
     cluster.profile("far", *sshd.profile.splitlines(), shared="far")
-    run = cluster.nemotron(*cluster.judged("-b", "far", *STEPS)).stdout.strip()
+    run = cluster.nemotron(*cluster.tiny("-b", "far", *STEPS)).stdout.strip()
     there = cluster.folder / "far" / "runs" / run
     held(there, 4)
     assert cluster.state(run) in ("running", "starting")

@@ -44,7 +44,7 @@ LONG = 300
 """Tokens of a prompt that fills two blocks of vLLM's cache on a CPU."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sampling() -> Iterator[tuple[Policy, VllmSampler]]:
     """The shipped policy, whose head is its embedding, and a vLLM that samples from it."""
     policy = Policy.load(POLICY, device="cpu")
@@ -99,6 +99,7 @@ def drawn(policy: Policy, sampler: VllmSampler, seed: int) -> tuple[list[Group],
 
 def test_log_probabilities_are_the_policys_after_every_refresh(sampling: tuple[Policy, VllmSampler]) -> None:
     policy, sampler = sampling
+    sampler.refresh()
     first, gap = drawn(policy, sampler, 0)
     assert gap < 1e-3
     for round_ in range(1, 4):
@@ -122,6 +123,7 @@ def test_log_probabilities_are_the_policys_after_every_refresh(sampling: tuple[P
 def test_a_cache_that_is_kept_would_show(sampling: tuple[Policy, VllmSampler], monkeypatch: pytest.MonkeyPatch) -> None:
     """The long prompt does fill whole blocks: without forgetting them, its log-probabilities are of two models."""
     policy, sampler = sampling
+    sampler.refresh()
     drawn(policy, sampler, 0)
     changed(policy, 1)
 
@@ -143,20 +145,22 @@ def gaps(run: Path) -> list[float]:
 ADAPTERS = ("policy.dtensor_cfg.enabled=true", "policy.dtensor_cfg.lora_cfg.enabled=true")
 
 
-@pytest.mark.parametrize("words", [(), ADAPTERS], ids=["all weights", "adapters"])
-def test_a_run_samples_by_it(tmp_path: Path, temporary: Path, words: tuple[str, ...]) -> None:
-    run = finished(tmp_path, *RLHF, *SAMPLER, *QUICK, *words, marked(tmp_path, "sampler"))
+def moved(run: Path) -> bool:
+    """Whether the policy has, so that agreeing with it says anything."""
+    return bool([row["train/kl_penalty"] for row in rows(run) if "train/kl_penalty" in row][-1] > 1e-4)
+
+
+def test_a_run_samples_by_it(tmp_path: Path, temporary: Path) -> None:
+    run = finished(tmp_path, *RLHF, *SAMPLER, *QUICK, marked(tmp_path, "sampler"))
     assert len(gaps(run)) == 4
     assert max(gaps(run)) < 1e-3
-    assert any(run.glob("checkpoints/*/**/adapter_model.safetensors")) == bool(words)
-    moved = [row["train/kl_penalty"] for row in rows(run) if "train/kl_penalty" in row]
-    assert moved[-1] > 1e-4, "the policy has to move for this to say anything"
+    assert moved(run)
     assert not of_run(tmp_path)
     assert list(temporary.iterdir()) == []
 
 
-def test_one_that_is_killed_comes_back_with_the_newest_weights(tmp_path: Path) -> None:
-    more = ("grpo.max_num_steps=10", *QUICK[1:], marked(tmp_path, "sampler"))
+def test_one_that_is_killed_comes_back_with_the_newest_adapters(tmp_path: Path) -> None:
+    more = ("grpo.max_num_steps=8", *QUICK[1:], *ADAPTERS, marked(tmp_path, "sampler"))
     with running(tmp_path, *RLHF, *SAMPLER, *more) as run:
         wait_for(lambda: any(len(gaps(folder)) > 2 for folder in tmp_path.iterdir()), READY_S, "no step")
         os.kill(engine_of(server_of(tmp_path)), signal.SIGKILL)
@@ -164,6 +168,8 @@ def test_one_that_is_killed_comes_back_with_the_newest_weights(tmp_path: Path) -
     assert run.returncode == 0, said
     assert "started again (1 of 3)" in said
     [folder] = tmp_path.iterdir()
-    assert len(gaps(folder)) == 10
+    assert len(gaps(folder)) == 8
     assert max(gaps(folder)) < 1e-3
+    assert moved(folder)
+    assert any(folder.glob("checkpoints/*/**/adapter_model.safetensors"))
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"

@@ -94,7 +94,7 @@ def test_one_that_is_killed_comes_back_and_nothing_is_lost(tmp_path: Path, victi
     [
         (signal.SIGKILL, "training"),
         (signal.SIGINT, "loading"),
-        (signal.SIGKILL, "loading"),
+        pytest.param(signal.SIGKILL, "loading", marks=MORE),
         pytest.param(signal.SIGINT, "training", marks=MORE),
     ],
 )

@@ -12,7 +12,6 @@ from tests import forked
 @pytest.fixture
 def own_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs compute with as many threads as they take by themselves, as nobody told them how many."""
-    assert not forked.KILLED, "forks would wait for OpenMP's threads for ever: this is for `make full`"
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with forked.nowhere():
         yield
@@ -21,6 +20,6 @@ def own_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="module")
 def judges_and_critics_are_forks() -> Iterator[None]:
     """Of runs in the tests' own process. That a new process has all they need is shown by
-    tests/unit/judge/test_judge_local.py, and by what `make full` kills."""
+    tests/unit/judge/test_judge_local.py, and by those of `make full` that have `own_threads`."""
     with forked.helpers_are_forks():
         yield

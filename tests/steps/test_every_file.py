@@ -82,9 +82,9 @@ def killed_after_step_3(runs: Path) -> bool:
     return bool(found) and any(json.loads(line)["step"] == 3 for line in found[0].read_text().splitlines() if line)
 
 
-OWN_THREADS = ("rlhf", "dpo")
-"""With a judge that takes some of them, and without, and all in processes of their own. The others compute with one,
-and only what is killed is a process: that costs a fraction."""
+OWN_THREADS = ("rlhf",)
+"""With a judge that takes some of them, and all in processes of their own. The others compute with one, and are forks:
+that costs a fraction."""
 
 
 @pytest.mark.full

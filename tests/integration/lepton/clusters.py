@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from tests.integration.rays import kill_ray, own_ports
+from tests.integration.rays import PATIENT, kill_ray, own_ports
 from tests.integration.slurm.lab import free_port
 
 RAY = Path(os.environ.get("NEMOTRON_LEPTON_VENV", Path(__file__).parents[3] / "build" / "lepton")) / "bin" / "ray"
@@ -102,7 +102,7 @@ class RayCluster:
             variables[env["name"]] = (
                 env["value"] if env.get("value") is not None else self._secrets[secret["secret_name_ref"]]
             )
-        variables |= {"HOME": str(self._folder), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        variables |= {**PATIENT, "HOME": str(self._folder), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
         settings = {
             **options,
             **own_ports(),

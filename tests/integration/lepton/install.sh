@@ -3,6 +3,7 @@
 set -euo pipefail
 venv=$(realpath --canonicalize-missing "$1")
 [ -e "$venv/.ready" ] && exit 0
-"${2:-python3.11}" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check leptonai==0.47.1 "ray[default]==2.58.0"
+source "$(dirname "$0")/../venv.sh"
+make_venv "${2:-python3.11}"
+get leptonai==0.47.1 "ray[default]==2.58.0"
 touch "$venv/.ready"

@@ -3,11 +3,9 @@
 # torch comes first, so that megatron-core does not choose one with CUDA.
 set -euo pipefail
 venv=$(realpath --canonicalize-missing "$1")
-python=${2:-python3.11}
-here=$(realpath "$(dirname "$0")")
 [ -e "$venv/.ready" ] && exit 0
-"$python" "$here/../../../scripts/setup_env.py" --venv "$venv" --torch-only ${TORCH:+--torch "$TORCH"}
-pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
-pip install "numpy>=1.26" packaging einops psutil "safetensors>=0.5" "transformers>=5.16,<5.20"
-pip install --no-deps megatron-core==0.16.1
+source "$(dirname "$0")/../venv.sh"
+make_torch_venv "${2:-python3.11}"
+get "numpy>=1.26" packaging einops psutil "safetensors>=0.5" "transformers>=5.16,<5.20"
+get --no-deps megatron-core==0.16.1
 touch "$venv/.ready"

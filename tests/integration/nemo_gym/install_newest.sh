@@ -3,8 +3,9 @@
 # It asks for 3.13.14, and what the tests need of it runs on any 3.13.
 set -euo pipefail
 venv=$(realpath --canonicalize-missing "$1")
-python=${2:-python3.13}
 [ -e "$venv/.ready" ] && exit 0
-"$python" -m venv "$venv"
-"$venv/bin/python" -m pip --quiet --disable-pip-version-check install --ignore-requires-python nemo-gym==0.7.0
+source "$(dirname "$0")/../venv.sh"
+make_venv "${2:-python3.13}"
+for_uv=(--python-version 3.13.14) for_pip=(--ignore-requires-python)
+get nemo-gym==0.7.0
 touch "$venv/.ready"

