@@ -81,6 +81,8 @@ class Fork:
         """Start it. ``log`` is where it writes what it says; without one nobody hears it."""
         self.returncode: int | None = None
         self._asking = threading.Lock()
+        if log is not None:
+            log.touch()  # as whoever starts a process opens its log
         self.pid = os.fork()
         if self.pid == 0:
             _alone(work, log or Path(os.devnull))

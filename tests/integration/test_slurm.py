@@ -74,9 +74,9 @@ class Cluster:
         words = ("engine=embedded", "eval.heldout.max_samples=16")
         return ["steps", "run", step, "-c", "tiny", *words, flag, profile, *overrides]
 
-    def brief(self, flag: str, profile: str, made: str) -> list[str]:
+    def brief(self, flag: str, profile: str, made: str, shared: str = "shared") -> list[str]:
         """What takes a second, as nothing is trained, where only the way of a job matters; ``made`` is its folder."""
-        folder = f"output_dir={self.folder}/made/{made}"
+        folder = f"output_dir={self.folder}/{shared}/made/{made}"
         return ["steps", "run", "data_prep/rl_prep", "-c", "tiny", flag, profile, folder]
 
     def run_dir(self, run: str) -> Path:
@@ -330,7 +330,7 @@ def environment_arrives(cluster: Cluster, *lines: str, shared: str = "shared") -
         *lines,
         shared=shared,
     )
-    words = cluster.brief("-r", "vars", shared)
+    words = cluster.brief("-r", "vars", "vars", shared)
     with watched(SECRET):
         dry = cluster.nemotron(*words, "--dry-run", PLANTED=SECRET)
         assert dry.returncode == 0, dry.stderr

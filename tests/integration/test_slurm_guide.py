@@ -74,7 +74,7 @@ def test_from_an_empty_folder_to_a_finished_run(cluster: Cluster) -> None:
     assert run in guide.next("runs", "list").stdout
     assert "step 5/5" in guide.next("runs", "logs", "-f", run=run).stdout
     # One that there is something to cancel of.
-    other = cluster.nemotron(*cluster.judged("-b", "slurm_rl_nemo_rl_rlhf", "grpo.max_num_steps=12")).stdout.strip()
+    other = cluster.nemotron(*cluster.tiny("-b", "slurm_rl_nemo_rl_rlhf", "grpo.max_num_steps=12")).stdout.strip()
     held(cluster.run_dir(other), 1)
     guide.next("runs", "cancel", run=other)
     cluster.lab.wait_until_empty()

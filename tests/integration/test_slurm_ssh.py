@@ -92,7 +92,7 @@ def test_connection_breaks_while_submitting(cluster: Cluster) -> None:
     """The next try finds the job by its name."""
     with breaking(cluster, "breaks", for_good=False) as node:
         cluster.profile("breaks", *node.profile.splitlines(), shared="far")
-        done = cluster.nemotron(*cluster.brief("-b", "breaks", "breaks"))
+        done = cluster.nemotron(*cluster.brief("-b", "breaks", "breaks", "far"))
     assert done.returncode == 0, done.stderr
     job = (cluster.folder / "breaks" / "took").read_text().strip()
     assert cluster.handle(done.stdout.strip())["job_id"] == job

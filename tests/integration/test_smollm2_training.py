@@ -42,8 +42,8 @@ def test_dpo_with_an_adapter_learns_a_preference_and_resumes_to_the_same_bits(sm
     words = (
         f"policy.model_name={smollm2}",
         "~policy.pretrained_checkpoint",
-        f"data.train.data_path={write(tmp_path / 'train.jsonl', rows[:64])}",
-        f"data.validation.data_path={write(tmp_path / 'heldout.jsonl', rows[64:])}",
+        f"data.train.data_path={write(tmp_path / 'train.jsonl', rows[64:])}",
+        f"data.validation.data_path={write(tmp_path / 'heldout.jsonl', rows[:64])}",
         "eval.heldout=null",
         "policy.megatron_cfg.enabled=false",
         "policy.dtensor_cfg.enabled=true",

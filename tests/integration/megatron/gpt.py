@@ -205,4 +205,10 @@ if __name__ == "__main__":
     if job["command"] == "logits":
         print(json.dumps(logits(job["models"])))
     else:
-        mp.spawn(save, args=(job, free_port()), nprocs=job["tp"] * job["pp"] * job["dp"])
+        # Most of the work of a rank is what it imports: all are forks of a process that has imported it.
+        from megatron.core.dist_checkpointing.strategies import fully_parallel  # noqa: F401
+        from megatron.core.models.gpt import GPTModel  # noqa: F401
+        from megatron.core.optimizer import get_megatron_optimizer  # noqa: F401
+
+        ranks = job["tp"] * job["pp"] * job["dp"]
+        mp.start_processes(save, args=(job, free_port()), nprocs=ranks, start_method="fork")
