@@ -26,6 +26,7 @@ from tests.integration.vllm_runs import (
     VENV,
     engine_of,
     finished,
+    left,
     marked,
     of_run,
     rows,
@@ -156,7 +157,7 @@ def test_a_run_samples_by_it(tmp_path: Path, temporary: Path) -> None:
     assert max(gaps(run)) < 1e-3
     assert moved(run)
     assert not of_run(tmp_path)
-    assert list(temporary.iterdir()) == []
+    assert left(temporary) == []
 
 
 def test_one_that_is_killed_comes_back_with_the_newest_adapters(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.integration.vllm_runs import (
     engine_of,
     finished,
     heldout,
+    left,
     marked,
     of_run,
     rows,
@@ -36,7 +37,7 @@ def test_a_policy_learns_from_it_as_from_our_own_server(tmp_path: Path, temporar
     short = ("grpo.max_num_steps=20", "checkpointing.enabled=false")
     theirs = finished(tmp_path / "vllm", *RLHF, *VLLM, *short, marked(tmp_path / "vllm"))
     assert not of_run(tmp_path / "vllm")
-    assert list(temporary.iterdir()) == []
+    assert left(temporary) == []
     ours = finished(tmp_path / "ours", *RLHF, *short)
     assert [row["judge/missing_share"] for row in rows(theirs) if "judge/missing_share" in row] == [0.0] * 20
     gains = [heldout(run, "after") - heldout(run, "before") for run in (theirs, ours)]
@@ -111,4 +112,4 @@ def test_a_run_that_is_killed_leaves_no_vllm(
         run.send_signal(number)
         run.communicate(timeout=60)
     wait_for(lambda: not of_run(tmp_path), 20, "processes of vLLM are left")
-    wait_for(lambda: not list(temporary.iterdir()), 20, "files of vLLM are left")
+    wait_for(lambda: not left(temporary), 20, "files of vLLM are left")

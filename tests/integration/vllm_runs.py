@@ -96,3 +96,8 @@ def engine_of(server: int) -> int:
     below = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if parent(int(folder.name)) == server]
     [engine] = [pid for pid in below if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return engine
+
+
+def left(temporary: Path) -> list[Path]:
+    """What a run has left among its temporary files, but for the folder that torch keeps for all of a user."""
+    return [path for path in temporary.iterdir() if not path.name.startswith("torchinductor_")]
