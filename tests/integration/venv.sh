@@ -2,7 +2,7 @@
 # uv installs where there is one that reaches an index, for a tenth of pip's work; pip does otherwise, and what goes
 # beside a torch.
 checkout=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
-uv=$(command -v uv || true)
+uv=${UV:-$(command -v uv || true)}
 for_uv=() for_pip=()
 
 # make_venv PYTHON
