@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemotron.disk.documents import read_bytes, read_json, read_object, regular
+from nemotron.disk.faults import reason
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.install import install_extra
 
@@ -147,7 +148,11 @@ def _opened(path: Path, framework: str) -> Any:
             "reading checkpoints needs `safetensors`, which is not installed", hint=install_extra("local")
         ) from error
     try:
-        return safe_open(regular(path), framework=framework)
+        readable = regular(path)
+    except OSError as error:
+        raise ArtifactError(f"`{path}` cannot be read: {reason(error)}") from error
+    try:
+        return safe_open(readable, framework=framework)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"`{path}` is corrupt or cut short: {error}", hint="copy the checkpoint again") from error
 

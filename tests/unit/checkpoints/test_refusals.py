@@ -16,12 +16,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemotron.checkpoints.convert import hf_to_megatron, megatron_to_hf
+from nemotron.checkpoints.hf import headers
 from nemotron.checkpoints.megatron.pickles import loads
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.errors import ArtifactError, OutputError
 from tests.forked import Fork
 from tests.limited import longest_file
 from tests.unit.checkpoints.families_zoo import VOCAB, make, write_megatron, write_tokenizer
+
+NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +114,24 @@ def test_truncated_safetensors(source: Path, tmp_path: Path) -> None:
         file.truncate(50_000)
     with pytest.raises(ArtifactError, match="corrupt or cut short"):
         hf_to_megatron(folder, tmp_path / "out")
+
+
+def test_weights_that_one_may_not_read_are_not_called_corrupt(tmp_path: Path) -> None:
+    make(tmp_path, "llama")
+    tmp_path.chmod(0o755)
+    (tmp_path / "model.safetensors").chmod(0)
+
+    def work() -> int:
+        os.chdir(tmp_path)
+        if os.geteuid() == 0:  # who may read everything
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+        try:
+            headers(Path())
+        except ArtifactError as error:
+            return 0 if "cannot be read: permission denied" in str(error) else 1
+        return 2
+
+    assert Fork(work).wait(60) == 0
 
 
 def test_a_shard_is_missing(megatron: Path, tmp_path: Path) -> None:
