@@ -150,6 +150,11 @@ def _option_hint(option: str, ctx: click.Context, words: tuple[str, ...]) -> str
     own = [name for parameter in ctx.command.params for name in (*parameter.opts, *parameter.secondary_opts)]
     if guess := closest(option, [name for name in own if name.startswith("--")]):
         return f"did you mean `{guess}`?"
+    if option == "--json":
+        other = (
+            "; `nemotron doctor PROFILE --json` asks the same" if ctx.command_path == "nemotron profiles check" else ""
+        )
+        return f"`{ctx.command_path}` prints for people only{other}"
     if option in RUN_OPTIONS and ctx.command_path != "nemotron steps run":
         return f"`{option}` belongs to `nemotron steps run`; write it after the step"
     return f"`{ctx.command_path} --help` lists the options"

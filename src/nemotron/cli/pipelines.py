@@ -262,13 +262,14 @@ def _print_plans(chain: Chain, *, as_json: bool) -> None:
         _print_json({**_graph(chain), "plans": plans})
         return
     from nemotron.compile.plan import render_plan
+    from nemotron.pipelines.chain import of_node
 
     _print_graph(chain)
     for node in chain.nodes:
         print_title(f"--- {node.name}")
         print_rendered(render_plan(node.plan))
     sys.stdout.flush()
-    found = [one for node in chain.nodes for one in node.plan.findings if one.severity == "warning"]
+    found = [of_node(node.spec, one) for node in chain.nodes for one in node.plan.findings if one.severity == "warning"]
     # Of the same words in the same place once: several nodes may have one profile.
     print_findings({(one.message, one.origin): one for one in found}.values())
 

@@ -207,6 +207,12 @@ def run_command(
         from nemotron.config.explain import explain as explain_key
 
         resolved = request.load(parsed)
+        if request.profile is not None:
+            from nemotron.executors.elsewhere import of_time_limit
+
+            if (limit := of_time_limit(request.profile, resolved)) is not None:
+                parsed.append(limit)
+                resolved = request.load(parsed)
         print_explained(explain_key(resolved, found.config_dir, config, parsed, code.config, explain))
         if resolved.findings:
             raise CompileError(resolved.findings)

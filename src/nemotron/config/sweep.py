@@ -77,7 +77,9 @@ def combinations(tokens: Sequence[tuple[int, str]], overrides: Sequence[Override
 
 def _axis(word: str, origin: Origin) -> Axis:
     key, equals, text = word.partition("=")
-    if not equals or not key:
+    if not key:
+        raise UsageError(f"`--sweep {word}` has no key", hint="write `--sweep key=value,value`", origin=origin)
+    if not equals:
         raise UsageError(f"`--sweep {key}` has no values", hint="write `--sweep key=value,value`", origin=origin)
     # What the key looks like is checked as for any override; the prefixes + and ++ mean the same here.
     [stem] = parse_overrides([(origin.argument or 0, f"{key}=null")])

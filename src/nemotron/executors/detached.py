@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nemotron.disk import lock
-from nemotron.errors import ArtifactError, ExecutorError, NotFoundError
+from nemotron.errors import ArtifactError, ConfigError, ExecutorError, NotFoundError
 from nemotron.executors.base import How, JobState, Submission, Target, from_file, log_of
 from nemotron.executors.environment import shown_environment
 from nemotron.job import CompiledJob
@@ -41,7 +42,7 @@ class Detached:
 
     def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
         """The worker's command line."""
-        python = profile.settings.python or sys.executable
+        python = _python(profile)
         argv = how.worker(python, target.there, number)
         return Submission(
             executor=NAME,
@@ -105,7 +106,19 @@ class Detached:
 
     def check(self, profile: Profile) -> list[tuple[str, str]]:
         """The interpreter."""
-        return [("python", profile.settings.python or sys.executable)]
+        return [("python", _python(profile))]
+
+
+def _python(profile: Profile) -> str:
+    """The interpreter. Raises ConfigError: the profile names one that is not there."""
+    named = profile.settings.python
+    if named is not None and shutil.which(named) is None:
+        raise ConfigError(
+            f"profile `{profile.name}`: there is no program `{named}` on this machine",
+            hint="name a Python that has nemotron, or leave `python` out for the one of this command",
+            origin=profile.origin("python"),
+        )
+    return named or sys.executable
 
 
 def end_worker(run: Path) -> None:

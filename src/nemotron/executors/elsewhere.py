@@ -52,18 +52,23 @@ def with_time_limit(
     overrides: Sequence[Override],
     load: Callable[[Sequence[Override]], Resolved],
 ) -> Resolved:
-    """The config, and where it says nothing of it, with the time by which a checkpoint has to be saved: the profile's
-    limit less what starting takes. Limits too short for that are left to the signal before the end."""
+    """The config, and where it says nothing of it, with the time by which a checkpoint has to be saved."""
+    limit = of_time_limit(profile, resolved)
+    return resolved if limit is None else load([*overrides, limit])
+
+
+def of_time_limit(profile: Profile, resolved: Resolved) -> Override | None:
+    """The word that a profile's limit adds to a config which says nothing of it: the limit less what starting takes.
+    Limits too short for that are left to the signal before the end."""
     limit_s = profile.settings.limit_s if isinstance(profile.settings, SlurmProfile) else None
     section = resolved.get("checkpointing")
     has_section = isinstance(section, dict) and section.get("enabled") is True
     if limit_s is None or limit_s < 3 * _START_UP_S or not has_section or resolved.get(MUST_SAVE_BY) is not None:
-        return resolved
+        return None
     minutes, seconds = divmod(limit_s - max(_START_UP_S, limit_s // 20), 60)
     text = f"{minutes // 1440:02d}:{minutes // 60 % 24:02d}:{minutes % 60:02d}:{seconds:02d}"
     origin = profile.origin("time")
-    limit = Override("set", tuple(MUST_SAVE_BY.split(".")), Node(text, origin), origin, f"time = {text}")
-    return load([*overrides, limit])
+    return Override("set", tuple(MUST_SAVE_BY.split(".")), Node(text, origin), origin, f"time = {text}")
 
 
 def fitted(plan: Plan, profile: Profile, *, rehearsal: bool) -> Plan:

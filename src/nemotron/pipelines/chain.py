@@ -219,7 +219,7 @@ class _Making:
 
     def _fail(self, spec: NodeSpec, findings: Sequence[Finding]) -> None:
         self._broken.add(spec.name)
-        self.findings += [_of(spec, _as_typed(spec, one)) for one in findings]
+        self.findings += [of_node(spec, _as_typed(spec, one)) for one in findings]
 
     def _compile(self, spec: NodeSpec, step: Step, bindings: tuple[Binding, ...], *, inserted: bool = False) -> None:
         code, profile = declaration(step), self._profile_of(spec)
@@ -462,8 +462,10 @@ def _as_typed(spec: NodeSpec, found: Finding) -> Finding:
 
     def typed(match: re.Match[str]) -> str:
         word = match[0]
-        if f"{word}.".startswith(f"{spec.name}.{key}."):
-            return word  # what was typed, shown as it was
+        # What was typed is shown as it was. A node may be called as its section is: then that is a key, too, and right
+        # only where the finding is about it.
+        if f"{word}.".startswith(f"{spec.name}.{key}.") and (word not in known or match.string is found.message):
+            return word
         # A section may take keys that no model knows.
         is_key = word in known or f"{word}.".startswith((f"{key}.", section)) or key.startswith(f"{word}.")
         return f"{spec.name}.{word}" if is_key else word
@@ -472,7 +474,7 @@ def _as_typed(spec: NodeSpec, found: Finding) -> Finding:
     return replace(found, message=message, hint=_WRITTEN_KEY.sub(typed, found.hint) if found.hint else None)
 
 
-def _of(spec: NodeSpec, found: Finding) -> Finding:
+def of_node(spec: NodeSpec, found: Finding) -> Finding:
     """A finding with the node in front: keys are the same in many of them."""
     if found.name in ("unfitting-type", "taken-twice", "taken-name", "unknown-type", "ambiguous-type"):
         return found

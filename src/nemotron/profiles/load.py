@@ -161,10 +161,16 @@ class Profiles:
             if not isinstance(parent, str):
                 raise ConfigError("`extends` should be the name of one profile", origin=child.origin)
             if parent not in self.tables:
-                guess = closest(parent, self.tables)
+                # Those that extend it in their turn would only go in a circle.
+                others = [other for other in self.tables if other not in {table.name for table in chain}]
+                guess = closest(parent, others)
                 raise ConfigError(
                     f"`{child.name}` extends `{parent}`, which does not exist",
-                    hint=f"did you mean `{guess}`?" if guess else f"there are {listed(sorted(self.tables))}",
+                    hint=f"did you mean `{guess}`?"
+                    if guess
+                    else f"there are {listed(sorted(others))}"
+                    if others
+                    else None,
                     origin=child.origin,
                 )
             if any(table.name == parent for table in chain):

@@ -49,11 +49,27 @@ def _variable(value: str) -> str:
 
 
 def _mount(value: str) -> str:
+    if PLACEHOLDER.search(value):
+        return _one_line(value)
     source, _, rest = value.partition(":")
-    target = rest.partition(":")[0]
-    if not PLACEHOLDER.search(value) and not (source.startswith("/") and (not rest or target.startswith("/"))):
+    target, _, flags = rest.partition(":")
+    if not source.startswith("/") or (rest and not target.startswith("/")):
         raise PydanticCustomError("mount", "should be `/there:/in/the/container`, both absolute")
+    if "," in value or not re.fullmatch(r"[a-z+=_-]*", flags):
+        # Mounts are handed on in one word, with commas between them.
+        raise PydanticCustomError("mount", "should be one mount, `/there:/in/the/container`, and perhaps `:ro`")
     return _one_line(value)
+
+
+def _sbatch_option(value: str) -> str:
+    found = re.fullmatch(r"(?:--)?([a-z][a-z0-9-]*)(=.*)?", _one_line(value))
+    if found is None:
+        raise PydanticCustomError("sbatch_option", "should be one option of sbatch, as `--name=value` or `--name`")
+    if found[1] in _SET_ALREADY:
+        key = _SET_ALREADY[found[1]]
+        text = f"`--{found[1]}` is set already" + (f": write the profile's `{key}`" if key else ", for every job")
+        raise PydanticCustomError("sbatch_option", text)
+    return value
 
 
 def _no_password(value: str) -> str:
@@ -75,6 +91,16 @@ def _no_nul(value: str) -> str:
     return value
 
 
+_SET_ALREADY = {
+    **dict.fromkeys(("array", "chdir", "error", "export", "job-name", "open-mode", "output", "parsable", "wrap"), ""),
+    **{
+        name: name for name in ("account", "comment", "constraint", "dependency", "exclude", "exclusive", "gres", "mem")
+    },
+    **{name: name for name in ("nodelist", "nodes", "partition", "qos", "requeue", "reservation", "time")},
+    **{"cpus-per-task": "cpus_per_task", "gpus-per-node": "gpus_per_node", "no-requeue": "requeue"},
+    **{"ntasks-per-node": "", "signal": "signal_before_end_s"},
+}
+"""Options of sbatch that a script of ours sets -> the key of a profile that says what they are."""
 Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 """Text that goes into a script or a header: no line breaks."""
 Destination = Annotated[str, Field(min_length=1), AfterValidator(_destination)]
@@ -86,14 +112,15 @@ Folder = Annotated[str, AfterValidator(_absolute)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Value = Annotated[str, AfterValidator(_no_nul)]
 Mount = Annotated[str, AfterValidator(_mount)]
+SbatchOption = Annotated[str, AfterValidator(_sbatch_option)]
 Time = Annotated[
     str,
     of_form(
         r"^(\d+-)?\d{1,3}(:\d{2}){0,2}$|^<.*>$|^UNLIMITED$",
-        "minutes, `HH:MM:SS`, `D-HH:MM:SS` or `UNLIMITED`, as `04:00:00` for four hours",
+        "minutes, `MM:SS`, `HH:MM:SS`, `D-HH:MM:SS` or `UNLIMITED`, as `04:00:00` for four hours",
     ),
 ]
-"""Slurm's own form: ``minutes``, ``HH:MM:SS``, ``D-HH:MM:SS``."""
+"""Slurm's own form: ``minutes``, ``MM:SS``, ``HH:MM:SS``, ``D-HH:MM:SS``."""
 
 
 class BaseProfile(Strict):
@@ -105,7 +132,8 @@ class BaseProfile(Strict):
     """Machines that the job gets."""
     gpus_per_node: NonNegativeInt = 0
     memory_gb_per_node: Annotated[float, Field(gt=0, allow_inf_nan=False, lt=1e9)] | None = None
-    """Main memory that the job may use on one node; the preflight compares its estimate with it."""
+    """Main memory that the job may use on one node; the preflight compares its estimate with it, or with
+    `gpu_memory_gb` where the node has GPUs."""
     gpu_memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False, lt=1e6)] | None = None
     """Memory of one GPU, e.g. 80; the preflight compares what trains and what vLLM serves with it."""
     env_vars: dict[Variable, Value] = Field(default_factory=dict)
@@ -165,6 +193,10 @@ class BaseProfile(Strict):
         return self
 
 
+_OF_THIS_MACHINE = frozenset({"executor", "description", "env_vars", "pass_env", "python"})
+"""What a profile can say of a process of this machine."""
+
+
 class LocalProfile(BaseProfile):
     """This machine, detached from the terminal with `-b`."""
 
@@ -178,6 +210,16 @@ class LocalProfile(BaseProfile):
     def place(self, name: str) -> Place:
         """This machine, as it is."""
         return Place.this_machine()
+
+    @model_validator(mode="after")
+    def _is_this_machine(self) -> Self:
+        for name in sorted(self.model_fields_set - _OF_THIS_MACHINE):
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise PydanticCustomError(
+                    "local",
+                    f'`{name}` has no use with `executor = "local"`: the run is a process of this machine',
+                )
+        return self
 
 
 class Contained(BaseProfile):
@@ -258,7 +300,7 @@ class SlurmProfile(Contained):
     reservation: Line | None = None
     dependency: Line | None = None
     comment: Line | None = None
-    sbatch_options: list[Line] = Field(default_factory=list)
+    sbatch_options: list[SbatchOption] = Field(default_factory=list)
     """Further options of sbatch, each as `--name=value`."""
     array: bool = True
     """The runs of a sweep are one job array; `false` sends a job for each."""
@@ -348,6 +390,25 @@ class SlurmProfile(Contained):
             for name in ("host", "user", "identity"):
                 if getattr(self, name) is not None:
                     raise PydanticCustomError("tunnel", f'`{name}` has no use without `tunnel = "ssh"`')
+        return self
+
+    @model_validator(mode="after")
+    def _says_nothing_twice(self) -> Self:
+        image = self.container_image or ""
+        if image.endswith(".sqsh") and not image.startswith("/") and not PLACEHOLDER.search(image):
+            raise PydanticCustomError("image", "`container_image`: a `.sqsh` file is named by its absolute path")
+        if (limit := self.limit_s) is not None and self.signal_before_end_s >= limit > 0:
+            raise PydanticCustomError(
+                "signal",
+                f"`signal_before_end_s` {self.signal_before_end_s} is not less than the time limit, `time` {self.time} "
+                f"({limit:,} s): the job would be told to stop before it begins",
+            )
+        gpus = re.search(r"\bgpu(?::[^:,()]+)?:(\d+)\b", self.gres or "")
+        if gpus and self.gpus_per_node and int(gpus[1]) != self.gpus_per_node:
+            raise PydanticCustomError(
+                "gres",
+                f"`gres` asks for {gpus[1]} GPUs, `gpus_per_node` says {self.gpus_per_node}",
+            )
         return self
 
 

@@ -47,6 +47,7 @@ def broken_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         edited(folder / name)
         (folder / name / "model.safetensors").write_bytes(content)
     edited(folder / "cut_off")
+    shutil.copytree(resolvers.ASSETS / "tiny_world" / "reward_model", folder / "scores")
     weights = folder / "cut_off" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     edited(folder / "no_tokenizer")
@@ -107,6 +108,11 @@ CASES = [
     *[("dpo", *case) for case in MODELS],
     *[("rm", *case) for case in MODELS],
     *[("ppo", *case) for case in MODELS],
+    ("rlvr", "policy.model_name=scores", "not-a-language-model", "policy.model_name"),
+    *[
+        (step, "policy.model_name=scores ~policy.pretrained_checkpoint", "not-a-language-model", "policy.model_name")
+        for step in ("rlhf", "dpo", "ppo")
+    ],
     ("rlhf", "~grpo", "unresolved", "grpo"),
     ("rlhf", "grpo=null", "unresolved", "grpo"),
     ("rlvr", "grpo=null", "wrong-type", "grpo"),

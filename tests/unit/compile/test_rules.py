@@ -319,6 +319,7 @@ ELSEWHERE = {
     "model-context",
     "model-files",
     "no-data-path",
+    "not-a-language-model",
     "nsys-variables",
     "output-folder",
     "sample-data",

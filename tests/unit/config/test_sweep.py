@@ -49,7 +49,7 @@ def test_prefixes_mean_what_they_mean_in_an_override() -> None:
     ("words", "overrides", "message"),
     [
         (["k"], (), "has no values"),
-        (["=1,2"], (), "has no values"),
+        (["=1,2"], (), "has no key"),
         (["k="], (), "has no values"),
         (["k=1,,2"], (), "are not YAML"),
         (["k=${mul:1,2},3"], (), "are not YAML"),

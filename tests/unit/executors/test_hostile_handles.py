@@ -17,7 +17,7 @@ from nemotron.disk import lock
 from nemotron.errors import ExecutorError, NotFoundError
 from nemotron.executors.detached import end_worker
 from nemotron.executors.shells import Ssh
-from nemotron.profiles.model import LocalProfile, SlurmProfile
+from nemotron.profiles.model import SlurmProfile
 from nemotron.runs.attempts import Handle, begin_attempt
 from nemotron.runs.folder import LOCK, RunFolder
 from tests.compiled_jobs import compiled
@@ -144,7 +144,7 @@ def test_what_ssh_is_given_ends_its_options(tmp_path: Path, tools: dict[str, str
 @pytest.mark.parametrize("size", [float("inf"), float("nan"), -1.0, 1e300])
 def test_memory_is_a_size(size: float) -> None:
     with pytest.raises(ValueError, match="memory_gb_per_node"):
-        LocalProfile.model_validate({"executor": "local", "memory_gb_per_node": size})
+        SlurmProfile.model_validate({"executor": "slurm", "memory_gb_per_node": size})
 
 
 def test_only_who_holds_a_run_is_ended(tmp_path: Path) -> None:

@@ -58,3 +58,12 @@ def test_what_the_user_says_stays_and_short_limits_are_left_alone(tmp_path: Path
     own = "checkpointing.checkpoint_must_save_by='00:01:00:00'"
     assert must_save_by(tmp_path, "04:00:00", own) == "00:01:00:00"
     assert must_save_by(tmp_path, "00:20:00") == "null"
+
+
+def test_the_layers_of_the_value_are_explained_with_the_profile(tmp_path: Path) -> None:
+    (tmp_path / "env.toml").write_text(PROFILE.format(folder=tmp_path, time="04:00:00"))
+    words = ("steps", "run", "rlhf", "-c", "tiny", "--explain", "checkpointing.checkpoint_must_save_by", "-b", "a")
+    done = nemotron(*words, cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert "00:03:48:00" in done.stdout
+    assert "env.toml" in done.stdout

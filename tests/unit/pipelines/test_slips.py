@@ -201,6 +201,7 @@ def test_one_error_with_its_line_and_what_to_write(
         ("rm.rm.seed=1 rm.rm.seed=2", 3, "a later argument undoes it", "keep one of the two"),
         ("rm_hf.dtype=float32", 4, "names no key of a node", "write it as a node"),
         ("rm=3", 4, "names no key of a node", "`rm.KEY=VALUE`"),
+        ("rm.seed=3", 3, "unknown key `rm.seed`", "did you mean `rm.rm.seed`?"),
         ("rrm.rm.seed=3", 4, "names no key of a node", "did you mean `rm`?"),
         ("seed", 2, "is not an override", "`NODE.KEY=VALUE`"),
     ],

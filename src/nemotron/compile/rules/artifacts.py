@@ -187,6 +187,26 @@ def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
             yield job.error(key, f"the chat template {fault}", hint=f"correct `{key}`")
 
 
+_OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
+
+
+@rules.rule("not-a-language-model", needs=("policy.model_name",))
+def policy_writes(job: AnyJob) -> Iterator[Finding]:
+    """transformers would give it an output layer that it never had, and training would begin with noise."""
+    key, name = "policy.model_name", job.config.policy.model_name
+    model = read_model(name, job.place)
+    kinds = model.config.get("architectures") if model else None
+    if job.trains_reward_model or not isinstance(kinds, list) or not kinds or _replaced(job, key):
+        return
+    if all(str(kind).endswith(_OTHER_HEADS) for kind in kinds):
+        yield job.error(
+            key,
+            f"the policy `{name}` is a `{kinds[0]}`, not a language model",
+            kind=ArtifactError,
+            hint="name the model that it was made from; ppo takes a reward model as `reward_model.model_name`",
+        )
+
+
 @rules.rule("vocabulary", needs=("policy.model_name", "policy.tokenizer.name"))
 def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
     """A token without a row in the embedding stops the first forward pass."""

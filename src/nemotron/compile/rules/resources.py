@@ -17,13 +17,16 @@ rules: Rules[AnyJob] = Rules("resources")
 SERVED = f"{JUDGE_MODEL}.vllm_serve_kwargs"
 _SHOWN = 3
 """Ways to save memory that a hint names."""
+_WORTH = 2**30 // 20
+"""Bytes that are shown as more than nothing."""
 
 
 @rules.rule("memory", engines=EMBEDDED)
 def job_fits_memory(job: AnyJob) -> Iterator[Finding]:
     """Main memory, or that of a GPU where the profile says how large it is."""
     place = job.place
-    have, whose = (place.gpu_memory_bytes, "the GPU") if place.has_cuda else (place.memory_bytes, "this machine")
+    main = "this machine" if place.is_here else f"a node of `{place.name}`"
+    have, whose = (place.gpu_memory_bytes, "the GPU") if place.has_cuda else (place.memory_bytes, main)
     need = memory(job)
     if need and have and need.total > have:
         yield job.warning(
@@ -101,10 +104,11 @@ def what_vllm_serves_fits_a_gpu(job: AnyJob) -> Iterator[Finding]:
 def _hint(job: AnyJob) -> str:
     """What saves most, measured by the same estimate."""
     found, lower = savings(job)[:_SHOWN], either(keys_to_lower(job.resolved.values))
-    if not found:
-        return f"use a smaller model, or lower {lower}"
     told = [
         f"{' '.join(f'`{word}`' for word in words.split())} saves about {saved / 2**30:.1f} GiB"
         for words, saved in found
+        if saved >= _WORTH
     ]
+    if not told:
+        return f"use a smaller model, or lower {lower}"
     return "; ".join(told) + f"; or use a smaller model, or lower {lower}"

@@ -239,7 +239,13 @@ class Slurm:
             found.append(("ssh", f"{settings.host}: {shell.run(['uname', '-n']).text}"))
         version = shell.run(["sbatch", "--version"])
         if version.code:
-            raise ExecutorError(f"sbatch does not work there: {_reason(version)}")
+            where = f"on `{settings.host}`" if settings.tunnel == "ssh" else "on this machine"
+            raise ExecutorError(
+                f"profile `{profile.name}`: sbatch does not work {where}: {_reason(version)}",
+                hint='run this on the login node, or reach it from here: `tunnel = "ssh"` and `host` in the profile'
+                if settings.tunnel == "local"
+                else "`host` of the profile is a machine with Slurm's commands, the login node",
+            )
         found.append(("slurm", version.text))
         for partition in {settings.partition, settings.run_partition, settings.batch_partition} - {None}:
             nodes = shell.run(["sinfo", "--noheader", "--partition", str(partition), "--format", "%D nodes, %a, %l"])
