@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(2500)]
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -97,7 +97,7 @@ def test_every_block_works_in_order(clone: Path) -> None:
         env=newcomer(),
         capture_output=True,
         text=True,
-        timeout=1100,
+        timeout=2400,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-6000:]
