@@ -280,10 +280,13 @@ def test_a_sweep_that_is_larger_than_the_clusters_arrays(tmp_path: Path) -> None
 
 
 def test_waiting_is_said_with_its_reason(cluster: Cluster) -> None:
-    cluster.profile("big", "nodes = 2", "exclusive = true")
-    first = cluster.nemotron(*cluster.tiny("-b", "big", *ENDLESS)).stdout.strip()
-    held(cluster.run_dir(first), 1)
-    second = cluster.start(*cluster.tiny("-r", "big", *STEPS))
+    both = ("nodes = 2", "exclusive = true")
+    cluster.profile("large", *both, "startup_commands = ['sleep 600']")
+    cluster.profile("big", *both)
+    first = cluster.nemotron(*cluster.brief("-b", "large", "first")).stdout.strip()
+    job = str(cluster.handle(first)["job_id"])
+    until(lambda: cluster.lab.run("squeue", "-h", "-j", job, "-o", "%t") == "R")
+    second = cluster.start(*cluster.brief("-r", "big", "second"))
     assert second.stderr is not None
     lines: list[str] = []
     until(lambda: lines.append(second.stderr.readline()) or "queued (" in lines[-1])  # type: ignore[union-attr, func-returns-value]
