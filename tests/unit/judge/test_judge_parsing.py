@@ -69,7 +69,7 @@ def test_long_broken_output_costs_little(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     started = time.process_time()
     assert parse(text) is None
-    assert time.process_time() - started < 2.0
+    assert time.process_time() - started < 20, "where it is quadratic, it takes minutes"
 
 
 @pytest.mark.parametrize(

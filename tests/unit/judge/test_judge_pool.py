@@ -235,7 +235,7 @@ def test_closing_does_not_wait_for_the_judge() -> None:
             while judge.in_flight < 8:
                 time.sleep(0.01)
             took = elapsed(pool.close)
-    assert took < 2
+    assert took < 20, "the judge needs 30 s"
     assert all(future.cancelled() for future in futures)
     assert "judge-client" not in {thread.name for thread in threading.enumerate()}
 
