@@ -148,12 +148,10 @@ def _opened(path: Path, framework: str) -> Any:
             "reading checkpoints needs `safetensors`, which is not installed", hint=install_extra("local")
         ) from error
     try:
-        readable = regular(path)
+        return safe_open(regular(path), framework=framework)
     except OSError as error:
         raise ArtifactError(f"`{path}` cannot be read: {reason(error)}") from error
-    try:
-        return safe_open(readable, framework=framework)
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise ArtifactError(f"`{path}` is corrupt or cut short: {error}", hint="copy the checkpoint again") from error
 
 

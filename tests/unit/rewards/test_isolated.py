@@ -192,7 +192,8 @@ def test_a_pattern_that_explodes_is_missing() -> None:
 
 
 def test_mathematics_that_explodes_is_missing_or_wrong() -> None:
-    with build_rewards(config({"name": "math"}, timeout_s=1.5)) as scorer:
+    # Time for a worker that is started anew, which imports its mathematics, on a slow machine.
+    with build_rewards(config({"name": "math"}, timeout_s=8.0)) as scorer:
         score = scorer.score({"answer": "1"}, "\\boxed{9^{9^{9^{9}}}!}", ended=True)
         assert score.reward in (None, 0.0)
         assert scorer.score({"answer": "1"}, "\\boxed{1}", ended=True).reward == 1.0
