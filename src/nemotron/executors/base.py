@@ -17,7 +17,7 @@ from nemotron.disk.documents import open_regular
 from nemotron.errors import ArtifactError, ExecutorError
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
-from nemotron.profiles.model import Dashboard, Destination, Folder, Line, Variable
+from nemotron.profiles.values import Dashboard, Destination, Folder, Line, Variable
 from nemotron.runs.attempts import Handle
 from nemotron.runs.folder import RunFolder
 

@@ -460,18 +460,20 @@ def _as_typed(spec: NodeSpec, found: Finding) -> Finding:
         return found
     known, section = keys(declaration(find_step(spec.step)).config), f"{key.rpartition('.')[0] or key}."
 
-    def typed(match: re.Match[str]) -> str:
-        word = match[0]
+    def typed(text: str, *, said: bool, count: int = 0) -> str:
+        return _WRITTEN_KEY.sub(lambda match: named(match[0], said=said), text, count=count)
+
+    def named(word: str, *, said: bool) -> str:
         # What was typed is shown as it was. A node may be called as its section is: then that is a key, too, and right
         # only where the finding is about it.
-        if f"{word}.".startswith(f"{spec.name}.{key}.") and (word not in known or match.string is found.message):
+        if f"{word}.".startswith(f"{spec.name}.{key}.") and (word not in known or said):
             return word
         # A section may take keys that no model knows.
         is_key = word in known or f"{word}.".startswith((f"{key}.", section)) or key.startswith(f"{word}.")
         return f"{spec.name}.{word}" if is_key else word
 
-    message = _WRITTEN_KEY.sub(typed, found.message, count=1)
-    return replace(found, message=message, hint=_WRITTEN_KEY.sub(typed, found.hint) if found.hint else None)
+    message = typed(found.message, said=True, count=1)
+    return replace(found, message=message, hint=typed(found.hint, said=False) if found.hint else None)
 
 
 def of_node(spec: NodeSpec, found: Finding) -> Finding:
