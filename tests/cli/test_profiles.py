@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,34 @@ def test_placeholders_are_not_submitted(tmp_path: Path, flag: str, profile: str)
     assert "still are placeholders" in done.stderr
     assert "`nemotron profiles init`" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash reads what bash runs")
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["module load cuda", "if true; then", "echo x"], "syntax error: unexpected end of file"),
+        (["echo $(date"], "unexpected EOF while looking for matching `)'"),
+        (["if true; then", "echo x", "fi", "cat <<END", "a line", "END"], None),
+        (["source <your environment>"], None),
+    ],
+)
+def test_lines_that_bash_cannot_read_are_found_before_the_submission(
+    tmp_path: Path, lines: list[str], says: str | None
+) -> None:
+    profile = f'[far]\nexecutor = "slurm"\nremote_job_dir = "/lustre/me"\nstartup_commands = {json.dumps(lines)}\n'
+    (tmp_path / "env.toml").write_text(profile)
+    words = ("-c", "tiny", "engine=embedded", "-b", "far")
+    done = rlhf(tmp_path, *words, "--dry-run")
+    assert done.code == 0
+    assert ("bash cannot read" in done.stderr) is (says is not None)
+    if says is None:
+        return
+    assert says in done.stderr
+    assert "--> env.toml [far]" in done.stderr
+    sent = rlhf(tmp_path, *words)
+    assert sent.code == 3
+    assert "error: profile `far`: bash cannot read `startup_commands`" in sent.stderr
 
 
 def test_a_path_of_the_laptop_is_found_before_the_submission(tmp_path: Path) -> None:

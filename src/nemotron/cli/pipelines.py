@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import click
 
 from nemotron.cli.group import Invocation, WholeNumber, argument, as_json, flag, group, option, runs_dir_option
 from nemotron.cli.render import print_columns, print_rendered, print_title
-from nemotron.errors import ArtifactError, Origin, UsageError
+from nemotron.errors import ArtifactError, CompileError, Finding, Origin, UsageError
 from nemotron.outcome import print_error, print_findings
 
 if TYPE_CHECKING:
@@ -87,14 +87,14 @@ def show_command(
     """Explain a pipeline: its nodes, who takes what from whom, and what is inserted."""
     if as_svg and as_json:
         raise UsageError("`--svg` and `--json` are two forms of one answer", hint="give one of them")
-    chain = _compiled(said, pipeline, overrides, runs_dir, None, rehearsal=True)[0]
+    chain = _compiled(said, pipeline, overrides, runs_dir, None, rehearsal=True, as_json=as_json)[0]
     if as_svg:
         from nemotron.pipelines.draw import svg
         from nemotron.pipelines.start import planned
 
         print(svg(planned(chain)), end="")
     elif as_json:
-        _print_json(_graph(chain))
+        _print_json({**_graph(chain), **_verdict(())})
     else:
         _print_graph(chain)
 
@@ -127,7 +127,7 @@ def run_command(
     """Compile a pipeline and run its nodes; what was done already is taken from the run that did it."""
     if as_json and not dry_run:
         raise UsageError("`--json` prints the plans, so it needs `--dry-run`")
-    chain, parsed = _compiled(said, pipeline, overrides, runs_dir, batch, rehearsal=dry_run)
+    chain, parsed = _compiled(said, pipeline, overrides, runs_dir, batch, rehearsal=dry_run, as_json=as_json)
     from nemotron.pipelines.start import asked_for, begin
 
     if dry_run:
@@ -219,7 +219,9 @@ def _compiled(
     profile: str | None,
     *,
     rehearsal: bool,
+    as_json: bool,
 ) -> tuple[Chain, list[Override]]:
+    """Compile a pipeline; with ``as_json`` what is wrong with it is printed for machines, too, before it is raised."""
     from nemotron.config.overrides import is_override, parse_overrides
     from nemotron.pipelines.file import find_pipeline
     from nemotron.pipelines.start import compile_file
@@ -232,8 +234,20 @@ def _compiled(
             raise UsageError(f"`{word}` is not an override", hint="write `NODE.KEY=VALUE`", origin=origin)
         tokens.append((start, word))
     parsed = parse_overrides(tokens)
-    chain = compile_file(find_pipeline(pipeline), parsed, runs_dir, profile=profile, rehearsal=rehearsal)
+    try:
+        chain = compile_file(find_pipeline(pipeline), parsed, runs_dir, profile=profile, rehearsal=rehearsal)
+    except CompileError as error:
+        if as_json:
+            _print_json(_verdict(error.findings, error.finding_exit_code))
+        raise
     return chain, parsed
+
+
+def _verdict(findings: Iterable[Finding], exit_code: int = 0) -> dict[str, Any]:
+    """What was found, and whether the pipeline holds: as `steps run --dry-run --json` says it of one step."""
+    from nemotron.compile.plan import finding_json
+
+    return {"ok": exit_code == 0, "exit_code": exit_code, "findings": [finding_json(one) for one in findings]}
 
 
 def _work(said: Invocation, chain: Chain, folder: PipelineFolder) -> int:
@@ -257,21 +271,22 @@ def _print_graph(chain: Chain) -> None:
 
 
 def _print_plans(chain: Chain, *, as_json: bool) -> None:
-    if as_json:
-        plans = {node.name: node.plan.to_json() for node in chain.nodes}
-        _print_json({**_graph(chain), "plans": plans})
-        return
     from nemotron.compile.plan import render_plan
     from nemotron.pipelines.chain import of_node
 
+    found = [of_node(node.spec, one) for node in chain.nodes for one in node.plan.findings if one.severity == "warning"]
+    # Of the same words in the same place once: several nodes may have one profile.
+    warnings = {(one.message, one.origin): one for one in found}.values()
+    if as_json:
+        plans = {node.name: node.plan.to_json() for node in chain.nodes}
+        _print_json({**_graph(chain), **_verdict(warnings), "plans": plans})
+        return
     _print_graph(chain)
     for node in chain.nodes:
         print_title(f"--- {node.name}")
         print_rendered(render_plan(node.plan))
     sys.stdout.flush()
-    found = [of_node(node.spec, one) for node in chain.nodes for one in node.plan.findings if one.severity == "warning"]
-    # Of the same words in the same place once: several nodes may have one profile.
-    print_findings({(one.message, one.origin): one for one in found}.values())
+    print_findings(warnings)
 
 
 def _graph(chain: Chain) -> dict[str, Any]:

@@ -304,7 +304,7 @@ class Plan:
             "memory_bytes": {**asdict(self.memory), "total": self.memory.total} if self.memory else None,
             "inputs": [asdict(file) for file in self.inputs],
             "outputs": [asdict(file) for file in self.outputs],
-            "findings": [_finding_json(finding) for finding in self.findings],
+            "findings": [finding_json(finding) for finding in self.findings],
             "fingerprint": self.fingerprint,
             "config_files": [str(path) for path in self.resolved.files],
             "config": self.values,
@@ -399,7 +399,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _finding_json(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: Finding) -> dict[str, Any]:
     row = _given(asdict(finding))
     if finding.origin:
         row["origin"] = str(finding.origin)

@@ -7,6 +7,8 @@ is filled in; a submission refuses it.
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from nemotron.errors import Finding
 from nemotron.processes.addresses import in_the_clear
 from nemotron.profiles.load import Profile
 from nemotron.profiles.model import LeptonProfile, RayProfile, SlurmProfile
+from nemotron.profiles.values import PLACEHOLDER
 from nemotron.suggest import listed
 
 
@@ -34,6 +37,7 @@ def placed(plan: Plan, profile: Profile, *, ships_assets: bool, rehearsal: bool)
     # What keeps a job from being submitted, whatever else is right with it.
     blocking = [
         *_placeholders(profile),
+        *_startup(profile),
         *_paths(plan, profile, ships_assets=ships_assets),
         *_open_secrets(plan, profile),
         *_mirror(profile),
@@ -56,6 +60,27 @@ def _placeholders(profile: Profile) -> Iterator[Finding]:
             profile.origin(keys[0]),
             "copy the profiles with `nemotron profiles init` and fill in what stands in <>",
         )
+
+
+def _startup(profile: Profile) -> Iterator[Finding]:
+    """Lines that no shell would run: bash itself is asked, which parses them and runs none."""
+    commands, bash = profile.settings.startup_commands, shutil.which("bash")
+    if not commands or bash is None or any(PLACEHOLDER.search(line) for line in commands):
+        return
+    told = subprocess.run(
+        [bash, "-n"], input="\n".join(commands), capture_output=True, text=True, env={"LC_ALL": "C"}, check=False
+    )
+    if told.returncode == 0:
+        return
+    reason = told.stderr.partition("\n")[0].partition(": ")[2] or "it does not parse"
+    yield Finding(
+        "error",
+        "startup-commands",
+        f"profile `{profile.name}`: bash cannot read `startup_commands`: {reason}",
+        "startup_commands",
+        profile.origin("startup_commands"),
+        "each entry is a line of one script, run by bash before the worker",
+    )
 
 
 def _open_secrets(plan: Plan, profile: Profile) -> Iterator[Finding]:

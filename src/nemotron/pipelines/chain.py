@@ -487,4 +487,5 @@ def of_node(spec: NodeSpec, found: Finding) -> Finding:
             f"write `{found.key}: ...` into its `overrides`, or add `{spec.name}.{found.key}=...` to the command line"
         )
         found = replace(found, hint=hint)
-    return replace(found, message=f"node `{spec.name}`: {found.message}", origin=found.origin or spec.origin)
+    key = f"{spec.name}.{found.key}" if found.key else None
+    return replace(found, message=f"node `{spec.name}`: {found.message}", key=key, origin=found.origin or spec.origin)

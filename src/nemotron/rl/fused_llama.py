@@ -222,7 +222,6 @@ class FusedLlama:
         """Let go of the rearranged copies; the next call makes new ones. For a model that leaves the device."""
         self._kept.clear()
         self._frozen.clear()
-        self._frozen.clear()
 
     def _layer(self, layer: Any, kind: int, dtype: torch.dtype) -> Layer:
         attention, mlp, shape = layer.self_attn, layer.mlp, self.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -304,3 +305,17 @@ def test_the_whole_one_compiles(tmp_path: Path) -> None:
     done = nemotron("pipelines", "run", "mine.yaml", "--dry-run", cwd=tmp_path, bare=True)
     assert done.code == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
+
+
+def test_machines_are_told_what_is_wrong_and_in_which_node(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(written(BROKEN["a typo in the last node's override"]))
+    for words in (("run", "p.yaml", "--dry-run"), ("show", "p.yaml")):
+        done = nemotron("pipelines", *words, "--json", cwd=tmp_path)
+        told = json.loads(done.stdout)
+        assert (told["ok"], told["exit_code"]) == (False, done.code) == (False, 3)
+        [found] = told["findings"]
+        assert (found["name"], found["key"]) == ("unknown-key", "hf.dtpye")
+    (tmp_path / "p.yaml").write_text(WHOLE)
+    told = json.loads(nemotron("pipelines", "show", "p.yaml", "--json", cwd=tmp_path).stdout)
+    assert (told["ok"], told["exit_code"], told["findings"]) == (True, 0, [])
+    assert [node["name"] for node in told["nodes"]] == ["pairs", "prompts", "rm", "audit", "ppo", "hf"]
