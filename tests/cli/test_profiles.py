@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from nemotron.executors.environment import job_environment
+from nemotron.job import CompiledJob
+from nemotron.profiles.load import Profiles
 from tests.in_process import Result
 from tests.in_process import nemotron as run
 
@@ -189,6 +195,55 @@ def test_no_value_of_this_environment_stands_in_a_lepton_job(
     assert "planted-secret" not in dry.stdout + dry.stderr + done.stderr
     (tmp_path / "env.toml").write_text(f'{profile}{line}\nsecrets = {{ PLANTED = "s", TOKEN = "s" }}')
     assert "would stand in" not in rlhf(tmp_path, *words, "--dry-run").stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'pass_env = ["PLANTED"]\nsecrets = { PLANTED = "s" }',
+        'env_vars = { TOKEN = "${oc.env:PLANTED}", T = "1" }\nsecrets = { TOKEN = "s" }',
+    ],
+)
+def test_what_is_a_secret_of_the_workspace_is_sent_by_its_name_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """The hint says to name it in `secrets`; the value went along beside it."""
+    monkeypatch.setenv("PLANTED", "planted-secret")
+    profile = '[pod]\nexecutor = "lepton"\nmounts = [{from = "v", mount_path = "/x"}]\n'
+    (tmp_path / "env.toml").write_text(profile + line)
+    words = ("-c", "default", "-b", "pod", *FAR, "--dry-run", "--json")
+    sent = json.loads(rlhf(tmp_path, *words).stdout)["submission"]["request"]["body"]["spec"]["envs"]
+    names = [variable["name"] for variable in sent]
+    assert len(names) == len(set(names))
+    [secret] = [variable for variable in sent if "value_from" in variable]
+    assert secret["value_from"] == {"secret_name_ref": "s"}
+    found = Profiles(tmp_path).get("pod")
+    job = SimpleNamespace(secret_variables={"judge.api_key": "PLANTED"})
+    kept = set(line.partition("secrets")[2].split('"')[0].split()) & {"PLANTED", "TOKEN"}
+    values = job_environment(found, cast(CompiledJob, job), None, {"judge.api_key": "planted-secret"}, os.environ)
+    assert not kept & set(values)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (
+            'remote_job_dir = "/other"\nmounts = [{from = "v", mount_path = "/x"}]',
+            "`remote_job_dir` `/other` lies in none of its mounts",
+        ),
+        ("", "it has no `mounts`"),
+    ],
+)
+def test_a_job_of_lepton_writes_into_a_volume(tmp_path: Path, lines: str, says: str) -> None:
+    (tmp_path / "env.toml").write_text(f'[pod]\nexecutor = "lepton"\n{lines}\n')
+    words = ("-c", "default", "-b", "pod", *FAR)
+    done = rlhf(tmp_path, *words)
+    assert done.code == 3
+    assert f"error: profile `pod`: {says}" in done.stderr
+    dry = rlhf(tmp_path, *words, "--dry-run")
+    assert "a submission refuses this" in dry.stderr
+    assert "`container_image` is not set" in dry.stderr
+    assert "below nothing" not in dry.stderr
 
 
 FAR = ("data.train.data_path=/lustre/a", "data.validation.data_path=/lustre/b")

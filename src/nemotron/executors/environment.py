@@ -20,13 +20,14 @@ def job_environment(
         secrets: values of the job, by config key; those that a variable carries go along under its name.
     """
     settings = profile.settings
-    taken = {name: environ[name] for name in settings.pass_env if name in environ}
+    given = {name: environ[name] for name in settings.pass_env if name in environ}
     carried = {
         name: value
         for key, name in job.secret_variables.items()
         if (value := secrets.get(key) or environ.get(name)) is not None
     }
-    return {**taken, **carried, **settings.env_vars, **_own(settings.env_vars, code_dir)}
+    found = {**given, **carried, **settings.env_vars}
+    return _sent(profile, {**found, **_own(found, code_dir)})
 
 
 def shown_environment(profile: Profile, job: CompiledJob, code_dir: str | None) -> dict[str, str]:
@@ -36,7 +37,13 @@ def shown_environment(profile: Profile, job: CompiledJob, code_dir: str | None) 
     shown |= {name: f"<{name} of this environment>" for name in job.secret_variables.values() if name in os.environ}
     shown |= settings.env_vars
     shown |= {name: f"<{variable} of this environment>" for name, variable in profile.from_environment.items()}
-    return {**shown, **_own(settings.env_vars, code_dir)}
+    return _sent(profile, {**shown, **_own(shown, code_dir)})
+
+
+def _sent(profile: Profile, variables: dict[str, str]) -> dict[str, str]:
+    """Without those that the place has of its own under `secrets`: what they hold here stays here."""
+    kept = getattr(profile.settings, "secrets", ())
+    return {name: value for name, value in variables.items() if name not in kept}
 
 
 def _own(given: Mapping[str, str], code_dir: str | None) -> dict[str, str]:

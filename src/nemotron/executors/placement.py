@@ -41,12 +41,16 @@ def placed(plan: Plan, profile: Profile, *, ships_assets: bool, rehearsal: bool)
         *_paths(plan, profile, ships_assets=ships_assets),
         *_open_secrets(plan, profile),
         *_mirror(profile),
+        *_kept_by_lepton(profile),
         *_ray_of_lepton(plan, profile),
         *_judge_room(plan, profile),
     ]
     if rehearsal:
         blocking = [replace(f, severity="warning", message=f"{f.message}; a submission refuses this") for f in blocking]
-    return replace(plan, findings=(*plan.findings, *_sizes(plan, profile), *_open_token(profile), *blocking))
+    return replace(
+        plan,
+        findings=(*plan.findings, *_sizes(plan, profile), *_left_open(plan, profile), *_open_token(profile), *blocking),
+    )
 
 
 def _placeholders(profile: Profile) -> Iterator[Finding]:
@@ -126,6 +130,44 @@ def _mirror(profile: Profile) -> Iterator[Finding]:
         )
 
 
+def _kept_by_lepton(profile: Profile) -> Iterator[Finding]:
+    """A job of Lepton has to write into a volume: all else ends with its container."""
+    settings = profile.settings
+    if not isinstance(settings, LeptonProfile):
+        return
+    places = [mount.mount_path for mount in settings.mounts]
+    if settings.root is not None and any(Path(settings.root).is_relative_to(place) for place in places):
+        return
+    why = f"`remote_job_dir` `{settings.root}` lies in none of its mounts" if places else "it has no `mounts`"
+    yield Finding(
+        "error",
+        "run-not-kept",
+        f"profile `{profile.name}`: {why}, so what a run writes would end with its container",
+        "remote_job_dir" if places else "mounts",
+        profile.origin("remote_job_dir" if places else "mounts"),
+        f"name a folder below {listed(places)}, or mount a volume there"
+        if places
+        else 'mount a volume: `mounts = [{ from = "node-nfs:lustre", mount_path = "/mnt/nemotron" }]`',
+    )
+
+
+def _left_open(plan: Plan, profile: Profile) -> Iterator[Finding]:
+    """What a batch job of Lepton says of itself, and the profile does not."""
+    settings = profile.settings
+    if not isinstance(settings, LeptonProfile) or settings.brings_up_ray(plan.engine):
+        return
+    for key, example in (("container_image", "nvcr.io/nvidia/nemo-rl:v0.7.0"), ("resource_shape", "gpu.8xh100-sxm")):
+        if getattr(settings, key) is None:
+            yield Finding(
+                "warning",
+                "job-left-open",
+                f"profile `{profile.name}`: `{key}` is not set, and the request names none",
+                key,
+                profile.origin(key),
+                f'name what the job needs, e.g. `{key} = "{example}"`',
+            )
+
+
 def _ray_of_lepton(plan: Plan, profile: Profile) -> Iterator[Finding]:
     """What Lepton takes no Ray cluster without."""
     settings = profile.settings
@@ -174,13 +216,19 @@ def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Find
     reaches = plan.place.reaches
     if plan.place.is_here or reaches is None:
         return
-    folders = ", ".join(f"`{folder}`" for folder in dict.fromkeys(reaches)) or "nothing"
+    folders = ", ".join(f"`{folder}`" for folder in dict.fromkeys(reaches))
+    below = f"use a path below {folders}, or add a mount to the profile" if folders else "add a mount to the profile"
     seen: set[str] = set()
     for role, file in [*(("read", one) for one in plan.inputs), *(("written", one) for one in plan.outputs)]:
         path = _path_of(plan, file)
         if plan.place.promise(file.path) is not None:
             continue  # a job that runs before this one makes it, where both can read
-        if path is None or str(path) in seen or any(path.is_relative_to(folder) for folder in reaches):
+        if path is None or str(path) in seen:
+            continue
+        if any(path.is_relative_to(folder) for folder in reaches):
+            if role == "written" and not profile.settings.may_write(path):
+                message = f"{file.role}: `{path}` lies in a mount of `{profile.name}` that can only be read"
+                yield _finding(plan, "path-outside-mounts", file, message, "take its `:ro` away, or use another path")
             continue
         seen.add(str(path))
         if path.is_relative_to(snapshot.ASSETS):
@@ -190,7 +238,9 @@ def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Find
                     "asset-elsewhere",
                     file,
                     f"{file.role}: the shipped sample data stay here, the job has no `{path.name}`",
-                    f"name files that the job can read, below {folders}",
+                    f"name files that the job can read, below {folders}"
+                    if folders
+                    else "add a mount with files of yours",
                 )
             continue
         here = "a path of this machine" if os.path.exists(path) else "outside of what the job can reach"
@@ -200,7 +250,7 @@ def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Find
             "path-outside-mounts",
             file,
             f"{file.role}: `{path}` is {here}, and cannot be {doing} on `{profile.name}`",
-            f"use a path below {folders}, or add a mount to the profile",
+            below,
         )
 
 

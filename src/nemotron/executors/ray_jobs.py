@@ -109,8 +109,7 @@ class RayJobs:
     def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
         """The body of the call, without what the job unpacks."""
         settings = _settings(profile)
-        shown = shown_environment(profile, job, None)
-        environment = {name: value for name, value in shown.items() if name not in settings.secrets}
+        environment = shown_environment(profile, job, None)
         environment.setdefault(STOP_WAIT, str(STOP_WAIT_S))
         runtime: dict[str, Any] = {"env_vars": environment}
         if settings.code == "ship":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,8 +107,11 @@ class Ssh:
         """Run a command on the login node."""
         command = shlex.join(argv)
         if environment is not None:
-            # The values go through the pipe, in front of what the command itself reads.
-            stdin = _exports(environment).encode() + f"exec {command}\n".encode() + stdin
+            # The values go through the pipe, in front of what the command itself reads. The command is found before
+            # they are set: a PATH among them is the job's.
+            first, rest = shlex.quote(argv[0]), shlex.join(argv[1:])
+            found = f"nemotron_command=$(type -P {first} || echo {first})\n"
+            stdin = (found + _exports(environment) + f'exec "$nemotron_command" {rest}\n').encode() + stdin
             command = "bash -s"
         done = _run([*self._ssh(), "--", self.destination, command], stdin, None, timeout_s, what=f"ssh {self.host}")
         if done.code == BROKEN:
@@ -131,7 +135,9 @@ class Ssh:
 
 def _run(argv: Sequence[str], stdin: bytes, env: Mapping[str, str] | None, timeout_s: float, *, what: str) -> Done:
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, env=env, timeout=timeout_s, check=False)
+        # By this machine's PATH: one in `env` is the job's.
+        words = [shutil.which(argv[0]) or argv[0], *argv[1:]]
+        done = subprocess.run(words, input=stdin, capture_output=True, env=env, timeout=timeout_s, check=False)
     except FileNotFoundError:
         raise NotAvailableError(
             f"there is no command `{argv[0]}` here", hint="install it, or submit from a machine that has it"

@@ -34,6 +34,7 @@ ENV_FILE = "NEMOTRON_ENV_FILE"
 NO_PROFILES = frozenset({"wandb", "cli", "cache", "artifacts"})
 """Tables of ``env.toml`` that are no profiles: settings of NVIDIA's command."""
 _VARIABLE = re.compile(r"\$\{oc\.env:\s*(\w+)")
+_WORD = re.compile(r"[\w.]+")
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,15 @@ class Profile:
 
     @property
     def from_environment(self) -> dict[str, str]:
-        """Those of ``env_vars`` that are read from the environment: name -> the variable they are read from."""
-        texts = self.raw.get("env_vars", {})
-        matches = {name: _VARIABLE.search(text) for name, text in texts.items() if isinstance(text, str)}
-        return {name: match[1] for name, match in matches.items() if match}
+        """Those of ``env_vars`` that are read from the environment: name -> the variable they are read from.
+
+        Of several (a default of a default), the first that is set. Other keys are followed, however far.
+        """
+        found = {}
+        for name in self.raw.get("env_vars", {}):
+            if read := _read_by(self.raw, ("env_vars", name), set()):
+                found[name] = next((one for one in read if one in os.environ), read[0])
+        return found
 
     @property
     def snapshot(self) -> dict[str, Any]:
@@ -69,6 +75,25 @@ class Profile:
     def origin(self, key: str) -> Origin:
         """Where a key was written, or else the profile."""
         return self.origins.get(key) or self.origins[""]
+
+
+def _read_by(raw: Mapping[str, Any], key: tuple[str, ...], seen: set[tuple[str, ...]]) -> list[str]:
+    """Variables that the text at ``key`` reads, itself or through other keys that it names in whatever way.
+
+    A word that only looks like a key is followed too: a value that is no secret may be hidden, no secret is shown.
+    """
+    at: Any = raw
+    for name in key:
+        at = at.get(name) if isinstance(at, Mapping) else None
+    if key in seen or not isinstance(at, str) or "${" not in at:
+        return []
+    seen.add(key)
+    found = _VARIABLE.findall(at)
+    for word in _WORD.findall(at):
+        names = tuple(word.strip(".").split("."))
+        for other in (names, (*key[:-1], *names)):
+            found += _read_by(raw, other, seen)
+    return found
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ knows those that are called otherwise here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +29,7 @@ from nemotron.profiles.values import (
     Time,
     Value,
     Variable,
+    address,
     no_password,
 )
 
@@ -77,6 +79,10 @@ class BaseProfile(Strict):
     def reaches(self) -> tuple[Path, ...] | None:
         """Folders that a job there can read and that outlive it, by the names that the job knows; None: any."""
         return tuple(map(Path, self.shared)) or None
+
+    def may_write(self, path: Path) -> bool:
+        """Whether a job there can write at a path that it reaches."""
+        return True
 
     def place(self, name: str) -> Place:
         """What the preflight asks."""
@@ -152,6 +158,36 @@ class Contained(BaseProfile):
         return place
 
 
+def _gpus_of(gres: object) -> int | None:
+    """GPUs that a value of `--gres` asks for, `gpu:a100:8` or `gpu:2,shard:4`; None where it asks for none."""
+    if not isinstance(gres, str) or PLACEHOLDER.search(gres):
+        return None
+    found = re.findall(r"(?:^|,)\s*gpu(?::(?!\d+(?:[,(]|$))[^:,()]+)?(?::(\d+))?", gres)
+    return sum(int(count or 1) for count in found) if found else None
+
+
+def _with_gpus(values: Any) -> Any:
+    """Keys of a group of machines with `gpus_per_node` where only `gres` says it, under which all else asks for it."""
+    if isinstance(values, dict) and values.get("gpus_per_node") is None:
+        gpus = _gpus_of(values.get("gres"))
+        return values if gpus is None else {**values, "gpus_per_node": gpus}
+    return values
+
+
+Binding = tuple[str, str, str]
+"""A mount as (there, in the container, flags)."""
+
+
+def _innermost(bindings: Sequence[Binding], path: Path) -> Binding | None:
+    """Of the mounts that hold a path of the container, the one that decides what is there."""
+    around = [binding for binding in bindings if path.is_relative_to(binding[1])]
+    return max(around, key=lambda binding: len(Path(binding[1]).parts), default=None)
+
+
+def _is_read_only(binding: Binding) -> bool:
+    return "ro" in binding[2].split("+")
+
+
 class SideGroup(Strict):
     """Machines for a server beside those of the job, which becomes a heterogeneous one."""
 
@@ -163,6 +199,11 @@ class SideGroup(Strict):
     gres: Line | None = None
     constraint: Line | None = None
     nodelist: Line | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_its_gpus(cls, values: Any) -> Any:
+        return _with_gpus(values)
 
 
 class CriticGroup(SideGroup):
@@ -258,17 +299,23 @@ class SlurmProfile(Contained):
         """Whether the worker runs in a container."""
         return self.container_image is not None and self.container != "none"
 
-    def bindings(self) -> tuple[tuple[str, str, str], ...]:
-        """Every mount as (there, in the container, flags); the folder of the runs is always one."""
-        found = []
+    def bindings(self) -> tuple[Binding, ...]:
+        """Every mount; the folder of the runs is always one, and can be written."""
+        found: list[Binding] = []
         for mount in self.mounts:
             source, _, rest = mount.partition(":")
             target, _, flags = rest.partition(":")
             found.append((source, target or source, flags))
         own = self.remote_job_dir
-        if own and not any(Path(own).is_relative_to(target) and source == target for source, target, _ in found):
+        around = _innermost(found, Path(own)) if own else None
+        if own and (around is None or around[0] != around[1] or _is_read_only(around)):
             found.append((own, own, ""))
         return tuple(found)
+
+    def may_write(self, path: Path) -> bool:
+        """In a container the mount decides that holds the path."""
+        around = _innermost(self.bindings(), path) if self.contained else None
+        return around is None or not _is_read_only(around)
 
     def reaches(self) -> tuple[Path, ...] | None:
         """The mounts of a container; else the shared folders, where they are said."""
@@ -290,6 +337,11 @@ class SlurmProfile(Contained):
             return place if self.shared else replace(place, shared=(Path("/"),))
         same = [Path(target) for source, target, _ in self.bindings() if source == target]
         return replace(place, shared=tuple(same))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_its_gpus(cls, values: Any) -> Any:
+        return _with_gpus(values)
 
     @model_validator(mode="after")
     def _knows_its_host(self) -> Self:
@@ -314,12 +366,9 @@ class SlurmProfile(Contained):
                 f"`signal_before_end_s` {self.signal_before_end_s} is not less than the time limit, `time` {self.time} "
                 f"({limit:,} s): the job would be told to stop before it begins",
             )
-        gpus = re.search(r"\bgpu(?::[^:,()]+)?:(\d+)\b", self.gres or "")
-        if gpus and self.gpus_per_node and int(gpus[1]) != self.gpus_per_node:
-            raise PydanticCustomError(
-                "gres",
-                f"`gres` asks for {gpus[1]} GPUs, `gpus_per_node` says {self.gpus_per_node}",
-            )
+        gpus = _gpus_of(self.gres)
+        if gpus is not None and gpus != self.gpus_per_node:
+            raise PydanticCustomError("gres", f"`gres` asks for {gpus} GPUs, `gpus_per_node` says {self.gpus_per_node}")
         return self
 
 
@@ -340,7 +389,7 @@ class LeptonProfile(Contained):
     executor: Literal["lepton"]
     workspace_id: Line | None = None
     """Workspace; else LEPTON_WORKSPACE_ID, else the one that `lep workspace login` noted down."""
-    workspace_url: Annotated[Line, AfterValidator(no_password)] | None = None
+    workspace_url: Annotated[Line, AfterValidator(no_password), AfterValidator(address)] | None = None
     """Address of the API; else LEPTON_WORKSPACE_URL, else the service's own for the workspace."""
     token_env: Variable = "LEPTON_WORKSPACE_TOKEN"
     """Variable that holds the token; else the one that `lep workspace login` noted down."""
@@ -371,9 +420,21 @@ class LeptonProfile(Contained):
         """Whether a job of that engine gets a Ray cluster of its own."""
         return self.launch == "ray" or (self.launch == "auto" and engine == "nemo_rl" and self.nodes > 1)
 
+    @property
+    def root(self) -> str | None:
+        """What run folders and code lie below."""
+        return self.remote_job_dir or (self.mounts[0].mount_path if self.mounts else None)
+
     def reaches(self) -> tuple[Path, ...] | None:
         """The mounts: nothing else outlives the job."""
         return tuple(Path(mount.mount_path) for mount in self.mounts)
+
+    @model_validator(mode="after")
+    def _mounts_one_volume_at_a_place(self) -> Self:
+        places = [str(Path(mount.mount_path)) for mount in self.mounts]
+        if twice := next((place for number, place in enumerate(places) if place in places[:number]), None):
+            raise PydanticCustomError("mounts", f"`mounts`: two volumes are mounted at `{twice}`")
+        return self
 
 
 class RayProfile(BaseProfile):

@@ -70,6 +70,12 @@ def no_password(value: str) -> str:
     return value
 
 
+def address(value: str) -> str:
+    if not PLACEHOLDER.search(value) and not re.match(r"https?://[^/]", value):
+        raise PydanticCustomError("address", "should be an address: `https://...`")
+    return value
+
+
 def _dashboard(value: str) -> str:
     if not PLACEHOLDER.search(value) and not re.match(r"https?://[^/]", value):
         raise PydanticCustomError("dashboard", "should be the address of the dashboard: `http://head:8265`")

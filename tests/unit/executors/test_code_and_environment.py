@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,7 @@ from nemotron.disk.untar import unpack_files
 from nemotron.errors import NotAvailableError
 from nemotron.executors.environment import job_environment, shown_environment
 from nemotron.executors.lepton.payload import job_name
+from nemotron.executors.shells import Here, Ssh
 from nemotron.profiles.load import Profile, Profiles
 from tests.compiled_jobs import compiled
 from tests.in_process import nemotron as command
@@ -79,6 +81,33 @@ def test_values_go_along_and_are_shown_by_their_names(tmp_path: Path, monkeypatc
     assert SECRET not in str(shown)
     assert shown["A"] == "b c"
     assert shown["T"] == "<PLANTED of this environment>"
+
+
+def test_modules_of_ones_own_are_found_behind_the_shipped_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PYTHONPATH that was passed on was lost, one that was set was not."""
+    monkeypatch.setenv("PYTHONPATH", "/my/libs")
+    passed = profile(tmp_path, 'pass_env = ["PYTHONPATH"]')
+    values = job_environment(passed, compiled(), "/code/x", {}, {"PYTHONPATH": "/my/libs"})
+    assert values["PYTHONPATH"] == "/code/x:/my/libs"
+    assert shown_environment(passed, compiled(), "/code/x")["PYTHONPATH"].startswith("/code/x:")
+    written = profile(tmp_path, 'env_vars = { PYTHONPATH = "/my/libs" }')
+    assert job_environment(written, compiled(), "/code/x", {}, {})["PYTHONPATH"] == "/code/x:/my/libs"
+
+
+def test_the_path_of_the_job_is_not_that_of_the_command_that_sends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command_here = tmp_path / "bin" / "submit-it"
+    command_here.parent.mkdir()
+    command_here.write_text('#!/bin/bash\necho "$PATH $1"\n')
+    command_here.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command_here.parent}:{os.environ['PATH']}")
+    job = {"PATH": "/only/of/the/job"}
+    assert Here().run(["submit-it", "x y"], environment=job).text == "/only/of/the/job x y"
+    # What ssh is told, run by the shell that stands at its other end.
+    (tmp_path / "bin" / "ssh").write_text("#!/bin/bash\nexec bash -s\n")
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    assert Ssh("login").run(["submit-it", "x y"], environment=job).text == "/only/of/the/job x y"
 
 
 def test_installed_code_is_asked_for_its_version(tmp_path: Path) -> None:

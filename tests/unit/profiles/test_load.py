@@ -114,6 +114,12 @@ def test_files_are_found_upwards_and_stop_at_the_project(tmp_path: Path) -> None
         (SLURM + "mounts = ['/a:/b:rw:zz']", "one mount"),
         (SLURM + "time = '00:05'", "is not less than the time limit, `time` 00:05 (5 s)"),
         (SLURM + "gpus_per_node = 8\ngres = 'gpu:a100:4'", "`gres` asks for 4 GPUs, `gpus_per_node` says 8"),
+        (SLURM + "gpus_per_node = 0\ngres = 'gpu:2'", "`gres` asks for 2 GPUs, `gpus_per_node` says 0"),
+        ("[a]\nexecutor = 'lepton'\nworkspace_url = 'nonsense'", "should be an address"),
+        (
+            "[a]\nexecutor = 'lepton'\nmounts = [{from = 'v', mount_path = '/m'}, {from = 'w', mount_path = '/m/'}]",
+            "two volumes are mounted at `/m`",
+        ),
         ("[a]\nexecutor = 'local'\nstartup_commands = ['module load cuda']", "`startup_commands` has no use"),
         ("[a]\nexecutor = 'local'\nmemory_gb_per_node = 1", "`memory_gb_per_node` has no use"),
         (SLURM + "extends = 'a'", "circle: a -> a"),
@@ -265,3 +271,62 @@ def gives_a_profile_or_an_error(folder: Path, tables: dict[str, Any], executor: 
 def test_shipped_files_are_toml_without_unknown_tables() -> None:
     for file in SHIPPED.glob("*.toml"):
         assert all(isinstance(table, dict) for table in tomllib.loads(file.read_text()).values())
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [
+        ("gpu:a100:8", 8),
+        ("gpu:2", 2),
+        ("gpu", 1),
+        ("gpu:h100", 1),
+        ("gpu:a100:2,gpu:t4:1", 3),
+        ("shard:4,gpu:4(S:0-1)", 4),
+        ("lustre:1", 0),
+    ],
+)
+def test_gpus_that_only_gres_asks_for_are_gpus_of_the_node(tmp_path: Path, gres: str, gpus: int) -> None:
+    """A job with eight of them would have been planned for the processor, and have asked for all eight."""
+    profile = profiles(tmp_path, f"{SLURM}gres = '{gres}'\n[a.critic]\ngres = '{gres}'").get("a")
+    settings = profile.settings
+    assert isinstance(settings, SlurmProfile)
+    assert settings.critic is not None
+    assert (settings.gpus_per_node, settings.critic.gpus_per_node) == (gpus, gpus)
+    assert settings.place("a").has_cuda is (gpus > 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${oc.env:NOT_SET_ANYWHERE,${oc.env:PLANTED}}",
+        "${env_vars.FIRST}",
+        "${.FIRST}",
+        "Bearer ${oc.select:env_vars.SECOND}",
+        "${account}",
+    ],
+)
+def test_what_comes_from_the_environment_in_whatever_way_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("PLANTED", "secret-1")
+    variables = "FIRST = '${oc.env:PLANTED}', SECOND = '${env_vars.FIRST}', PLAIN = '1'"
+    profile = profiles(
+        tmp_path, f"{SLURM}account = '${{oc.env:PLANTED}}'\nenv_vars = {{ {variables}, LAST = '{text}' }}"
+    ).get("a")
+    assert "secret-1" in profile.settings.env_vars["LAST"]
+    assert profile.from_environment == dict.fromkeys(("FIRST", "SECOND", "LAST"), "PLANTED")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "written"),
+    [
+        ("'/data:/data:ro'", {"/data/x": False, "/jobs/x": True}),
+        ("'/data:/data:ro', '/data/out:/data/out'", {"/data/x": False, "/data/out/x": True}),
+        ("'/jobs:/jobs:ro'", {"/jobs/mine/x": True, "/jobs/x": False}),
+        ("'/a:/b:rw+ro'", {"/b/x": False}),
+    ],
+)
+def test_the_innermost_mount_says_what_can_be_written(tmp_path: Path, mounts: str, written: dict[str, bool]) -> None:
+    text = f"{SLURM}remote_job_dir = '/jobs/mine'\ncontainer_image = 'i'\nmounts = [{mounts}]"
+    settings = profiles(tmp_path, text).get("a").settings
+    assert {path: settings.may_write(Path(path)) for path in written} == written

@@ -65,7 +65,7 @@ class Lepton:
     def target(self, profile: Profile, runs_dir: Path, run_id: str) -> Target:
         """Below ``remote_job_dir``, which is a mount; a mirror is kept here."""
         settings = _settings(profile)
-        root = settings.remote_job_dir or (settings.mounts[0].mount_path if settings.mounts else "/tmp/nemotron")
+        root = settings.root or "/tmp/nemotron"  # a dry run shows the rest, too; a submission is refused
         return Target(runs_dir.resolve() / run_id, f"{root.rstrip('/')}/runs/{run_id}", mirrored=True)
 
     def plan(self, profile: Profile, job: CompiledJob, target: Target, number: int, how: How) -> Submission:
