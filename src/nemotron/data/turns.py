@@ -20,7 +20,8 @@ _SPEAKERS = {
     "system": "system",
     "developer": "developer",
 }
-"""How ShareGPT's `from` names the roles."""
+"""How ShareGPT's `from` names the roles, and some files their `role`."""
+_ROLES = frozenset(_SPEAKERS.values())
 _CALLS = ("function_call", "tool_call", "function_response", "tool_response", "observation", "tool", "function")
 _CALL_ITEMS = ("_call", "_call_output", "item_reference")
 """How the types of items of the Responses API end that are no messages."""
@@ -86,6 +87,9 @@ def message(turn: Any, name: str) -> Message:
         role, content = _speaker(turn["from"], name), turn["value"]
     if role.__class__ is not str or blank(role):
         refuse("wrong-type", f"a message of `{name}` has no role: it needs `role` and `content`")
+    if role not in _ROLES:
+        # `role` with a speaker's name, or in capitals: an answer that is not known for one would be part of its prompt.
+        role = _SPEAKERS.get(role.lower(), role)
     if content.__class__ is list:
         content = "".join([_part(part, name) for part in content])
     if content.__class__ is not str:

@@ -21,6 +21,15 @@ def files_below(folder: Path, most: int = MOST) -> list[Path]:
     return sorted(_below(folder, most))
 
 
+def links_below(folder: Path) -> list[Path]:
+    """Links below a folder that `files_below` leaves out: to folders, and to what is not there."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        found += [path for name in folders if (path := Path(root, name)).is_symlink()]
+        found += [path for name in files if (path := Path(root, name)).is_symlink() and not path.exists()]
+    return sorted(found)
+
+
 def _below(folder: Path, most: int) -> Iterator[Path]:
     left = most
     for root, folders, files in os.walk(folder, onerror=_refuse):

@@ -30,6 +30,8 @@ def read(
     [
         {"messages": [USER, ANSWER]},
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]},
+        {"messages": [{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Hello!"}]},
+        {"messages": [{"role": "User", "content": "Hi"}, {"role": "Assistant", "content": "Hello!"}]},
         {"input": "Hi", "output": "Hello!"},
         {"prompt": "Hi", "response": "Hello!"},
         {"prompt": [USER], "completion": [ANSWER]},

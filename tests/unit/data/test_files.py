@@ -149,9 +149,16 @@ def test_what_is_left_out_of_a_folder_is_named(tmp_path: Path) -> None:
     (folder / "README.md").write_text("# rows")
     (folder / "more.csv").write_text("a,b")
     (folder / ".gitattributes").write_text("x")
+    (tmp_path / "elsewhere").mkdir()
+    write_rows(tmp_path / "elsewhere" / "train.jsonl", ROWS)
+    (folder / "linked").symlink_to("../elsewhere")
+    (folder / "gone.jsonl").symlink_to("nowhere.jsonl")
+    (folder / "data" / "one.jsonl").symlink_to("train.jsonl")
     [dataset] = read_blend(str(folder))
-    assert left_out(dataset) == ["README.md", "dataset_infos.json", "more.csv"]
-    assert [file.path.name for file in expand(dataset)] == ["train.jsonl"]
+    assert left_out(dataset) == ["README.md", "dataset_infos.json", "gone.jsonl", "linked", "more.csv"]
+    assert [file.path.name for file in expand(dataset)] == ["one.jsonl", "train.jsonl"]
+    [dataset] = read_blend(str(folder / "*[ad]*"))
+    assert left_out(dataset) == [str(folder / name) for name in ("data", "linked")]
 
 
 def test_a_folder_of_foreign_files_says_what_to_do(tmp_path: Path) -> None:

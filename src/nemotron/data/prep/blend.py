@@ -29,7 +29,7 @@ from nemotron.data.forms import Kind, filled, find_form
 from nemotron.data.manifest import SPLIT_NAMES
 from nemotron.disk.documents import MalformedError, parse_json, read_bytes, read_json
 from nemotron.disk.faults import reason
-from nemotron.disk.walk import files_below
+from nemotron.disk.walk import files_below, links_below
 from nemotron.errors import ConfigError, DataError, Origin
 from nemotron.suggest import closest, listed
 
@@ -347,12 +347,18 @@ def _is_about_data(path: Path) -> bool:
 
 
 def left_out(dataset: Dataset) -> list[str]:
-    """Files of a data set's folder that are not read, by their names below it; none of a single file or the hub."""
+    """What of a data set's folder or glob is not read, by its name; nothing of a single file or the hub.
+
+    Links to folders are not followed: they may lead back, or to what is meant for another split.
+    """
     path = Path(dataset.path).expanduser()
-    if dataset.path.startswith(_HUB) or not path.is_dir():
+    if dataset.path.startswith(_HUB) or path.is_file():
         return []
+    if not path.is_dir():
+        return sorted(name for name in glob.glob(str(path), recursive=True) if not os.path.isfile(name))
     taken = set(_files(dataset))
-    return [str(file.relative_to(path)) for file in _below(path) if file not in taken]
+    links = [link for link in links_below(path) if not _hidden(link, path)]
+    return sorted(str(file.relative_to(path)) for file in {*_below(path), *links} - taken)
 
 
 def _nothing(dataset: Dataset, path: Path) -> DataError:
