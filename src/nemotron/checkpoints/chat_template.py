@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,13 +91,15 @@ def template_fault(template: str) -> str | None:
 
     It breaks Jinja's rules (with the line), or does not come to an end on a few short conversations.
     """
-    fault: str | None = _tried(template, "{}", _USUAL).get("fault")
+    fault: str | None = _tried(template, "{}", _USUALLY).get("fault")
     return fault
 
 
 _ANSWER = "7f3answer"
 Turns = tuple[str | tuple[str], ...]
 """What user and assistant say by turns, after the words of a system, which are a tuple."""
+Conversation = tuple[tuple[str, str], ...]
+"""Turns, each a role and what it says."""
 THOUGHT = "<think>\nt\n</think>\n\nb"
 _USUAL: tuple[Turns, ...] = (
     *(
@@ -113,6 +115,26 @@ _USUAL: tuple[Turns, ...] = (
     ),
 )
 """What is asked for again and again, and tried together: a process for each would take a tenth of a second."""
+
+
+def _spoken(turns: Turns) -> Conversation:
+    system, rest = (turns[0], turns[1:]) if isinstance(turns[0], tuple) else ((), turns)
+    speakers = (("user", "assistant")[number % 2] for number in range(len(rest)))
+    return (*(("system", text) for text in system), *zip(speakers, map(str, rest), strict=True))
+
+
+_USUALLY = tuple(map(_spoken, _USUAL))
+
+
+def refused(template: str, more: Mapping[str, Any], roles: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """What a template says of those that it does not take among conversations of the given roles; nothing of a template
+    that has a fault, or without jinja2.
+
+    ``more``: as for :func:`rendered`.
+    """
+    given = tuple(tuple((role, "a") for role in one) for one in roles)
+    told = _tried(template, json.dumps(more, sort_keys=True, default=str), given).get("refused", ())
+    return {one: why for one, why in zip(roles, told, strict=False) if why is not None}
 
 
 def rendered_turn(template: str, more: Mapping[str, Any]) -> str | None:
@@ -131,7 +153,8 @@ def rendered(template: str, turns: Turns, more: Mapping[str, Any]) -> str | None
     ``more``: special tokens and keyword arguments, by the names that the template has for them.
     """
     conversations = _USUAL if turns in _USUAL else (turns,)
-    texts = _tried(template, json.dumps(more, sort_keys=True, default=str), conversations).get("texts")
+    spoken = _USUALLY if turns in _USUAL else (_spoken(turns),)
+    texts = _tried(template, json.dumps(more, sort_keys=True, default=str), spoken).get("texts")
     text: str | None = texts[conversations.index(turns)] if texts else None
     return text
 
@@ -142,7 +165,7 @@ def refuses_all(template: str, more: Mapping[str, Any]) -> str | None:
 
     ``more``: as for :func:`rendered`.
     """
-    found = _tried(template, json.dumps(more, sort_keys=True, default=str), _USUAL)
+    found = _tried(template, json.dumps(more, sort_keys=True, default=str), _USUALLY)
     told = {turns: why for turns, why in zip(_USUAL, found.get("refused", ()), strict=False)}
     simple: tuple[Turns, ...] = (("a",), ("a", "b"), (("s",), "a"), (("s",), "a", "b"))
     return told["a",] if told and all(told[turns] is not None for turns in simple) else None
@@ -151,7 +174,7 @@ def refuses_all(template: str, more: Mapping[str, Any]) -> str | None:
 def written(template: str, given: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Why a template that is no chat template cannot be used, and what it writes of ``given``; None where it does not
     take that, or without jinja2."""
-    found = _tried(template, json.dumps(given, sort_keys=True), (("a",),))
+    found = _tried(template, json.dumps(given, sort_keys=True), (_spoken(("a",)),))
     texts = found.get("texts")
     return found.get("fault"), texts[0] if texts else None
 
@@ -164,13 +187,13 @@ def _shipped() -> frozenset[str]:
 
 
 @lru_cache(maxsize=16)
-def _tried(template: str, more: str, conversations: tuple[Turns, ...]) -> dict[str, Any]:
+def _tried(template: str, more: str, conversations: tuple[Conversation, ...]) -> dict[str, Any]:
     """What came of a template in a process of its own; empty without jinja2."""
     if find_spec("jinja2") is None:
         return {}
     if template in _shipped():
         # Ours, byte for byte: a process for it would be most of what a dry run of the tiny config costs.
-        return tried(template, [list(turns) for turns in conversations], parse_json(more))
+        return tried(template, conversations, parse_json(more))
     asked = json.dumps({"template": template, "more": parse_json(more), "conversations": conversations})
     # Not from the folder in which we stand: a module of the user's may be called like one of ours.
     command = [sys.executable, "-P", "-m", "nemotron.checkpoints.template_trial"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -22,11 +23,11 @@ MOST_LETTERS = 1 << 20
 ENDLESS = f"does not come to an end: a conversation of four words takes it more than {SECONDS} s, or more than 512 MB"
 
 
-def tried(template: str, conversations: list[list[Any]], more: dict[str, Any]) -> dict[str, Any]:
+def tried(template: str, conversations: Iterable[Iterable[Iterable[str]]], more: dict[str, Any]) -> dict[str, Any]:
     """``fault``: why nobody can write with it, a clause; ``texts``: what it made of each conversation, null of one that
     it does not take; ``refused``: what it said then.
 
-    ``conversations``: what user and assistant say by turns, after a system's words where the first is a list of them.
+    ``conversations``: turns, each a role and what it says.
     """
     from jinja2 import TemplateSyntaxError
 
@@ -45,9 +46,7 @@ def tried(template: str, conversations: list[list[Any]], more: dict[str, Any]) -
     texts: list[str | None] = []
     refused: list[str | None] = []
     for given in conversations:
-        begin = [{"role": "system", "content": text} for text in given[0]] if isinstance(given[0], list | tuple) else []
-        turns = enumerate(given[1:] if begin else given)
-        messages = [*begin, *({"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in turns)]
+        messages = [{"role": role, "content": content} for role, content in given]
         text = ""
         try:
             for part in made.generate({**more, "messages": messages, "add_generation_prompt": False}):

@@ -83,6 +83,50 @@ def test_a_template_that_takes_some_conversations_may_be_of_those_rows(model: Pa
     assert not any("takes no conversation" in error.message for error in errors("dpo"))
 
 
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    "{% for m in messages %}{{ m.content }}{% endfor %}"
+)
+KNOWN_ROLES = (
+    "{% for m in messages %}{% if m.role not in ('user', 'assistant') %}{{ raise_exception('who is ' + m.role) }}"
+    "{% endif %}{{ m.content }}{% endfor %}"
+)
+ASKED, TOLD = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello!"}]
+
+
+@pytest.mark.parametrize(
+    ("step", "row"),
+    [
+        ("sft/nemo_rl", {"messages": [*ASKED, *TOLD]}),
+        ("dpo", {"prompt": ASKED, "chosen": "Hello!", "rejected": "Go away."}),
+        ("rm", {"chosen": [*ASKED, *TOLD], "rejected": [*ASKED, {"role": "assistant", "content": "No."}]}),
+        ("rlhf", {"prompt": ASKED}),
+        ("ppo", {"prompt": ASKED}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("text", "role", "says"), [(NO_SYSTEM, "system", "no system here"), (KNOWN_ROLES, "developer", "who is developer")]
+)
+def test_rows_whose_roles_the_template_refuses_are_found_with_their_place(
+    model: Path, step: str, row: dict[str, list[dict[str, str]]], text: str, role: str, says: str
+) -> None:
+    """The run would have ended at the first of them, once the models are loaded."""
+    template(text)(model)
+    rows = [row, *([{**row, key: [{"role": role, "content": "Be kind."}, *row[key]]} for key in row][:1])]
+    if step == "rm":
+        rows[1]["rejected"] = [rows[1]["chosen"][0], *rows[1]["rejected"]]
+    (model.parent / "rows.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in rows))
+    data = ("data.train.data_path=rows.jsonl", "data.validation=null")
+    found = [error for error in errors(step, "./model", *data) if error.name == "template-refuses-rows"]
+    assert [(one.key, one.exit_code, one.origin and one.origin.line) for one in found] == [
+        ("data.train.data_path", 5, 2)
+    ]
+    assert f"refuses a conversation of {role}, user" in found[0].message
+    assert says in found[0].message
+    (model.parent / "rows.jsonl").write_text(f"{json.dumps(row)}\n")
+    assert not any(error.name == "template-refuses-rows" for error in errors(step, "./model", *data))
+
+
 def test_weights_that_a_checkpoint_replaces_need_not_fit(model: Path) -> None:
     config(intermediate_size=77)(model)
     assert not any("its `config.json` means" in error.message for error in errors("dpo"))

@@ -14,7 +14,7 @@ from typing import Literal
 from nemotron.compile.nemo_rl_rows import Given, Learned, OfPrompt
 from nemotron.data.conversations import FOUND, AnswerKeys, conversation_row
 from nemotron.data.rows import PAIR_KEYS, Message, PairKeys, pair_row, parse_row, prompt_row, read_lines
-from nemotron.data.turns import UnusableRow
+from nemotron.data.turns import ASSISTANT, UnusableRow
 from nemotron.errors import DataError
 
 RowKind = Literal["prompt", "preference", "conversation"]
@@ -25,6 +25,8 @@ LOOK_S = 6.0
 """So many seconds are spent on the rows of larger files."""
 FIRST_ROWS, RANDOM_ROWS = 500, 200
 """So many are looked at in any case; the others are counted by their line ends."""
+KINDS_OF_CONVERSATIONS = 64
+"""By who speaks in turn; so many are kept of a file."""
 SHOWN_KINDS = 3
 """Kinds of faults that are told of a file."""
 SLICE = 4096
@@ -81,6 +83,8 @@ class Survey:
     prompts: set[int] = field(default_factory=set)
     """Hashes of the prompts that were read."""
     clashes: list[Clash] = field(default_factory=list)
+    roles: dict[tuple[str, ...], tuple[Path, int]] = field(default_factory=dict)
+    """Who speaks in turn -> the first row in which they do, of so many kinds of conversations."""
     longest: int = 0
     """Characters of the longest row: the prompt, in a pair with the longer answer."""
     problem: str | None = None
@@ -191,13 +195,15 @@ def _sample(size: int) -> set[int]:
 def _look_at(path: Path, number: int, line: bytes, shape: Shape, found: Survey) -> None:
     try:
         row = parse_row(path, number, line)
+        ends: tuple[str, ...] = ()
         if shape.kind == "preference":
             pair = pair_row(path, number, row, shape.keys)
-            messages, longest_answer = pair.messages, max(len(pair.chosen), len(pair.rejected))
+            messages, longest_answer, ends = pair.messages, max(len(pair.chosen), len(pair.rejected)), (ASSISTANT,)
             _compare(path, number, messages, pair.chosen, pair.rejected, found)
         elif shape.kind == "conversation":
             spoken = conversation_row(path, number, row, shape.answers)
-            messages, longest_answer = spoken.messages[:-1], len(spoken.messages[-1]["content"])
+            *messages, last = spoken.messages
+            longest_answer, ends = len(last["content"]), (last["role"],)
             if isinstance(shape.given, Learned):
                 shape.given(spoken)
         else:
@@ -212,6 +218,8 @@ def _look_at(path: Path, number: int, line: bytes, shape: Shape, found: Survey) 
         found.faults.append(Fault(error.message, path, number, column, hint=error.hint))
     else:
         found.prompts.add(hash(_said(messages)))
+        if len(found.roles) < KINDS_OF_CONVERSATIONS:
+            found.roles.setdefault((*[message["role"] for message in messages], *ends), (path, number))
         found.longest = max(found.longest, longest_answer + sum(len(message["content"]) for message in messages))
 
 

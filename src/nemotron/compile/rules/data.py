@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from nemotron.checkpoints.chat_template import refused, refuses_all
+from nemotron.checkpoints.turn_end import named_tokens
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import files
 from nemotron.compile.probes.survey import told_once
 from nemotron.compile.rules import prepared, unfit
 from nemotron.compile.rules.base import NEMO_RL, Rules
+from nemotron.compile.rules.conversations import policy_writing
 from nemotron.compile.rules.prepared import environment_variable
 from nemotron.config import resolvers
 from nemotron.errors import DataError, Finding, Origin
@@ -61,6 +64,30 @@ def rows_can_be_used(job: AnyJob) -> Iterator[Finding]:
             origin = Origin(str(fault.path), fault.line, fault.column)
             message = f"{file.told} data: {message}"
             yield job.error(file.key, message, kind=DataError, origin=origin, hint=fault.hint)
+
+
+@rules.rule("template-refuses-rows", needs=("policy.model_name", "policy.tokenizer"))
+def rows_can_be_written(job: AnyJob) -> Iterator[Finding]:
+    """A template may take no system's words, or only turns that alternate: the first row of that kind ends the run."""
+    written = policy_writing(job)
+    if written is None:
+        return
+    more = {**named_tokens(written.folder), **written.more}
+    if refuses_all(written.template, more) is not None:
+        return  # `chat-template` says so
+    for file in files(job):
+        found = file.survey().roles
+        for roles, why in list(refused(written.template, more, list(found)).items())[:1]:
+            path, line = found[roles]
+            yield job.error(
+                file.key,
+                f"{file.told} data: the chat template of `{written.name}` refuses a conversation of "
+                f"{', '.join(roles)}: {why}",
+                kind=DataError,
+                origin=Origin(str(path), line),
+                hint="leave such rows out or change their roles, or give another template with "
+                "`policy.tokenizer.chat_template`",
+            )
 
 
 @rules.rule("contradictory-pairs")
