@@ -301,6 +301,7 @@ ELSEWHERE = {
     "turn-end",
     "not-looked-at",
     "chat-template",
+    "template-refuses-rows",
     "checkpoint-folder-owner",
     "contradictory-pairs",
     "cuda-arch-list",
