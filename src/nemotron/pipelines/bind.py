@@ -80,11 +80,18 @@ def fitting(makes: Collection[str], wanted: Sequence[str], types: Mapping[str, A
     return None
 
 
-def nothing_fits(taken: Taken, key: str, wanted: Sequence[str], makes: Collection[str], others: list[str]) -> Finding:
+def nothing_fits(
+    taken: Taken, key: str, step: Step, wanted: Sequence[str], makes: Collection[str], others: list[str]
+) -> Finding:
     """The error for a node that makes nothing which the other could use, with the nearest fit."""
     hint = f"`{taken.node}` makes {listed(sorted(makes))}" if makes else f"`{taken.node}` makes nothing"
     if "prepared_data" in makes and any(one.endswith("_jsonl") for one in wanted):
         hint = f"its rows are taken through their manifest: `prepared_data: {taken.node}`"
+        if all(one.type != "prepared_data" for one in step.consumes):
+            hint = (
+                f"its rows are shards behind a manifest, and `{step.id}` takes none: let its `step.toml` consume "
+                "`prepared_data` (docs/guides/write-a-step.md), or give it a file"
+            )
     elif others:
         hint += f"; `{others[-1]}` makes it"
     message = f"`{key}` needs {' or '.join(f'`{one}`' for one in wanted)}, and `{taken.node}` makes none"

@@ -281,9 +281,9 @@ class _Making:
                 if one.key == key:
                     message = f"`{key}` is set here, and `takes` of `{spec.name}` gives it too"
                     raise CompileError([finding("taken-twice", message, one.origin, "leave one of them out")])
-            yield self._bound(taken, key, wanted)
+            yield self._bound(taken, key, step, wanted)
 
-    def _bound(self, taken: Taken, key: str, wanted: Sequence[str]) -> Binding:
+    def _bound(self, taken: Taken, key: str, step: Step, wanted: Sequence[str]) -> Binding:
         """The binding to a node that makes one of the wanted types, or to one that converts what it makes."""
         makes = {one.type for one in self._node(taken.node).plan.promises}
         kind = bind.fitting(makes, wanted, self._types)
@@ -294,7 +294,7 @@ class _Making:
                 if (converter := self._types[source].convert_to.get(target)) is not None:
                     return Binding(key, target, self._converted(taken, source, target, converter), taken.origin)
         others = [name for name, kinds in self._declared.items() if bind.fitting(kinds, wanted, self._types)]
-        raise CompileError([bind.nothing_fits(taken, key, wanted, makes, others)])
+        raise CompileError([bind.nothing_fits(taken, key, step, wanted, makes, others)])
 
     def _converted(self, taken: Taken, source: str, target: str, converter: str) -> str:
         """The node that converts, inserted behind the one that is taken from unless it is there."""

@@ -307,6 +307,32 @@ def test_the_whole_one_compiles(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
 
 
+OWN = """\
+title = "Count"
+description = "It counts."
+launch = "python"
+[[consumes]]
+type = "preference_jsonl"
+description = "Pairs"
+bind = ["data_path"]
+"""
+
+
+def test_a_step_that_takes_no_manifest_is_not_told_to_take_one(tmp_path: Path) -> None:
+    step = tmp_path / "steps" / "mine" / "count"
+    (step / "config").mkdir(parents=True)
+    (step / "step.toml").write_text(OWN)
+    (step / "step.py").write_text("STEP = None\n")
+    (step / "config" / "default.yaml").write_text("data_path: ???\n")
+    (tmp_path / "p.yaml").write_text(
+        f"nodes:\n{PAIRS}  count:\n    step: mine/count\n    takes: {{preference_jsonl: pairs}}\n"
+    )
+    done = nemotron("--steps-dir", "steps", "pipelines", "run", "p.yaml", "--dry-run", cwd=tmp_path)
+    assert done.code == 3
+    assert "`pairs` makes none" in done.stderr
+    assert "`mine/count` takes none: let its `step.toml` consume `prepared_data`" in done.stderr
+
+
 def test_machines_are_told_what_is_wrong_and_in_which_node(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(written(BROKEN["a typo in the last node's override"]))
     for words in (("run", "p.yaml", "--dry-run"), ("show", "p.yaml")):
