@@ -275,8 +275,9 @@ def find_step(name: str, catalog: Catalog | None = None) -> Step:
     tails = {short_name(step_id): step_id for step_id in reversed(ids)}
     tail_guess = closest(wanted.rpartition("/")[2], tails)
     guess = closest(wanted, ids) or (tails[tail_guess] if tail_guess else None)
-    hint = f"did you mean `{guess}`? " if guess else ""
-    raise NotFoundError(f"there is no step `{name}`", hint=f"{hint}`nemotron steps list` shows them all")
+    shows = "`nemotron steps list` shows them all"
+    hint = f"did you mean `{guess}`? {shows}" if guess else f"{shows}; steps of your own need `--steps-dir DIR`"
+    raise NotFoundError(f"there is no step `{name}`", hint=hint)
 
 
 def select_steps(

@@ -8,7 +8,7 @@ import pytest
 
 from nemotron import manifest
 from nemotron.config.known import Standing, look_up
-from nemotron.config.layers import read_layers
+from nemotron.config.layers import load, read_layers
 from nemotron.errors import ConfigError, NotFoundError
 
 TYPES = """\
@@ -201,3 +201,9 @@ def test_documented_errors_are_raised_somewhere(step: manifest.Step) -> None:
     names = [error.name for error in step.errors]
     assert set(names) <= checked | CONFIG_ERRORS
     assert len(names) == len(set(names))
+
+
+def test_a_step_without_configs_is_told_which_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        load(tmp_path / "config", "default", [], run_dir="r")
+    assert caught.value.hint == f"write `{tmp_path}/config/default.yaml`"

@@ -215,10 +215,8 @@ def find_config(config_dir: Path, name_or_path: str) -> Path:
         names = config_names(config_dir)
         guess = closest(name_or_path, names)
         hint = f"did you mean `{guess}`? " if guess else ""
-        raise NotFoundError(
-            f"there is no config `{name_or_path}` for this step",
-            hint=f"{hint}Configs: {listed(names)}; a path to your own YAML works too",
-        )
+        hint += f"Configs: {listed(names)}; a path to your own YAML works too" if names else f"write `{shown(path)}`"
+        raise NotFoundError(f"there is no config `{name_or_path}` for this step", hint=hint)
     return path
 
 
