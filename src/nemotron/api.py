@@ -28,6 +28,7 @@ from nemotron.artifacts.made import all_made
 from nemotron.compile.plan import Plan
 from nemotron.config.origins import PYTHON, located
 from nemotron.config.overrides import Override, parse_overrides
+from nemotron.disk.home import expanded
 from nemotron.errors import CompileError, ConfigError, NemotronError, Origin
 from nemotron.executors import apart, goes_on, state_of
 from nemotron.executors.request import Request
@@ -52,7 +53,7 @@ def use_steps(folder: str | Path) -> None:
         NotFoundError: it is no folder; nothing has changed.
     """
     known = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = os.pathsep.join(filter(None, [str(Path(folder).expanduser().absolute()), known]))
+    os.environ[VARIABLE] = os.pathsep.join(filter(None, [str(expanded(folder).absolute()), known]))
     try:
         own_folders()
     except NemotronError:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from nemotron.disk.documents import MOST_TOML, read_bytes
 from nemotron.disk.faults import reason
+from nemotron.disk.home import expanded
 from nemotron.disk.walk import files_below
 from nemotron.errors import ConfigError, NemotronError, NotFoundError, Origin
 from nemotron.own_code import PACKAGE, STEP_ID, raised_by_own_code
@@ -189,7 +190,7 @@ def own_folders() -> tuple[Path, ...]:
     Raises:
         NotFoundError: one of them is no folder.
     """
-    found = tuple(Path(name).expanduser().absolute() for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name)
+    found = tuple(expanded(name).absolute() for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name)
     for folder in found:
         if not folder.is_dir():
             hint = f"`--steps-dir` and `{VARIABLE}` name a folder that holds `<id>/step.toml`"

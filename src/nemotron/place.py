@@ -16,6 +16,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from nemotron.disk.home import expanded, homeless
 from nemotron.promises import DataPromise, ModelPromise, Promise
 
 HERE = "here"
@@ -104,7 +105,9 @@ class Place:
             return False
         if self.is_here:
             return True
-        absolute = Path(os.path.normpath(path.expanduser().absolute()))
+        if homeless(path):
+            return False
+        absolute = Path(os.path.normpath(expanded(path).absolute()))
         return any(absolute.is_relative_to(folder) for folder in self.shared)
 
 
@@ -142,4 +145,4 @@ def _memory() -> int | None:
 
 def _hub_cache() -> Path:
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    return expanded(os.environ.get("HF_HUB_CACHE") or home / "hub")

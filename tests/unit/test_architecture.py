@@ -126,6 +126,16 @@ def heavy_when_imported(relative: Path, tree: ast.Module) -> list[str]:
     return [f"{relative} imports {heavy} when it is imported"] if heavy else []
 
 
+def asks_for_a_home(relative: Path, tree: ast.Module) -> list[str]:
+    return [
+        f"{relative}:{node.lineno} asks for a home, which raises where there is none: `disk/home.py` does not"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and (node.attr == "expanduser" or (node.attr == "home" and ast.unparse(node.value).endswith("Path")))
+        and relative != Path("disk/home.py")
+    ]
+
+
 def too_large(relative: Path, tree: ast.Module) -> list[str]:
     limit = 200 if relative.parent.name == "loops" else 80
     return [
@@ -137,14 +147,16 @@ def too_large(relative: Path, tree: ast.Module) -> list[str]:
     ]
 
 
+RULES = (against_the_layers, heavy_when_imported, asks_for_a_home, too_large)
+
+
 @pytest.fixture(scope="module")
 def broken() -> dict[str, list[str]]:
     """What each rule says; a module is parsed once for all of them."""
-    rules = (against_the_layers, heavy_when_imported, too_large)
-    found: dict[str, list[str]] = {rule.__name__: [] for rule in rules}
+    found: dict[str, list[str]] = {rule.__name__: [] for rule in RULES}
     for path in modules():
         tree = ast.parse(path.read_text())
-        for rule in rules:
+        for rule in RULES:
             found[rule.__name__] += rule(path.relative_to(SOURCE), tree)
     return found
 
@@ -156,6 +168,10 @@ def test_imports_point_one_way(broken: dict[str, list[str]]) -> None:
 
 def test_heavy_libraries_only_in_the_engine(broken: dict[str, list[str]]) -> None:
     assert broken["heavy_when_imported"] == []
+
+
+def test_a_home_that_is_not_there_is_no_bug(broken: dict[str, list[str]]) -> None:
+    assert broken["asks_for_a_home"] == []
 
 
 def test_house_sizes(broken: dict[str, list[str]]) -> None:
@@ -170,10 +186,11 @@ def test_house_sizes(broken: dict[str, list[str]]) -> None:
         ("tables.py", "def f():\n    from nemotron.cli import main", "tables.py imports cli, above it"),
         ("own/x.py", "", "own/x.py belongs to no layer"),
         ("cli/x.py", "try:\n    import torch.nn\nexcept ImportError: ...", "cli/x.py imports {'torch'} when"),
+        ("cli/x.py", "Path(name).expanduser()", "cli/x.py:1 asks for a home"),
+        ("cli/x.py", "here = pathlib.Path.home()", "cli/x.py:1 asks for a home"),
         ("rl/x.py", "def f():\n" + "    x = 1\n" * 80, "rl/x.py:1 f"),
     ],
 )
 def test_what_breaks_a_rule_is_said(relative: str, text: str, said: str) -> None:
-    rules = (against_the_layers, heavy_when_imported, too_large)
-    found = [one for rule in rules for one in rule(Path(relative), ast.parse(text))]
+    found = [one for rule in RULES for one in rule(Path(relative), ast.parse(text))]
     assert any(one.startswith(said) for one in found)

@@ -13,6 +13,7 @@ from typing import Protocol, Self
 from nemotron.artifacts.fingerprint import fingerprint, fingerprint_files
 from nemotron.artifacts.kinds import artifact_files, recognise
 from nemotron.data.manifest import manifest_file
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError
 from nemotron.job import Changed, CompiledJob, Input
 from nemotron.runs.folder import RunFolder
@@ -46,8 +47,8 @@ def named_inputs(files: Iterable[FileLike]) -> tuple[Input, ...]:
     """
     found: list[Input] = []
     for file in files:
-        path = Path(file.path).expanduser().absolute()
-        names = tuple(str(Path(name).expanduser().absolute()) for name in file.files)
+        path = expanded(file.path).absolute()
+        names = tuple(str(expanded(name).absolute()) for name in file.files)
         if file.loose:
             found.append(Input(key=file.key or file.role, type="files", path=str(path), files=names))
         elif names:
@@ -76,7 +77,7 @@ def hashed(one: Input, progress: Callable[[int], None] | None = None) -> Input:
     if one.files:
         content = fingerprint_files([Path(name) for name in one.files], progress)
     else:
-        path = Path(one.path).expanduser()
+        path = expanded(one.path)
         # Of a folder the kind is asked again: it says which of its files count. Only of rows all do.
         rows = path.is_file() or one.type == "training_jsonl"
         content = fingerprint(path, "training_jsonl" if rows else None, progress=progress)
@@ -176,6 +177,6 @@ def _say_if_much(inputs: Sequence[Input], what: str) -> None:
 
 
 def _bytes(one: Input) -> int:
-    paths = [Path(name) for name in one.files] or [Path(one.path).expanduser()]
+    paths = [Path(name) for name in one.files] or [expanded(one.path)]
     found = (file for path in paths for file in (artifact_files(path) if path.is_dir() else [path]))
     return sum(file.stat().st_size for file in found if file.is_file())

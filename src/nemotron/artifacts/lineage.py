@@ -10,6 +10,7 @@ from typing import Any
 
 from nemotron.artifacts.kinds import recognise
 from nemotron.artifacts.record import read_record
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError
 from nemotron.job import FILE, CompiledJob, Provenance, read_job
 
@@ -56,7 +57,7 @@ def lineage(path: Path) -> Link:
     Raises:
         ArtifactError: there is nothing, or nothing known.
     """
-    path = path.expanduser().absolute()
+    path = expanded(path).absolute()
     if not path.exists():
         raise ArtifactError(f"there is nothing at `{path}`", hint="check the path")
     return _link(path, recognise(path), None, None, set())

@@ -13,6 +13,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.store import CheckpointStore
 from nemotron.data.manifest import FILE as MANIFEST
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError, NotFoundError
 from nemotron.job import CompiledJob
 from nemotron.manifest import Step, find_step, load_types
@@ -115,7 +116,7 @@ def _of_checkpoint(step: Path, kind: str) -> Path | None:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    return expanded(text).absolute()
 
 
 def _get(config: Any, key: str) -> Any:

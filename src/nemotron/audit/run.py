@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemotron.artifacts.fingerprint import fingerprint
@@ -20,6 +19,7 @@ from nemotron.config.schema.judge import JUDGE_MODEL, GenrmModelConfig
 from nemotron.config.schema.reward_audit import RewardAuditConfig
 from nemotron.disk.atomic import write_atomic
 from nemotron.disk.faults import output_errors
+from nemotron.disk.home import expanded
 from nemotron.engines.base import Attempt
 from nemotron.errors import LimitError
 from nemotron.reports.audit_report import RESULTS
@@ -133,7 +133,7 @@ class Audit:
             worst=self.config.audit.worst,
             forms=rows if len(rows) > 1 else None,
         )
-        folder = Path(self.config.output_dir).expanduser()
+        folder = expanded(self.config.output_dir)
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / RESULTS, to_json(found, indent=2) + b"\n")

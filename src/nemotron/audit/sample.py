@@ -13,6 +13,7 @@ from nemotron.audit.records import Pair, digest
 from nemotron.config.schema.reward_audit import LabelledPairs
 from nemotron.data.manifest import split_paths
 from nemotron.data.rows import PAIR_KEYS, PairKeys, PairRow, read_pairs
+from nemotron.disk.home import expanded
 from nemotron.errors import DataError
 
 
@@ -47,8 +48,8 @@ def paths_of(data: LabelledPairs, *, verify: bool = False) -> list[Path]:
         DataError: the manifest has no such split, or a shard of it is missing or was changed.
     """
     if data.manifest_path is None:
-        return [Path(data.data_path).expanduser()]
-    return split_paths(Path(data.manifest_path).expanduser(), data.split, verify=verify)
+        return [expanded(data.data_path)]
+    return split_paths(expanded(data.manifest_path), data.split, verify=verify)
 
 
 def keys_of(data: LabelledPairs) -> PairKeys:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemotron.audit.records import Audited, Pair, digest
 from nemotron.config.schema.reward_audit import AuditedRewardModel
 from nemotron.data.rows import PairRow
+from nemotron.disk.home import expanded
 
 if TYPE_CHECKING:
     from nemotron.contracts.samples import Group
@@ -42,7 +42,7 @@ def score_pairs(model: AuditedRewardModel, todo: Sequence[Sequence[Pair]], done:
     from nemotron.rl.chat import Chat
     from nemotron.rl.scalar_model import ScalarModel
 
-    name = str(Path(str(model.path)).expanduser())
+    name = str(expanded(str(model.path)))
     scorer, chat = ScalarModel.load(name, precision=model.precision), Chat.load(name, "default", None)
     for batch in todo:
         groups = [_group(pair, chat) for pair in batch]

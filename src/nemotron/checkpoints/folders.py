@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from nemotron.disk.home import expanded
 from nemotron.place import Place
 
 
@@ -24,7 +25,7 @@ def folder_of(name: str, place: Place) -> Path | None:
     if (promised := place.promised_model(name)) is not None:
         # It has the files of the model that it is made of: their sizes, and their tokenizer where it has no other.
         return folder_of(promised.like, place)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if place.sees(folder) and folder.is_dir():
         return folder
     if place.hub_cache is None:

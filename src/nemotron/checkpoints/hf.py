@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemotron.disk.documents import read_bytes, read_json, read_object, regular
 from nemotron.disk.faults import reason
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.install import install_extra
 
@@ -212,7 +213,7 @@ def small_files(name: str) -> Path | None:
 
     ``None`` when neither has them; whoever loads the weights says so.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download

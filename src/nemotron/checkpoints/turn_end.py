@@ -15,6 +15,7 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.chat_template import rendered_turn
 from nemotron.checkpoints.megatron import layout
 from nemotron.disk.documents import read_json
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError
 
 KEY = "eos_token_id"
@@ -57,7 +58,7 @@ def model_ends(folder: Path | None) -> tuple[int, ...]:
 def start_of(model: Path | None, pretrained: str | None) -> Path | None:
     """The folder of what a policy has beside its weights before training: of ``pretrained``, the checkpoint that its
     weights come from, where that keeps it, else of the folder ``model``."""
-    beside = layout.beside(Path(pretrained).expanduser()) if pretrained is not None else None
+    beside = layout.beside(expanded(pretrained)) if pretrained is not None else None
     return beside if beside is not None and (beside / hf.GENERATION_CONFIG).is_file() else model
 
 

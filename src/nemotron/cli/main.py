@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from nemotron.disk.home import expanded
+
 # Looking for pydantic's plugins reads the metadata of every installed package.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
@@ -56,7 +58,7 @@ def app(steps_dir: tuple[Path, ...]) -> None:
     """Compile, prove and run LLM post-training steps, on a laptop or a cluster."""
     if steps_dir:
         # The processes that the command starts have to find them, too.
-        named = [str(path.expanduser().absolute()) for path in steps_dir]
+        named = [str(expanded(path).absolute()) for path in steps_dir]
         os.environ[VARIABLE] = os.pathsep.join([*named, *filter(None, [os.environ.get(VARIABLE)])])
 
 

@@ -16,6 +16,7 @@ from nemotron.compile.probes.model_files import folder_of, read_model
 from nemotron.config.schema.judge import JudgeConfig, ProbedJudgeConfig
 from nemotron.config.schema.policy import TokenizerConfig
 from nemotron.config.schema.rewards import JsonSchemaRewardConfig, UserRewardConfig
+from nemotron.disk.home import expanded
 
 
 def inputs(job: AnyJob) -> Iterator[FileRef]:
@@ -55,7 +56,7 @@ def inputs(job: AnyJob) -> Iterator[FileRef]:
 def loose_files(value: object, key: str = "") -> Iterator[FileRef]:
     """Code, schemas, tokenizers and templates that a config names by files: they make a run as data do."""
     if isinstance(value, TokenizerConfig):
-        folder, template = Path(value.name).expanduser(), Path(value.chat_template or "").expanduser()
+        folder, template = expanded(value.name), expanded(value.chat_template or "")
         if isdir(folder) and (files := hf.tokenizer_files(folder)):
             yield _files("tokenizer", f"{key}.name", value.name, files)
         if template.suffix == ".jinja" and isfile(template):
@@ -64,14 +65,14 @@ def loose_files(value: object, key: str = "") -> Iterator[FileRef]:
         probe = value.probe.data_path if isinstance(value, ProbedJudgeConfig) and value.probe.enabled else None
         wording = ("judge's instruction", "instruct_template", value.instruct_template)
         for role, name, path in (wording, ("judge's probe", "probe.data_path", probe)):
-            if path is not None and isfile(file := Path(path).expanduser()):
+            if path is not None and isfile(file := expanded(path)):
                 yield _files(role, f"{key}.{name}", str(file), [file])
     elif isinstance(value, JsonSchemaRewardConfig) and value.schema_file is not None:
-        schema = Path(value.schema_file).expanduser()
+        schema = expanded(value.schema_file)
         if isfile(schema):
             yield _files("schema", f"{key}.schema_file", str(schema), [schema])
     elif isinstance(value, UserRewardConfig):
-        module = Path(value.search_path, *value.function.partition(":")[0].split(".")).expanduser()
+        module = expanded(Path(value.search_path, *value.function.partition(":")[0].split(".")))
         code = [path for path in (module.with_suffix(".py"), module / "__init__.py") if isfile(path)]
         if code:
             yield _files("reward function", f"{key}.function", str(code[0]), code[:1])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nemotron.config.schema.fields import OnDisk
+from nemotron.disk.home import expanded, homeless
 
 
 def with_absolute_paths(values: dict[str, Any], config: BaseModel | None) -> dict[str, Any]:
@@ -48,10 +48,10 @@ def _paths(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...]
 
 def _absolute(text: str, mark: OnDisk) -> str:
     """``text`` as an absolute path; as it is where it is none."""
-    path = Path(text).expanduser()
-    if "://" in text or (mark.or_text and not text.endswith(".jinja")) or (mark.or_name and not os.path.isdir(path)):
+    path = expanded(text)
+    if "://" in text or homeless(text) or (mark.or_text and not text.endswith(".jinja")):
         return text
-    return str(path.absolute())
+    return text if mark.or_name and not os.path.isdir(path) else str(path.absolute())
 
 
 def _mark(field: FieldInfo) -> OnDisk | None:

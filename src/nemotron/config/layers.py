@@ -17,6 +17,7 @@ from nemotron.config.origins import Node, kind, no_text, plain, readable, shown,
 from nemotron.config.overrides import Override
 from nemotron.config.resolvers import interpolate
 from nemotron.config.yaml import read_yaml
+from nemotron.disk.home import expanded
 from nemotron.errors import CompileError, ConfigError, Finding, NotFoundError, Origin
 from nemotron.suggest import closest, listed
 
@@ -205,7 +206,7 @@ def find_config(config_dir: Path, name_or_path: str) -> Path:
         NotFoundError: there is no such file; for a name, the hint lists those there are.
     """
     if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
-        path = Path(name_or_path).expanduser()
+        path = expanded(name_or_path)
         if not path.is_file():
             what = "is a folder, not a config file" if path.is_dir() else "does not exist"
             raise NotFoundError(f"the config file `{name_or_path}` {what}")
@@ -252,7 +253,7 @@ def _entries(node: Node | None) -> list[Node]:
 def _parent(entry: Node, child: Path, config_dir: Path) -> Path:
     """The file of a `defaults` entry: relative to the file that holds it; a bare name may also be the step's config."""
     name = entry.value
-    beside = child.parent / Path(name).expanduser()
+    beside = child.parent / expanded(name)
     bare = "/" not in name and not name.endswith((".yaml", ".yml"))
     candidates = [beside.with_name(f"{name}.yaml"), config_dir / f"{name}.yaml"] if bare else [beside]
     for candidate in candidates:

@@ -15,6 +15,7 @@ from nemotron.config.schema.data import DataConfig, DatasetConfig
 from nemotron.data.conversations import FOUND, AnswerKeys, ConversationRow, read_conversations
 from nemotron.data.manifest import Manifest, split_paths
 from nemotron.data.rows import PAIR_KEYS, PairKeys, PairRow, PromptRow, read_pairs, read_prompts
+from nemotron.disk.home import expanded
 from nemotron.errors import ConfigError, Origin
 
 Role = Literal["train", "validation"]
@@ -40,10 +41,10 @@ def data_paths(data: DataConfig, role: Role, *, verify: bool = False) -> list[Pa
     """
     sets = data.training_sets() if role == "train" else data.validation_sets()
     if data.manifest_path is not None:
-        return split_paths(Path(data.manifest_path).expanduser(), role, verify=verify) if sets else []
+        return split_paths(expanded(data.manifest_path), role, verify=verify) if sets else []
     shared = data.default.data_path if data.default else None
     paths = (rows.data_path or shared for rows in sets)
-    return [Path(path).expanduser() for path in paths if path]
+    return [expanded(path) for path in paths if path]
 
 
 def training_prompts(data: DataConfig, role: Role) -> list[PromptRow]:
@@ -127,7 +128,7 @@ def token_split(data: DataConfig, role: str) -> tuple[Path, str]:
     """
     if data.manifest_path is None:
         raise ConfigError("`data.use_tokens` needs prepared data", hint="set `data.manifest_path`")
-    manifest = Manifest.read(Path(data.manifest_path).expanduser())
+    manifest = Manifest.read(expanded(data.manifest_path))
     return manifest.path, manifest.split(role)
 
 
@@ -140,7 +141,7 @@ def heldout_paths(data: DataConfig, heldout: HeldoutFiles, *, verify: bool = Fal
     if heldout.split is None:
         if heldout.data_path is None:
             raise ConfigError("the held-out metric has no prompts", hint="set `eval.heldout.data_path`")
-        return [Path(heldout.data_path).expanduser()]
+        return [expanded(heldout.data_path)]
     if data.manifest_path is None:
         raise ConfigError("`eval.heldout.split` names a split of a manifest, and `data.manifest_path` is not set")
-    return split_paths(Path(data.manifest_path).expanduser(), heldout.split, verify=verify)
+    return split_paths(expanded(data.manifest_path), heldout.split, verify=verify)

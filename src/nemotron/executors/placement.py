@@ -19,6 +19,7 @@ from nemotron.compile.gpus import gym_judge_gpus, judge_beside, judge_nodes
 from nemotron.compile.plan import FileRef, Plan
 from nemotron.compile.secrets import secret_variables
 from nemotron.config.schema.judge import JUDGE_MODEL
+from nemotron.disk.home import expanded
 from nemotron.errors import Finding
 from nemotron.processes.addresses import in_the_clear
 from nemotron.profiles.load import Profile
@@ -260,7 +261,7 @@ def _path_of(plan: Plan, file: FileRef) -> Path | None:
     run_dir = str(plan.runs_dir)
     if name == run_dir or name.startswith(f"{run_dir}{os.sep}"):
         return None
-    path = Path(name).expanduser()
+    path = expanded(name)
     is_path = path.is_absolute() or name.startswith((".", "~")) or os.path.exists(path)
     # `org/name` is a model of the hub, unless there is such a folder here.
     return Path(os.path.normpath(path.absolute())) if is_path else None

@@ -12,9 +12,9 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
+from nemotron.disk.home import expanded
 from nemotron.errors import NotAvailableError, UnreachableError
 
 TIMEOUT_S = 60.0
@@ -122,7 +122,7 @@ class Ssh:
         return done
 
     def _ssh(self) -> list[str]:
-        control = Path.home() / ".ssh"
+        control = expanded("~/.ssh")
         defaults = ["BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=4"]
         # Sockets of kept connections need a folder that nobody else can write.
         if control.is_dir() and not any(option.startswith("ControlPath") for option in self.options):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemotron.checkpoints.chat_template import read_template, refusals, written
+from nemotron.disk.home import expanded
 from nemotron.errors import ConfigError, JudgeError
 from nemotron.judge.form import VerdictForm
 from nemotron.judge.types import Message
@@ -71,7 +72,7 @@ def _compiled(template: str | None) -> Template:
 
 def own_template(path: str) -> str:
     """The text of a user's template that can be rendered. Raises ConfigError: there is none, or it cannot be used."""
-    file = Path(path).expanduser()
+    file = expanded(path)
     try:
         text = read_template(file)
     except OSError as error:

@@ -19,6 +19,7 @@ from nemotron.config.layers import Resolved, load
 from nemotron.config.origins import PYTHON
 from nemotron.config.origins import Node as Value
 from nemotron.config.overrides import Override
+from nemotron.disk.home import expanded
 from nemotron.errors import CompileError, ConfigError, Finding, NemotronError, Origin
 from nemotron.manifest import Declaration, Step, declaration, find_step, load_types
 from nemotron.pipelines import bind
@@ -416,7 +417,7 @@ def _same_folders(nodes: Sequence[Node]) -> Iterator[Finding]:
     seen: dict[Path, Node] = {}
     for node in nodes:
         for ref in node.plan.outputs:
-            path = Path(ref.path).expanduser().absolute()
+            path = expanded(ref.path).absolute()
             if ref.key is None or "RUN_ID" in path.parts or not node.spec.origin:
                 continue
             other = next((one for known, one in seen.items() if _overlap(known, path) and one is not node), None)

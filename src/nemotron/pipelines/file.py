@@ -11,6 +11,7 @@ from nemotron.config.origins import Node as Value
 from nemotron.config.origins import kind, plain, shown
 from nemotron.config.overrides import Operation, Override
 from nemotron.config.yaml import read_yaml
+from nemotron.disk.home import expanded
 from nemotron.errors import ConfigError, NotFoundError, Origin
 from nemotron.suggest import closest, listed
 
@@ -84,7 +85,7 @@ def find_pipeline(name: str) -> Path:
     known = shipped()
     if name in known:
         return known[name]
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix in (".yaml", ".yml") or "/" in name:
         if not path.is_file():
             raise NotFoundError(f"there is no pipeline file `{name}`", hint=f"shipped are {listed(known)}")
@@ -160,7 +161,7 @@ def _node(name: str, value: Value, path: Path, profile: str | None) -> NodeSpec:
         )
     config = _text(parts.get("config"), "config") or "default"
     if config.endswith((".yaml", ".yml")):
-        config = str(path.parent / Path(config).expanduser())
+        config = str(path.parent / expanded(config))
     return NodeSpec(
         name=name,
         step=step,

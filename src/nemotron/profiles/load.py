@@ -23,6 +23,7 @@ from nemotron.config.origins import Node, kind, located, plain, shown, walk
 from nemotron.config.resolvers import interpolate
 from nemotron.config.validate import validate
 from nemotron.disk.documents import MOST_TOML, read_bytes
+from nemotron.disk.home import expanded
 from nemotron.errors import CompileError, ConfigError, Finding, NotFoundError, Origin
 from nemotron.profiles import reference
 from nemotron.profiles.model import MODELS, BaseProfile, placeholders
@@ -207,7 +208,7 @@ class Profiles:
     def _tiers(self) -> Iterator[list[Path]]:
         named = self._environ.get(ENV_FILE)
         if named:
-            file = Path(named).expanduser()
+            file = expanded(named)
             if not file.is_file():
                 raise NotFoundError(
                     f"{ENV_FILE} names `{named}`, which is no file", hint="unset the variable, or name a TOML file"

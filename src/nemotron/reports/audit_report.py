@@ -10,6 +10,7 @@ from typing import Any, Literal
 from nemotron.artifacts.lineage import origins
 from nemotron.disk.atomic import write_atomic
 from nemotron.disk.documents import read_json
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError
 from nemotron.job import CompiledJob
 from nemotron.reports.asked import asked_of
@@ -84,7 +85,7 @@ def render_audit(run: RunFolder, state: ReportedState | None = None) -> str:
 
 def results_path(job: CompiledJob) -> Path:
     """Where the results of an audit are, whether they are there yet or not."""
-    return Path(str(job.config.get("output_dir") or ".")).expanduser() / RESULTS
+    return expanded(str(job.config.get("output_dir") or ".")) / RESULTS
 
 
 def read_results(path: Path) -> dict[str, Any] | None:

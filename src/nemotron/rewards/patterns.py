@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from nemotron.config.schema.rewards import JsonSchemaRewardConfig, RegexRewardConfig
 from nemotron.disk.documents import read_json
+from nemotron.disk.home import expanded
 from nemotron.errors import DataError
 from nemotron.rewards.text import MISSING, answer_part, field, last_fenced
 from nemotron.rewards.types import VerifierError
@@ -57,7 +58,7 @@ class JsonSchema:
         self._config = config
         self._fixed: Any = config.schema_value
         if config.schema_file is not None:
-            self._fixed = _read_schema(Path(config.schema_file).expanduser())
+            self._fixed = _read_schema(expanded(config.schema_file))
 
     def problem(self, row: Mapping[str, Any]) -> str | None:
         """Why the row cannot be used."""

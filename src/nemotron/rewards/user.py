@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nemotron.config.schema.rewards import UserRewardConfig
+from nemotron.disk.home import expanded
 from nemotron.errors import ConfigError
 from nemotron.rewards.text import MISSING, field
 from nemotron.rewards.types import VerifierError
@@ -52,7 +53,7 @@ class User:
 def import_function(path: str, search_path: str) -> Callable[..., Any]:
     """The function ``module:function``, looked for in ``search_path`` first."""
     module_name, _, name = path.partition(":")
-    folder = os.path.abspath(os.path.expanduser(search_path))
+    folder = os.path.abspath(expanded(search_path))
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from nemotron.disk.home import expanded
 from nemotron.place import Place
 
 NAME = "vllm"
@@ -18,7 +19,7 @@ _PROC, _DEV = Path("/proc/driver/nvidia/gpus"), Path("/dev")
 
 def program_at(path: str) -> Path | None:
     """The program at ``path``, which is the program itself, or the folder of an environment that has it."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     for found in (place, place / "bin" / NAME, place / NAME):
         if found.is_file() and os.access(found, os.X_OK):
             return found

@@ -12,6 +12,7 @@ from nemotron.config import resolvers
 from nemotron.config.schema.data import DatasetConfig
 from nemotron.data.inputs import answer_keys, pair_keys
 from nemotron.data.manifest import Manifest, ShardFile
+from nemotron.disk.home import expanded
 from nemotron.errors import DataError
 from nemotron.promises import DataPromise
 
@@ -69,7 +70,7 @@ def named_files(job: AnyJob) -> list[DataFile]:
             where = f"data.{role}.{index}" if isinstance(getattr(data, role), list) else f"data.{role}"
             path = rows.data_path or shared
             if path:
-                found.append(DataFile(role, f"{where}.data_path", (Path(path).expanduser(),), _shape(job, rows)))
+                found.append(DataFile(role, f"{where}.data_path", (expanded(path),), _shape(job, rows)))
     return found + _heldout_file(job)
 
 
@@ -90,7 +91,7 @@ def _heldout_file(job: AnyJob) -> list[DataFile]:
     heldout = job.heldout
     if heldout is None or heldout.data_path is None or heldout.split is not None:
         return []
-    path = Path(heldout.data_path).expanduser()
+    path = expanded(heldout.data_path)
     return [DataFile("heldout", "eval.heldout.data_path", (path,), Shape(job.heldout_kind))]
 
 
@@ -111,7 +112,7 @@ def manifest_of(job: AnyJob) -> Manifest | None:
     if path is None or not job.sees(path):
         return None
     try:
-        return Manifest.read(Path(path).expanduser())
+        return Manifest.read(expanded(path))
     except DataError:
         return None
 

@@ -21,6 +21,7 @@ from nemotron.checkpoints.megatron import families
 from nemotron.checkpoints.megatron.names import hf_parts
 from nemotron.data.manifest import PASS_THROUGH
 from nemotron.disk.documents import open_regular, parse_json, read_bytes, read_json
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError
 from nemotron.place import Place
 
@@ -296,7 +297,7 @@ def chat_template(name: str | None, facts: TokenizerFacts) -> str | None:
     if name == "default":
         return facts.chat_template
     if name.endswith(".jinja"):
-        path = Path(name).expanduser()
+        path = expanded(name)
         try:
             return read_template(path)
         except OSError:
@@ -312,6 +313,6 @@ def template_problem(name: str, place: Place) -> str | None:
     if (template := _promised_template(name, place)) is not None:
         fault = template_fault(template)
         return f"has a chat template that {fault}" if fault else None
-    if folder != Path(name).expanduser() and not (folder / "tokenizer_config.json").is_file():
+    if folder != expanded(name) and not (folder / "tokenizer_config.json").is_file():
         return None  # a download that is not whole: the rest is fetched when the run starts
     return folder_problem(folder)

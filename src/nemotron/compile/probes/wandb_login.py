@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from nemotron.config.schema.logger import WandbConfig
 from nemotron.disk.documents import read_bytes
+from nemotron.disk.home import expanded
 
 _MOST_BYTES = 1 << 20
 _CLOUD = "https://api.wandb.ai"
@@ -24,7 +25,7 @@ def wandb_can_start(config: WandbConfig, env: Mapping[str, str]) -> bool:
     if mode != "online" or env.get("WANDB_API_KEY") or env.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(env.get("WANDB_BASE_URL") or settings.get("base_url") or _CLOUD).hostname or ""
-    home = Path(env.get("HOME", "~")).expanduser()
+    home = expanded(env.get("HOME", "~"))
     files = [Path(env["NETRC"])] if env.get("NETRC") else [home / ".netrc", home / "_netrc"]
     return "api_key" in settings or any(_names(path, host) for path in files)
 
@@ -41,7 +42,7 @@ def _settings(env: Mapping[str, str]) -> dict[str, str]:
     """What ``wandb offline`` and the like have written: of the user, then of the working directory."""
     import configparser  # only runs that log to W&B come here
 
-    user = Path(env.get("WANDB_CONFIG_DIR") or Path(env.get("HOME", "~")) / ".config" / "wandb").expanduser()
+    user = expanded(env.get("WANDB_CONFIG_DIR") or Path(env.get("HOME", "~")) / ".config" / "wandb")
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read([user / "settings", Path("wandb") / "settings"])

@@ -27,6 +27,7 @@ from nemotron.compile.probes.model_files import (
 )
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.compile.rules.conversations import policy_writing
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError, Finding
 
 files: Rules[AnyStepJob] = Rules("model-files")
@@ -41,7 +42,7 @@ def models_are_complete(job: AnyStepJob) -> Iterator[Finding]:
         role = model.role if model.role.endswith("model") else f"{model.role} model"
         if job.place.promised_model(name) is not None:
             continue  # the run that makes it is checked for what it makes it of
-        if job.sees(name) and Path(name).expanduser().is_file():
+        if job.sees(name) and expanded(name).is_file():
             yield job.error(key, f"the {role} `{name}` is a file, not a folder", kind=ArtifactError)
         elif folder_of(name, job.place) is None:
             yield from _absent(job, role, key, name, model.downloaded)
@@ -100,7 +101,7 @@ def _incomplete(job: AnyStepJob, role: str, key: str, name: str, own_tokenizer: 
         hint = "correct it, or install a newer transformers where the model is newer than it"
         yield job.error(key, message, kind=ArtifactError, hint=hint)
     # Of a download a part may be here; the rest is fetched when the run starts.
-    elif model.misfit and model.folder == Path(name).expanduser().absolute() and not _replaced(job, key):
+    elif model.misfit and model.folder == expanded(name).absolute() and not _replaced(job, key):
         hint = "the config belongs to another model, or a file is missing: copy or download it again"
         yield job.error(key, f"the {role} `{name}` {model.misfit}", kind=ArtifactError, hint=hint)
 
@@ -176,7 +177,7 @@ def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
         named = settings.name != job.config.policy.model_name
         yield from template_findings(job, "policy.tokenizer.name" if named else "policy.model_name", settings.name)
     elif given is not None:
-        path = Path(given).expanduser() if given.endswith(".jinja") else None
+        path = expanded(given) if given.endswith(".jinja") else None
         if path is not None and not path.is_file():
             return  # `tokenizer-files` says so
         try:
@@ -251,7 +252,7 @@ def megatron_weights_are_there(job: AnyJob) -> Iterator[Finding]:
         if (
             start
             and job.sees(start.path)
-            and not (Path(start.path).expanduser() / "latest_checkpointed_iteration.txt").is_file()
+            and not (expanded(start.path) / "latest_checkpointed_iteration.txt").is_file()
         ):
             yield job.error(
                 f"{key}.path",
@@ -268,7 +269,7 @@ def megatron_weights_can_be_read(job: AnyJob) -> Iterator[Finding]:
         return
     key = "policy.pretrained_checkpoint.path"
     try:
-        found = describe(Path(start.path).expanduser())
+        found = describe(expanded(start.path))
     except ArtifactError as error:
         yield job.error(key, error.message, kind=ArtifactError, hint=error.hint)
         return
@@ -294,7 +295,7 @@ def megatron_weights_fit(job: AnyJob) -> Iterator[Finding]:
         differing = list(_other_model(job, made_of.config)) if made_of else []
         facts, inside = tokenizer_at(start.path, job.place), start.path
     elif job.sees(start.path):
-        found = describe(Path(start.path).expanduser())
+        found = describe(expanded(start.path))
         differing = list(_other_model(job, found.hf_config))
         folder = layout.tokenizer_of(found.folder)
         facts, inside = tokenizer_facts(folder) if folder is not None else None, str(folder)

@@ -15,6 +15,7 @@ from nemotron.compile.rules.base import NEMO_RL, Rules
 from nemotron.compile.rules.conversations import policy_writing
 from nemotron.compile.rules.prepared import environment_variable
 from nemotron.config import resolvers
+from nemotron.disk.home import expanded
 from nemotron.errors import DataError, Finding, Origin
 
 rules: Rules[AnyJob] = Rules("data", [*prepared.rules.members, *unfit.rules.members])
@@ -175,7 +176,7 @@ def prompt_files_exist(job: AnyJob) -> Iterator[Finding]:
     for place, rows in sets:
         for name in ("prompt_file", "system_prompt_file"):
             path = getattr(rows, name, None)
-            if path and not Path(path).expanduser().is_file():
+            if path and not expanded(path).is_file():
                 yield job.error(f"data.{place}.{name}", f"there is no file `{path}`", kind=DataError)
 
 

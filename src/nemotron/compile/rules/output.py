@@ -15,6 +15,7 @@ from nemotron.compile.probes.folders import existing
 from nemotron.compile.probes.model_files import read_model
 from nemotron.compile.rules.base import Rules
 from nemotron.compile.secrets import with_password
+from nemotron.disk.home import expanded, homeless
 from nemotron.errors import Finding, OutputError
 
 folders: Rules[AnyStepJob] = Rules("folders")
@@ -32,6 +33,16 @@ def addresses_hold_no_password(job: AnyStepJob) -> Iterator[Finding]:
             f"`{key}` holds a password in its address, which would be written to the run folder",
             hint="give a token where there is a key for one (`api_key`), or let a proxy of yours add the password",
         )
+
+
+@folders.rule("output-folder", number=80)
+def homes_are_known(job: AnyStepJob) -> Iterator[Finding]:
+    """Else a folder called `~somebody` would be made here. Of another machine nobody knows who has a home there."""
+    keys = dict.fromkeys([*(key for key, _ in job.folders().values() if key), "logger.log_dir"])
+    for key in keys if job.place.is_here else ():
+        if homeless(path := str(job.resolved.get(key) or "")):
+            message = f"`{path}` cannot be made: there is no home folder `{path.partition('/')[0]}` on this machine"
+            yield job.error(key, message, kind=OutputError, hint=f"set `{key}`")
 
 
 @folders.rule("output-folder", number=80)
@@ -60,7 +71,7 @@ def checkpoint_folder_is_free(job: AnyJob) -> Iterator[Finding]:
     # A critic alone writes into the checkpoints of its actor, which owns them.
     if job.resume or getattr(job.config, "only", None) == "critic" or not job.sees(folder):
         return
-    refusal = used_by_another(Path(folder).expanduser(), run=None)
+    refusal = used_by_another(expanded(folder), run=None)
     if refusal is not None:
         yield job.error("checkpointing.checkpoint_dir", refusal.message, kind=OutputError, hint=refusal.hint)
 

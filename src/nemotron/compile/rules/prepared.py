@@ -16,6 +16,7 @@ from nemotron.compile.rules.base import Rules
 from nemotron.config.known import embedded_reads
 from nemotron.config.layers import Resolved
 from nemotron.data.manifest import Manifest, text_sha256, vocabulary_sha256
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError, DataError, Finding, NemotronError
 
 TOKENS = "data.use_tokens"
@@ -38,7 +39,7 @@ def manifest_can_be_read(job: AnyJob) -> Iterator[Finding]:
         if not job.sees(path):
             return
         try:
-            Manifest.read(Path(path).expanduser())
+            Manifest.read(expanded(path))
         except DataError as problem:
             yield _error(job, KEY, problem)
     elif job.heldout is not None and job.heldout.split:

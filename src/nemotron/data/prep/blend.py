@@ -29,6 +29,7 @@ from nemotron.data.forms import Kind, filled, find_form
 from nemotron.data.manifest import SPLIT_NAMES
 from nemotron.disk.documents import MalformedError, parse_json, read_bytes, read_json
 from nemotron.disk.faults import reason
+from nemotron.disk.home import expanded
 from nemotron.disk.walk import files_below, links_below
 from nemotron.errors import ConfigError, DataError, Origin
 from nemotron.suggest import closest, listed
@@ -105,7 +106,7 @@ def read_blend(source: str | Mapping[str, Any]) -> list[Dataset]:
         return _parse(source, Origin("blend"))
     if _names_data(source):
         return [Dataset(path=source)]
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         raise DataError(f"there is no blend file `{source}`", hint="check `blend_path`")
     value = _document(path, source)
@@ -125,7 +126,7 @@ def _names_data(source: str) -> bool:
         or packed
         or bare_suffix(source) in by_name
         or glob.has_magic(source)
-        or Path(source).expanduser().is_dir()
+        or expanded(source).is_dir()
     )
 
 
@@ -294,7 +295,7 @@ def expand(dataset: Dataset) -> list[SourceFile]:
         from nemotron.data.prep.hub import hub_files
 
         return hub_files(dataset)
-    path = Path(dataset.path).expanduser()
+    path = expanded(dataset.path)
     if path.is_file():
         given = _split_name(dataset.split) or split_of(path.name)
         return [SourceFile(path, dataset.path, dataset, given, None)]
@@ -313,7 +314,7 @@ def expand(dataset: Dataset) -> list[SourceFile]:
 
 def _files(dataset: Dataset) -> list[Path]:
     """The data files of a folder or glob."""
-    path = Path(dataset.path).expanduser()
+    path = expanded(dataset.path)
     if path.is_dir():
         return [file for file in _below(path) if is_data_file(file.name) and not _is_about_data(file)]
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
@@ -351,7 +352,7 @@ def left_out(dataset: Dataset) -> list[str]:
 
     Links to folders are not followed: they may lead back, or to what is meant for another split.
     """
-    path = Path(dataset.path).expanduser()
+    path = expanded(dataset.path)
     if dataset.path.startswith(_HUB) or path.is_file():
         return []
     if not path.is_dir():

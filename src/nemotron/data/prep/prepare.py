@@ -37,6 +37,7 @@ from nemotron.data.prep.splits import split_names, split_shares
 from nemotron.data.prep.weights import weigh
 from nemotron.data.prep.workers import keep_memory, run_tasks
 from nemotron.data.prep.workspace import Workspace, allow_files, locked
+from nemotron.disk.home import expanded
 from nemotron.errors import ConfigError, DataError, OutputError
 from nemotron.processes.cores import usable_cores
 from nemotron.suggest import listed
@@ -153,7 +154,7 @@ class _Job:
 
     @property
     def output(self) -> Path:
-        return Path(self.config.output_dir).expanduser()
+        return expanded(self.config.output_dir)
 
     @cached_property
     def shares(self) -> dict[str, float] | None:

@@ -25,6 +25,7 @@ from nemotron.data.prep.nemo_aligner import rows_of
 from nemotron.data.prep.shards import Shard
 from nemotron.data.turns import ASSISTANT, Message, Row, UnusableRow
 from nemotron.disk.atomic import write_atomic
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError, ConfigError
 
 ROWS_PER_FILE = 16384
@@ -168,7 +169,7 @@ def _given_template(config: TokenizeConfig, tokenizer: Any) -> str | None:
         return None
     if name.endswith(".jinja"):
         try:
-            return read_template(Path(name).expanduser())
+            return read_template(expanded(name))
         except OSError as error:
             raise ConfigError(f"cannot read the chat template `{name}`: {error.strerror}") from error
     return name

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cache as cache_result
 from functools import cached_property
-from pathlib import Path
 
 from nemotron.config.schema.dpo import DpoRunConfig
 from nemotron.data.inputs import pair_keys, training_pairs
 from nemotron.data.rows import PairRow, read_pairs
 from nemotron.data.stream import RowStream
+from nemotron.disk.home import expanded
 from nemotron.engines.base import Attempt
 from nemotron.engines.embedded.left_out import RowsLeftOut
 from nemotron.engines.embedded.parts import TrainingParts
@@ -153,7 +153,7 @@ class DpoParts(TrainingParts[DpoRunConfig]):
         if len(sets) < 2:
             return {name: training_pairs(data, "validation") for name in sets}
         return {
-            name: read_pairs(Path(entry.data_path).expanduser(), pair_keys(entry))
+            name: read_pairs(expanded(entry.data_path), pair_keys(entry))
             for name, entry in sets.items()
             if entry.data_path
         }

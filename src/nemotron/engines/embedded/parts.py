@@ -17,6 +17,7 @@ from nemotron.config.dump import dump_yaml
 from nemotron.config.schema.dtensor import LoraConfig
 from nemotron.config.schema.training import TrainingConfig
 from nemotron.contracts.samples import SamplingParams
+from nemotron.disk.home import expanded
 from nemotron.engines.base import Attempt
 from nemotron.errors import ConfigError
 from nemotron.rl.batch import request_seed
@@ -115,7 +116,7 @@ class TrainingParts(Generic[C]):
         settings = self.config.policy
         pretrained = settings.pretrained_checkpoint
         if pretrained is not None:
-            return Policy.load_checkpoint(Path(pretrained.path).expanduser(), precision=precision(settings.precision))
+            return Policy.load_checkpoint(expanded(pretrained.path), precision=precision(settings.precision))
         return Policy.load(settings.model_name, precision=precision(settings.precision))
 
     def load_models(self, *, reference: bool) -> tuple[Policy, Policy | None]:

@@ -13,6 +13,7 @@ from nemotron.config.schema.extras import GrpoRunConfig
 from nemotron.contracts.sampler import Sampler
 from nemotron.disk.documents import read_object
 from nemotron.disk.faults import errors_of_rust
+from nemotron.disk.home import expanded
 from nemotron.engines.embedded.parts import TrainingParts, precision
 from nemotron.engines.recorder import RunRecorder
 from nemotron.errors import EngineError
@@ -46,7 +47,7 @@ def open_sampler(
     if program is None:
         where = settings.vllm_command or "PATH"
         raise EngineError(f"there is no program `vllm` at `{where}`", hint=get(COMMAND))
-    weights_dir = Path(settings.weights_dir).expanduser() if settings.weights_dir else None
+    weights_dir = expanded(settings.weights_dir) if settings.weights_dir else None
     folder = stack.enter_context(vanishing_folder(weights_dir))
     # A path of a socket is short: it lies among the temporary files, wherever the weights are.
     at = stack.enter_context(vanishing_folder()) / "vllm"

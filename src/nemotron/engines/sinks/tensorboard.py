@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from nemotron.config.dump import dump_yaml
 from nemotron.config.schema.logger import LoggerConfig
 from nemotron.disk.faults import output_errors
+from nemotron.disk.home import expanded
 from nemotron.engines.sinks import recorded
 from nemotron.errors import NotAvailableError
 from nemotron.install import install_extra
@@ -42,7 +43,7 @@ class TensorboardSink:
                 hint=install_extra("tensorboard"),
             ) from error
         own = logger.tensorboard.log_dir if logger.tensorboard else None
-        folder = Path(own or Path(logger.log_dir) / "tensorboard").expanduser()
+        folder = expanded(own or Path(logger.log_dir) / "tensorboard")
         rows = recorded(run)
         goes_on = any(folder.glob("events.out.tfevents.*"))
         # The last step kept is written again too: a later evaluation of it may be missing in the files.

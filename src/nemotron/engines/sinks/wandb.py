@@ -26,6 +26,7 @@ from nemotron.config.schema.logger import LoggerConfig
 from nemotron.disk.atomic import write_atomic
 from nemotron.disk.documents import read_json
 from nemotron.disk.faults import output_errors
+from nemotron.disk.home import expanded
 from nemotron.engines.sinks import recorded
 from nemotron.errors import ConfigError, NotAvailableError, OutputError
 from nemotron.install import install_extra
@@ -66,7 +67,7 @@ class WandbSink:
                 f"`logger.wandb_enabled` needs the package `{error.name}`", hint=install_extra("wandb")
             ) from error
         state = _read_state(run)
-        folder = Path(logger.log_dir).expanduser()
+        folder = expanded(logger.log_dir)
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         asked = {name: value for name, value in logger.wandb.model_dump().items() if value is not None}

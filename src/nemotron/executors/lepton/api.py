@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from nemotron.disk.documents import read_bytes
+from nemotron.disk.home import expanded
 from nemotron.errors import ConfigError
 from nemotron.executors.http import PATIENCE_S, Service
 from nemotron.profiles.model import LeptonProfile
@@ -70,7 +71,7 @@ def workspace_of(profile: LeptonProfile, environ: Mapping[str, str] | None = Non
 
 def _login(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], str | None]:
     """Workspaces by id, and the current one, as Lepton's own client keeps them."""
-    folder = Path(environ.get("LEPTON_CACHE_DIR") or Path(environ.get("HOME", "~")).expanduser() / ".cache" / "lepton")
+    folder = Path(environ.get("LEPTON_CACHE_DIR") or expanded(environ.get("HOME", "~")) / ".cache" / "lepton")
     try:
         content = yaml.safe_load(read_bytes(folder / "workspace_info.yaml", _MOST_BYTES))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):

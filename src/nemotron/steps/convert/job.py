@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from nemotron.compile.jobs.step import PlainJob
 from nemotron.compile.plan import FileRef
+from nemotron.disk.home import expanded
 from nemotron.promises import ModelPromise, Promise
 from nemotron.steps.convert.run import is_hub_name
 
@@ -78,7 +79,7 @@ class ConvertJob(PlainJob[M]):
 
     def folders(self) -> dict[str, tuple[str, Path]]:
         """Run folder, and the one in which the target will appear."""
-        target = Path(self.settings.output_dir).expanduser().absolute()
+        target = expanded(self.settings.output_dir).absolute()
         return {**super().folders(), "target": (OUTPUT, target.parent)}
 
     def outputs(self) -> Iterator[FileRef]:

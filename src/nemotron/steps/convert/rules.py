@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -11,6 +10,7 @@ from nemotron.compile.probes.model_files import folder_of, may_be_repository
 from nemotron.compile.rules.base import Rules, Stages
 from nemotron.compile.rules.engine import modules
 from nemotron.compile.rules.output import folders
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError, Finding, OutputError
 from nemotron.steps.convert.job import OUTPUT, ConvertJob
 from nemotron.steps.convert.run import is_hub_name
@@ -25,7 +25,7 @@ RUN_ID = "RUN_ID"
 def models_are_there(job: AnyConvertJob) -> Iterator[Finding]:
     """A folder, or a name on the hub that is here or can be fetched."""
     for key, name in job.hf_models():
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if job.place.promised_model(name) is not None:
             continue
         if is_hub_name(name) and may_be_repository(name):
@@ -55,7 +55,7 @@ def source_converts(job: AnyConvertJob) -> Iterator[Finding]:
 def target_is_free(job: AnyConvertJob) -> Iterator[Finding]:
     """The target may be written, and does not hold the source."""
     settings, source = job.settings, job.source
-    target = Path(settings.output_dir).expanduser().absolute()
+    target = expanded(settings.output_dir).absolute()
     if source is not None and source.resolve().is_relative_to(target.resolve()):
         message = f"`{settings.output_dir}` holds the checkpoint to convert, which would be lost"
         yield job.error(OUTPUT, message, hint="choose another `output_dir`", kind=OutputError)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nemotron.disk.home import expanded
 from nemotron.errors import NotAvailableError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def local_model(name_or_path: str) -> Path:
         NotAvailableError: it is neither, or the hub cannot be reached.
     """
     if not is_hub_name(name_or_path):
-        return Path(name_or_path).expanduser()
+        return expanded(name_or_path)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

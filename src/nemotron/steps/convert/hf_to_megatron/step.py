@@ -11,6 +11,7 @@ from typing import ClassVar
 from nemotron.compile.declaration import PlainStep
 from nemotron.compile.plan import FileRef
 from nemotron.compile.probes.model_files import folder_of, read_model
+from nemotron.disk.home import expanded
 from nemotron.engines.base import Attempt
 from nemotron.errors import ArtifactError
 from nemotron.steps.convert.hf_to_megatron.config import Config
@@ -32,7 +33,7 @@ class Job(ConvertJob[Config]):
     def source(self) -> Path | None:
         """The model's folder; None where it has to be fetched, or is not there."""
         name = self.config.hf_model
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if self.place.promised_model(name) is not None:
             return folder_of(name, self.place)
         return folder_of(name, self.place) if is_hub_name(name) else folder if folder.is_dir() else None
@@ -97,7 +98,7 @@ def run(attempt: Attempt) -> None:
     with shown_progress() as progress:
         conversion = hf_to_megatron(
             source,
-            Path(config.output_dir).expanduser(),
+            expanded(config.output_dir),
             dtype=None if config.dtype == "auto" else config.dtype,
             verify=config.verify,
             overwrite=config.overwrite,

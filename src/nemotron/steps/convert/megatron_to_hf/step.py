@@ -12,6 +12,7 @@ from nemotron.checkpoints.megatron import layout
 from nemotron.compile.declaration import PlainStep
 from nemotron.compile.plan import FileRef
 from nemotron.compile.probes.model_files import folder_of, read_model
+from nemotron.disk.home import expanded
 from nemotron.engines.base import Attempt
 from nemotron.errors import ArtifactError
 from nemotron.steps.convert.job import ConvertJob
@@ -32,7 +33,7 @@ class Job(ConvertJob[Config]):
     @property
     def source(self) -> Path:
         """The checkpoint."""
-        return Path(self.config.megatron_path).expanduser()
+        return expanded(self.config.megatron_path)
 
     @property
     def given(self) -> Path | None:
@@ -101,11 +102,11 @@ def run(attempt: Attempt) -> None:
     run, config = attempt.run, attempt.settings(Config)
     details = {"verified": config.verify, "dtype": config.dtype, "run": run.id}
     run.write_status(state="running", phase="converting", error=None, exit_code=None)
-    source = Path(config.megatron_path).expanduser()
+    source = expanded(config.megatron_path)
     with shown_progress() as progress:
         conversion = megatron_to_hf(
             source,
-            Path(config.output_dir).expanduser(),
+            expanded(config.output_dir),
             hf_model=local_model(config.hf_model) if config.hf_model else None,
             dtype=None if config.dtype == "auto" else config.dtype,
             verify=config.verify,

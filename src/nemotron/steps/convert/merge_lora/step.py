@@ -12,6 +12,7 @@ from nemotron.checkpoints.adapter_files import read_adapter_config
 from nemotron.compile.declaration import PlainStep
 from nemotron.compile.plan import FileRef
 from nemotron.compile.probes.model_files import folder_of
+from nemotron.disk.home import expanded
 from nemotron.engines.base import Attempt
 from nemotron.errors import ArtifactError
 from nemotron.steps.convert.job import ConvertJob
@@ -24,7 +25,7 @@ ADAPTER = "adapter"
 
 def base_of(config: Config) -> str:
     """The base model by the name that the config or the adapter has for it. Raises ArtifactError: neither has one."""
-    named = read_adapter_config(Path(config.adapter).expanduser())
+    named = read_adapter_config(expanded(config.adapter))
     base = config.base or named.get("base_model_name_or_path")
     if not base:
         raise ArtifactError(
@@ -43,7 +44,7 @@ class Job(ConvertJob[Config]):
     @property
     def source(self) -> Path | None:
         """The adapter's folder; None where there is none."""
-        folder = Path(self.config.adapter).expanduser()
+        folder = expanded(self.config.adapter)
         return folder if folder.is_dir() else None
 
     @property
@@ -90,12 +91,12 @@ def run(attempt: Attempt) -> None:
     base = base_of(config)
     details = {"verified": config.verify, "dtype": config.dtype, "run": run.id, "base": base}
     run.write_status(state="running", phase="merging", error=None, exit_code=None)
-    source, adapter = local_model(base), Path(config.adapter).expanduser()
+    source, adapter = local_model(base), expanded(config.adapter)
     with shown_progress() as progress:
         conversion = merge_lora(
             adapter,
             source,
-            Path(config.output_dir).expanduser(),
+            expanded(config.output_dir),
             dtype=None if config.dtype == "auto" else config.dtype,
             verify=config.verify == "weights",
             overwrite=config.overwrite,

@@ -13,6 +13,7 @@ from nemotron.compile.jobs.step import PlainJob
 from nemotron.compile.plan import FileRef, Process
 from nemotron.config.schema.data_prep import DataPrepConfig
 from nemotron.data.manifest import FILE as MANIFEST
+from nemotron.disk.home import expanded
 from nemotron.errors import NemotronError
 from nemotron.promises import DataPromise, Promise
 
@@ -77,7 +78,7 @@ class PrepJob(PlainJob[DataPrepConfig]):
 
     def folders(self) -> dict[str, tuple[str, Path]]:
         """Run folder and output."""
-        output = Path(self.config.output_dir).expanduser().absolute()
+        output = expanded(self.config.output_dir).absolute()
         return {**super().folders(), "output folder": ("output_dir", output)}
 
     def processes(self) -> Iterator[Process]:

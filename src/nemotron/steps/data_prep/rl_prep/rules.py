@@ -11,6 +11,7 @@ from nemotron.checkpoints.chat_template import DEFAULT, folder_problem, read_tem
 from nemotron.compile.paths import with_absolute_paths
 from nemotron.compile.rules.base import Rules, Stages
 from nemotron.compile.rules.output import folders
+from nemotron.disk.home import expanded
 from nemotron.errors import DataError, Finding, NemotronError, NotAvailableError, OutputError
 from nemotron.install import install_extra
 from nemotron.steps.data_prep.rl_prep.job import PACKAGES, PrepJob
@@ -132,7 +133,7 @@ def rows_can_be_tokenised(job: PrepJob) -> Iterator[Finding]:
     if settings is None or settings.chat_template is None:
         return
     name = settings.chat_template
-    folder, file = Path(settings.tokenizer).expanduser(), Path(name).expanduser()
+    folder, file = expanded(settings.tokenizer), expanded(name)
     if name == DEFAULT:
         problem = folder_problem(folder) if folder.is_dir() else None
         message, key = f"the tokenizer `{settings.tokenizer}` {problem}", "tokenize.tokenizer"
@@ -178,7 +179,7 @@ def shares_have_a_whole(job: PrepJob) -> Iterator[Finding]:
 @rules.rule("output-folder", needs=("blend", "blend_path"))
 def output_is_a_folder_of_its_own(job: PrepJob) -> Iterator[Finding]:
     """It holds none of the sources; a file is found by the rule of folders."""
-    output = Path(job.config.output_dir).expanduser()
+    output = expanded(job.config.output_dir)
     inside = [source for source in job.sources[0] if source.path.resolve().is_relative_to(output.resolve())]
     if inside and output.is_dir():
         message = f"the input `{inside[0].label}` is inside `output_dir`"
@@ -189,7 +190,7 @@ def output_is_a_folder_of_its_own(job: PrepJob) -> Iterator[Finding]:
 def output_is_free(job: PrepJob) -> Iterator[Finding]:
     """It holds no other data set, which would be lost."""
     sources, problems = job.sources
-    if not sources or problems or not job.all_here or not Path(job.config.output_dir).expanduser().is_dir():
+    if not sources or problems or not job.all_here or not expanded(job.config.output_dir).is_dir():
         return
     from nemotron.data.prep.prepare import check_output
 

@@ -13,6 +13,7 @@ from nemotron.compile.rules import artifacts, doubts, engine, judge, output
 from nemotron.compile.rules.base import Rules, Stages
 from nemotron.config import resolvers
 from nemotron.config.schema.judge import JUDGE_MODEL
+from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError, DataError, Finding, Origin
 from nemotron.judge.form import problem
 from nemotron.steps.eval.reward_audit.job import DATA, MANIFEST, REWARD_MODEL, AuditJob
@@ -136,7 +137,7 @@ def file_can_be_read(job: AuditJob) -> Iterator[Finding]:
     if job.promised is not None:
         return
     if found.problem:
-        what = "does not exist" if not Path(path).expanduser().exists() else f"cannot be read: {found.problem}"
+        what = "does not exist" if not expanded(path).exists() else f"cannot be read: {found.problem}"
         yield job.error(DATA, f"the data `{path}` {what}", hint=f"check `{DATA}`", kind=DataError)
     elif not found.rows:
         yield job.error(DATA, f"the data `{path}` is empty", kind=DataError)
