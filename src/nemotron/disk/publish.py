@@ -27,7 +27,7 @@ def published(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     temporary = target.parent / f".{target.name}.tmp"
     with output_errors(target, place="choose a folder you may write to", after=", or choose a folder on another disk"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not overwrite and _occupied(target):
+        if not overwrite and occupied(target):
             raise OutputError(f"`{target}` exists already", hint="choose another folder, or set `overwrite: true`")
         temporary.mkdir(exist_ok=True)
         with alone(
@@ -46,7 +46,8 @@ def published(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 raise
 
 
-def _occupied(target: Path) -> bool:
+def occupied(target: Path) -> bool:
+    """Whether something is there that would be replaced."""
     return target.is_file() or (target.is_dir() and any(target.iterdir()))
 
 
@@ -57,7 +58,7 @@ def _clear(folder: Path) -> None:
 
 
 def _rename(temporary: Path, target: Path) -> None:
-    if not _occupied(target):
+    if not occupied(target):
         os.replace(temporary, target)
     else:
         # Two renames: a crash between them leaves the old content under the other name, never nothing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,11 @@ def places_are_looked_at(job: AnyJob) -> Iterator[Finding]:
     named += [("policy.pretrained_checkpoint.path", start.path)] if start else []
     manifest = job.config.data.manifest_path
     named += [("data.manifest_path", manifest)] if manifest else []
+    yield from not_looked_at(job, named)
+
+
+def not_looked_at(job: AnyStepJob, named: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+    """A note for each of these paths, beside their keys, that lies where the job will run and not here."""
     for key, path in named:
         if not job.sees(path) and job.place.promise(path) is None:
             yield job.note(key, f"`{path}` lies on `{job.place.name}` and was not looked at from here")

@@ -104,7 +104,7 @@ def read_blend(source: str | Mapping[str, Any]) -> list[Dataset]:
     """
     if isinstance(source, Mapping):
         return _parse(source, Origin("blend"))
-    if _names_data(source):
+    if names_data(source) or expanded(source).is_dir():
         return [Dataset(path=source)]
     path = expanded(source)
     if not path.exists():
@@ -117,17 +117,11 @@ def read_blend(source: str | Mapping[str, Any]) -> list[Dataset]:
     return [_relative_to(path.parent, dataset) for dataset in _parse(value, Origin(source))]
 
 
-def _names_data(source: str) -> bool:
-    """Whether this is data whatever is in it."""
+def names_data(source: str) -> bool:
+    """Whether a name is one of data, whatever is in them."""
     by_name = (*LINE_SUFFIXES, ".parquet", *FOREIGN_SUFFIXES)
     packed = source.lower().endswith(PACKED_SUFFIXES)
-    return (
-        source.startswith(_HUB)
-        or packed
-        or bare_suffix(source) in by_name
-        or glob.has_magic(source)
-        or expanded(source).is_dir()
-    )
+    return source.startswith(_HUB) or packed or bare_suffix(source) in by_name or glob.has_magic(source)
 
 
 def _document(path: Path, source: str) -> Any:

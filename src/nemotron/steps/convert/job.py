@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
@@ -47,9 +48,23 @@ class ConvertJob(PlainJob[M]):
         return self.config  # type: ignore[return-value]
 
     @property
+    def source_name(self) -> str:
+        """What is converted, as the config names it."""
+        return str(getattr(self.config, self.source_key))
+
+    @property
     def source(self) -> Path | None:
-        """The checkpoint to convert; None when it is not on this machine."""
+        """The checkpoint to convert; None when it is not there, as far as that is known."""
         raise NotImplementedError
+
+    def unseen(self, name: str) -> bool:
+        """Whether a Hugging Face model lies in a folder that only the job can look at."""
+        return not is_hub_name(name) and not self.sees(name)
+
+    @property
+    def reads_headers(self) -> bool:
+        """Whether headers of weights can be read here, and the conversion could read them where it runs."""
+        return not self.place.lacking(self.modules) and find_spec("safetensors") is not None
 
     def hf_models(self) -> Iterator[tuple[str, str]]:
         """Key and name of the Hugging Face models that are read."""

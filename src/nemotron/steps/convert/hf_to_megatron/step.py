@@ -34,9 +34,9 @@ class Job(ConvertJob[Config]):
         """The model's folder; None where it has to be fetched, or is not there."""
         name = self.config.hf_model
         folder = expanded(name)
-        if self.place.promised_model(name) is not None:
+        if self.place.promised_model(name) is not None or is_hub_name(name):
             return folder_of(name, self.place)
-        return folder_of(name, self.place) if is_hub_name(name) else folder if folder.is_dir() else None
+        return folder if self.unseen(name) or folder.is_dir() else None
 
     @property
     def made_of(self) -> tuple[str | None, str | None]:
@@ -58,7 +58,7 @@ class Job(ConvertJob[Config]):
         from nemotron.checkpoints.megatron.layout import find_iteration
 
         source = self.source
-        if source is None:
+        if source is None or (self.place.promise(self.config.hf_model) is None and self.unseen(self.config.hf_model)):
             return
         if not (source / "config.json").is_file() and find_iteration(source) is not None:
             message = f"`{self.config.hf_model}` is a Megatron checkpoint already, so there is nothing to convert"
@@ -71,7 +71,7 @@ class Job(ConvertJob[Config]):
             message = f"`{self.config.hf_model}` is a `{kinds[0]}`: only language models convert"
             raise ArtifactError(message, hint="a reward model stays in Hugging Face form: use it as it is")
         # Of a hub model the cache may hold a part; the rest is fetched when the run starts.
-        if not is_hub_name(self.config.hf_model) and not self.place.lacking(self.modules):
+        if not is_hub_name(self.config.hf_model) and self.reads_headers:
             hf.headers(source)
             if model is not None and model.misfit:
                 hint = "the config belongs to another model, or a file is missing"

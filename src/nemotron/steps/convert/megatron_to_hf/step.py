@@ -48,6 +48,8 @@ class Job(ConvertJob[Config]):
             return self.config.hf_model, None
         if self.place.promised_model(self.config.megatron_path) is not None:
             return self.config.megatron_path, None
+        if not self.sees(self.config.megatron_path):
+            return None, None
         kept = layout.beside(self.source)
         return (str(kept), str(layout.tokenizer_of(kept.parent) or kept)) if kept is not None else (None, None)
 
@@ -66,7 +68,8 @@ class Job(ConvertJob[Config]):
         from nemotron.checkpoints.megatron import families
         from nemotron.checkpoints.megatron.describe import describe
 
-        if self.place.promised_model(self.config.megatron_path) is not None:
+        # Where the checkpoint cannot be looked at, the model that lends its config says the family.
+        if not self.sees(self.config.megatron_path):
             model = read_model(self.config.hf_model or self.config.megatron_path, self.place)
             if model is not None:
                 families.from_hf(model.config, f"`{self.config.megatron_path}`")

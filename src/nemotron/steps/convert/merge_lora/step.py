@@ -45,7 +45,7 @@ class Job(ConvertJob[Config]):
     def source(self) -> Path | None:
         """The adapter's folder; None where there is none."""
         folder = expanded(self.config.adapter)
-        return folder if folder.is_dir() else None
+        return folder if not self.sees(self.config.adapter) or folder.is_dir() else None
 
     @property
     def made_of(self) -> tuple[str | None, str | None]:
@@ -65,9 +65,12 @@ class Job(ConvertJob[Config]):
         """
         from nemotron.checkpoints import hf
 
-        name = base_of(self.config)
+        # Of an adapter that cannot be looked at, the base model is known where the config names it.
+        name = base_of(self.config) if self.sees(self.config.adapter) else self.config.base
+        if name is None:
+            return
         folder = folder_of(name, self.place)
-        if folder is not None and not is_hub_name(name) and not self.place.lacking(self.modules):
+        if folder is not None and not is_hub_name(name) and self.reads_headers:
             hf.headers(folder)
 
     def inputs(self) -> Iterator[FileRef]:

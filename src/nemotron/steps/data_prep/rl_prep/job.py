@@ -20,6 +20,7 @@ from nemotron.promises import DataPromise, Promise
 if TYPE_CHECKING:
     from nemotron.data.prep.blend import Dataset, SourceFile
 
+HUB = "hf://"
 PACKAGES = ("orjson", "xxhash", "numpy")
 """Packages without which nothing of this can be imported; the functions below import the rest when they are called."""
 
@@ -30,8 +31,18 @@ class PrepJob(PlainJob[DataPrepConfig]):
 
     @property
     def ready(self) -> bool:
-        """Whether the packages are there that reading needs."""
+        """Whether the packages are here that looking needs."""
         return all(find_spec(name) for name in PACKAGES)
+
+    @property
+    def unseen_blend(self) -> str | None:
+        """`blend_path`, where only the job can look whether it is a blend."""
+        path = self.config.blend_path
+        return None if path is None or path.startswith(HUB) or self.sees(path) else path
+
+    def looked_at(self, dataset: Dataset) -> bool:
+        """Whether the files of a data set can be looked at from here."""
+        return not dataset.path.startswith(HUB) and self.sees(dataset.path)
 
     @property
     def key(self) -> str:
@@ -43,13 +54,22 @@ class PrepJob(PlainJob[DataPrepConfig]):
         blend = self.config.blend.model_dump() if self.config.blend is not None else {}
         return next(_leaves(blend, self.key, dataset.path), self.key)
 
+    @property
+    def unseen(self) -> list[Dataset]:
+        """Data sets in folders that only the job can look at; one of them may be a file that holds a blend."""
+        return [one for one in self.read[0] if not one.path.startswith(HUB) and not self.looked_at(one)]
+
     @cached_property
     def read(self) -> tuple[list[Dataset], NemotronError | None]:
-        """The blend, or why there is none."""
-        from nemotron.data.prep.blend import read_blend
+        """The blend, or why there is none; what cannot be looked at is taken for data."""
+        from nemotron.data.prep.blend import Dataset, read_blend
 
         config = self.config
-        if not self.ready or (config.blend_path is None) == (config.blend is None):
+        if (config.blend_path is None) == (config.blend is None):
+            return [], None
+        if self.unseen_blend is not None:
+            return [Dataset(path=self.unseen_blend)], None
+        if not self.ready:
             return [], None
         try:
             return read_blend(config.blend_path or (config.blend.model_dump() if config.blend else {})), None
@@ -58,7 +78,7 @@ class PrepJob(PlainJob[DataPrepConfig]):
 
     @cached_property
     def sources(self) -> tuple[list[SourceFile], list[tuple[Dataset, NemotronError]]]:
-        """The files of the blend on this machine, and what is wrong with the other data sets."""
+        """The files of the blend that can be looked at, and what is wrong with the other data sets."""
         from nemotron.data.prep.blend import expand
 
         found: list[SourceFile] = []
@@ -66,15 +86,15 @@ class PrepJob(PlainJob[DataPrepConfig]):
         for dataset in self.read[0]:
             try:
                 # A plan opens no connection.
-                found += [] if dataset.path.startswith("hf://") else expand(dataset)
+                found += expand(dataset) if self.looked_at(dataset) else []
             except NemotronError as problem:
                 problems.append((dataset, problem))
         return found, problems
 
     @property
     def all_here(self) -> bool:
-        """Whether no source is one of the hub."""
-        return not any(dataset.path.startswith("hf://") for dataset in self.read[0])
+        """Whether every source can be looked at: none is one of the hub, or lies where only the job can look."""
+        return all(map(self.looked_at, self.read[0]))
 
     def folders(self) -> dict[str, tuple[str, Path]]:
         """Run folder and output."""
@@ -103,8 +123,11 @@ class PrepJob(PlainJob[DataPrepConfig]):
     def inputs(self) -> Iterator[FileRef]:
         """Every file, and what is fetched from the hub."""
         for dataset in self.read[0]:
-            if dataset.path.startswith("hf://"):
-                yield FileRef(f"{dataset.split or 'all'} rows", self.key, dataset.path, "Hugging Face hub")
+            if not self.looked_at(dataset):
+                promised = self.place.promise(dataset.path) is not None
+                unseen = "made before this runs" if promised else f"on `{self.place.name}`"
+                detail = "Hugging Face hub" if dataset.path.startswith(HUB) else unseen
+                yield FileRef(f"{dataset.split or 'all'} rows", self.key, dataset.path, detail)
         files = self.sources[0]
         if files:
             from nemotron.data.prep.reading import size_of

@@ -79,11 +79,22 @@ class AuditJob(PlainJob[RewardAuditConfig]):
         """The pairs, where they are still to be prepared."""
         return self.place.promised_data(self.config.data.manifest_path)
 
+    @property
+    def place_of_pairs(self) -> tuple[str, str]:
+        """The key that names the pairs, and the path that it gives."""
+        data = self.config.data
+        return (DATA, data.data_path) if data.manifest_path is None else (MANIFEST, data.manifest_path)
+
+    @property
+    def sees_pairs(self) -> bool:
+        """Whether the pairs can be looked at: not those that are promised, or lie where only the job can look."""
+        return self.sees(self.place_of_pairs[1])
+
     @cached_property
     def survey(self) -> Survey:
-        """What was found in the data; nothing yet in those that are promised."""
+        """What was found in the data; nothing in those that cannot be looked at."""
         data = self.config.data
-        if self.promised is not None:
+        if not self.sees_pairs:
             return Survey()
         try:
             return survey(paths_of(data), Shape("preference", keys_of(data)))
@@ -108,10 +119,10 @@ class AuditJob(PlainJob[RewardAuditConfig]):
         """Who asks, and who answers."""
         config, model = self.config, self.judge_model
         wanted = config.audit.pairs
-        # Of data that are still to be prepared the number of rows is not known.
-        pairs = self.pairs if self.promised is None else wanted
+        # Of data that cannot be looked at the number of rows is not known.
+        pairs = self.pairs if self.sees_pairs else wanted
         about = f"{pairs:,} pairs" if pairs is not None else "every pair"
-        about = about if self.promised is None or wanted is None else f"at most {about}"
+        about = about if self.sees_pairs or wanted is None else f"at most {about}"
         if self.comparison is None:
             yield Process("audit", f"this process: scores both answers of {about}")
             return
@@ -131,9 +142,8 @@ class AuditJob(PlainJob[RewardAuditConfig]):
             files = read_model(ref.name, self.place)
             detail = f"{files.parameters:,} parameters" if files and files.parameters else "size unknown"
             yield FileRef("judge model" if ref.role == "judge" else ref.role, ref.key, ref.name, detail)
-        data = self.config.data
-        place = (DATA, data.data_path) if data.manifest_path is None else (MANIFEST, data.manifest_path)
-        yield FileRef("pairs", *place, self.survey.told if self.promised is None else "made before this runs")
+        unseen = f"on `{self.place.name}`" if self.promised is None else "made before this runs"
+        yield FileRef("pairs", *self.place_of_pairs, self.survey.told if self.sees_pairs else unseen)
         if self.audits_judge and self.place.is_here:
             yield from loose_files(self.config.judge, "judge")
 

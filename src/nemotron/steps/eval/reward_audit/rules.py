@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nemotron.audit.sample import paths_of
 from nemotron.compile.jobs.files import UNKNOWN_KIND, promised_manifest
-from nemotron.compile.probes.model_files import read_model
+from nemotron.compile.probes.model_files import is_path, read_model
 from nemotron.compile.probes.survey import told_once
 from nemotron.compile.rules import artifacts, doubts, engine, judge, output
 from nemotron.compile.rules.base import Rules, Stages
@@ -83,6 +83,13 @@ def repeats_can_differ(job: AuditJob) -> Iterator[Finding]:
         )
 
 
+@pairs.rule("not-looked-at")
+def places_are_looked_at(job: AuditJob) -> Iterator[Finding]:
+    """What lies where the job will run, and not here, is found wrong only when it starts."""
+    named = [(ref.key, ref.name) for ref in job.models() if is_path(ref.name)]
+    yield from artifacts.not_looked_at(job, [*named, job.place_of_pairs])
+
+
 @pairs.rule("manifest-missing")
 def manifest_can_be_read(job: AuditJob) -> Iterator[Finding]:
     """There is a manifest, written by `data_prep/rl_prep`."""
@@ -96,7 +103,7 @@ def split_is_there(job: AuditJob) -> Iterator[Finding]:
 
 
 def _manifest_problem(job: AuditJob, *, of_split: bool) -> Iterator[Finding]:
-    if job.config.data.manifest_path is None or job.promised is not None:
+    if job.config.data.manifest_path is None or not job.sees_pairs:
         return
     try:
         paths_of(job.config.data)
@@ -134,7 +141,7 @@ def pairs_are_named_once(job: AuditJob) -> Iterator[Finding]:
 def file_can_be_read(job: AuditJob) -> Iterator[Finding]:
     """The file is there and has rows."""
     path, found = job.config.data.data_path, job.survey
-    if job.promised is not None:
+    if not job.sees_pairs:
         return
     if found.problem:
         what = "does not exist" if not expanded(path).exists() else f"cannot be read: {found.problem}"
