@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nemotron.data.prep.prepare import prepare
 from nemotron.data.rows import read_prompts
 from nemotron.place import Place
 from nemotron.runs.folder import RunFolder
-from nemotron.steps.data_prep.rl_prep import step
+from nemotron.steps.data_prep.rl_prep import job, step
 from tests.compiled_jobs import attempt_at, compiled
 from tests.unit.data.prep_data import config, files_of, prompts, write_rows
 
@@ -51,6 +52,22 @@ def test_a_plan_opens_no_connection(tmp_path: Path) -> None:
     assert [file.path for file in found.inputs] == ["hf://org/name@main"]
     assert [process.role for process in found.processes] == ["data"]
     assert [file.role for file in found.outputs] == ["shards", "manifest", "rejects"]
+
+
+def test_packages_are_asked_of_the_place_that_needs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine lacks only keeps it from looking; what the other is known to lack stops the job."""
+    shared = write_rows(tmp_path / "in.jsonl", prompts(3))
+    far = Place(name="far", is_here=False, shared=(tmp_path,))
+
+    def found(place: Place, source: Any) -> list[tuple[str, str]]:
+        settings, where = config(tmp_path / "out", source), Surroundings(place, {}, tmp_path / "runs")
+        return [(one.severity, one.name) for one in step.STEP.preflight(settings, NOWHERE, where).findings]
+
+    assert found(far, shared) == []
+    assert found(replace(far, modules={"orjson": False}), shared) == [("error", "package-missing")]
+    monkeypatch.setattr(job, "find_spec", lambda name: None)
+    assert found(far, shared) == [("note", "not-looked-at")]
+    assert found(far, "/mnt/far/in.jsonl") == [("note", "not-looked-at")]
 
 
 def test_a_hub_data_set_without_revision_is_a_warning(tmp_path: Path) -> None:
