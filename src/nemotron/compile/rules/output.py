@@ -37,7 +37,7 @@ def addresses_hold_no_password(job: AnyStepJob) -> Iterator[Finding]:
 
 @folders.rule("output-folder", number=80)
 def homes_are_known(job: AnyStepJob) -> Iterator[Finding]:
-    """Else a folder called `~somebody` would be made here. Of another machine nobody knows who has a home there."""
+    """The home in `~somebody/runs` is there, where the job runs on this machine; else a folder of that name is made."""
     keys = dict.fromkeys([*(key for key, _ in job.folders().values() if key), "logger.log_dir"])
     for key in keys if job.place.is_here else ():
         if homeless(path := str(job.resolved.get(key) or "")):
