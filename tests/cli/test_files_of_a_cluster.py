@@ -73,6 +73,13 @@ def test_what_cannot_be_looked_at_is_a_note(tmp_path: Path, step: str, profile: 
     assert "a submission refuses" not in done.stderr
 
 
+def test_a_home_that_only_the_cluster_has_is_left_to_it(tmp_path: Path) -> None:
+    done = dry(tmp_path, "rl_prep", "~colleague", "output_dir=/mnt/far/out", "-b", "ssh")
+    assert done.code == 0, done.stderr
+    assert "note: `~colleague/a.jsonl` lies on `ssh`" in done.stderr
+    assert "a submission refuses" not in done.stderr
+
+
 @pytest.mark.parametrize("profile", ["pod", "ssh", "ray"])
 @pytest.mark.parametrize("step", STEPS)
 def test_what_is_shared_is_looked_at(tmp_path: Path, step: str, profile: str) -> None:

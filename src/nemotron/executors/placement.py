@@ -19,7 +19,7 @@ from nemotron.compile.gpus import gym_judge_gpus, judge_beside, judge_nodes
 from nemotron.compile.plan import FileRef, Plan
 from nemotron.compile.secrets import secret_variables
 from nemotron.config.schema.judge import JUDGE_MODEL
-from nemotron.disk.home import expanded
+from nemotron.disk.home import expanded, homeless
 from nemotron.errors import Finding
 from nemotron.processes.addresses import in_the_clear
 from nemotron.profiles.load import Profile
@@ -256,10 +256,11 @@ def _paths(plan: Plan, profile: Profile, *, ships_assets: bool) -> Iterator[Find
 
 
 def _path_of(plan: Plan, file: FileRef) -> Path | None:
-    """The absolute path of a file; None for what is no path of a file system, or lies in the run folder."""
+    """The absolute path of a file; None for what is no path of a file system, lies in the run folder, or below a home
+    that only the place knows."""
     name = file.path
     run_dir = str(plan.runs_dir)
-    if name == run_dir or name.startswith(f"{run_dir}{os.sep}"):
+    if name == run_dir or name.startswith(f"{run_dir}{os.sep}") or homeless(name):
         return None
     path = expanded(name)
     is_path = path.is_absolute() or name.startswith((".", "~")) or os.path.exists(path)
