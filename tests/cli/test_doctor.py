@@ -10,6 +10,7 @@ import pytest
 
 from nemotron.compile.jobs.base import EMBEDDED_MODULES
 from nemotron.place import Place
+from nemotron.profiles.load import SHIPPED, Profiles
 from tests.in_process import nemotron
 
 PROFILE = """
@@ -94,3 +95,16 @@ def test_a_profile_that_is_not_filled_in_lacks_that() -> None:
     assert done.code == 10
     assert "placeholders" in done.stdout
     assert "nemotron profiles init" in done.stdout
+
+
+@pytest.mark.parametrize("name", Profiles(SHIPPED, {}).names())
+def test_every_shipped_profile_has_a_page(name: str, tmp_path: Path) -> None:
+    done = nemotron("doctor", name, "--json", cwd=tmp_path, bare=True)
+    lacks = {check["what"] for check in json.loads(done.stdout)["checks"] if check["state"] == "lacks"}
+    assert (done.code, lacks) == ((0, set()) if name == "local" else (10, {"placeholders"})), done.stderr
+
+
+def test_a_volume_of_lepton_is_named_with_where_jobs_see_it(tmp_path: Path) -> None:
+    done = nemotron("doctor", "lepton_rl_nemo_rl_rlhf", "--json", cwd=tmp_path, bare=True)
+    checks = {check["what"]: (check["state"], check["found"]) for check in json.loads(done.stdout)["checks"]}
+    assert checks["mount /mnt/nemotron"] == ("unknown", "volume `<volume>` of the workspace")

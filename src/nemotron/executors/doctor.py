@@ -26,6 +26,7 @@ from nemotron.executors.registry import executor
 from nemotron.install import install_extra
 from nemotron.place import Place
 from nemotron.profiles.load import Profile
+from nemotron.profiles.model import LeptonMount, LeptonProfile, SlurmProfile
 from nemotron.sandbox.box import containment
 from nemotron.suggest import listed
 
@@ -77,7 +78,10 @@ def there(profile: Profile, env: Mapping[str, str]) -> list[Check]:
     if settings.kind == "local":
         checks.append(_libraries(Place.this_machine()))
     checks.append(_nemo_rl_there(profile))
-    checks += [_mount(mount) for mount in getattr(settings, "mounts", ())]
+    if isinstance(settings, SlurmProfile):
+        checks += [_mount(mount) for mount in settings.mounts]
+    if isinstance(settings, LeptonProfile):
+        checks += [_volume(mount) for mount in settings.mounts]
     for name in settings.pass_env:
         is_set = name in env
         checks.append(
@@ -184,6 +188,11 @@ def _mount(mount: str) -> Check:
     if source.startswith("/") and Path(source).is_dir():
         return Check(f"mount {source}", "ok", "is here, too")
     return Check(f"mount {source}", "unknown", "not on this machine; nodes have to have it")
+
+
+def _volume(mount: LeptonMount) -> Check:
+    folder = "" if mount.path == "/" else f", of it `{mount.path}`"
+    return Check(f"mount {mount.mount_path}", "unknown", f"volume `{mount.from_}` of the workspace{folder}")
 
 
 def _answers(profile: Profile) -> Iterator[Check]:
