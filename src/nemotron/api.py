@@ -30,7 +30,7 @@ from nemotron.config.origins import PYTHON, located
 from nemotron.config.overrides import Override, parse_overrides
 from nemotron.disk.home import expanded
 from nemotron.errors import CompileError, ConfigError, NemotronError, Origin
-from nemotron.executors import apart, goes_on, state_of
+from nemotron.executors import apart, goes_on, is_elsewhere, state_of
 from nemotron.executors.request import Request
 from nemotron.manifest import VARIABLE, declaration, find_step, own_folders
 from nemotron.pipelines.chain import Chain
@@ -167,13 +167,29 @@ def run(
 
 
 def resume(name: str, *, runs_dir: str | Path = "runs", progress: bool = True) -> Run:
-    """Go on with a run, by its id, ``last`` or ``last:STEP``; one that is finished is left alone."""
+    """Go on with a run where it was started, by its id, ``last`` or ``last:STEP``.
+
+    One that is finished, or goes on, is left alone. One of this process is back when it has ended; one that was
+    submitted (`-b`, `-r`) is submitted again and is back at once, ``queued`` or the like: its ``state`` asks how it is.
+
+    Raises:
+        NemotronError: of every kind; the run stays as it was, or says that it could not be submitted.
+        KeyboardInterrupt: a run of this process has saved its state.
+    """
+    folder, words = find_run(Path(runs_dir), name), ("api", "resume", name)
+    if folder.status().state == "finished" or goes_on(folder):
+        return Run(folder)
+    if is_elsewhere(folder):
+        from nemotron.executors.elsewhere import say_submitted
+        from nemotron.executors.launch import resume as submit_again
+
+        if submit_again(folder, max_steps=None, command=words) is not None and progress:
+            say_submitted(folder)
+        return Run(folder)
     from nemotron.engines.worker import secrets_of
 
-    folder = find_run(Path(runs_dir), name)
-    if folder.status().state != "finished" and not goes_on(folder):
-        with _progress(folder, shown=progress):
-            apart.go_on(folder, secrets_of(folder.job()), ("api", "resume", name))
+    with _progress(folder, shown=progress):
+        apart.go_on(folder, secrets_of(folder.job()), words)
     return Run(folder)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from nemotron.executors import follow
+from nemotron import api
+from nemotron.executors import follow, handle_of
 from nemotron.runs.folder import list_runs
 from tests.in_process import Result, nemotron
 from tests.unit.executors.test_ray_jobs import SOURCE, Head
@@ -105,3 +106,24 @@ def test_attached_the_exit_code_is_that_of_the_first_that_failed(
     assert done.stdout.count("said by ") == 3
     assert "1 of 3 runs finished" in done.stderr
     assert "run 3 of 3 (grpo.seed=3): exit code 9" in done.stderr
+
+
+def test_python_goes_on_with_a_run_where_it_was_submitted(
+    head: type[Taking], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on this machine, which may be a login node."""
+    monkeypatch.chdir(tmp_path)
+    head.becomes = [{"status": "FAILED", "driver_exit_code": 7}]
+    done = nemotron("steps", "run", "dpo", "-c", "tiny", "-b", "lab", bare=True)
+    assert done.code == 0, done.stderr
+    (run,) = list_runs(tmp_path / "runs")
+    again = api.resume("last", progress=False)
+    assert again.id == run.id
+    assert again.exit_code is None
+    handle = handle_of(run)
+    assert handle is not None
+    assert handle.executor == "ray"
+    assert [name[-2:] for name in head.jobs] == ["-1", "-2"]
+    # It goes on there now, so it is left alone.
+    assert api.resume("last", progress=False).id == run.id
+    assert len(head.jobs) == 2
