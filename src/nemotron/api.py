@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from nemotron.compile.plan import Plan
 from nemotron.config.origins import PYTHON, located
 from nemotron.config.overrides import Override, parse_overrides
 from nemotron.disk.home import expanded
-from nemotron.errors import CompileError, ConfigError, NemotronError, Origin
+from nemotron.errors import CompileError, ConfigError, NemotronError, Origin, UsageError
 from nemotron.executors import apart, goes_on, is_elsewhere, state_of
 from nemotron.executors.request import Request
 from nemotron.manifest import VARIABLE, declaration, find_step, own_folders
@@ -176,7 +176,7 @@ def resume(name: str, *, runs_dir: str | Path = "runs", progress: bool = True) -
         NemotronError: of every kind; the run stays as it was, or says that it could not be submitted.
         KeyboardInterrupt: a run of this process has saved its state.
     """
-    folder, words = find_run(Path(runs_dir), name), ("api", "resume", name)
+    folder, words = _found(name, runs_dir), ("api", "resume", name)
     if folder.status().state == "finished" or goes_on(folder):
         return Run(folder)
     if is_elsewhere(folder):
@@ -195,7 +195,7 @@ def resume(name: str, *, runs_dir: str | Path = "runs", progress: bool = True) -
 
 def open_run(name: str, *, runs_dir: str | Path = "runs") -> Run:
     """A run that exists, by its id, ``last`` or ``last:STEP``. Raises NotFoundError."""
-    return Run(find_run(Path(runs_dir), name))
+    return Run(_found(name, runs_dir))
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,8 @@ class Pipeline:
 
     def _compile(self, *, rehearsal: bool) -> Chain:
         overrides = _overrides(self.overrides)
-        return compile_file(find_pipeline(os.fspath(self.name)), overrides, Path(self.runs_dir), rehearsal=rehearsal)
+        name, runs_dir = _text("name", self.name), Path(_text("runs_dir", self.runs_dir))
+        return compile_file(find_pipeline(name), overrides, runs_dir, rehearsal=rehearsal)
 
     def run(
         self,
@@ -236,7 +237,7 @@ class Pipeline:
             side_by_side: nodes that work at once; one for every two cores, if memory is enough, unless given.
 
         Raises:
-            CompileError: nothing was started.
+            CompileError, NotFoundError, UsageError: nothing was started.
         """
         chain, overrides = self._compile(rehearsal=False), _overrides(self.overrides)
         folder = begin(
@@ -255,7 +256,7 @@ class PipelineRun:
     @classmethod
     def open(cls, name: str = "last", *, runs_dir: str | Path = "runs") -> PipelineRun:
         """One that exists, by its id or ``last``. Raises NotFoundError."""
-        return cls(find(Path(runs_dir), name))
+        return cls(find(Path(_text("runs_dir", runs_dir)), _text("name", name)))
 
     @property
     def states(self) -> dict[str, str]:
@@ -281,14 +282,34 @@ class PipelineRun:
 
 
 def _request(step: str, config: str | Path, runs_dir: str | Path) -> Request:
-    found, config = find_step(step), os.fspath(config)
+    found, config = find_step(_text("step", step)), _text("config", config)
     words = ("api", "run", found.id, "-c", config)
-    return Request(found, declaration(found), config, None, Path(runs_dir), words, (), False)
+    return Request(found, declaration(found), config, None, Path(_text("runs_dir", runs_dir)), words, (), False)
+
+
+def _found(name: str, runs_dir: str | Path) -> RunFolder:
+    return find_run(Path(_text("runs_dir", runs_dir)), _text("name", name))
+
+
+def _text(name: str, value: object) -> str:
+    """A name or path as text. Raises UsageError: it is neither."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, os.PathLike) and isinstance(text := os.fspath(value), str):
+        return text
+    message = f"`{name}` should be a text or a path, not {value!r}"
+    raise UsageError(message, hint=f"leave `{name}` out for its default, if it has one", origin=Origin(PYTHON))
 
 
 def _overrides(overrides: Overrides) -> list[Override]:
     if not isinstance(overrides, Mapping):
-        return parse_overrides(list(enumerate(overrides, 1)))
+        # A text is a sequence, too: of its letters.
+        words = None if isinstance(overrides, str | bytes) or not isinstance(overrides, Iterable) else list(overrides)
+        if words is None or not all(isinstance(word, str) for word in words):
+            message = f"overrides should be a mapping or a list of words, not {overrides!r}"
+            hint = 'pass `{"dpo.seed": 3}` or `["dpo.seed=3"]`, and leave them out for none'
+            raise UsageError(message, hint=hint, origin=Origin(PYTHON))
+        return parse_overrides(list(enumerate(words, 1)))
     origin = Origin(PYTHON)
     plain = {key: _plain(str(key), value) for key, value in overrides.items()}
     return [

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,33 @@ def test_mistakes_raise_what_the_command_would_print(tmp_path: Path) -> None:
         api.compile("dpo", "tiny", ["seed"])
     with pytest.raises(NotFoundError):
         api.Pipeline("pop").compile()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("overrides", [None, 3, [3], "dpo.seed=3", b"dpo.seed=3"])
+def test_overrides_of_another_form_are_told_the_forms_there_are(overrides: Any) -> None:
+    with pytest.raises(UsageError, match="mapping or a list of words") as caught:
+        api.compile("dpo", "tiny", overrides)
+    assert '["dpo.seed=3"]' in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("named", [{"step": None}, {"config": None}, {"config": 3}, {"runs_dir": None}])
+def test_what_is_no_name_is_told_by_the_name_of_its_argument(named: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"`{next(iter(named))}` should be a text or a path"):
+        api.compile(**{"step": "dpo", "config": "tiny", **named})
+    with pytest.raises(UsageError, match="`name` should be"):
+        api.Pipeline(None).compile()  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="`name` should be"):
+        api.resume(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("asked", [{"side_by_side": 0}, {"side_by_side": -1}, {"side_by_side": 1.5}, {"force": "rm"}])
+def test_a_pipeline_of_which_no_node_could_work_is_refused_before_anything_is_written(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    """With no node at once it would wait for ever."""
+    with pytest.raises(UsageError, match=next(iter(asked))):
+        api.Pipeline("ppo", runs_dir=tmp_path / "runs").run(**asked)
     assert list(tmp_path.iterdir()) == []
 
 

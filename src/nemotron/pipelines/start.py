@@ -56,9 +56,12 @@ def begin(
         side_by_side: how many nodes work at once here; as many as the machine is enough for unless given.
 
     Raises:
-        NotFoundError: there is no such node. UsageError: one is to be done anew behind the end.
+        NotFoundError: there is no such node. UsageError: one is to be done anew behind the end, or none could work.
         OutputError: the folder cannot be written.
     """
+    if side_by_side is not None and (not isinstance(side_by_side, int) or side_by_side < 1):
+        message = f"`side_by_side` should be a whole number of nodes, at least 1, not {side_by_side!r}"
+        raise UsageError(message, hint="leave it out for as many as this machine is enough for")
     forced, wanted = asked_for(chain, force=force, begin_with=begin_with, until=until)
     words = []
     for node in chain.nodes:
@@ -87,6 +90,9 @@ def asked_for(
     Raises:
         NotFoundError: there is no such node. UsageError: one is to be done anew behind the end.
     """
+    if isinstance(force, str):
+        # From Python: its letters are no nodes.
+        raise UsageError(f"`force` should be a list of nodes, not the text `{force}`", hint=f'pass `["{force}"]`')
     named = [_known(chain, name) for name in force]
     forced = set(named)
     if begin_with is not None:
@@ -143,7 +149,7 @@ def reopen(folder: PipelineFolder) -> Chain:
     changed = [name for name in was if now.get(name) != was[name]] or [name for name in now if name not in was]
     if changed:
         message = (
-            f"the pipeline `{state.id}` was compiled for another config of {listed(f'`{name}`' for name in changed)}"
+            f"the pipeline `{state.id}` was compiled for another config of {listed(changed)}"
         )
         hint = f"`nemotron pipelines run {os.path.relpath(state.file)}` starts a new one, which takes what is the same"
         raise ArtifactError(message, hint=hint, origin=Origin(state.file))

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nemotron import __version__
 from nemotron.disk import lock
@@ -77,7 +77,7 @@ class PipelineState(_Part):
     """ISO 8601, UTC."""
     words: tuple[str, ...] = ()
     """Overrides of the command line; secrets are not in them."""
-    side_by_side: int = 1
+    side_by_side: Annotated[int, Field(ge=1)] = 1
     """Nodes that work at once on this machine; kept, so that a pipeline goes on as it began."""
     profile: str | None = None
     named: dict[str, str] = {}
