@@ -1,17 +1,20 @@
-"""What docs/guides/{slurm,lepton,ray}.md tell a user to write and to type, as far as it goes without a cluster.
+"""What guides of docs tell a user to write and to type, as far as it goes without a cluster: clusters and pipelines.
 
 The commands of Slurm's guide are run on a real one in tests/integration/test_slurm_guide.py.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from nemotron.profiles.load import SHIPPED, Profiles
+from nemotron.snapshot import ASSETS
 from tests.in_process import nemotron
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
@@ -89,3 +92,14 @@ def test_a_shipped_profile_that_is_filled_in_takes_its_step(tmp_path: Path, kind
     assert done.code == 0, done.stderr
     assert "a submission refuses this" not in done.stderr, done.stderr
     assert "engine               nemo_rl" in done.stdout
+
+
+def test_the_file_of_the_pipelines_guide_compiles(tmp_path: Path) -> None:
+    """With pairs in the one place that it names: every node of it holds."""
+    (text,) = (text for info, text in BLOCK.findall((GUIDES / "pipelines.md").read_text()) if info == "yaml")
+    (tmp_path / "guide.yaml").write_text(text)
+    (tmp_path / "data").mkdir()
+    shutil.copy(ASSETS / "tiny_world" / "data" / "pairs_train.jsonl", tmp_path / "data" / "pairs.jsonl")
+    done = nemotron("pipelines", "run", "guide.yaml", "--dry-run", "--json", cwd=tmp_path, bare=True)
+    assert done.code == 0, done.stderr
+    assert list(json.loads(done.stdout)["plans"]) == ["pairs", "rm", "audit", "ppo", "hf"]
