@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
+from nemotron import __version__
 from nemotron.disk import lock
 from nemotron.errors import ArtifactError, ConfigError, ExecutorError, NotFoundError
 from nemotron.executors.base import How, JobState, Submission, Target, from_file, log_of
@@ -75,6 +77,14 @@ class Detached:
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end and process.poll() is None and lock.is_held(run.path / LOCK) is False:
             time.sleep(_POLL_S)
+        if (process.poll() or 0) > 0 and run.status().state not in ENDED:
+            # It ended by itself, without a word in the run, which would count as killed.
+            said = from_file(details["log"], 0).decode(errors="replace")
+            own = [line.removeprefix("error: ") for line in said.splitlines() if line.startswith("error: ")]
+            message = f"the worker ended before it began, with exit code {process.returncode}"
+            why = own[-1] if own else _last_line(said)
+            hint = f"`nemotron runs logs {run.id}` shows all that it printed"
+            raise ExecutorError(f"{message}: {why}" if why else message, hint=hint)
         return handle.model_copy(update={"pid": process.pid})
 
     def state(self, handle: Handle) -> JobState:
@@ -110,15 +120,48 @@ class Detached:
 
 
 def _python(profile: Profile) -> str:
-    """The interpreter. Raises ConfigError: the profile names one that is not there."""
+    """The interpreter. Raises ConfigError: the profile names one that is not there, or cannot be the worker."""
     named = profile.settings.python
-    if named is not None and shutil.which(named) is None:
-        raise ConfigError(
-            f"profile `{profile.name}`: there is no program `{named}` on this machine",
-            hint="name a Python that has nemotron, or leave `python` out for the one of this command",
-            origin=profile.origin("python"),
+    if named is None:
+        return sys.executable
+    if shutil.which(named) is None:
+        why: str | None = f"there is no program `{named}` on this machine"
+    else:
+        why = _why_no_worker(named, tuple(sorted(profile.settings.env_vars.items())))
+    if why is not None:
+        hint = "name a Python that has this nemotron, or leave `python` out for the one of this command"
+        raise ConfigError(f"profile `{profile.name}`: {why}", hint=hint, origin=profile.origin("python"))
+    return named
+
+
+@lru_cache(maxsize=8)
+def _why_no_worker(python: str, env_vars: tuple[tuple[str, str], ...]) -> str | None:
+    """Why that interpreter cannot be the worker: it would end before it could say so in the run. None where it can."""
+    words = [python, "-c", "import nemotron.engines.worker as _, nemotron; print(nemotron.__version__)"]
+    environment = {**os.environ, **dict(env_vars)}
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            timeout=START_TIMEOUT_S,
         )
-    return named or sys.executable
+    except OSError as error:
+        return f"`{python}` cannot be started: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return f"`{python}` did not import nemotron within {START_TIMEOUT_S:.0f} s"
+    if done.returncode:
+        return f"`{python}` cannot import nemotron: {_last_line(done.stderr) or f'exit code {done.returncode}'}"
+    if (version := done.stdout.strip()) != __version__:
+        return f"`{python}` has nemotron {version[:40]}, and this command is {__version__}"
+    return None
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def end_worker(run: Path) -> None:

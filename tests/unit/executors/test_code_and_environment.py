@@ -149,3 +149,41 @@ def test_beside_the_terminal(tmp_path: Path) -> None:
     assert (again.code, "is finished: there is nothing to cancel" in again.stderr) == (4, True)
     handle = json.loads((tmp_path / "runs" / run / "attempts" / "1" / "handle.json").read_text())
     assert handle["executor"] == "detached"
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo 'ModuleNotFoundError: no nemotron here' >&2; exit 1", "ModuleNotFoundError: no nemotron here"),
+        ("echo 0.0.1", "has nemotron 0.0.1, and this command is"),
+        ("exit 3", "exit code 3"),
+    ],
+)
+def test_a_python_that_cannot_be_the_worker_is_found_before_anything_is_sent(
+    tmp_path: Path, script: str, why: str
+) -> None:
+    _local_profile(tmp_path, script)
+    words = ("steps", "run", "data_prep/rl_prep", "-c", "tiny", "output_dir=out", "-b", "lq")
+    for done in (command("profiles", "check", "lq", cwd=tmp_path), command(*words, cwd=tmp_path)):
+        assert done.code == 3
+        assert why in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_worker_that_ends_by_itself_before_it_begins_was_not_killed(tmp_path: Path) -> None:
+    version = f"[ $1 = -c ] && echo {nemotron.__version__} && exit 0"
+    _local_profile(tmp_path, f"{version}\necho 'it broke' >&2; exit 4")
+    assert command("profiles", "check", "lq", cwd=tmp_path).code == 0
+    done = command("steps", "run", "data_prep/rl_prep", "-c", "tiny", "output_dir=out", "-b", "lq", cwd=tmp_path)
+    assert done.code == 11
+    assert "exit code 4: it broke" in done.stderr
+    (row,) = json.loads(command("runs", "list", "--json", cwd=tmp_path).stdout)
+    assert row["status"] == "failed"
+
+
+def _local_profile(folder: Path, script: str) -> None:
+    """A profile of this machine whose Python is a script."""
+    python = folder / "own-python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    (folder / "env.toml").write_text(f'[lq]\nexecutor = "local"\npython = "{python}"\n')
