@@ -29,11 +29,11 @@ from typing import Any
 
 from nemotron.disk.atomic import sync, sync_tree
 from nemotron.disk.documents import read_object
-from nemotron.disk.faults import output_errors
+from nemotron.disk.faults import RESUME, output_errors
 from nemotron.errors import ArtifactError, OutputError
 
 PLACE = "set `checkpointing.checkpoint_dir` to a folder you may write to"
-_AFTER = " or set `checkpointing.checkpoint_dir`; the run resumes from the last checkpoint"
+_AFTER = f"{RESUME}: it begins at the last checkpoint that is whole"
 _STEP = re.compile(r"step_(\d+)")
 
 
@@ -186,6 +186,11 @@ def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
+def damaged_hint(checkpoint: Path) -> str:
+    """How a run goes on when something of its own newest checkpoint is damaged: of a part alone it cannot."""
+    return f"remove `{checkpoint}`; the run then resumes from the checkpoint before it"
+
+
 def read_info(checkpoint: Path) -> dict[str, Any]:
     """``training_info.json`` of a checkpoint.
 
@@ -198,6 +203,6 @@ def read_info(checkpoint: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"checkpoint `{checkpoint}` has no readable training_info.json",
-            hint="remove that folder; the run then resumes from the checkpoint before it",
+            hint=damaged_hint(checkpoint),
         ) from error
     return info

@@ -34,7 +34,9 @@ def app(profile: str | None, as_json: bool) -> int:
         fine = any(able.values())
     else:
         checks = place.there(Profiles().get(profile), os.environ)
-        able, fine = {}, all(check.state != "lacks" for check in checks)
+        # What only one engine needs leaves the other one.
+        able, fine = {}, all(check.state != "lacks" or check.needed_by for check in checks)
+        fine = fine and any(place.engines(checks).values())
     if as_json:
         _print_json(profile, checks, able)
     else:

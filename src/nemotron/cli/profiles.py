@@ -8,7 +8,7 @@ from typing import Any
 
 from nemotron.cli.group import PATH, argument, as_json, group
 from nemotron.cli.render import print_columns
-from nemotron.errors import NemotronError, OutputError, UsageError
+from nemotron.errors import NemotronError, UsageError
 from nemotron.outcome import print_error
 
 app = group("List, show and check the profiles that `-r` and `-b` take.")
@@ -103,17 +103,15 @@ def init_command(folder: Path) -> None:
 
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"`{folder}` is a file")
-    with output_errors(folder, place="name a folder that you may write to", after=""):
+    place = "name a folder that you may write to"
+    with output_errors(folder, place=place, after=""):
         folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(SHIPPED.glob("*.toml")):
         target = folder / file.name
         if target.exists():
             print(f"{target}: is there already, left alone", file=sys.stderr)
             continue
-        try:
-            write_atomic(target, file.read_bytes())
-        except OSError as error:
-            raise OutputError(f"cannot write `{target}`: {error.strerror}") from error
+        write_atomic(target, file.read_bytes(), place=place, after="")
         print(target)
 
 

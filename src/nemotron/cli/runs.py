@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nemotron.cli.group import PATH, Invocation, argument, as_json, flag, group, option, runs_dir
-from nemotron.errors import NemotronError
+from nemotron.errors import NemotronError, UsageError
 from nemotron.outcome import print_error
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def compare_command(runs: tuple[str, ...], sweep: str | None, html: Path | None,
     from nemotron.reports.compare_page import group_rows, render_comparison, table_rows
     from nemotron.runs.compare import compare
 
+    if html is not None and (not html.name or html.is_dir()):
+        raise UsageError(f"`--html` should name the file of the page, and `{html}` is a folder", hint="as `page.html`")
     found = [_find(runs_dir, name) for name in runs]
     if sweep is not None:
         found += _sweep(runs_dir, sweep)
@@ -93,7 +95,7 @@ def compare_command(runs: tuple[str, ...], sweep: str | None, html: Path | None,
         from nemotron.disk.atomic import write_atomic
         from nemotron.runs.words import relative
 
-        write_atomic(html, render_comparison(comparison).encode())
+        write_atomic(html, render_comparison(comparison).encode(), place="name another file with `--html`", after="")
         click.echo(f"page: {relative(str(html.absolute()))}", err=True)
     if as_json:
         _print_json(comparison.to_json())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nemotron.disk.faults import output_errors
+from nemotron.disk.faults import RESUME, RUNS_PLACE, output_errors
 from nemotron.disk.stream import StreamedFile
 
 _WRITE_BYTES = 1 << 20
@@ -17,18 +17,22 @@ _DRAFTS = f".*.{'[0-9a-f]' * 2 * _RANDOM_BYTES}.tmp"
 """Names of :func:`replacing`, and hardly ever of anybody else."""
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, place: str = RUNS_PLACE, after: str = RESUME) -> None:
     """Write ``content`` to a temporary sibling, sync it, rename it to ``path``; a reader sees the old file or the new.
+
+    ``place`` and ``after`` are those of :func:`output_errors`, of a file that is none of a run's.
 
     Raises:
         OutputError: the file cannot be written; the old file, if any, is untouched.
     """
-    with replacing(path) as file:
+    with replacing(path, place=place, after=after) as file:
         file.write(content)
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[StreamedFile]:
+def replacing(
+    path: Path, *, durable: bool = True, place: str = RUNS_PLACE, after: str = RESUME
+) -> Iterator[StreamedFile]:
     """A file to write, which takes the name ``path`` when the block ends well; as :func:`write_atomic` otherwise.
 
     ``durable=False`` leaves the time of writing to the system, for files whose reader checks the content.
@@ -37,7 +41,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[StreamedFile]:
         OutputError: the file cannot be written; the old file, if any, is untouched.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp")
-    with output_errors(path):
+    with output_errors(path, place=place, after=after):
         file = StreamedFile(draft, durable=durable)
         try:
             with file:

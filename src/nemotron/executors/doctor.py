@@ -26,7 +26,7 @@ from nemotron.executors.registry import executor
 from nemotron.install import install_extra
 from nemotron.place import Place
 from nemotron.profiles.load import Profile
-from nemotron.profiles.model import LeptonMount, LeptonProfile, SlurmProfile
+from nemotron.profiles.model import Contained, LeptonMount, LeptonProfile, SlurmProfile
 from nemotron.sandbox.box import containment
 from nemotron.suggest import listed
 
@@ -76,8 +76,11 @@ def there(profile: Profile, env: Mapping[str, str]) -> list[Check]:
         fix = "`nemotron profiles init` copies the shipped profiles; fill in what stands in <>"
         checks.append(Check("placeholders", "lacks", listed(profile.unfilled), fix))
     if settings.kind == "local":
-        checks.append(_libraries(Place.this_machine()))
-    checks.append(_nemo_rl_there(profile))
+        # What another Python has, the profile's own check says as far as it can be known.
+        checks += [] if settings.python else [_libraries(Place.this_machine())]
+        checks.append(_nemo_rl({**env, **settings.env_vars}))
+    else:
+        checks.append(_nemo_rl_there(profile))
     if isinstance(settings, SlurmProfile):
         checks += [_mount(mount) for mount in settings.mounts]
     if isinstance(settings, LeptonProfile):
@@ -172,7 +175,11 @@ def _nemo_rl_there(profile: Profile) -> Check:
     settings = profile.settings
     if settings.has_nemo_rl is not None:
         state: State = "ok" if settings.has_nemo_rl else "lacks"
-        fix = None if settings.has_nemo_rl else f'set `container_image = "{_CONTAINER}:{CURRENT.name}"`'
+        image = f'set `container_image = "{_CONTAINER}:{CURRENT.name}"`'
+        install = (
+            image if isinstance(settings, Contained) else "install NeMo-RL on its nodes, and leave `has_nemo_rl` out"
+        )
+        fix = None if settings.has_nemo_rl else install
         return Check("NeMo-RL", state, "the profile says so: `has_nemo_rl`", fix)
     image = settings.image or ""
     if image.startswith(_CONTAINER):

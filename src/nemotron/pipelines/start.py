@@ -148,9 +148,7 @@ def reopen(folder: PipelineFolder) -> Chain:
     was = {node.name: node.fingerprint for node in state.nodes}
     changed = [name for name in was if now.get(name) != was[name]] or [name for name in now if name not in was]
     if changed:
-        message = (
-            f"the pipeline `{state.id}` was compiled for another config of {listed(changed)}"
-        )
+        message = f"the pipeline `{state.id}` was compiled for another config of {listed(changed)}"
         hint = f"`nemotron pipelines run {os.path.relpath(state.file)}` starts a new one, which takes what is the same"
         raise ArtifactError(message, hint=hint, origin=Origin(state.file))
     return chain

@@ -202,10 +202,7 @@ def read_adapter(policy: Policy | ScalarModel, folder: Path) -> None:
     try:
         found = load_file(regular(folder / _WEIGHTS))
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(
-            f"the adapter `{folder}` cannot be read: {error}",
-            hint="remove that checkpoint; the run then resumes from the one before it",
-        ) from error
+        raise ArtifactError(f"the adapter `{folder}` cannot be read: {error}") from error
     parameters = _learned(policy.model)
     if {name: tensor.shape for name, tensor in found.items()} != {n: p.shape for n, p in parameters.items()}:
         raise ArtifactError(f"the adapter `{folder}` was made for other modules or another rank")

@@ -19,7 +19,7 @@ from nemotron.artifacts.record import write_record
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.policy import write_root
-from nemotron.checkpoints.store import CheckpointStore, read_info
+from nemotron.checkpoints.store import CheckpointStore, damaged_hint, read_info
 from nemotron.disk.faults import errors_of_rust
 from nemotron.errors import ArtifactError, OutputError
 from nemotron.rl.optim import Optimization
@@ -161,17 +161,15 @@ class Saver:
         Raises:
             ArtifactError: a file of the checkpoint is missing or damaged.
         """
-        info = read_info(checkpoint)
+        info, hint = read_info(checkpoint), damaged_hint(checkpoint)
         try:
             for name, trained in self.trained.items():
-                trained.optimization.load_state_dict(_load(checkpoint / name / OPTIMIZER))
-            self.stream.load_state_dict(_load(checkpoint / DATALOADER))
-            torch.set_rng_state(_load(checkpoint / RNG)["torch"])
+                trained.optimization.load_state_dict(read_state(checkpoint / name / OPTIMIZER, hint))
+            self.stream.load_state_dict(read_state(checkpoint / DATALOADER, hint))
+            torch.set_rng_state(read_state(checkpoint / RNG, hint)["torch"])
             return Progress(**{field.name: info[field.name] for field in fields(Progress)})
         except (KeyError, ValueError) as error:
-            raise ArtifactError(
-                f"checkpoint `{checkpoint}` does not fit this job: {error}", hint=DAMAGED_HINT
-            ) from error
+            raise ArtifactError(f"checkpoint `{checkpoint}` does not fit this job: {error}", hint=hint) from error
 
     def _write_model(self, folder: Path, trained: Trained, hashing: Executor) -> list[_Hashed]:
         """Weights (float32 masters), optimizer and tokenizer.
@@ -242,12 +240,10 @@ def weights_of(checkpoint: Path) -> Path:
     return checkpoint if layout.find_iteration(checkpoint) else checkpoint / POLICY / WEIGHTS / HF
 
 
-DAMAGED_HINT = "remove that folder; the run then resumes from the checkpoint before it"
-
-
 @contextmanager
-def of_own_checkpoint() -> Iterator[None]:
-    """What is wrong with a checkpoint of the run itself, said so that the run can go on: of it there is no other copy.
+def of_own_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """What is wrong with a checkpoint (``step_N``) of the run itself, said so that the run can go on: of it there is no
+    other copy.
 
     Raises:
         ArtifactError: as the block does, with that fix.
@@ -255,11 +251,7 @@ def of_own_checkpoint() -> Iterator[None]:
     try:
         yield
     except ArtifactError as error:
-        raise ArtifactError(error.message, hint=DAMAGED_HINT, origin=error.origin) from error
-
-
-def _load(path: Path) -> Any:
-    return read_state(path, DAMAGED_HINT)
+        raise ArtifactError(error.message, hint=damaged_hint(checkpoint), origin=error.origin) from error
 
 
 def _monitored(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from nemotron.checkpoints.store import CheckpointStore, read_info
 from nemotron.errors import ArtifactError, OutputError
+from nemotron.rl.saving import Saver, of_own_checkpoint
 
 
 def store(folder: Path, keep: int | None = None, metric: str | None = None, higher: bool = True) -> CheckpointStore:
@@ -197,3 +199,28 @@ def test_a_checkpoint_without_info_ranks_last_and_stops_no_save(
     target.wait()
     assert target.steps() == [2]
     assert "it ranks last" in capsys.readouterr().err
+
+
+def test_a_damaged_part_is_mended_by_removing_the_whole_checkpoint(tmp_path: Path) -> None:
+    """With `policy/optimizer` alone taken away the run would find the same step again."""
+    checkpoint = save(store(tmp_path), 3)
+    policy = Mock()
+    saver = Saver(store(tmp_path), None, {"policy": policy}, policy, lambda: policy, save_hf=False)
+    with pytest.raises(ArtifactError, match=r"optimizer\.pt") as caught:
+        saver.load(checkpoint)
+    assert str(caught.value.hint).startswith(f"remove `{checkpoint}`;")
+    with pytest.raises(ArtifactError) as caught, of_own_checkpoint(checkpoint):
+        raise ArtifactError("damaged", hint="copy it again")
+    assert str(caught.value.hint).startswith(f"remove `{checkpoint}`;")
+
+
+def test_a_full_disk_is_no_reason_for_another_folder(tmp_path: Path) -> None:
+    """With another folder it would be another run, which begins at the first step."""
+
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OutputError) as caught:
+        store(tmp_path).save(1, {}, full)
+    assert "checkpoint_dir" not in str(caught.value.hint)
+    assert "`nemotron runs resume`" in str(caught.value.hint)

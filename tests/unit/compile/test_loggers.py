@@ -55,3 +55,19 @@ def test_where_a_key_may_be(env: dict[str, str], netrc: str, settings: str, expe
     (folder / "settings").write_text(settings)
     assert wandb_can_start(WandbConfig(), {"HOME": str(tmp_path), **env}) is expected
     assert wandb_can_start(WandbConfig.model_validate({"mode": "offline"}), {"HOME": str(tmp_path), **env})
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("logger.log_dir", "logger.log_dir=/dev/null/x"),
+        ("logger.tensorboard.log_dir", "+logger.tensorboard.log_dir=/dev/null/x"),
+    ],
+)
+def test_a_folder_of_logs_that_cannot_be_made_is_found_before_the_start(compiled, key: str, word: str) -> None:
+    """Where a logger writes into it."""
+    plan = compiled("tiny", "logger.tensorboard_enabled=true", word, place=WITH_LOGGERS)
+    (error,) = plan.errors
+    assert (error.name, error.key, error.exit_code) == ("output-folder", key, 8)
+    assert error.hint == f"set `{key}`"
+    assert compiled("tiny", word, place=WITH_LOGGERS).errors == ()

@@ -16,7 +16,7 @@ from nemotron.disk import lock
 from nemotron.engines.recorder import recording
 from nemotron.engines.sinks import open_sinks
 from nemotron.engines.sinks.wandb import WandbSink
-from nemotron.errors import ConfigError
+from nemotron.errors import ConfigError, OutputError
 from nemotron.runs.folder import LOCK, RunFolder
 from tests.compiled_jobs import compiled
 from tests.logger_files import history, run_of, scalars
@@ -180,3 +180,13 @@ def test_without_a_network_wandb_goes_offline(make_run: MakeRun, monkeypatch: py
 def test_what_wandb_refuses_is_a_config_error(make_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match=r"W&B refuses to start: .*invented"):
         open_sinks(make_run(wandb_enabled=True, wandb={"project": "p", "invented": 1}))
+
+
+@pytest.mark.parametrize("key", ["logger.log_dir", "logger.tensorboard.log_dir"])
+def test_a_folder_that_cannot_be_written_is_moved_by_its_key(make_run: MakeRun, tmp_path: Path, key: str) -> None:
+    (tmp_path / "file").touch()
+    bad = str(tmp_path / "file" / "x")
+    own = {"log_dir": bad} if key == "logger.log_dir" else {"tensorboard": {"log_dir": bad}}
+    with pytest.raises(OutputError) as caught:
+        open_sinks(make_run(tensorboard_enabled=True, **own))
+    assert f"set `{key}`" in str(caught.value.hint)

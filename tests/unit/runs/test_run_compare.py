@@ -131,6 +131,25 @@ def test_too_few_and_unknown(swept: dict[tuple[str, str], RunFolder], tmp_path: 
         compare("r1", "r2", "--html", str(tmp_path / "gone" / "page.html"), folder=runs)
 
 
+@pytest.mark.parametrize("place", ["", ".", "/", "runs"])
+def test_a_page_is_a_file(
+    swept: dict[tuple[str, str], RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="--html"):
+        compare("r1", "r2", "--html", place, folder=tmp_path / "runs")
+
+
+def test_a_page_that_cannot_be_written_moves_by_its_own_option(
+    swept: dict[tuple[str, str], RunFolder], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError) as caught:
+        compare("r1", "r2", "--html", str(tmp_path / "file" / "page.html"), folder=tmp_path / "runs")
+    assert "`--html`" in str(caught.value.hint)
+    assert "--runs-dir" not in str(caught.value.hint)
+
+
 def test_the_list_shows_the_sweep(swept: dict[tuple[str, str], RunFolder], tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["list"], env={"NEMOTRON_RUNS_DIR": str(tmp_path / "runs")})
     assert result.stdout.splitlines()[1].rstrip().endswith("aaaa lr=1e-06 seed=1")

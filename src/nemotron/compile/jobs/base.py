@@ -207,11 +207,24 @@ class Job(StepJob[C]):
         raise NotImplementedError
 
     def folders(self) -> dict[str, tuple[str, Path]]:
-        """Run folder and checkpoints."""
+        """Run folder, checkpoints, and the logs that lie elsewhere."""
         found = super().folders()
         if self.config.checkpointing.enabled:
             found["checkpoints"] = ("checkpointing.checkpoint_dir", Path(self.config.checkpointing.checkpoint_dir))
+        for role, key, folder in self._log_folders():
+            if not folder.absolute().is_relative_to(self.runs_dir.absolute()):
+                found[role] = (key, folder)
         return found
+
+    def _log_folders(self) -> Iterator[tuple[str, str, Path]]:
+        """Where loggers write: (purpose, config key, folder)."""
+        logger = self.config.logger
+        own = logger.tensorboard.log_dir if logger.tensorboard else None
+        if logger.tensorboard_enabled and own and self.engine == "embedded":
+            yield "event files", "logger.tensorboard.log_dir", Path(own)
+        # NeMo-RL makes the folder in any case.
+        if logger.wandb_enabled or (logger.tensorboard_enabled and not own) or self.engine == "nemo_rl":
+            yield "logs", "logger.log_dir", Path(logger.log_dir)
 
     def inputs(self) -> Iterator[FileRef]:
         """Models and data files."""

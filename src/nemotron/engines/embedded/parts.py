@@ -130,7 +130,8 @@ class TrainingParts(Generic[C]):
         if self.lora is not None:
             policy = add_adapters(self.load_start(), self.lora, seed=self.adapter_seed)
             if self.checkpoint is not None:
-                read_adapter(policy, self.checkpoint / ADAPTER)
+                with of_own_checkpoint(self.checkpoint):
+                    read_adapter(policy, self.checkpoint / ADAPTER)
             policy.recompute = self.config.policy.activation_checkpointing
             return policy, Reference(policy) if reference else None
         start = self.load_start() if self.checkpoint is None or reference else None
@@ -164,7 +165,7 @@ class TrainingParts(Generic[C]):
     def _load_newest(self) -> Policy:
         if self.checkpoint is None:
             raise ConfigError("there is no checkpoint to go on from")
-        with of_own_checkpoint():
+        with of_own_checkpoint(self.checkpoint):
             number = precision(self.config.policy.precision)
             return Policy.load_checkpoint(weights_of(self.checkpoint), precision=number)
 

@@ -108,9 +108,10 @@ class Parts(TrainingParts[RmRunConfig]):
             fresh = ScalarModel.from_policy(self.load_start(), seed=self.config.rm.seed)
             model = add_scalar_adapters(fresh, self.lora, seed=self.adapter_seed)
             if self.checkpoint is not None:
-                read_adapter(model, self.checkpoint / ADAPTER)
+                with of_own_checkpoint(self.checkpoint):
+                    read_adapter(model, self.checkpoint / ADAPTER)
         elif self.checkpoint is not None:
-            with of_own_checkpoint():
+            with of_own_checkpoint(self.checkpoint):
                 model = ScalarModel.load(self.checkpoint / POLICY / WEIGHTS / HF, precision=number)
         else:
             model = ScalarModel.from_policy(self.load_start(), seed=self.config.rm.seed)

@@ -13,6 +13,9 @@ from nemotron.config.schema.logger import LoggerConfig
 from nemotron.runs import metrics as m
 from nemotron.runs.folder import RunFolder
 
+PLACE = "set `{}` to a folder you may write to"
+"""How a folder is moved that cannot be written, with its key."""
+
 
 class MetricSink(Protocol):
     """Receives each metrics row once, in order of steps."""

@@ -14,7 +14,7 @@ from nemotron.config.dump import dump_yaml
 from nemotron.config.schema.logger import LoggerConfig
 from nemotron.disk.faults import output_errors
 from nemotron.disk.home import expanded
-from nemotron.engines.sinks import recorded
+from nemotron.engines.sinks import PLACE, recorded
 from nemotron.errors import NotAvailableError
 from nemotron.install import install_extra
 from nemotron.runs.folder import RunFolder
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 class TensorboardSink:
     """Scalars under the names of ``metrics.jsonl``, and the config as text."""
 
-    def __init__(self, writer: SummaryWriter, folder: Path) -> None:
+    def __init__(self, writer: SummaryWriter, folder: Path, place: str) -> None:
         """Use :meth:`open`."""
         self._writer = writer
         self._folder = folder
+        self._place = place
         self._newest: tuple[int, set[str]] = (-1, set())
 
     @classmethod
@@ -48,9 +49,10 @@ class TensorboardSink:
         goes_on = any(folder.glob("events.out.tfevents.*"))
         # The last step kept is written again too: a later evaluation of it may be missing in the files.
         first = rows[-1][0] if rows else 0
-        with output_errors(folder):
+        place = PLACE.format("logger.tensorboard.log_dir" if own else "logger.log_dir")
+        with output_errors(folder, place=place):
             writer = SummaryWriter(str(folder), purge_step=first if goes_on else None)
-            sink = cls(writer, folder)
+            sink = cls(writer, folder, place)
             if not goes_on:
                 writer.add_text("config", f"```yaml\n{dump_yaml(run.job().config)}\n```", 0)
             for step, metrics in rows if not goes_on else rows[-1:]:
@@ -64,7 +66,7 @@ class TensorboardSink:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the row through to the file: a killed process loses nothing that came before."""
-        with output_errors(self._folder):
+        with output_errors(self._folder, place=self._place):
             if self._newest[0] != step:
                 self._newest = (step, set())
             for name in metrics.keys() - self._newest[1]:
@@ -74,5 +76,5 @@ class TensorboardSink:
 
     def close(self, *, failed: bool) -> None:
         """End the file."""
-        with output_errors(self._folder):
+        with output_errors(self._folder, place=self._place):
             self._writer.close()

@@ -27,7 +27,7 @@ from nemotron.disk.atomic import write_atomic
 from nemotron.disk.documents import read_json
 from nemotron.disk.faults import output_errors
 from nemotron.disk.home import expanded
-from nemotron.engines.sinks import recorded
+from nemotron.engines.sinks import PLACE, recorded
 from nemotron.errors import ConfigError, NotAvailableError, OutputError
 from nemotron.install import install_extra
 from nemotron.runs.folder import RunFolder
@@ -36,6 +36,7 @@ from nemotron.runs.jsonl import to_json
 if TYPE_CHECKING:
     from wandb import Run
 
+_PLACE = PLACE.format("logger.log_dir")
 _STATE = "wandb.json"
 _OURS = ("config", "resume", "settings")
 """Arguments of ``wandb.init`` that are not the user's to set."""
@@ -68,7 +69,7 @@ class WandbSink:
             ) from error
         state = _read_state(run)
         folder = expanded(logger.log_dir)
-        with output_errors(folder):
+        with output_errors(folder, place=_PLACE):
             folder.mkdir(parents=True, exist_ok=True)
         asked = {name: value for name, value in logger.wandb.model_dump().items() if value is not None}
         arguments = {
@@ -168,12 +169,12 @@ def _replaced(state: Mapping[str, Any], run_id: str) -> Iterator[None]:
         yield
         return
     aside = earlier.with_name(f"replaced-{earlier.name}")
-    with output_errors(earlier):
+    with output_errors(earlier, place=_PLACE):
         earlier.rename(aside)
     try:
         yield
     except BaseException:
-        with output_errors(earlier):
+        with output_errors(earlier, place=_PLACE):
             aside.rename(earlier)
         raise
     shutil.rmtree(aside, ignore_errors=True)

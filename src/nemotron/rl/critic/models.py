@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.libraries import load_tokenizer
+from nemotron.checkpoints.store import damaged_hint
 from nemotron.config.schema.ppo import CriticConfig, RewardSourceConfig, ValueConfig, ValueLossConfig
 from nemotron.contracts.samples import Group, split_rows
 from nemotron.disk.faults import errors_of_rust
@@ -105,7 +106,7 @@ class CriticModels:
             return
         folder = self._folder(f"step_{step}") if step else None
         source = folder / WEIGHTS if folder else self._value.model_name
-        with of_own_checkpoint() if folder else contextlib.nullcontext():
+        with of_own_checkpoint(folder) if folder else contextlib.nullcontext():
             critic = ScalarModel.load(source, precision=self._value.precision)
         critic.recompute = self._value.activation_checkpointing
         if int(critic.model.config.vocab_size) != self.vocabulary:
@@ -123,8 +124,7 @@ class CriticModels:
             max_grad_norm=settings.max_grad_norm,
         )
         if folder:
-            hint = "remove that checkpoint; the run then resumes from the one before it"
-            optimization.load_state_dict(read_state(folder / OPTIMIZER, hint))
+            optimization.load_state_dict(read_state(folder / OPTIMIZER, damaged_hint(folder)))
         self._critic, self._optimization = critic, optimization
         if self._server.offload in ("critic", "both"):
             self._move_critic(self._home)
