@@ -281,6 +281,11 @@ def find_step(name: str, catalog: Catalog | None = None) -> Step:
     raise NotFoundError(f"there is no step `{name}`", hint=hint)
 
 
+def check_type(name: str | None, types: Mapping[str, ArtifactType] | None = None) -> None:
+    """Raises NotFoundError: there is no artifact type of that name."""
+    _check("artifact type", name, load_types() if types is None else types)
+
+
 def select_steps(
     catalog: Catalog,
     *,
@@ -298,8 +303,8 @@ def select_steps(
     types = load_types() if types is None else types
     _check("category", category, {step.category for step in catalog.steps})
     _check("tag", tag, {tag for step in catalog.steps for tag in step.tags})
-    _check("artifact type", consumes, types)
-    _check("artifact type", produces, types)
+    check_type(consumes, types)
+    check_type(produces, types)
     return [
         step
         for step in catalog.steps

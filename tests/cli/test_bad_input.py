@@ -31,6 +31,7 @@ RUN = ("steps", "run", "rl/nemo_rl/rlhf", "-c", "tiny", "--dry-run")
         "steps list --consumes checkpoint_hff",
         "steps list --produces nothing",
         "steps list --tag rhlf",
+        "artifacts list --type checkpoint-hf",
         "steps lst",
         "stps list",
         "steps show",

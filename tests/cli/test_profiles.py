@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from ruamel.yaml import YAML
 
 from nemotron.executors.environment import job_environment
 from nemotron.job import CompiledJob
@@ -313,3 +314,29 @@ def test_slurm_brings_up_ray_and_leaves_the_judge_a_node(tmp_path: Path) -> None
     assert "the judge needs 1 of its own; a submission refuses this" in full.stderr
     wrong = rlhf(tmp_path, *words, "cluster.num_nodes=2")
     assert (wrong.code, "`cluster.num_nodes` is 2, the profile `slurm_big` gives 8" in wrong.stderr) == (3, True)
+
+
+def test_a_profile_that_is_shown_says_where_each_key_was_written(tmp_path: Path) -> None:
+    (tmp_path / "env.toml").write_text(
+        '[base]\nexecutor = "slurm"\naccount = "a"\npartition = "p"\nenv_vars = {A = "1", B = "2"}\n'
+        '[mine]\nextends = "base"\npartition = "q"\nenv_vars = {B = "3"}\n'
+    )
+    shown = nemotron("profiles", "show", "mine", cwd=tmp_path)
+    found = json.loads(nemotron("profiles", "show", "mine", "--json", cwd=tmp_path).stdout)
+    assert YAML(typ="safe").load(shown.stdout) == found["settings"]
+    written: dict[str, str] = {}
+    place = ""
+    for line in shown.stdout.splitlines():
+        place, key = (line.strip("# "), None) if "# " in line else (place, line.partition(":")[0].strip())
+        written |= {key: place} if key else {}
+    base, mine = "env.toml [base]", "env.toml [mine]"
+    expected = {"executor": base, "account": base, "partition": mine, "env_vars": base, "A": base, "B": mine}
+    assert written == expected
+    assert {key.rpartition(".")[2]: origin for key, origin in found["origins"].items()} == expected
+
+
+def test_a_folder_of_profiles_that_cannot_be_written_is_moved_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = nemotron("profiles", "init", "file/profiles", cwd=tmp_path)
+    assert done.code == 8
+    assert "name a folder that you may write to" in done.stderr

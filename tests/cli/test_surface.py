@@ -186,6 +186,21 @@ def test_only_the_group_that_is_asked_for_is_imported(tmp_path: Path) -> None:
             "option `--tag` requires an argument\n",
             "`nemotron steps list --help` shows the usage",
         ),
+        (
+            ["steps", "run", "dpo", "-c", "tiny", "--config=default"],
+            "`-c/--config` is given more than once\n  --> command line, argument 6\n",
+            "keep one of them",
+        ),
+        (
+            ["runs", "list", "--runs-dir", "a", "--runs-dir", "a"],
+            "`--runs-dir` is given more than once\n  --> command line, argument 5\n",
+            "keep one of them",
+        ),
+        (
+            ["pipelines", "run", "ppo", "-b", "a", "--batch", "b"],
+            "`-b/--batch` is given more than once\n  --> command line, argument 6\n",
+            "keep one of them",
+        ),
         (["steps", "list", "x"], "got unexpected extra argument (x)\n", "`nemotron steps list --help` shows the usage"),
         (["runs", "show"], "missing argument `RUN`\n", "`nemotron runs show --help` shows the usage"),
         (

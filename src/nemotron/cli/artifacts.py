@@ -63,9 +63,11 @@ def list_command(kind: str | None, as_json: bool, runs_dir: Path) -> None:
     """List what the runs have made; `${artifact:RUN:TYPE}` names one in a config or an override."""
     from nemotron.artifacts.made import all_made
     from nemotron.errors import ArtifactError, NotFoundError
+    from nemotron.manifest import check_type
     from nemotron.runs.folder import list_runs
     from nemotron.runs.words import relative
 
+    check_type(kind)
     rows = []
     for run in list_runs(runs_dir):
         try:

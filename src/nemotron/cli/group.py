@@ -33,6 +33,18 @@ class UnknownCommand(click.UsageError):
         self.name = name
 
 
+class RepeatedOption(click.UsageError):
+    """An option with one value that is given more than once."""
+
+    def __init__(self, option: click.Parameter, ctx: click.Context) -> None:
+        super().__init__(f"`{'/'.join(option.opts)}` is given more than once", ctx)
+        self.names = tuple(option.opts)
+
+
+def _has_one_value(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag or parameter.count)
+
+
 def _kind(parameter: click.Parameter) -> str:
     """What the value is, as the help shows it."""
     kind = "path" if isinstance(parameter.type, click.Path) else "str"
@@ -76,7 +88,18 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """One whose help has a section of arguments."""
+    """One whose help has a section of arguments, and whose options with one value are given once."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, which would take the last of several values without a word.
+
+        Raises:
+            RepeatedOption: an option that has one value is there twice.
+        """
+        given = [one for one in self.make_parser(ctx).parse_args(list(args))[2] if _has_one_value(one)]
+        if twice := next((one for one in given if given.count(one) > 1), None):
+            raise RepeatedOption(twice, ctx)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections of arguments and options."""

@@ -20,7 +20,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 import click
 
 from nemotron import __version__
-from nemotron.cli.group import HELP, PATH, Group, Invocation, UnknownCommand, option
+from nemotron.cli.group import HELP, PATH, Group, Invocation, RepeatedOption, UnknownCommand, option
 from nemotron.errors import Origin, UsageError
 from nemotron.manifest import VARIABLE
 from nemotron.outcome import exit_code_of
@@ -122,6 +122,8 @@ def _usage_error(error: click.UsageError, words: tuple[str, ...]) -> UsageError:
         guess = closest(error.name, names)
         hint = f"did you mean `{ctx.command_path} {guess}`?" if guess else f"there are {listed(names)}"
         return UsageError(f"unknown command `{error.name}`", hint=hint, origin=_at(error.name, words))
+    if isinstance(error, RepeatedOption):
+        return UsageError(error.message, hint="keep one of them", origin=_at_again(error.names, words))
     message = error.format_message().rstrip(".").replace("'", "`").replace('"', "`")
     place = _at(error.option_name, words) if isinstance(error, click.BadOptionUsage) else None
     hint = f"`{ctx.command_path} --help` shows the usage"
@@ -160,6 +162,12 @@ def _option_hint(option: str, ctx: click.Context, words: tuple[str, ...]) -> str
     if option in RUN_OPTIONS and ctx.command_path != "nemotron steps run":
         return f"`{option}` belongs to `nemotron steps run`; write it after the step"
     return f"`{ctx.command_path} --help` lists the options"
+
+
+def _at_again(names: tuple[str, ...], words: tuple[str, ...]) -> Origin | None:
+    """Where an option is given for the second time."""
+    found = [number for number, word in enumerate(words, 1) if word.partition("=")[0] in names]
+    return Origin("command line", argument=found[1]) if len(found) > 1 else None
 
 
 def _at(word: str, words: tuple[str, ...]) -> Origin | None:

@@ -63,10 +63,12 @@ def show_command(profile: str, as_json: bool) -> None:
     from nemotron.profiles.load import Profiles
 
     found = Profiles().get(profile)
+    written = {key: str(origin) for key, origin in found.origins.items() if key}
     if as_json:
-        _print_json({"name": found.name, "settings": found.snapshot, "placeholders": found.unfilled})
+        settings, unfilled = found.snapshot, found.unfilled
+        _print_json({"name": found.name, "settings": settings, "origins": written, "placeholders": unfilled})
         return
-    print(dump_yaml(found.snapshot).rstrip())
+    print(dump_yaml(found.snapshot, written).rstrip())
     for key in found.unfilled:
         print(f"placeholder: `{key}`, written in {found.origin(key)}", file=sys.stderr)
 

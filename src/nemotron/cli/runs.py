@@ -205,13 +205,14 @@ def _job_or_none(run: RunFolder) -> CompiledJob | None:
 def _summary(run: RunFolder) -> dict[str, Any]:
     """The summary of a run; what can be said of one that this version cannot read."""
     from nemotron.executors import state_of
+    from nemotron.runs.status import UNREADABLE
     from nemotron.runs.summary import summarise
 
     try:
         return summarise(run, state_of(run))
     except NemotronError as error:
         print_error(error, label="warning")
-        return {"id": run.id, "status": "unreadable", "error": error.message, "run_dir": str(run.path)}
+        return {"id": run.id, "status": UNREADABLE, "error": error.message, "run_dir": str(run.path)}
 
 
 def _print_json(value: Any) -> None:
@@ -227,40 +228,54 @@ def _print_rows(header: list[str], rows: list[list[str]]) -> None:
 
 
 def _print_table(summaries: list[dict[str, Any]]) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from nemotron.runs.summary import state_text
+
+    names = ["run", "status", "steps", "time", "KL", "length", "held-out", "reward"]
+    if any(summary.get("sweep") for summary in summaries):
+        names.append("sweep")
+    rows = [_cells(summary) for summary in summaries]
+    console = Console(highlight=False)
+    widths = [max(cell_len(cell) for cell in column) + 2 for column in zip(names, *rows, strict=False)]
+    # An id is copied from here, and half a figure is a wrong one: where there is no room the last columns stay away.
+    shown = len(names)
+    while console.is_terminal and shown > 2 and sum(widths[:shown]) > console.width:
+        shown -= 1
+    console.width = max(console.width, sum(widths[:shown]))
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in names[:shown]:
+        table.add_column(name, no_wrap=True, justify="right" if name in _FIGURES else "left")
+    for run, state, *figures in rows:
+        table.add_row(run, Text(*state_text(state)), *figures[: shown - 2])
+    console.print(table)
+
+
+_FIGURES = frozenset({"steps", "time", "KL", "length", "reward"})
+
+
+def _cells(summary: dict[str, Any]) -> list[str]:
+    """A row of the list; of a run that cannot be read no more is known than that."""
+    from nemotron.runs.status import UNREADABLE
     from nemotron.runs.words import duration, fixed, percent
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # A pipe has no width: nothing may be cut off.
-        console = Console(highlight=False, width=500)
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("run", "status", "steps", "time", "KL", "length", "held-out", "reward"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("run", "status", "held-out") else "right")
-    swept = any(summary.get("sweep") for summary in summaries)
-    if swept:
-        table.add_column("sweep", no_wrap=True)
-    for summary in summaries:
-        if summary["status"] == "unreadable":
-            table.add_row(summary["id"], Text(*state_text(summary["status"])))
-            continue
-        heldout = summary["heldout"]
-        table.add_row(
-            summary["id"],
-            Text(*state_text(summary["status"])),
-            f"{summary['steps']}/{summary['steps_total'] or '?'}",
-            duration(summary["wall_s"]),
-            fixed(summary["kl"], 4),
-            fixed(summary["response_length"], 1),
-            f"{percent(heldout['before'])} → {percent(heldout['after'])}",
-            fixed(summary["reward"], 3),
-            *([_sweep_text(summary)] if swept else []),
-        )
-    console.print(table)
+    if summary["status"] == UNREADABLE:
+        return [summary["id"], UNREADABLE, *[""] * (len(_FIGURES) + 2)]
+    heldout = summary["heldout"]
+    return [
+        summary["id"],
+        summary["status"],
+        f"{summary['steps']}/{summary['steps_total'] or '?'}",
+        duration(summary["wall_s"]),
+        fixed(summary["kl"], 4),
+        fixed(summary["response_length"], 1),
+        f"{percent(heldout['before'])} → {percent(heldout['after'])}",
+        fixed(summary["reward"], 3),
+        _sweep_text(summary),
+    ]
 
 
 def _sweep_text(summary: dict[str, Any]) -> str:

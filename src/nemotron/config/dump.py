@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from typing import Any
 
@@ -28,8 +28,14 @@ class _Representer(SafeRepresenter):
 _Representer.add_representer(str, _Representer.represent_str)
 
 
-def dump_yaml(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML, keys in their order."""
+def dump_yaml(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> str:
+    """Plain values as YAML, keys in their order.
+
+    Args:
+        origins: dotted key -> where it was written, a comment above it wherever that is another place than before.
+    """
+    if origins is not None:
+        return "".join(_with_origins(values, origins))
     yaml: Any = YAML(typ="safe", pure=True)
     yaml.Representer = _Representer
     yaml.default_flow_style = False
@@ -37,3 +43,23 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
     text = StringIO()
     yaml.dump(dict(values), text)
     return text.getvalue()
+
+
+def _with_origins(
+    values: Mapping[str, Any], origins: Mapping[str, str], above: str = "", said: str | None = None, depth: int = 0
+) -> Iterator[str]:
+    indent = "  " * depth
+    for name, value in values.items():
+        key = f"{above}{name}"
+        origin = origins.get(key)
+        places = {place for other, place in origins.items() if other.startswith(f"{key}.")} - {origin}
+        if origin is not None and origin != said:
+            yield f"{indent}# {origin}\n"
+            said = origin
+        if isinstance(value, dict) and places:
+            # Of what is in it some was written elsewhere.
+            yield f"{indent}{dump_yaml({name: None}).rpartition(':')[0]}:\n"
+            yield from _with_origins(value, origins, f"{key}.", said, depth + 1)
+            said = None
+            continue
+        yield "".join(f"{indent}{line}" for line in dump_yaml({name: value}).splitlines(keepends=True))

@@ -14,6 +14,7 @@ Runs after the overrides, so that everything that refers to an overridden key fo
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -31,7 +32,19 @@ from nemotron.errors import ConfigError, Finding, NemotronError, NotAvailableErr
 from nemotron.suggest import closest, listed
 
 ASSETS = Path(__file__).parent.parent / "assets"
-RESOLVERS = ("oc.env", "oc.select", "oc.decode", "mul", "div", "max", "asset", "run_dir", "artifact")
+FORMS = {
+    "oc.env": "${oc.env:NAME,default}",
+    "oc.select": "${oc.select:key,default}",
+    "oc.decode": "${oc.decode:text}",
+    "mul": "${mul:a,b}",
+    "div": "${div:a,b}",
+    "max": "${max:a,b}",
+    "asset": "${asset:tiny_world/policy}",
+    "run_dir": "${run_dir:}",
+    "artifact": "${artifact:RUN:TYPE}",
+}
+"""How each resolver is written."""
+RESOLVERS = tuple(FORMS)
 _MISSING = "???"
 _TARGET = re.compile(r"\$\{([\w.]+)\}")
 
@@ -47,6 +60,15 @@ def interpolate(
         before: the values that ``raw`` has in another run folder; what does not depend on it stays.
     """
     _register(run_dir)
+    with warnings.catch_warnings():
+        # An empty default, `${oc.env:NAME,}`, is an empty text; OmegaConf would rather have it quoted.
+        warnings.filterwarnings("ignore", "In the sequence .* some elements are missing", UserWarning)
+        return _interpolated(raw, origins, before)
+
+
+def _interpolated(
+    raw: dict[str, Any], origins: dict[str, Origin], before: dict[str, Any] | None
+) -> tuple[dict[str, Any], list[Finding]]:
     texts = [(key, text, _nearest_origin(origins, key)) for key, text in _texts(raw)]
     if before is None and (findings := _findings(raw, texts, origins)):
         return raw, findings
@@ -254,6 +276,11 @@ def _explain(error: OmegaConfBaseException, key: str, text: str, origin: Origin 
     if "Recursive interpolation" in str(error):
         message = f"`{key}` refers to itself through `{text}`"
         return Finding("error", "circular-reference", message, key, origin)
+    if isinstance(cause, TypeError) and "positional argument" in str(cause):
+        forms = [form for name, form in FORMS.items() if f"{{{name}:" in text.replace(" ", "")]
+        names = listed(form.strip("${}").partition(":")[0] for form in forms)
+        message = f"`{key}` cannot be resolved from `{text}`: these are no arguments of {names}"
+        return _finding(key, message, origin, f"write {' or '.join(f'`{form}`' for form in forms)}")
     return _finding(key, f"`{key}` cannot be resolved from `{text}`: {str(cause).splitlines()[0]}", origin, None)
 
 

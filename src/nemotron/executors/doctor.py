@@ -176,9 +176,7 @@ def _nemo_rl_there(profile: Profile) -> Check:
     if settings.has_nemo_rl is not None:
         state: State = "ok" if settings.has_nemo_rl else "lacks"
         image = f'set `container_image = "{_CONTAINER}:{CURRENT.name}"`'
-        install = (
-            image if isinstance(settings, Contained) else "install NeMo-RL on its nodes, and leave `has_nemo_rl` out"
-        )
+        install = image if isinstance(settings, Contained) else "say `has_nemo_rl = true` when its nodes have it"
         fix = None if settings.has_nemo_rl else install
         return Check("NeMo-RL", state, "the profile says so: `has_nemo_rl`", fix)
     image = settings.image or ""

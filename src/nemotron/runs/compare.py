@@ -18,6 +18,7 @@ from nemotron.job import CompiledJob
 from nemotron.runs import metrics as m
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.jsonl import Row
+from nemotron.runs.status import UNREADABLE
 from nemotron.runs.views import view_of
 from nemotron.runs.words import UNKNOWN, fixed, label, percent
 from nemotron.suggest import closest, listed
@@ -105,6 +106,7 @@ class Comparison:
 
     runs: tuple[Compared, ...]
     groups: tuple[Group, ...]
+    """Of the runs that can be read: of another one there is no figure to take a mean of."""
     keys: tuple[str, ...]
     """Keys in which the runs differ, seeds last."""
     seeds: tuple[str, ...]
@@ -174,6 +176,8 @@ def compare(runs: Sequence[RunFolder], summarised: Callable[[RunFolder], Mapping
     groups: dict[tuple[str, ...], list[Compared]] = {}
     apart = [key for key in keys if key not in seeds]
     for one in compared:
+        if one.summary["status"] == UNREADABLE:
+            continue
         groups.setdefault(tuple(one.values[key] for key in apart), []).append(one)
     measures = [*MEASURES, *_of_views(jobs)]
     return Comparison(

@@ -23,6 +23,8 @@ ReportedState = (
 ``unknown`` when nobody can say whether it has one, and the words of a cluster's executor for a job that waits or that
 it ended."""
 
+UNREADABLE = "unreadable"
+"""What lists say of a run whose files are damaged."""
 ENDED: frozenset[State] = frozenset({"finished", "failed", "stopped", "interrupted"})
 
 

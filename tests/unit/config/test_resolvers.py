@@ -26,6 +26,7 @@ from tests.unit.config.config_sample import resolve, write
         ("${max:3,${train.max_num_steps}}", 10),
         ("${oc.env:SAMPLE_VARIABLE}", "found"),
         ("${oc.env:NOT_SET_ANYWHERE,none}", "none"),
+        ("${oc.env:NOT_SET_ANYWHERE,}", ""),
         ("${oc.decode:${oc.env:SAMPLE_NUMBER}}", 7),
         ("${oc.select:not.there,5}", 5),
         ("${run_dir:}/logs", "runs/one/logs"),
@@ -33,12 +34,16 @@ from tests.unit.config.config_sample import resolve, write
         ("${server}", {"url": None}),
     ],
 )
-def test_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, value: object) -> None:
+def test_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, text: str, value: object
+) -> None:
     monkeypatch.setenv("SAMPLE_VARIABLE", "found")
     monkeypatch.setenv("SAMPLE_NUMBER", "7")
     found = resolve(tmp_path, [f"+extra.x={text}"]).get("extra.x")
     assert found == value
     assert type(found) is type(value)
+    # OmegaConf's warnings have a path of the machine and are for who calls it.
+    assert not recwarn.list
 
 
 def test_overrides_come_before_interpolation(tmp_path: Path) -> None:
@@ -85,6 +90,21 @@ def test_assets_are_paths_into_the_package(tmp_path: Path, monkeypatch: pytest.M
         ("${zzzz:x}", "`name` uses the unknown resolver `zzzz`", "known are `oc.env`"),
         ("${name}", "`name` refers to itself through `${name}`", None),
         ("${div:1,0}", "`name` cannot be resolved from `${div:1,0}`: division by zero", None),
+        (
+            "${max:}",
+            "`name` cannot be resolved from `${max:}`: these are no arguments of `max`",
+            "write `${max:a,b}`",
+        ),
+        (
+            "${asset:}",
+            "`name` cannot be resolved from `${asset:}`: these are no arguments of `asset`",
+            "write `${asset:tiny_world/policy}`",
+        ),
+        (
+            "${oc.env:}",
+            "`name` cannot be resolved from `${oc.env:}`: these are no arguments of `oc.env`",
+            "write `${oc.env:NAME,default}`",
+        ),
         ("${mul:a,2}", "`name` cannot be resolved: the string `a` is not a number", None),
         ("???", "`name` has no default and must be given", "add `name=...` to the command line"),
     ],

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from nemotron.errors import ArtifactError
 from nemotron.pipelines.chain import compile_chain
 from nemotron.pipelines.file import read_pipeline, shipped
-from nemotron.pipelines.start import begin
+from nemotron.pipelines.start import begin, reopen
 from nemotron.pipelines.state import FILE
 from tests.in_process import nemotron
 
@@ -46,3 +47,14 @@ def test_one_answer_has_one_form(tmp_path: Path) -> None:
     assert refused.code == 2
     assert refused.stdout == ""
     assert "give one of them" in refused.stderr
+
+
+def test_one_that_goes_on_names_the_nodes_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own.yaml"
+    text = "nodes: {rows: {step: rl_prep, config: tiny, overrides: {seed: 1}}}\n"
+    own.write_text(text)
+    folder = begin(compile_chain(read_pipeline(own), tmp_path / "runs"))
+    own.write_text(text.replace("seed: 1", "seed: 2"))
+    with pytest.raises(ArtifactError, match=r"another config of `rows`$"):
+        reopen(folder)

@@ -118,6 +118,15 @@ def test_a_run_without_steps_has_dashes_and_a_page(make_run: MakeRun, tmp_path: 
     assert target.exists()
 
 
+def test_a_run_that_cannot_be_read_is_none_of_a_mean(swept: dict[tuple[str, str], RunFolder], tmp_path: Path) -> None:
+    """It is in the table of runs, and no figure comes from it."""
+    (swept["1e-06", "2"].path / "status.json").write_text("{")
+    found = json.loads(compare("--sweep", "aaaa", "--json", folder=tmp_path / "runs")[0])
+    assert [one["status"] for one in found["runs"]] == ["finished", "unreadable", "finished"]
+    assert [group["runs"] for group in found["groups"]] == [["r1"], ["r3"]]
+    assert "over seeds" not in compare("--sweep", "aaaa", folder=tmp_path / "runs")[0]
+
+
 def test_too_few_and_unknown(swept: dict[tuple[str, str], RunFolder], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for words in ((), ("r1",), ("r1", "r1")):

@@ -43,6 +43,17 @@ def test_list(runs_dir: Path) -> None:
     assert err == ""
 
 
+@pytest.mark.parametrize("columns", [20, 50, 80])
+def test_a_narrow_terminal_cuts_neither_id_nor_state(runs_dir: Path, columns: int) -> None:
+    """Both are copied from there."""
+    terminal = {"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": str(columns)}
+    env = {"NEMOTRON_RUNS_DIR": str(runs_dir), **terminal}
+    out = CliRunner().invoke(app, ["list"], env=env, catch_exceptions=False).stdout
+    for words in ("20250101-000000-rlhf-tiny-aaaa  finished", "20250102-000000-rlhf-tiny-bbbb  killed"):
+        assert words in out
+    assert "…" not in out
+
+
 def test_list_json_and_empty(runs_dir: Path, tmp_path: Path) -> None:
     out, _ = invoke("list", "--json", runs_dir=runs_dir)
     assert [(run["id"][-4:], run["status"]) for run in json.loads(out)] == [("aaaa", "finished"), ("bbbb", "killed")]
