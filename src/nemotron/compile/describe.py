@@ -93,8 +93,10 @@ def outputs(job: AnyJob) -> Iterator[FileRef]:
     """The run folder and what lands elsewhere."""
     period = job.config.checkpointing.save_period
     for role, (key, path) in job.folders().items():
-        detail = f"`{key}`" if role != "checkpoints" else f"every {period} steps"
-        detail = detail if key else "metrics.jsonl, samples.jsonl, report.html"
+        # Logs are copies, and runs may share their folder.
+        if key.startswith("logger."):
+            continue
+        detail = f"every {period} steps" if key else "metrics.jsonl, samples.jsonl, report.html"
         yield FileRef(role, key or None, str(path), detail)
 
 

@@ -169,6 +169,10 @@ def resume(
     details = handle.model_extra or {}
     target = Target(run.path, str(details["run_dir"]), bool(details.get("mirrored")))
     profile = _kept_profile(run)
+    number = attempts_of(run.path)[-1].number + 1
+    how = How(accept_changed=accept_changed, after=tuple(after))
+    # What the executor refuses, it refuses before anything is written.
+    by.plan(profile, run.job(), target, number, how)
     with run.lock():
         if max_steps is None:
             run.write_job(run.note_resumed(command))
@@ -177,8 +181,7 @@ def resume(
         if run.status().state in ENDED:
             run.write_status(state="starting", error=None, exit_code=None)
     job = run.job()
-    number = attempts_of(run.path)[-1].number + 1
-    submission = by.plan(profile, job, target, number, How(accept_changed=accept_changed, after=tuple(after)))
+    submission = by.plan(profile, job, target, number, how)
     _hand_over(run, profile, job, target, submission, secrets_of(job))
     return run
 

@@ -71,3 +71,10 @@ def test_a_folder_of_logs_that_cannot_be_made_is_found_before_the_start(compiled
     assert (error.name, error.key, error.exit_code) == ("output-folder", key, 8)
     assert error.hint == f"set `{key}`"
     assert compiled("tiny", word, place=WITH_LOGGERS).errors == ()
+
+
+def test_logs_are_no_result_that_two_runs_cannot_share(compiled, tmp_path: Path) -> None:
+    words = ("logger.tensorboard_enabled=true", f"logger.log_dir={tmp_path}")
+    plan = compiled("tiny", *words, place=WITH_LOGGERS)
+    assert plan.errors == ()
+    assert [one.role for one in plan.outputs] == ["run folder", "checkpoints"]

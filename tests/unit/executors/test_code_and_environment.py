@@ -179,6 +179,11 @@ def test_a_worker_that_ends_by_itself_before_it_begins_was_not_killed(tmp_path: 
     assert "exit code 4: it broke" in done.stderr
     (row,) = json.loads(command("runs", "list", "--json", cwd=tmp_path).stdout)
     assert row["status"] == "failed"
+    _local_profile(tmp_path, "exit 3")
+    again = command("runs", "resume", "last", cwd=tmp_path)
+    assert (again.code, "cannot import nemotron" in again.stderr) == (3, True)
+    (row,) = json.loads(command("runs", "list", "--json", cwd=tmp_path).stdout)
+    assert row["status"] == "failed"
 
 
 def _local_profile(folder: Path, script: str) -> None:
