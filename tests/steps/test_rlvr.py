@@ -149,7 +149,8 @@ def test_a_function_that_always_fails_ends_the_run(tmp_path: Path, snapshot: Sna
     ids=" ".join,
 )
 def test_wrong_inputs(words: tuple[str, ...], tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    result = run_here(command(tmp_path, *words, "--dry-run"))
+    config, rest = (words[1], words[2:]) if words[0] == "-c" else ("tiny", words)
+    result = run_here(command(tmp_path, *rest, "--dry-run", config=config))
     text = readable(result, tmp_path).replace(os.getcwd(), "CWD")
     # Lines of the shipped configs move; those of the user's own words do not.
     text = re.sub(r"\.yaml:\d+:\d+", ".yaml:LINE", text)
