@@ -309,7 +309,7 @@ def _overrides(overrides: Overrides) -> list[Override]:
             message = f"overrides should be a mapping or a list of words, not {overrides!r}"
             hint = 'pass `{"dpo.seed": 3}` or `["dpo.seed=3"]`, and leave them out for none'
             raise UsageError(message, hint=hint, origin=Origin(PYTHON))
-        return parse_overrides(list(enumerate(words, 1)))
+        return parse_overrides(list(enumerate(words, 1)), PYTHON)
     origin = Origin(PYTHON)
     plain = {key: _plain(str(key), value) for key, value in overrides.items()}
     return [

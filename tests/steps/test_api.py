@@ -94,6 +94,13 @@ def test_mistakes_raise_what_the_command_would_print(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_word_of_a_list_is_placed_in_it() -> None:
+    with pytest.raises(UsageError) as caught:
+        api.compile("dpo", "tiny", ["dpo.seed=3", "dpo.seed 4"])
+    assert str(caught.value.origin) == "Python, argument 2"
+
+
+
 @pytest.mark.parametrize("overrides", [None, 3, [3], "dpo.seed=3", b"dpo.seed=3"])
 def test_overrides_of_another_form_are_told_the_forms_there_are(overrides: Any) -> None:
     with pytest.raises(UsageError, match="mapping or a list of words") as caught:

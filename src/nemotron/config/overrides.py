@@ -58,13 +58,13 @@ def shown_word(word: str) -> str:
     return f"{name}:..." if colon else word
 
 
-def parse_overrides(tokens: Sequence[tuple[int, str]]) -> list[Override]:
-    """Parse words of the command line, given with their 1-based argument positions.
+def parse_overrides(tokens: Sequence[tuple[int, str]], source: str = "command line") -> list[Override]:
+    """Parse words of the command line, or of another ``source``, given with their 1-based argument positions.
 
     Raises:
         UsageError: a word is not an override, its key is malformed or its value is not YAML; the origin names the word.
     """
-    return [_parse(text, Origin("command line", argument=position)) for position, text in tokens]
+    return [_parse(text, Origin(source, argument=position)) for position, text in tokens]
 
 
 def _parse(text: str, origin: Origin) -> Override:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nemotron.config.origins import PYTHON
 from nemotron.job import CompiledJob, Resumed
 from nemotron.runs.words import relative
 
@@ -73,7 +74,7 @@ def asked_of(job: CompiledJob) -> Asked:
     if asked.inputs and (endpoint := _judge(job).get("base_url")):
         inputs.append(Input("judge", f"{_judge(job).get('model')} at {endpoint}", "", ""))
     rows = [Difference(*row) for row in asked.differences]
-    typed = [row for row in rows if row.origin.startswith(("command line", "environment"))]
+    typed = [row for row in rows if row.origin.startswith(("command line", "environment", PYTHON))]
     return Asked(
         command=_shell(asked.command),
         attempts=[_attempt(entry) for entry in asked.resumed],
