@@ -19,7 +19,7 @@ from nemotron.checkpoints.megatron.families import ModelShape
 from nemotron.checkpoints.megatron.names import hf_parts
 from nemotron.checkpoints.megatron.reader import MegatronWeights, open_weights
 from nemotron.checkpoints.megatron.writer import check_state
-from nemotron.checkpoints.policy import check_vocabulary, copy_weights, write_root
+from nemotron.checkpoints.policy import as_stored, check_vocabulary, copy_weights, write_root
 from nemotron.checkpoints.safetensors_stream import Planned, write_model
 from nemotron.disk.documents import read_bytes
 from nemotron.disk.publish import published
@@ -72,13 +72,14 @@ def hf_to_megatron(
         ArtifactError: a model that does not convert (by name), broken files, or it does not read back as written.
         OutputError: ``target`` is taken or cannot be written.
     """
-    config = hf.read_config(source)
+    given, weights = hf.read_config(source), hf.HfWeights(source)
+    config = as_stored(given, weights)
     shape = families.from_hf(config, f"`{source}`")
     check_vocabulary(source, shape.vocab)
-    weights = hf.HfWeights(source)
     check_state(weights, shape)
     total = _nbytes({name: weights.headers[name] for name in hf_parts(shape)}, dtype)
-    beside = {hf.CONFIG: read_bytes(source / hf.CONFIG), **hf.side_files(source)}
+    kept = {hf.CONFIG: read_bytes(source / hf.CONFIG)} if config == given else {}
+    beside = {**kept, **hf.side_files(source)}
     with published(target, overwrite=overwrite) as root:
         write_root(root, weights, config, source, dtype, hf_model_id, beside, counter("writing", total, progress))
         with open_weights(root) as written:

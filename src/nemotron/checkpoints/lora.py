@@ -20,6 +20,7 @@ from torch import Tensor
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import WEIGHTS, read_adapter_config
 from nemotron.checkpoints.convert import MAX_FILE_BYTES, Conversion, Progress, counter, same_bytes
+from nemotron.checkpoints.policy import as_stored
 from nemotron.checkpoints.safetensors_stream import Planned, write_model
 from nemotron.disk.documents import regular
 from nemotron.disk.publish import published
@@ -134,8 +135,9 @@ def merge_lora(
         ArtifactError: what cannot be merged (by name), broken files, or it does not read back as written.
         OutputError: ``target`` is taken or cannot be written.
     """
-    config, weights = hf.read_config(base), hf.HfWeights(base)
+    weights = hf.HfWeights(base)
     merged = Merged(weights, Adapter.read(adapter))
+    config = as_stored(hf.read_config(base), merged)
     planned = [
         Planned(name, getattr(torch, dtype or header.dtype), tuple(header.shape))
         for name, header in weights.headers.items()

@@ -20,6 +20,8 @@ from nemotron.errors import ArtifactError
 if TYPE_CHECKING:
     from nemotron.checkpoints.megatron.writer import Progress
 
+TIED, HEAD, EMBEDDING = "tie_word_embeddings", "lm_head.weight", "model.embed_tokens.weight"
+
 
 @dataclass(frozen=True)
 class PolicyWeights:
@@ -36,7 +38,7 @@ class PolicyWeights:
     folder: Path
     """The Hugging Face folder, or the Megatron iteration folder."""
     hf_config: dict[str, Any]
-    """As in ``config.json``."""
+    """As in ``config.json``, but what ``as_stored`` corrects."""
     state: Mapping[str, Tensor]
     """Weights under their Hugging Face names, each read from disk when it is asked for. Do not write to them."""
     tokenizer: Path | None
@@ -66,6 +68,22 @@ def copy_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             parameter.copy_(weight)
 
 
+def as_stored(hf_config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The config, untied where the weights have an output layer that is not the embedding.
+
+    transformers keeps such a layer and trains it, whatever `tie_word_embeddings` says; everything else goes by the
+    config and would leave it out.
+    """
+    config = dict(hf_config)
+    if config.get(TIED) and HEAD in weights and EMBEDDING in weights:
+        head, embedding = weights[HEAD], weights[EMBEDDING]
+        if head.data_ptr() != embedding.data_ptr() and not (
+            head.dtype == embedding.dtype and torch.equal(head, embedding)
+        ):
+            config[TIED] = False
+    return config
+
+
 def load_policy_weights(path: Path, *, hf_config: Mapping[str, Any] | None = None) -> PolicyWeights:
     """Open a Hugging Face folder, a Megatron iteration, a root of iterations, or a NeMo-RL ``step_N``.
 
@@ -76,7 +94,8 @@ def load_policy_weights(path: Path, *, hf_config: Mapping[str, Any] | None = Non
     """
     if hf.is_hf(path):
         tokenizer = path if hf.tokenizer_files(path) else None
-        return PolicyWeights("checkpoint_hf", path, hf.read_config(path), hf.HfWeights(path), tokenizer)
+        state = hf.HfWeights(path)
+        return PolicyWeights("checkpoint_hf", path, as_stored(hf.read_config(path), state), state, tokenizer)
     weights = open_weights(path, hf_config)
     checkpoint = weights.checkpoint
     found = layout.tokenizer_of(checkpoint.folder)
@@ -105,12 +124,13 @@ def write_root(
     # It imports what torch has for checkpoints of many processes: a judge, which writes none, starts without.
     from nemotron.checkpoints.megatron.writer import train_state, write_iteration
 
+    hf_config = as_stored(hf_config, model_state)
     shape = families.from_hf(hf_config, "the model's config")
     iteration = root / layout.iteration_name(0)
     write_iteration(model_state, shape, iteration, dtype=dtype, hf_model_id=hf_model_id, progress=progress)
     kept = iteration / HF_CONFIG
     kept.parent.mkdir()
-    files = {HF_CONFIG.name: (json.dumps(dict(hf_config), indent=2) + "\n").encode(), **(extra_files or {})}
+    files = {HF_CONFIG.name: (json.dumps(hf_config, indent=2) + "\n").encode(), **(extra_files or {})}
     for name, content in files.items():
         (kept.parent / name).write_bytes(content)
     if tokenizer_dir is not None:

@@ -85,7 +85,7 @@ class Sizes:
             head_dim=head_dim if isinstance(head_dim, int) else hidden // heads,
             width=width if isinstance(width, int) else 4 * hidden,
             vocabulary=model.vocabulary or 0,
-            tied=bool(config.get("tie_word_embeddings", True)),
+            tied=bool(config.get("tie_word_embeddings", True)) and not model.own_head,
             by_hand=slow_path(model) is None,
         )
 

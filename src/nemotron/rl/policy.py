@@ -251,5 +251,19 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
             f"`{path}` lacks weights the model needs: {', '.join(missing[:3])}" + (" ..." if len(missing) > 3 else ""),
             hint="restore or re-export the checkpoint",
         )
+    _say_untied(model)
     checked: nn.Module = model
     return checked
+
+
+def _say_untied(model: Any) -> None:
+    """Correct the config of a model that came with an output layer of its own although the config ties it.
+
+    transformers then trains that layer; whoever reads a checkpoint of the model by its config would drop it.
+    """
+    head = model.get_output_embeddings()
+    if head is None or head.weight is model.get_input_embeddings().weight:
+        return
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nemotron.checkpoints.convert import hf_to_megatron, megatron_to_hf
@@ -70,6 +71,25 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         hf_to_megatron(source, tmp_path / name, verify="none")
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_output_layer_beside_a_config_that_ties_it_is_kept_where_it_is_another(tmp_path: Path, same: bool) -> None:
+    source = make(tmp_path / "hf", "llama-tied")
+    state = dict(HfWeights(source))
+    embedding = state["model.embed_tokens.weight"]
+    head = embedding.clone() if same else embedding.flip(0).contiguous()
+    save_file({**state, "lm_head.weight": head}, source / "model.safetensors", metadata={"format": "pt"})
+    there = hf_to_megatron(source, tmp_path / "megatron", verify="logits")
+    assert there.largest_logit_difference == 0.0
+    megatron_to_hf(tmp_path / "megatron", tmp_path / "back")
+    tokens = torch.arange(20)[None]
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in (source, tmp_path / "back")
+    )
+    assert torch.equal(before, after)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["tie_word_embeddings"] == same
+    assert ("lm_head.weight" in HfWeights(tmp_path / "back")) != same
 
 
 def test_cast_on_the_way(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ class ModelFiles:
     """Longest sequence, in tokens, that it was trained for."""
     tokens: int | None
     """One more than the highest token id of ``tokenizer.json``."""
+    own_head: bool = False
+    """The files hold an output layer, whatever `config.json` says of it; ``parameters`` counts it."""
     damage: str | None = None
     """What is wrong with `config.json` or the tokenizer's files, whoever reads them: a clause about the folder."""
     misfit: str | None = None
@@ -99,6 +101,7 @@ def _read(folder: Path) -> ModelFiles:
         vocabulary=_integer(config.get("vocab_size")),
         positions=_integer(config.get("max_position_embeddings")),
         tokens=_tokens(folder),
+        own_head="lm_head.weight" in shapes,
         damage=damage,
         misfit=None if damage else _misfit(folder, config, shapes),
     )
