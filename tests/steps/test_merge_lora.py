@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from transformers import AutoModelForCausalLM
 
 import nemotron as package
 from nemotron.artifacts.verify import verify
+from nemotron.checkpoints.lora import merge_lora
+from nemotron.errors import ArtifactError
 from tests.in_process import Result, nemotron
 
 POLICY = Path(package.__file__).parent / "assets" / "tiny_world" / "policy"
@@ -109,6 +112,58 @@ def test_an_adapter_of_another_model_is_refused(adapter: Path, tmp_path: Path) -
     assert done.code == 6
     assert "is not of this model" in done.stderr
     assert not (tmp_path / "merged").exists()
+
+
+FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+SECOND = FIRST.replace("lora_A", "lora_B")
+Tensors = dict[str, torch.Tensor]
+
+
+def wider(tensors: Tensors) -> Tensors:
+    """One module with twice the rank."""
+    first, second = tensors[FIRST], tensors[SECOND]
+    return {**tensors, FIRST: torch.cat([first, first]), SECOND: torch.cat([second, second], 1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "word"),
+    [
+        (lambda found: {name: one for name, one in found.items() if name != FIRST}, {}, "incomplete"),
+        (lambda found: {name: one for name, one in found.items() if name != SECOND}, {}, "incomplete"),
+        (dict, {"r": 8}, "of rank 4, its config says `r: 8`"),
+        (wider, {}, "of rank 8, its config says `r: 4`"),
+    ],
+)
+def test_an_incomplete_or_contradictory_adapter_is_refused_by_the_plan_and_by_the_merge(
+    adapter: Path, tmp_path: Path, change: Callable[[Tensors], Tensors], config: dict[str, Any], word: str
+) -> None:
+    other = changed(adapter, tmp_path / "other", **config)
+    save_file(change(load_file(other / "adapter_model.safetensors")), other / "adapter_model.safetensors")
+    done = merge(f"adapter={other}", f"base={POLICY}", "output_dir=merged", "--dry-run", cwd=tmp_path)
+    assert (done.code, word in done.stderr) == (6, True), done.stderr
+    with pytest.raises(ArtifactError, match=word):
+        merge_lora(other, POLICY, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_pickled_adapter_is_refused_by_the_plan(adapter: Path, tmp_path: Path) -> None:
+    other = changed(adapter, tmp_path / "other")
+    (other / "adapter_model.safetensors").rename(other / "adapter_model.bin")
+    done = merge(f"adapter={other}", f"base={POLICY}", "output_dir=merged", "--dry-run", cwd=tmp_path)
+    assert (done.code, "its weights are a pickle" in done.stderr) == (6, True), done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_a_quantised_base_is_refused_by_the_plan_and_by_the_merge(
+    adapter: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    base = Path(shutil.copytree(POLICY, tmp_path / "base"))
+    weights = {name: one.to(dtype) for name, one in load_file(base / "model.safetensors").items()}
+    save_file(weights, base / "model.safetensors")
+    done = merge(f"adapter={adapter}", f"base={base}", "output_dir=merged", "--dry-run", cwd=tmp_path)
+    assert (done.code, "use the unquantised model" in done.stderr) == (6, True), done.stderr
+    with pytest.raises(ArtifactError, match=str(dtype).removeprefix("torch.")):
+        merge_lora(adapter, base, tmp_path / "merged")
 
 
 def test_an_adapter_as_policy_is_refused_by_name(adapter: Path, tmp_path: Path) -> None:

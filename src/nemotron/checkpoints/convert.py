@@ -75,6 +75,7 @@ def hf_to_megatron(
     given, weights = hf.read_config(source), hf.HfWeights(source)
     config = as_stored(given, weights)
     shape = families.from_hf(config, f"`{source}`")
+    hf.check_numbers(source, config, weights.headers)
     check_vocabulary(source, shape.vocab)
     check_state(weights, shape)
     total = _nbytes({name: weights.headers[name] for name in hf_parts(shape)}, dtype)

@@ -43,6 +43,8 @@ TOKENIZER_FILES = (
 MORE_TEMPLATES = "additional_chat_templates"
 """Folder of further chat templates of a tokenizer."""
 
+UNQUANTISED = "quantised weights are not supported here: use the unquantised model"
+
 _DTYPES = {
     "BF16": "bfloat16",
     "F16": "float16",
@@ -132,13 +134,34 @@ def headers(folder: Path) -> dict[str, Header]:
     """
     found: dict[str, Header] = {}
     for path in weight_files(folder):
-        # numpy only names the flavour of tensors; none is made here.
-        with _opened(path, "numpy") as opened:
-            for name in opened.keys():  # noqa: SIM118  (not a mapping)
-                part = opened.get_slice(name)
-                dtype = str(part.get_dtype())
-                found[name] = Header(_DTYPES.get(dtype, dtype.lower()), tuple(part.get_shape()), path)
+        found |= headers_of(path)
     return found
+
+
+def headers_of(path: Path) -> dict[str, Header]:
+    """The tensors of one safetensors file. Raises ArtifactError: it is missing, cut short or not safetensors."""
+    found: dict[str, Header] = {}
+    # numpy only names the flavour of tensors; none is made here.
+    with _opened(path, "numpy") as opened:
+        for name in opened.keys():  # noqa: SIM118  (not a mapping)
+            part = opened.get_slice(name)
+            dtype = str(part.get_dtype())
+            found[name] = Header(_DTYPES.get(dtype, dtype.lower()), tuple(part.get_shape()), path)
+    return found
+
+
+FLOATS = ("bfloat16", "float16", "float32", "float64")
+"""Number types that weights are computed in."""
+
+
+def check_numbers(folder: Path, config: Mapping[str, Any], found: Mapping[str, Header]) -> None:
+    """Raises ArtifactError where weights are quantised, or of another type than the usual floating point ones."""
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method", "?") if isinstance(quantization, Mapping) else "?"
+        raise ArtifactError(f"`{folder}` holds quantised weights (`{method}`)", hint=UNQUANTISED)
+    for name, header in found.items():
+        if header.dtype not in FLOATS and name.endswith((".weight", ".bias")):
+            raise ArtifactError(f"`{folder}` holds `{name}` as `{header.dtype}`", hint=UNQUANTISED)
 
 
 def _opened(path: Path, framework: str) -> Any:

@@ -18,15 +18,13 @@ import torch
 from torch import Tensor
 
 from nemotron.checkpoints import hf
-from nemotron.checkpoints.adapter_files import WEIGHTS, read_adapter_config
+from nemotron.checkpoints.adapter_files import check_fit, pairs, read_adapter_config, weights_file
 from nemotron.checkpoints.convert import MAX_FILE_BYTES, Conversion, Progress, counter, same_bytes
 from nemotron.checkpoints.policy import as_stored
 from nemotron.checkpoints.safetensors_stream import Planned, write_model
 from nemotron.disk.documents import regular
 from nemotron.disk.publish import published
 from nemotron.errors import ArtifactError
-
-_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,11 @@ class Adapter:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        path = weights_file(self.folder)
         try:
-            return load_file(regular(self.folder / WEIGHTS))
+            return load_file(regular(path))
         except (OSError, SafetensorError) as error:
-            raise ArtifactError(
-                f"`{self.folder / WEIGHTS}` cannot be read: {error}", hint="copy the adapter again"
-            ) from error
+            raise ArtifactError(f"`{path}` cannot be read: {error}", hint="copy the adapter again") from error
 
     @property
     def scale(self) -> float:
@@ -60,30 +57,16 @@ class Adapter:
         rank, alpha = int(self.config["r"]), float(self.config["lora_alpha"])
         return alpha / (sqrt(rank) if self.config.get("use_rslora") else rank)
 
-    def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """The two matrices of every weight that is adapted, by the weight's name in the model.
+    def fitted(self, base: Mapping[str, hf.Header]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The two matrices of every weight that is adapted, by the weight's name in the model with ``base``.
 
         Raises:
-            ArtifactError: something in it is no such matrix.
+            ArtifactError: something in it is no such matrix, or of another model.
         """
-        found: dict[str, tuple[Tensor, Tensor]] = {}
-        strange = [name for name in self.tensors if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
-        if strange:
-            raise ArtifactError(
-                f"the adapter `{self.folder}` holds `{strange[0]}`, which is no part of a language model's adapter",
-                hint="of a reward model take the whole model beside it, `policy/weights/hf`",
-            )
-        for name, first in self.tensors.items():
-            if not name.endswith(".lora_A.weight"):
-                continue
-            stem = name.removesuffix(".lora_A.weight")
-            second = self.tensors.get(f"{stem}.lora_B.weight")
-            if second is None or second.shape[1:] != first.shape[:1]:
-                raise ArtifactError(f"the adapter `{self.folder}` is incomplete: `{stem}`", hint="copy it again")
-            found[f"{stem.removeprefix(_PREFIX)}.weight"] = (first, second)
-        if not found:
-            raise ArtifactError(f"the adapter `{self.folder}` adapts nothing", hint="copy it again")
-        return found
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        found = pairs(self.folder, self.config, shapes)
+        check_fit(self.folder, found, shapes, {name: header.shape for name, header in base.items()})
+        return {name: (self.tensors[first], self.tensors[second]) for name, (first, second) in found.items()}
 
 
 class Merged(Mapping[str, Tensor]):
@@ -92,16 +75,7 @@ class Merged(Mapping[str, Tensor]):
     def __init__(self, base: hf.HfWeights, adapter: Adapter) -> None:
         """Raises ArtifactError when the adapter is not of this model."""
         self._base, self._scale = base, adapter.scale
-        self._pairs = adapter.pairs()
-        for name, (first, second) in self._pairs.items():
-            shape = tuple(base.headers[name].shape) if name in base.headers else None
-            if shape != (second.shape[0], first.shape[1]):
-                has = "has no such weight" if shape is None else f"has {shape[0]} x {shape[-1]}"
-                raise ArtifactError(
-                    f"the adapter `{adapter.folder}` is not of this model: it adapts `{name}` with "
-                    f"{second.shape[0]} x {first.shape[1]}, the model {has}",
-                    hint="name the model that it was trained on as `base`",
-                )
+        self._pairs = adapter.fitted(base.headers)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._base)
@@ -135,9 +109,10 @@ def merge_lora(
         ArtifactError: what cannot be merged (by name), broken files, or it does not read back as written.
         OutputError: ``target`` is taken or cannot be written.
     """
-    weights = hf.HfWeights(base)
+    given, weights = hf.read_config(base), hf.HfWeights(base)
+    hf.check_numbers(base, given, weights.headers)
     merged = Merged(weights, Adapter.read(adapter))
-    config = as_stored(hf.read_config(base), merged)
+    config = as_stored(given, merged)
     planned = [
         Planned(name, getattr(torch, dtype or header.dtype), tuple(header.shape))
         for name, header in weights.headers.items()

@@ -72,7 +72,7 @@ class Job(ConvertJob[Config]):
             raise ArtifactError(message, hint="a reward model stays in Hugging Face form: use it as it is")
         # Of a hub model the cache may hold a part; the rest is fetched when the run starts.
         if not is_hub_name(self.config.hf_model) and self.reads_headers:
-            hf.headers(source)
+            hf.check_numbers(source, config, hf.headers(source))
             if model is not None and model.misfit:
                 hint = "the config belongs to another model, or a file is missing"
                 raise ArtifactError(f"`{self.config.hf_model}` {model.misfit}", hint=hint)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from nemotron.checkpoints.adapter_files import read_adapter_config
+from nemotron.checkpoints.adapter_files import check_fit, pairs, read_adapter_config, weights_file
 from nemotron.compile.declaration import PlainStep
 from nemotron.compile.plan import FileRef
 from nemotron.compile.probes.model_files import folder_of
@@ -58,7 +58,7 @@ class Job(ConvertJob[Config]):
             yield "base", self.config.base
 
     def convert_on_paper(self) -> None:
-        """The adapter is one that is merged, and its base model's files are whole by their headers.
+        """The adapter is one that is merged, and of the base model, by the headers of both.
 
         Raises:
             ArtifactError: as the conversion would.
@@ -70,8 +70,18 @@ class Job(ConvertJob[Config]):
         if name is None:
             return
         folder = folder_of(name, self.place)
-        if folder is not None and not is_hub_name(name) and self.reads_headers:
-            hf.headers(folder)
+        if not self.reads_headers:
+            return
+        base = None
+        if folder is not None and not is_hub_name(name):
+            base = hf.headers(folder)
+            hf.check_numbers(folder, hf.read_config(folder), base)
+        if self.sees(self.config.adapter):
+            adapter = expanded(self.config.adapter)
+            shapes = {name: header.shape for name, header in hf.headers_of(weights_file(adapter)).items()}
+            found = pairs(adapter, read_adapter_config(adapter), shapes)
+            if base is not None:
+                check_fit(adapter, found, shapes, {name: header.shape for name, header in base.items()})
 
     def inputs(self) -> Iterator[FileRef]:
         """The adapter, and the model."""
