@@ -35,6 +35,23 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
+def not_a_model(folder: Path) -> tuple[str, str] | None:
+    """Why a folder with an adapter in it is not taken for a model: a clause about the folder, and what to do.
+
+    transformers applies an adapter that lies beside a whole model, and freezes that model.
+    """
+    if not (folder / CONFIG).is_file():
+        return None
+    if is_adapter(folder):
+        merge = f"`nemotron steps run convert/merge_lora adapter={folder} base=MODEL output_dir=FOLDER`"
+        return "is an adapter (PEFT, LoRA), not a whole model", f"{merge} makes one"
+    return (
+        f"holds a whole model and an adapter (PEFT, LoRA: `{CONFIG}`), which would be applied to it",
+        f"remove `{CONFIG}` and `{WEIGHTS}` from it where the adapter is not meant; else move both into a folder of "
+        "their own and merge them with `nemotron steps run convert/merge_lora`",
+    )
+
+
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """The config of a plain LoRA adapter.
 

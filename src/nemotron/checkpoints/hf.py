@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemotron.checkpoints.adapter_files import not_a_model
 from nemotron.disk.documents import read_bytes, read_json, read_object, regular
 from nemotron.disk.faults import reason
 from nemotron.disk.home import expanded
@@ -100,11 +101,8 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ArtifactError: there are none, one is missing, or the weights are pickles or an adapter.
     """
-    if (folder / "adapter_config.json").is_file():
-        raise ArtifactError(
-            f"`{folder}` is an adapter (PEFT, LoRA), not a model",
-            hint="merge it into its base model first: `nemotron steps run convert/merge_lora`",
-        )
+    if (problem := not_a_model(folder)) is not None:
+        raise ArtifactError(f"`{folder}` {problem[0]}", hint=problem[1])
     index = folder / INDEX
     if index.is_file():
         try:

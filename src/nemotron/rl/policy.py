@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nemotron.checkpoints.adapter_files import is_adapter
+from nemotron.checkpoints.adapter_files import not_a_model
 from nemotron.checkpoints.libraries import refusing_damage
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.contracts.samples import Group
@@ -218,11 +218,8 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
     import transformers
 
     folder = Path(path)
-    if is_adapter(folder):
-        raise ArtifactError(
-            f"`{path}` is an adapter (PEFT, LoRA), not a model",
-            hint="merge it into its base model first: `nemotron steps run convert/merge_lora`",
-        )
+    if (problem := not_a_model(folder)) is not None:
+        raise ArtifactError(f"`{path}` {problem[0]}", hint=problem[1])
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"`{path}` has no `config.json`", hint="give the folder of a Hugging Face checkpoint")
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

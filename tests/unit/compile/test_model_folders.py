@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from nemotron import api
+from nemotron.checkpoints import hf
 from nemotron.compile.probes.model_files import read_model, unknown_type
 from nemotron.config.resolvers import ASSETS
-from nemotron.errors import Finding
+from nemotron.errors import ArtifactError, Finding
 from nemotron.place import Place
 
 Edit = Callable[[Path], object]
@@ -63,6 +64,23 @@ def test_what_the_run_would_refuse_the_plan_does(model: Path, edit: Edit, says: 
         [("policy.model_name", 6)],
         [("policy.tokenizer.chat_template", 6)],
     ), found
+
+
+MODELS = {"policy": "policy.model_name", "judge": "env.nemo_gym.genrm_model.responses_api_models.vllm_model.model"}
+"""A folder of the tiny world -> a key that names a model of that kind in rlhf."""
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_beside_an_adapter_is_refused_wherever_one_is_named(tmp_path: Path, kind: str) -> None:
+    """transformers would apply the adapter and freeze the model."""
+    folder = Path(shutil.copytree(ASSETS / "tiny_world" / kind, tmp_path / "model"))
+    shutil.copytree(ASSETS / "tiny_world" / "adapter", folder, dirs_exist_ok=True)
+    plan = api.compile("rlhf", "tiny", {MODELS[kind]: str(folder)})
+    [error] = [one for one in plan.findings if "a whole model and an adapter" in one.message]
+    assert (error.key, error.exit_code, error.severity) == (MODELS[kind], 6, "error")
+    assert "merge_lora" in str(error.hint)
+    with pytest.raises(ArtifactError, match="a whole model and an adapter"):
+        hf.headers(folder)
 
 
 def test_the_plan_of_every_step_tries_the_template(model: Path) -> None:

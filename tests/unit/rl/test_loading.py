@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nemotron.errors import ArtifactError
 from nemotron.rl.policy import Policy
 from tests.unit.checkpoints.families_zoo import write_megatron
 from tests.unit.rl.tiny_policy import tiny_policy
@@ -33,3 +35,10 @@ def test_an_output_layer_of_its_own_survives_every_form_of_a_checkpoint(tmp_path
     for found in (policy, policy.frozen_copy(), *again):
         assert torch.equal(found.model.lm_head.weight, head)
         assert not found.model.config.tie_word_embeddings
+
+
+def test_a_model_beside_an_adapter_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "hf")
+    (tmp_path / "hf" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="a whole model and an adapter"):
+        Policy.load(tmp_path / "hf", device="cpu")

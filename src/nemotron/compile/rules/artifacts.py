@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nemotron.checkpoints.adapter_files import is_adapter
+from nemotron.checkpoints.adapter_files import not_a_model
 from nemotron.checkpoints.chat_template import DEFAULT, read_template, refuses_all, template_fault
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
@@ -76,10 +76,8 @@ def _incomplete(job: AnyStepJob, role: str, key: str, name: str, own_tokenizer: 
     model = read_model(name, job.place)
     if model is None:
         return
-    if is_adapter(model.folder):
-        message = f"the {role} `{name}` is an adapter (PEFT, LoRA), not a whole model"
-        hint = f"`nemotron steps run convert/merge_lora adapter={name} base=MODEL output_dir=FOLDER` makes one"
-        yield job.error(key, message, kind=ArtifactError, hint=hint)
+    if (problem := not_a_model(model.folder)) is not None:
+        yield job.error(key, f"the {role} `{name}` {problem[0]}", kind=ArtifactError, hint=problem[1])
         return
     wanted = {
         "a readable `config.json`": bool(model.config),
