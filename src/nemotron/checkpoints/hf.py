@@ -109,6 +109,11 @@ def weight_files(folder: Path) -> list[Path]:
             names = sorted(set(read_object(index)["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ArtifactError(f"`{index}` cannot be read", hint="copy the checkpoint again") from error
+    elif not (folder / SINGLE).is_file() and any(folder.glob("*.safetensors")):
+        raise ArtifactError(
+            f"`{folder}` holds safetensors files, but no `{INDEX}` that says which of them make the model",
+            hint="copy the checkpoint again, with every file",
+        )
     else:
         names = [SINGLE]
     files = [folder / str(name) for name in names]
@@ -122,6 +127,21 @@ def weight_files(folder: Path) -> list[Path]:
                 hint="convert them to safetensors" if pickled else "copy the checkpoint again, with every file",
             )
     return files
+
+
+def layout_fault(folder: Path) -> ArtifactError | None:
+    """What keeps the safetensors files of a model from being found: shards that no index lists, or one that is lost."""
+    if (folder / SINGLE).is_file():
+        return None
+    if not (folder / INDEX).exists() and next(folder.glob("pytorch_model*.bin"), None):
+        return None
+    if next(folder.glob("*.safetensors"), None) is None:
+        return None
+    try:
+        weight_files(folder)
+    except ArtifactError as error:
+        return error
+    return None
 
 
 def headers(folder: Path) -> dict[str, Header]:
@@ -143,13 +163,26 @@ def headers_of(path: Path) -> dict[str, Header]:
     with _opened(path, "numpy") as opened:
         for name in opened.keys():  # noqa: SIM118  (not a mapping)
             part = opened.get_slice(name)
-            dtype = str(part.get_dtype())
-            found[name] = Header(_DTYPES.get(dtype, dtype.lower()), tuple(part.get_shape()), path)
+            found[name] = Header(number_type(str(part.get_dtype())), tuple(part.get_shape()), path)
     return found
+
+
+def number_type(stored: str) -> str:
+    """torch's name of a number type, by the one that safetensors has for it."""
+    return _DTYPES.get(stored, stored.lower())
 
 
 FLOATS = ("bfloat16", "float16", "float32", "float64")
 """Number types that weights are computed in."""
+_WEIGHTS = (".weight", ".bias")
+
+
+def whole_numbers(name: str, dtype: str) -> str | None:
+    """What is wrong with a weight that is stored as whole numbers, which are its values only with what they are scaled
+    with: a clause about its folder."""
+    if dtype in FLOATS or dtype.startswith("float") or not name.endswith(_WEIGHTS):
+        return None
+    return f"holds `{name}` as `{dtype}`, so its weights are quantised"
 
 
 def check_numbers(folder: Path, config: Mapping[str, Any], found: Mapping[str, Header]) -> None:
@@ -158,7 +191,7 @@ def check_numbers(folder: Path, config: Mapping[str, Any], found: Mapping[str, H
         method = quantization.get("quant_method", "?") if isinstance(quantization, Mapping) else "?"
         raise ArtifactError(f"`{folder}` holds quantised weights (`{method}`)", hint=UNQUANTISED)
     for name, header in found.items():
-        if header.dtype not in FLOATS and name.endswith((".weight", ".bias")):
+        if header.dtype not in FLOATS and name.endswith(_WEIGHTS):
             raise ArtifactError(f"`{folder}` holds `{name}` as `{header.dtype}`", hint=UNQUANTISED)
 
 

@@ -18,9 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import not_a_model
 from nemotron.checkpoints.libraries import refusing_damage
 from nemotron.checkpoints.policy import load_policy_weights
+from nemotron.checkpoints.surplus import beyond_layers
 from nemotron.contracts.samples import Group
 from nemotron.errors import ArtifactError, NotAvailableError
 from nemotron.rl.frozen import freeze
@@ -93,6 +95,7 @@ class Policy:
             config = transformers.AutoConfig.for_model(**found.hf_config)
             model = auto.from_config(config, dtype=torch.float32)
         found.copy_into(model)
+        check_values(model, str(path))
         return cls(model.to(resolve_device(device)), precision=precision)
 
     def frozen_copy(self) -> Policy:
@@ -222,12 +225,14 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
         raise ArtifactError(f"`{path}` {problem[0]}", hint=problem[1])
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"`{path}` has no `config.json`", hint="give the folder of a Hugging Face checkpoint")
+    if (fault := hf.layout_fault(folder)) is not None:
+        raise fault
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     def refusal(reason: str) -> ArtifactError:
         if folder.exists():
             message = f"`{path}` cannot be read as a {kind}: {reason}"
-            return ArtifactError(message, hint="restore or re-export the checkpoint")
+            return ArtifactError(message, hint=_remedy(folder))
         return ArtifactError(
             f"`{path}` is neither a folder nor a model that can be fetched: {reason}",
             hint="check the name, or download the model first when there is no network",
@@ -248,9 +253,55 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
             f"`{path}` lacks weights the model needs: {', '.join(missing[:3])}" + (" ..." if len(missing) > 3 else ""),
             hint="restore or re-export the checkpoint",
         )
+    beyond = beyond_layers(model.config.get_text_config().to_dict(), map(str, report["unexpected_keys"]))
+    if beyond:
+        raise ArtifactError(
+            f"`{path}` has the weight `{beyond[0]}`, and its `config.json` means no such layer",
+            hint="the config belongs to another model: copy or download it again",
+        )
+    _refuse_whole_numbers(folder)
+    check_values(model, path)
     _say_untied(model)
     checked: nn.Module = model
     return checked
+
+
+def _remedy(folder: Path) -> str:
+    """What to do with a folder that transformers does not read: of quantised weights it asks for other libraries."""
+    try:
+        quantised = "quantization_config" in hf.read_config(folder)
+    except ArtifactError:
+        quantised = False
+    return hf.UNQUANTISED if quantised else "restore or re-export the checkpoint"
+
+
+def _refuse_whole_numbers(folder: Path) -> None:
+    """transformers turns them into floating point without a word, and without their scale they mean nothing."""
+    if (folder / hf.SINGLE).is_file():
+        stored = hf.headers_of(folder / hf.SINGLE)
+    else:
+        stored = hf.headers(folder) if (folder / hf.INDEX).is_file() else {}
+    for name, header in stored.items():
+        if (problem := hf.whole_numbers(name, header.dtype)) is not None:
+            raise ArtifactError(f"`{folder}` {problem}", hint=hf.UNQUANTISED)
+
+
+def check_values(model: nn.Module, path: str) -> None:
+    """One pass over all weights: training on numbers that are none would end at its first loss, and blame the rate.
+
+    Raises:
+        ArtifactError: a weight is NaN or infinite, or of a type that is not trained.
+    """
+    for name, weight in model.named_parameters():
+        if weight.dtype != torch.float32:
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise ArtifactError(f"`{path}` holds `{name}` as {kind}, so its weights are quantised", hint=hf.UNQUANTISED)
+        # The sum needs no second tensor; that of large numbers may overflow.
+        if not (torch.isfinite(weight.detach().sum()) or torch.isfinite(weight).all()):
+            raise ArtifactError(
+                f"`{path}` holds numbers in `{name}` that are not finite (NaN or infinite)",
+                hint="use a checkpoint from before that, or copy or download it again",
+            )
 
 
 def _say_untied(model: Any) -> None:

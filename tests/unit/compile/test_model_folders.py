@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from nemotron import api
 from nemotron.checkpoints import hf
@@ -81,6 +83,81 @@ def test_a_model_beside_an_adapter_is_refused_wherever_one_is_named(tmp_path: Pa
     assert "merge_lora" in str(error.hint)
     with pytest.raises(ArtifactError, match="a whole model and an adapter"):
         hf.headers(folder)
+
+
+def stored(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Edit:
+    """An edit of the weights."""
+
+    def edit(folder: Path) -> None:
+        path = folder / hf.SINGLE
+        save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+    return edit
+
+
+def with_more(name: str) -> Edit:
+    return stored(lambda weights: {**weights, name: torch.zeros(3)})
+
+
+def in_shards(folder: Path, index: str | None) -> None:
+    """As two files that ``index`` lists, or nothing does."""
+    weights = load_file(folder / hf.SINGLE)
+    (folder / hf.SINGLE).unlink()
+    for number, names in enumerate((sorted(weights)[::2], sorted(weights)[1::2]), start=1):
+        save_file({name: weights[name] for name in names}, folder / f"model-0000{number}-of-00002.safetensors")
+    if index is not None:
+        (folder / hf.INDEX).write_text(index)
+
+
+ROWS = [
+    (config(num_hidden_layers=3), "means no such layer"),
+    (with_more("model.layers.9.mlp.up_proj.weight"), "means no such layer"),
+    (stored(lambda weights: {name: one.to(torch.int8) for name, one in weights.items()}), "as `int8`"),
+    (config(quantization_config={"quant_method": "gptq", "bits": 4}), "quantised weights (`gptq`)"),
+    (config(tie_word_embeddings=False), "lacks the weight `lm_head.weight`"),
+    (config(model_type="nope", auto_map={"AutoModelForCausalLM": "code.Model"}), "`model_type` `nope`"),
+    (lambda folder: in_shards(folder, None), "no `model.safetensors.index.json`"),
+    (lambda folder: in_shards(folder, "{"), "model.safetensors.index.json` cannot be read"),
+]
+"""Edits of a whole model, and what is said of it."""
+
+
+@pytest.mark.parametrize(("edit", "says"), ROWS)
+@pytest.mark.parametrize("kind", MODELS)
+def test_weights_that_would_not_be_read_as_they_are_meant_are_refused(
+    tmp_path: Path, kind: str, edit: Edit, says: str
+) -> None:
+    edit(Path(shutil.copytree(ASSETS / "tiny_world" / kind, tmp_path / "model")))
+    words = [f"{MODELS[kind]}={tmp_path / 'model'}", "~policy.pretrained_checkpoint"]
+    found = [one for one in api.compile("rlhf", "tiny", words).findings if one.severity == "error"]
+    assert [(error.key, error.exit_code) for error in found] == [(MODELS[kind], 6)], found
+    assert says in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [
+        ("lm_head.bias", True),
+        ("model.layers.0.mlp.up_proj.weight_scale", True),
+        ("score.weight", False),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", False),
+    ],
+)
+def test_weights_that_nothing_reads_are_named(model: Path, name: str, warned: bool) -> None:
+    with_more(name)(model)
+    plan = api.compile("dpo", "tiny", ["policy.model_name=./model", "~policy.pretrained_checkpoint"])
+    assert [one for one in plan.findings if one.severity == "error"] == []
+    assert any(name in one.message for one in plan.findings if one.severity == "warning") == warned
+
+
+def test_a_link_to_nothing_is_no_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "model").symlink_to("lost")
+    found = [error for error in errors("dpo", "owner/model") if error.key == "policy.model_name"]
+    assert ["a link to a folder that is not there" in error.message for error in found] == [True]
+    plan = api.compile("hf_to_megatron", "tiny", {"hf_model": "owner/model", "output_dir": "out"})
+    assert any(one.severity == "error" and "no folder `owner/model`" in one.message for one in plan.findings)
 
 
 def test_the_plan_of_every_step_tries_the_template(model: Path) -> None:
@@ -192,4 +269,4 @@ def test_a_slow_tokenizer_is_one(model: Path, name: str, content: str) -> None:
 def test_types_of_models_are_those_of_transformers() -> None:
     assert unknown_type({"model_type": "qwen3"}) is unknown_type({"model_type": "gemma3_text"}) is None
     assert unknown_type({"model_type": "qwen"}) == "qwen"
-    assert unknown_type({"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}) is None
+    assert unknown_type({"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}) == "mine"

@@ -42,3 +42,55 @@ def test_a_model_beside_an_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "hf" / "adapter_config.json").write_text("{}")
     with pytest.raises(ArtifactError, match="a whole model and an adapter"):
         Policy.load(tmp_path / "hf", device="cpu")
+
+
+def test_weights_of_layers_that_the_config_does_not_have_are_refused(tmp_path: Path) -> None:
+    policy = tiny_policy().model
+    name = "model.layers.1.mlp.up_proj.weight"
+    folder = saved(tmp_path / "hf", **{name.replace("1", "7"): policy.get_parameter(name).detach().clone()})
+    with pytest.raises(ArtifactError, match="no such layer"):
+        Policy.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["score.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"])
+def test_what_may_lie_beside_the_weights_does_no_harm(tmp_path: Path, name: str) -> None:
+    Policy.load(saved(tmp_path / "hf", **{name: torch.zeros(1, 32)}), device="cpu")
+
+
+def test_whole_numbers_are_no_weights(tmp_path: Path) -> None:
+    """transformers makes floating point of them without a word."""
+    name = "model.layers.1.mlp.up_proj.weight"
+    numbers = tiny_policy().model.get_parameter(name).detach().to(torch.int8)
+    with pytest.raises(ArtifactError, match="as `int8`"):
+        Policy.load(saved(tmp_path / "hf", **{name: numbers}), device="cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_found_before_training(tmp_path: Path, value: float) -> None:
+    weight = tiny_policy().model.model.norm.weight.detach().clone()
+    weight[3] = value
+    folder = saved(tmp_path / "hf", **{"model.norm.weight": weight})
+    for load in (Policy.load, Policy.load_checkpoint):
+        with pytest.raises(ArtifactError, match=r"`model.norm.weight` that are not finite"):
+            load(folder, device="cpu")
+
+
+def test_weights_whose_sum_overflows_are_finite(tmp_path: Path) -> None:
+    weight = torch.full_like(tiny_policy().model.model.norm.weight, 3e38)
+    Policy.load(saved(tmp_path / "hf", **{"model.norm.weight": weight}), device="cpu")
+
+
+def test_shards_that_no_index_lists_are_said_to_be_that(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "hf")
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
+    with pytest.raises(ArtifactError, match=r"no `model.safetensors.index.json`"):
+        Policy.load(folder, device="cpu")
+
+
+def test_a_quantised_model_is_not_to_be_exported_again(tmp_path: Path) -> None:
+    path = saved(tmp_path / "hf") / "config.json"
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": settings}))
+    with pytest.raises(ArtifactError) as caught:
+        Policy.load(tmp_path / "hf", device="cpu")
+    assert "use the unquantised model" in str(caught.value.hint)

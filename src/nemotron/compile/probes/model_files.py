@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +16,10 @@ from nemotron.checkpoints.folders import folder_of as folder_of
 from nemotron.checkpoints.folders import is_path as is_path
 from nemotron.checkpoints.folders import may_be_repository as may_be_repository
 from nemotron.checkpoints.folders import tokenizer_folder as tokenizer_folder
-from nemotron.checkpoints.megatron import families
-from nemotron.checkpoints.megatron.names import hf_parts
+from nemotron.compile.probes.weights import Doubts, doubts, read_headers
 from nemotron.data.manifest import PASS_THROUGH
-from nemotron.disk.documents import open_regular, parse_json, read_bytes, read_json
+from nemotron.disk.documents import read_bytes, read_json
 from nemotron.disk.home import expanded
-from nemotron.errors import ArtifactError
 from nemotron.place import Place
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -58,8 +55,8 @@ class ModelFiles:
     """The files hold an output layer, whatever `config.json` says of it; ``parameters`` counts it."""
     damage: str | None = None
     """What is wrong with `config.json` or the tokenizer's files, whoever reads them: a clause about the folder."""
-    misfit: str | None = None
-    """Where the weights are not those of `config.json`, for who loads them: a clause about the folder."""
+    doubts: Doubts = field(default_factory=Doubts)
+    """Where the weights are not those of `config.json`, for who loads them."""
 
 
 def read_model(name: str, place: Place) -> ModelFiles | None:
@@ -85,8 +82,8 @@ def _read(folder: Path) -> ModelFiles:
     # What cannot be is said once, and not computed with.
     config = {name: value for name, value in written.items() if name not in _SIZES or _fits(value)}
     heads = _integer(config.get("num_attention_heads"))
-    shapes, broken = _weights(folder)
-    elements = {name: math.prod(shape) for name, shape in shapes.items()}
+    stored, broken = read_headers(folder)
+    elements = {name: math.prod(tensor.shape) for name, tensor in stored.items()}
     damage = _damaged_config(written) or _damaged_tokenizer(folder)
     return ModelFiles(
         folder=folder,
@@ -101,9 +98,9 @@ def _read(folder: Path) -> ModelFiles:
         vocabulary=_integer(config.get("vocab_size")),
         positions=_integer(config.get("max_position_embeddings")),
         tokens=_tokens(folder),
-        own_head="lm_head.weight" in shapes,
+        own_head="lm_head.weight" in stored,
         damage=damage,
-        misfit=None if damage else _misfit(folder, config, shapes),
+        doubts=Doubts() if damage else doubts(folder, config, stored),
     )
 
 
@@ -132,10 +129,9 @@ def _damaged_config(config: dict[str, Any]) -> str | None:
 
 
 def unknown_type(config: dict[str, Any]) -> str | None:
-    """The `model_type` that the transformers installed here has never heard of; None of one without it, or that brings
-    its own code."""
+    """The `model_type` that the transformers installed here has never heard of; None of one without it."""
     kind, known = config.get("model_type"), _known_types()
-    if not isinstance(kind, str) or not known or config.get("auto_map"):
+    if not isinstance(kind, str) or not known:
         return None
     return None if re.search(rf"""["']{re.escape(kind)}["']""", known) else kind
 
@@ -196,69 +192,6 @@ def _tokens(folder: Path) -> int | None:
     ids += [token.get("id") for token in tokenizer.get("added_tokens") or () if isinstance(token, dict)]
     numbers = [number for number in ids if isinstance(number, int)]
     return max(numbers) + 1 if numbers else None
-
-
-def _misfit(folder: Path, config: dict[str, Any], shapes: dict[str, list[int]]) -> str | None:
-    """The first weight that is missing, or of another shape than the config means; of families that convert alone.
-
-    What stands behind the layers depends on who loads them: a model that scores has no output layer.
-    """
-    try:
-        wanted = hf_parts(families.from_hf(config, f"`{folder}`"))
-    except ArtifactError:
-        return None
-    if "model.embed_tokens.weight" not in shapes:
-        return None  # named otherwise: transformers knows several ways
-    for name, part in wanted.items():
-        if name not in shapes and name != "lm_head.weight":
-            return f"lacks the weight `{name}`, which its `config.json` means"
-        if name in shapes and shapes[name] != list(part.shape):
-            return f"has `{name}` of shape {shapes[name]}, its `config.json` means {list(part.shape)}"
-    return None
-
-
-def _weights(folder: Path) -> tuple[dict[str, list[int]], str | None]:
-    """Shapes in all safetensors files, and a file that is broken, which leaves them unknown."""
-    found: dict[str, list[int]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        shapes = _shapes(path)
-        if shapes is None:
-            return {}, path.name
-        found |= shapes
-    if not found:
-        # Of pickles only the beginning is looked at: nothing in them is carried out here.
-        for path in sorted(folder.glob("pytorch_model*.bin")):
-            if not _begins_like_a_pickle(path):
-                return {}, path.name
-    return found, None
-
-
-def _begins_like_a_pickle(path: Path) -> bool:
-    try:
-        with open_regular(path) as file:
-            return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
-    except OSError:
-        return False
-
-
-def _shapes(path: Path) -> dict[str, list[int]] | None:
-    """Shapes of the tensors of a safetensors file: 8 bytes of length, then JSON, then the data that it promises.
-
-    None when that cannot be read, or data are missing.
-    """
-    try:
-        with open_regular(path) as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = parse_json(file.read(length)) if length < 100_000_000 else None
-        size = path.stat().st_size - 8 - length
-        if not isinstance(header, dict):
-            return None
-        tensors = {name: value for name, value in header.items() if name != "__metadata__"}
-        if any(int(one["data_offsets"][1]) > size for one in tensors.values()):
-            return None
-        return {name: [int(extent) for extent in one["shape"]] for name, one in tensors.items()}
-    except (OSError, ValueError, TypeError, LookupError, struct.error):
-        return None
 
 
 @dataclass(frozen=True, slots=True)

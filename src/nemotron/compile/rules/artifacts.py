@@ -8,13 +8,16 @@ from typing import Any
 
 from nemotron.checkpoints.adapter_files import not_a_model
 from nemotron.checkpoints.chat_template import DEFAULT, read_template, refuses_all, template_fault
+from nemotron.checkpoints.hf import UNQUANTISED, layout_fault
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
+from nemotron.checkpoints.surplus import HEAD
 from nemotron.checkpoints.turn_end import named_tokens
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
-from nemotron.compile.jobs.step import AnyStepJob
+from nemotron.compile.jobs.step import AnyStepJob, ModelRef
 from nemotron.compile.probes.model_files import (
+    ModelFiles,
     TokenizerFacts,
     folder_of,
     is_path,
@@ -47,13 +50,16 @@ def models_are_complete(job: AnyStepJob) -> Iterator[Finding]:
         elif folder_of(name, job.place) is None:
             yield from _absent(job, role, key, name, model.downloaded)
         else:
-            yield from _incomplete(job, role, key, name, model.own_tokenizer)
+            yield from _incomplete(job, role, model)
 
 
 def _absent(job: AnyStepJob, role: str, key: str, name: str, downloaded: bool) -> Iterator[Finding]:
     if is_path(name) and not job.sees(name):
         return
-    if job.sees(name) and not may_be_repository(name):
+    if job.sees(name) and Path(name).expanduser().is_symlink():
+        message = f"the {role} `{name}` is a link to a folder that is not there"
+        yield job.error(key, message, kind=ArtifactError, hint=f"check `{key}`, and what the link names")
+    elif job.sees(name) and not may_be_repository(name):
         message = f"the {role} `{name}` is neither a folder nor the name of a repository"
         yield job.error(key, message, kind=ArtifactError, hint=f"check `{key}`; a repository is `owner/name`")
     elif is_path(name):
@@ -72,7 +78,8 @@ def _absent(job: AnyStepJob, role: str, key: str, name: str, downloaded: bool) -
         yield job.note(key, f"the {role} `{name}` is not on this machine and will be downloaded")
 
 
-def _incomplete(job: AnyStepJob, role: str, key: str, name: str, own_tokenizer: bool) -> Iterator[Finding]:
+def _incomplete(job: AnyStepJob, role: str, ref: ModelRef) -> Iterator[Finding]:
+    key, name = ref.key, ref.name
     model = read_model(name, job.place)
     if model is None:
         return
@@ -83,7 +90,7 @@ def _incomplete(job: AnyStepJob, role: str, key: str, name: str, own_tokenizer: 
         "a readable `config.json`": bool(model.config),
         "weights (`*.safetensors`)": model.has_weights,
     }
-    if own_tokenizer:
+    if ref.own_tokenizer:
         wanted["a tokenizer (`tokenizer.json`)"] = model.has_tokenizer
     missing = [what for what, there in wanted.items() if not there]
     if missing:
@@ -97,11 +104,44 @@ def _incomplete(job: AnyStepJob, role: str, key: str, name: str, own_tokenizer: 
     elif job.engine == "embedded" and job.place.is_here and (kind := unknown_type(model.config)) is not None:
         message = f"the {role} `{name}` has a `config.json` of `model_type` `{kind}`, which transformers does not know"
         hint = "correct it, or install a newer transformers where the model is newer than it"
+        if model.config.get("auto_map"):
+            hint = "code that lies beside a model is not run here: use a model whose type transformers knows"
+            if not _loaded_by_us(job, ref):
+                return
         yield job.error(key, message, kind=ArtifactError, hint=hint)
     # Of a download a part may be here; the rest is fetched when the run starts.
-    elif model.misfit and model.folder == expanded(name).absolute() and not _replaced(job, key):
-        hint = "the config belongs to another model, or a file is missing: copy or download it again"
-        yield job.error(key, f"the {role} `{name}` {model.misfit}", kind=ArtifactError, hint=hint)
+    elif model.folder == expanded(name).absolute():
+        yield from _unfit_weights(job, role, ref, model)
+
+
+def _unfit_weights(job: AnyStepJob, role: str, ref: ModelRef, model: ModelFiles) -> Iterator[Finding]:
+    """Weights that would not be found, not be read, or be read as other than they are."""
+    key, whose, doubts = ref.key, f"the {role} `{ref.name}`", model.doubts
+    again = "the config belongs to another model, or a file is missing: copy or download it again"
+    fault = layout_fault(model.folder)
+    if fault is not None:
+        yield job.error(key, f"{whose} cannot be loaded: {fault.message}", kind=ArtifactError, hint=fault.hint)
+    elif _replaced(job, key):
+        return
+    elif doubts.quantised:
+        if _loaded_by_us(job, ref):
+            yield job.error(key, f"{whose} {doubts.quantised}", kind=ArtifactError, hint=UNQUANTISED)
+    elif doubts.misfit:
+        yield job.error(key, f"{whose} {doubts.misfit}", kind=ArtifactError, hint=again)
+    elif doubts.headless and ref.role in ("policy", "judge"):
+        message = f"{whose} lacks the weight `{HEAD}`, and its `config.json` does not tie it to the embedding"
+        hint = "set `tie_word_embeddings` to true there if the embedding is its output layer, else copy it again"
+        yield job.error(key, message, kind=ArtifactError, hint=hint)
+    elif doubts.unmeant:
+        names = ", ".join(f"`{name}`" for name in doubts.unmeant[:3]) + (" ..." if len(doubts.unmeant) > 3 else "")
+        message = f"{whose} has weights that its `config.json` does not mean, and that are left out: {names}"
+        yield job.warning(key, message, hint="look whether the config is that of the weights")
+
+
+def _loaded_by_us(job: AnyStepJob, ref: ModelRef) -> bool:
+    """Whether the model computes in our own code, which takes plain floating point and what transformers knows."""
+    served = job.judge_serving if ref.role == "judge" else None
+    return job.engine != "nemo_rl" and (served is None or served.server != "vllm")
 
 
 def _replaced(job: AnyStepJob, key: str) -> bool:

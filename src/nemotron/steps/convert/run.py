@@ -71,7 +71,8 @@ def finish(run: RunFolder, conversion: Conversion, started: float) -> None:
 
 def is_hub_name(name: str) -> bool:
     """``owner/name`` that is no path of this machine."""
-    return name.count("/") == 1 and not name.startswith((".", "~", "/")) and not Path(name).exists()
+    there = Path(name).exists() or Path(name).is_symlink()
+    return name.count("/") == 1 and not name.startswith((".", "~", "/")) and not there
 
 
 def local_model(name_or_path: str) -> Path:

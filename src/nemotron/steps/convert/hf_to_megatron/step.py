@@ -73,9 +73,9 @@ class Job(ConvertJob[Config]):
         # Of a hub model the cache may hold a part; the rest is fetched when the run starts.
         if not is_hub_name(self.config.hf_model) and self.reads_headers:
             hf.check_numbers(source, config, hf.headers(source))
-            if model is not None and model.misfit:
+            if model is not None and model.doubts.misfit:
                 hint = "the config belongs to another model, or a file is missing"
-                raise ArtifactError(f"`{self.config.hf_model}` {model.misfit}", hint=hint)
+                raise ArtifactError(f"`{self.config.hf_model}` {model.doubts.misfit}", hint=hint)
 
     def inputs(self) -> Iterator[FileRef]:
         """The model."""
