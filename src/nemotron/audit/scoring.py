@@ -43,7 +43,9 @@ def score_pairs(model: AuditedRewardModel, todo: Sequence[Sequence[Pair]], done:
     from nemotron.rl.scalar_model import ScalarModel
 
     name = str(expanded(str(model.path)))
-    scorer, chat = ScalarModel.load(name, precision=model.precision), Chat.load(name, "default", None)
+    scorer = ScalarModel.load(name, precision=model.precision)
+    chat = Chat.load(name, "default", None, model=Path(name))
+    chat.check_rows(scorer.model.get_input_embeddings().weight.shape[0], name)
     for batch in todo:
         groups = [_group(pair, chat) for pair in batch]
         longest = scorer.max_length or math.inf

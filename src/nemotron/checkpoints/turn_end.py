@@ -19,6 +19,7 @@ from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError
 
 KEY = "eos_token_id"
+_USUAL_ENDS = ("</s>", "<|endoftext|>", "<eos>", "[SEP]", "<|END_OF_TURN_TOKEN|>")
 
 
 def end_tokens(
@@ -81,7 +82,7 @@ class Token:
 def tokenizer_end(folder: Path) -> Token | None:
     """The end of sequence that the tokenizer in ``folder`` names; ``None`` when its files do not say."""
     text = named_tokens(folder).get("eos_token")
-    return None if text is None else Token(text, _added_tokens(folder).get(text))
+    return None if text is None else Token(text, added_tokens(folder).get(text))
 
 
 def written_end(folder: Path, template: str, more: Mapping[str, Any]) -> Token | None:
@@ -93,11 +94,11 @@ def written_end(folder: Path, template: str, more: Mapping[str, Any]) -> Token |
     rest = rendered_turn(template, {**named_tokens(folder), **more})
     if rest is None:
         return None
-    found = [(place, -len(text), text) for text in _added_tokens(folder) if text and (place := rest.find(text)) >= 0]
+    found = [(place, -len(text), text) for text in added_tokens(folder) if text and (place := rest.find(text)) >= 0]
     if not found:
         return None
     text = min(found)[2]
-    return Token(text, _added_tokens(folder)[text])
+    return Token(text, added_tokens(folder)[text])
 
 
 def named_tokens(folder: Path) -> Mapping[str, str]:
@@ -111,10 +112,38 @@ def named_tokens(folder: Path) -> Mapping[str, str]:
     return found
 
 
-def _added_tokens(folder: Path) -> Mapping[str, int]:
+_MORE = ("additional_special_tokens", "extra_special_tokens")
+
+
+def special_tokens(folder: Path) -> set[str]:
+    """Texts of all tokens that the files call special, whether a vocabulary has them or not."""
+    found = set(named_tokens(folder).values())
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        content = _object(folder / file)
+        for more in (content.get(key) for key in _MORE):
+            values = more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()
+            texts = (value.get("content") if isinstance(value, dict) else value for value in values)
+            found |= {text for text in texts if isinstance(text, str)}
+    return found - {""}
+
+
+def names_no_end(folder: Path) -> bool:
+    """Whether the tokenizer in ``folder`` surely has no end of sequence: its files name none, and none of its tokens is
+    one that a class of transformers takes where they do not."""
+    if "eos_token" in named_tokens(folder) or not (folder / "tokenizer.json").is_file():
+        return False
+    model = _object(folder / "tokenizer.json").get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(vocabulary, dict):
+        return False
+    return not any(text in vocabulary or text in added_tokens(folder) for text in _USUAL_ENDS)
+
+
+def added_tokens(folder: Path) -> Mapping[str, int]:
     """Text -> id of the tokens that stand beside the vocabulary, as those that structure a conversation do."""
+    listed = _object(folder / "added_tokens.json").items()
     settings = _object(folder / "tokenizer_config.json").get("added_tokens_decoder")
-    found = {}
+    found = {text: number for text, number in listed if isinstance(number, int)}
     for number, entry in settings.items() if isinstance(settings, dict) else ():
         if isinstance(entry, dict) and str(number).isdecimal():
             found[str(entry.get("content"))] = int(number)
@@ -123,6 +152,11 @@ def _added_tokens(folder: Path) -> Mapping[str, int]:
         if isinstance(entry, dict) and isinstance(entry.get("id"), int):
             found[str(entry.get("content"))] = entry["id"]
     return found
+
+
+NO_END_HINT = (
+    f"name it as `eos_token` in `tokenizer_config.json`, or as `{KEY}` in the model's `{hf.GENERATION_CONFIG}`"
+)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nemotron.checkpoints.chat_template import read_template, refusals, template_fault
 from nemotron.checkpoints.libraries import load_tokenizer
-from nemotron.checkpoints.turn_end import end_tokens, model_ends
+from nemotron.checkpoints.turn_end import NO_END_HINT, end_tokens, model_ends
 from nemotron.contracts.answers import THINK, THINK_END, complete_reply
 from nemotron.data.manifest import PASS_THROUGH
 from nemotron.errors import ArtifactError, ConfigError, DataError
@@ -61,10 +61,28 @@ class Chat:
                 f"the chat template of tokenizer `{name}` {fault}",
                 hint="correct it, or set `policy.tokenizer.chat_template`",
             )
-        if tokenizer.eos_token_id is None:
-            raise ConfigError(f"tokenizer `{name}` has no end-of-sequence token", hint="add `eos_token` to it")
-        ends = end_tokens(stop_token_ids, int(tokenizer.eos_token_id), model_ends(model))
+        own = model_ends(model)
+        if tokenizer.eos_token_id is None and own and own[0] < len(tokenizer):
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(own[0])
+        ends = end_tokens(stop_token_ids, tokenizer.eos_token_id, own)
+        if not ends:
+            raise ConfigError(f"tokenizer `{name}` has no end-of-sequence token", hint=NO_END_HINT)
         return cls(tokenizer, dict(template_kwargs or {}), ends)
+
+    @property
+    def end(self) -> str:
+        """What stands behind a conversation that is learned. Raises ConfigError: no end of sequence is named."""
+        if self.tokenizer.eos_token is None:
+            raise ConfigError("the tokenizer has no end-of-sequence token to learn", hint=NO_END_HINT)
+        return str(self.tokenizer.eos_token)
+
+    def check_rows(self, rows: int, model: str) -> None:
+        """Raises ArtifactError where the embedding of ``model``, which has ``rows``, is too small for the tokenizer."""
+        if len(self.tokenizer) > rows:
+            raise ArtifactError(
+                f"the tokenizer has {len(self.tokenizer)} tokens, the embedding of `{model}` only {rows} rows",
+                hint="name special tokens that the model has, or take the tokenizer of the model",
+            )
 
     def encode(self, messages: Sequence[Mapping[str, str]], owner: str = "a prompt") -> list[int]:
         """Prompt tokens, the generation prompt included. Raises DataError: the template refuses them."""

@@ -78,8 +78,8 @@ def token_conversation(row: ConversationRow, writing: Writing) -> TokenConversat
     for number, (piece, counts) in enumerate(pieces):
         if number == 0 and writing.add_bos and tokenizer.bos_token and not piece.startswith(tokenizer.bos_token):
             piece = tokenizer.bos_token + piece
-        if number == len(pieces) - 1 and writing.add_eos and not piece.endswith(tokenizer.eos_token):
-            piece += tokenizer.eos_token
+        if number == len(pieces) - 1 and writing.add_eos and not piece.endswith(writing.chat.end):
+            piece += writing.chat.end
         tokens = tokenizer.encode(piece, add_special_tokens=False)
         ids += tokens
         learned += [counts] * len(tokens)

@@ -73,8 +73,8 @@ def pair_group(row: PairRow, chat: Chat, *, add_bos: bool = True, add_eos: bool 
             )
         # Some templates end a turn with a line break behind the end-of-sequence token.
         piece = text[len(prompt) :].rstrip("\n")
-        if add_eos and tokenizer.eos_token and not piece.endswith(tokenizer.eos_token):
-            piece += tokenizer.eos_token
+        if add_eos and not piece.endswith(chat.end):
+            piece += chat.end
         answers.append(Completion(tokenizer.encode(piece, add_special_tokens=False), [], truncated=False))
     return Group(prompt_ids, answers)
 

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from nemotron import api
 from nemotron.checkpoints import hf
 from nemotron.compile.probes.model_files import read_model, unknown_type
 from nemotron.config.resolvers import ASSETS
-from nemotron.errors import ArtifactError, Finding
+from nemotron.errors import ArtifactError, ConfigError, Finding
 from nemotron.place import Place
+from nemotron.rl.chat import Chat
 
 Edit = Callable[[Path], object]
 
@@ -270,3 +272,85 @@ def test_types_of_models_are_those_of_transformers() -> None:
     assert unknown_type({"model_type": "qwen3"}) is unknown_type({"model_type": "gemma3_text"}) is None
     assert unknown_type({"model_type": "qwen"}) == "qwen"
     assert unknown_type({"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}) == "mine"
+
+
+def tokenizer(**changes: Any) -> Edit:
+    """Changes of `tokenizer_config.json`; None takes a key away."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "tokenizer_config.json"
+        settings = {**json.loads(path.read_text()), **changes}
+        path.write_text(json.dumps({name: value for name, value in settings.items() if value is not None}))
+
+    return edit
+
+
+EXTRA = [
+    tokenizer(additional_special_tokens=["<|a|>", "<|end|>"]),
+    tokenizer(extra_special_tokens={"image_token": "<|a|>"}),
+    tokenizer(eos_token={"content": "<|a|>", "__type": "AddedToken"}),
+    tokenizer(added_tokens_decoder={"768": {"content": "<|a|>", "special": True}}),
+    lambda folder: (folder / "special_tokens_map.json").write_text('{"sep_token": "<|a|>"}'),
+]
+"""Edits that give the tokenizer a token more than the embedding has rows."""
+
+
+@pytest.mark.parametrize("edit", EXTRA)
+def test_tokens_that_are_added_when_a_tokenizer_is_loaded_need_rows(model: Path, edit: Edit) -> None:
+    edit(model)
+    facts = read_model(str(model), Place())
+    assert facts is not None
+    assert facts.tokens == len(AutoTokenizer.from_pretrained(model)) == 769
+    [error] = errors("dpo", "./model", "~policy.pretrained_checkpoint")
+    assert "769 tokens" in error.message
+    judge = api.compile("rlhf", "tiny", {MODELS["judge"]: str(model)})
+    assert any(one.key == MODELS["judge"] and "769 tokens" in one.message for one in judge.findings)
+
+
+NAMELESS = [tokenizer(eos_token=None), lambda folder: (folder / "tokenizer_config.json").unlink()]
+"""Edits after which the tokenizer names no end of sequence."""
+
+
+@pytest.mark.parametrize("edit", NAMELESS)
+@pytest.mark.parametrize("step", ["dpo", "sft/nemo_rl", "rm", "rlhf"])
+def test_an_end_of_sequence_is_named_by_the_tokenizer_or_by_the_model(model: Path, edit: Edit, step: str) -> None:
+    edit(model)
+    drop = ["~policy.pretrained_checkpoint"] if step != "rm" else []  # its tiny config has none
+    words = ("./model", "policy.tokenizer.name=./model", *drop)
+    assert not any("end-of-sequence" in error.message for error in errors(step, *words))
+    (model / hf.GENERATION_CONFIG).unlink()
+    config(eos_token_id=None)(model)
+    [error] = [error for error in errors(step, *words) if "end-of-sequence" in error.message]
+    assert hf.GENERATION_CONFIG in str(error.hint)
+    with pytest.raises(ConfigError, match="no end-of-sequence token"):
+        Chat.load(str(model), "default", None, model=model)
+
+
+def test_who_only_samples_may_stop_where_the_config_says(model: Path) -> None:
+    tokenizer(eos_token=None)(model)
+    (model / hf.GENERATION_CONFIG).unlink()
+    config(eos_token_id=None)(model)
+    words = ("./model", "policy.tokenizer.name=./model", "~policy.pretrained_checkpoint")
+    stop = "policy.generation.stop_token_ids=[1]"
+    assert not any("end-of-sequence" in error.message for error in errors("rlhf", *words, stop))
+    chat = Chat.load(str(model), "default", None, model=model, stop_token_ids=[1])
+    assert chat.ends == (1,)
+    with pytest.raises(ConfigError, match="to learn"):
+        _ = chat.end
+
+
+def test_the_end_that_only_the_model_names_is_learned(model: Path) -> None:
+    before = Chat.load(str(model), "default", None, model=model)
+    tokenizer(eos_token=None)(model)
+    after = Chat.load(str(model), "default", None, model=model)
+    assert (after.end, after.ends) == (before.end, before.ends)
+
+
+def test_a_judge_without_an_end_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(ASSETS / "tiny_world" / "judge", tmp_path / "model"))
+    tokenizer(eos_token=None)(folder)
+    config(eos_token_id=None)(folder)
+    (folder / hf.GENERATION_CONFIG).unlink(missing_ok=True)
+    plan = api.compile("rlhf", "tiny", {MODELS["judge"]: str(folder)})
+    found = [one for one in plan.findings if one.key == MODELS["judge"]]
+    assert [(one.severity, "end-of-sequence" in one.message) for one in found] == [("error", True)]

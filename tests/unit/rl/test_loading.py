@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from nemotron.errors import ArtifactError
 from nemotron.rl.policy import Policy
 from tests.unit.checkpoints.families_zoo import write_megatron
-from tests.unit.rl.tiny_policy import tiny_policy
+from tests.unit.rl.tiny_policy import tiny_chat, tiny_policy
 
 WEIGHTS = "model.safetensors"
 
@@ -94,3 +94,11 @@ def test_a_quantised_model_is_not_to_be_exported_again(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as caught:
         Policy.load(tmp_path / "hf", device="cpu")
     assert "use the unquantised model" in str(caught.value.hint)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_has_rows_is_refused() -> None:
+    chat = tiny_chat()
+    chat.check_rows(len(chat.tokenizer), "model")
+    chat.tokenizer.add_special_tokens({"additional_special_tokens": ["<|a|>"]})
+    with pytest.raises(ArtifactError, match=f"{len(chat.tokenizer)} tokens, the embedding of `model`"):
+        chat.check_rows(len(chat.tokenizer) - 1, "model")

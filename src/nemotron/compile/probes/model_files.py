@@ -16,6 +16,7 @@ from nemotron.checkpoints.folders import folder_of as folder_of
 from nemotron.checkpoints.folders import is_path as is_path
 from nemotron.checkpoints.folders import may_be_repository as may_be_repository
 from nemotron.checkpoints.folders import tokenizer_folder as tokenizer_folder
+from nemotron.checkpoints.turn_end import added_tokens, special_tokens
 from nemotron.compile.probes.weights import Doubts, doubts, read_headers
 from nemotron.data.manifest import PASS_THROUGH
 from nemotron.disk.documents import read_bytes, read_json
@@ -50,7 +51,8 @@ class ModelFiles:
     positions: int | None
     """Longest sequence, in tokens, that it was trained for."""
     tokens: int | None
-    """One more than the highest token id of ``tokenizer.json``."""
+    """One more than the highest token id that the tokenizer has once it is loaded; of those with a
+    ``tokenizer.json``."""
     own_head: bool = False
     """The files hold an output layer, whatever `config.json` says of it; ``parameters`` counts it."""
     damage: str | None = None
@@ -188,10 +190,17 @@ def _tokens(folder: Path) -> int | None:
         return None
     model = tokenizer.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary or ())))
-    ids += [token.get("id") for token in tokenizer.get("added_tokens") or () if isinstance(token, dict)]
-    numbers = [number for number in ids if isinstance(number, int)]
-    return max(numbers) + 1 if numbers else None
+    if isinstance(vocabulary, dict):
+        ids = {str(text): number for text, number in vocabulary.items() if isinstance(number, int)}
+    else:
+        # A list of pairs of text and score, in the order of their ids.
+        pairs = vocabulary if isinstance(vocabulary, list) else []
+        ids = {str(pair[0] if isinstance(pair, list) and pair else pair): number for number, pair in enumerate(pairs)}
+    ids |= added_tokens(folder)
+    if not ids:
+        return None
+    # What is called special and is no token yet becomes one when the tokenizer is loaded, behind all others.
+    return max(ids.values()) + 1 + len(special_tokens(folder) - set(ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from nemotron.checkpoints.hf import UNQUANTISED, layout_fault
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
 from nemotron.checkpoints.surplus import HEAD
-from nemotron.checkpoints.turn_end import named_tokens
+from nemotron.checkpoints.turn_end import NO_END_HINT, model_ends, named_tokens, names_no_end, start_of
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.jobs.step import AnyStepJob, ModelRef
@@ -26,6 +26,7 @@ from nemotron.compile.probes.model_files import (
     template_problem,
     tokenizer_at,
     tokenizer_facts,
+    tokenizer_folder,
     unknown_type,
 )
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
@@ -263,7 +264,56 @@ def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
             "policy.tokenizer.name",
             f"the tokenizer has {tokenizer.tokens} tokens, the model's embedding only {model.vocabulary}",
             kind=ArtifactError,
+            hint=_FEWER,
         )
+
+
+@files.rule("vocabulary")
+def asked_models_have_their_tokens(job: AnyStepJob) -> Iterator[Finding]:
+    """As of the policy, of a model that is asked through its own tokenizer."""
+    for ref in job.models():
+        model = read_model(ref.name, job.place)
+        if not ref.template_hint or model is None or not _loaded_by_us(job, ref):
+            continue
+        if model.tokens is not None and model.vocabulary is not None and model.tokens > model.vocabulary:
+            message = f"the tokenizer of `{ref.name}` has {model.tokens} tokens, its embedding only {model.vocabulary}"
+            yield job.error(ref.key, message, kind=ArtifactError, hint=_FEWER)
+
+
+_FEWER = "name special tokens that the model has; others would be added to its vocabulary, without a row for them"
+
+
+@files.rule("turn-end")
+def asked_models_end_their_turns(job: AnyStepJob) -> Iterator[Finding]:
+    """A model that writes has to stop somewhere."""
+    for ref in job.models():
+        if ref.template_hint and _loaded_by_us(job, ref):
+            folder = folder_of(ref.name, job.place)
+            yield from _endless(job, ref.key, folder, folder, ref.name)
+
+
+@rules.rule("turn-end", engines=EMBEDDED, needs=("policy.model_name", "policy.tokenizer.name"))
+def conversations_end(job: AnyJob) -> Iterator[Finding]:
+    """Sampling stops at an end of sequence, and training teaches it."""
+    policy = job.config.policy
+    if job.row_kind == "prompt" and job.generation is not None and job.generation.stop_token_ids:
+        return  # nothing is learned but what was sampled
+    tokenizer, model = tokenizer_folder(policy.tokenizer.name, job.place), folder_of(policy.model_name, job.place)
+    start = policy.pretrained_checkpoint
+    beside = start_of(model, start.path if start is not None and job.sees(start.path) else None)
+    yield from _endless(job, "policy.tokenizer.name", tokenizer, beside, policy.tokenizer.name)
+
+
+def _endless(job: AnyStepJob, key: str, tokenizer: Path | None, model: Path | None, name: str) -> Iterator[Finding]:
+    """An error where neither the tokenizer nor the model names an end of sequence."""
+    if tokenizer is None or not names_no_end(tokenizer):
+        return
+    try:
+        ends = model_ends(model)
+    except ArtifactError:
+        return  # other rules say that it is damaged
+    if not ends:
+        yield job.error(key, f"the tokenizer of `{name}` has no end-of-sequence token", hint=NO_END_HINT)
 
 
 @rules.rule("model-context", needs=("policy.model_name",))

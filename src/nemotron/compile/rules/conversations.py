@@ -9,7 +9,15 @@ from typing import Any
 
 from nemotron.checkpoints import hf, turn_end
 from nemotron.checkpoints.chat_template import DEFAULT, THOUGHT, rendered
-from nemotron.checkpoints.turn_end import end_tokens, model_ends, named_tokens, start_of, tokenizer_end, written_end
+from nemotron.checkpoints.turn_end import (
+    end_tokens,
+    model_ends,
+    named_tokens,
+    names_no_end,
+    start_of,
+    tokenizer_end,
+    written_end,
+)
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.step import AnyStepJob
 from nemotron.compile.probes.model_files import TokenizerFacts, chat_template, folder_of, tokenizer_at, tokenizer_folder
@@ -100,6 +108,8 @@ def unheard_end(
     except ArtifactError as error:
         yield job.error(key, error.message, kind=ArtifactError, hint=error.hint)
         return
+    if not stops and names_no_end(written.folder):
+        return  # another rule refuses it
     last = written_end(written.folder, written.template, written.more)
     if last is None or last.id is None or last.id in stops:
         return

@@ -116,8 +116,12 @@ class TrainingParts(Generic[C]):
         settings = self.config.policy
         pretrained = settings.pretrained_checkpoint
         if pretrained is not None:
-            return Policy.load_checkpoint(expanded(pretrained.path), precision=precision(settings.precision))
-        return Policy.load(settings.model_name, precision=precision(settings.precision))
+            path = expanded(pretrained.path)
+            policy = Policy.load_checkpoint(path, precision=precision(settings.precision))
+        else:
+            policy = Policy.load(settings.model_name, precision=precision(settings.precision))
+        self.chat.check_rows(policy.model.get_input_embeddings().weight.shape[0], settings.model_name)
+        return policy
 
     def load_models(self, *, reference: bool) -> tuple[Policy, Policy | None]:
         """The policy, from the newest checkpoint if there is one, and the frozen policy before training if wanted.

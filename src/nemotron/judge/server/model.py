@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nemotron.checkpoints.chat_template import refusals, template_fault
 from nemotron.checkpoints.libraries import load_tokenizer
-from nemotron.checkpoints.turn_end import end_tokens, model_ends
+from nemotron.checkpoints.turn_end import NO_END_HINT, end_tokens, model_ends
 from nemotron.errors import ArtifactError
 from nemotron.judge.server.batching import Deliver, Job
 from nemotron.judge.server.constraint import Constraint, chain_of, token_texts
@@ -82,7 +82,7 @@ class JudgeModel:
             )
         stops = end_tokens(None, tokenizer.eos_token_id, model_ends(folder))
         if not stops:
-            raise ArtifactError(f"judge model `{folder}` has no end-of-sequence token", hint="set `eos_token`")
+            raise ArtifactError(f"judge model `{folder}` has no end-of-sequence token", hint=NO_END_HINT)
         return cls(policy, tokenizer, stops)
 
     @property
