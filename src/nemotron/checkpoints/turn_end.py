@@ -136,7 +136,8 @@ def names_no_end(folder: Path) -> bool:
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict):
         return False
-    return not any(text in vocabulary or text in added_tokens(folder) for text in _USUAL_ENDS)
+    known = {*vocabulary, *added_tokens(folder)}
+    return known.isdisjoint(_USUAL_ENDS)
 
 
 def added_tokens(folder: Path) -> Mapping[str, int]:

@@ -98,7 +98,7 @@ def write_model(folder: Path, *, vocabulary: int = 256, tokens: int = 256, **con
     folder.mkdir(parents=True, exist_ok=True)
     shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     (folder / "config.json").write_text(
-        json.dumps({"model_type": "llama", "vocab_size": vocabulary, **shape, **config})
+        json.dumps({"model_type": "llama", "vocab_size": vocabulary, "eos_token_id": 1, **shape, **config})
     )
     vocab = {f"t{i}": i for i in range(tokens)}
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab}, "added_tokens": []}))

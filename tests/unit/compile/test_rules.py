@@ -299,6 +299,7 @@ ELSEWHERE = {
     "rows-not-looked-at",
     "judge-turn-end",
     "turn-end",
+    "no-end",
     "not-looked-at",
     "chat-template",
     "template-refuses-rows",

@@ -86,7 +86,8 @@ def _read(folder: Path) -> ModelFiles:
     heads = _integer(config.get("num_attention_heads"))
     stored, broken = read_headers(folder)
     elements = {name: math.prod(tensor.shape) for name, tensor in stored.items()}
-    damage = _damaged_config(written) or _damaged_tokenizer(folder)
+    tokens = _tokens(folder)  # read once: such files may be large
+    damage = _damaged_config(written) or _damaged_tokenizer(folder, tokens)
     return ModelFiles(
         folder=folder,
         config=config,
@@ -99,7 +100,7 @@ def _read(folder: Path) -> ModelFiles:
         kv_heads=_integer(config.get("num_key_value_heads")) or heads,
         vocabulary=_integer(config.get("vocab_size")),
         positions=_integer(config.get("max_position_embeddings")),
-        tokens=_tokens(folder),
+        tokens=tokens,
         own_head="lm_head.weight" in stored,
         damage=damage,
         doubts=Doubts() if damage else doubts(folder, config, stored),
@@ -162,12 +163,12 @@ def _has_tokenizer(folder: Path) -> bool:
     return bool(settings.get("auto_map")) or settings.get("tokenizer_class") in _WITHOUT_TOKENS
 
 
-def _damaged_tokenizer(folder: Path) -> str | None:
+def _damaged_tokenizer(folder: Path, tokens: int | None) -> str | None:
     """Files of a tokenizer that are no objects, or a tokenizer without a single token."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (folder / name).exists() and _json(folder / name) is None:
             return f"has a `{name}` that cannot be read as a JSON object"
-    if (folder / "tokenizer.json").exists() and _tokens(folder) is None:
+    if (folder / "tokenizer.json").exists() and tokens is None:
         return "has a `tokenizer.json` without tokens"
     return None
 

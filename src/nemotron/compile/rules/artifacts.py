@@ -283,7 +283,7 @@ def asked_models_have_their_tokens(job: AnyStepJob) -> Iterator[Finding]:
 _FEWER = "name special tokens that the model has; others would be added to its vocabulary, without a row for them"
 
 
-@files.rule("turn-end")
+@files.rule("no-end")
 def asked_models_end_their_turns(job: AnyStepJob) -> Iterator[Finding]:
     """A model that writes has to stop somewhere."""
     for ref in job.models():
@@ -292,7 +292,7 @@ def asked_models_end_their_turns(job: AnyStepJob) -> Iterator[Finding]:
             yield from _endless(job, ref.key, folder, folder, ref.name)
 
 
-@rules.rule("turn-end", engines=EMBEDDED, needs=("policy.model_name", "policy.tokenizer.name"))
+@rules.rule("no-end", engines=EMBEDDED, needs=("policy.model_name", "policy.tokenizer.name"))
 def conversations_end(job: AnyJob) -> Iterator[Finding]:
     """Sampling stops at an end of sequence, and training teaches it."""
     policy = job.config.policy
