@@ -100,7 +100,6 @@ def test_a_word_of_a_list_is_placed_in_it() -> None:
     assert str(caught.value.origin) == "Python, argument 2"
 
 
-
 @pytest.mark.parametrize("overrides", [None, 3, [3], "dpo.seed=3", b"dpo.seed=3"])
 def test_overrides_of_another_form_are_told_the_forms_there_are(overrides: Any) -> None:
     with pytest.raises(UsageError, match="mapping or a list of words") as caught:

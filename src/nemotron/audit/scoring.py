@@ -42,9 +42,10 @@ def score_pairs(model: AuditedRewardModel, todo: Sequence[Sequence[Pair]], done:
     from nemotron.rl.chat import Chat
     from nemotron.rl.scalar_model import ScalarModel
 
-    name = str(expanded(str(model.path)))
+    folder = expanded(str(model.path))
+    name = str(folder)
     scorer = ScalarModel.load(name, precision=model.precision)
-    chat = Chat.load(name, "default", None, model=Path(name))
+    chat = Chat.load(name, "default", None, model=folder)
     chat.check_rows(scorer.model.get_input_embeddings().weight.shape[0], name)
     for batch in todo:
         groups = [_group(pair, chat) for pair in batch]

@@ -57,7 +57,7 @@ def models_are_complete(job: AnyStepJob) -> Iterator[Finding]:
 def _absent(job: AnyStepJob, role: str, key: str, name: str, downloaded: bool) -> Iterator[Finding]:
     if is_path(name) and not job.sees(name):
         return
-    if job.sees(name) and Path(name).expanduser().is_symlink():
+    if job.sees(name) and expanded(name).is_symlink():
         message = f"the {role} `{name}` is a link to a folder that is not there"
         yield job.error(key, message, kind=ArtifactError, hint=f"check `{key}`, and what the link names")
     elif job.sees(name) and not may_be_repository(name):
