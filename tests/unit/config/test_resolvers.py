@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,8 @@ def test_values(
 ) -> None:
     monkeypatch.setenv("SAMPLE_VARIABLE", "found")
     monkeypatch.setenv("SAMPLE_NUMBER", "7")
+    gc.collect()  # what earlier tests left unclosed is warned of when it goes
+    recwarn.clear()
     found = resolve(tmp_path, [f"+extra.x={text}"]).get("extra.x")
     assert found == value
     assert type(found) is type(value)
