@@ -91,7 +91,7 @@ def template_fault(template: str) -> str | None:
 
     It breaks Jinja's rules (with the line), or does not come to an end on a few short conversations.
     """
-    fault: str | None = _tried(template, "{}", _USUALLY).get("fault")
+    fault: str | None = _tried(template, "{}", _USUAL).get("fault")
     return fault
 
 
@@ -101,20 +101,6 @@ Turns = tuple[str | tuple[str], ...]
 Conversation = tuple[tuple[str, str], ...]
 """Turns, each a role and what it says."""
 THOUGHT = "<think>\nt\n</think>\n\nb"
-_USUAL: tuple[Turns, ...] = (
-    *(
-        ("hello", _ANSWER),
-        ("a",),
-        ("a", "b"),
-        ("a", "b", "c"),
-        ("a", "b", "c", "d"),
-        ("a", THOUGHT),
-        ("a", THOUGHT, "c"),
-        (("s",), "a"),
-        (("s",), "a", "b"),
-    ),
-)
-"""What is asked for again and again, and tried together: a process for each would take a tenth of a second."""
 
 
 def _spoken(turns: Turns) -> Conversation:
@@ -123,7 +109,12 @@ def _spoken(turns: Turns) -> Conversation:
     return (*(("system", text) for text in system), *zip(speakers, map(str, rest), strict=True))
 
 
-_USUALLY = tuple(map(_spoken, _USUAL))
+_SIMPLE = tuple(map(_spoken, (("a",), ("a", "b"), (("s",), "a"), (("s",), "a", "b"))))
+_USUAL = (
+    *_SIMPLE,
+    *map(_spoken, (("hello", _ANSWER), ("a", "b", "c"), ("a", "b", "c", "d"), ("a", THOUGHT), ("a", THOUGHT, "c"))),
+)
+"""What is asked for again and again, and tried together: a process for each would take a tenth of a second."""
 
 
 def refused(template: str, more: Mapping[str, Any], roles: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
@@ -152,10 +143,10 @@ def rendered(template: str, turns: Turns, more: Mapping[str, Any]) -> str | None
 
     ``more``: special tokens and keyword arguments, by the names that the template has for them.
     """
-    conversations = _USUAL if turns in _USUAL else (turns,)
-    spoken = _USUALLY if turns in _USUAL else (_spoken(turns),)
-    texts = _tried(template, json.dumps(more, sort_keys=True, default=str), spoken).get("texts")
-    text: str | None = texts[conversations.index(turns)] if texts else None
+    asked = _spoken(turns)
+    conversations = _USUAL if asked in _USUAL else (asked,)
+    texts = _tried(template, json.dumps(more, sort_keys=True, default=str), conversations).get("texts")
+    text: str | None = texts[conversations.index(asked)] if texts else None
     return text
 
 
@@ -165,10 +156,9 @@ def refuses_all(template: str, more: Mapping[str, Any]) -> str | None:
 
     ``more``: as for :func:`rendered`.
     """
-    found = _tried(template, json.dumps(more, sort_keys=True, default=str), _USUALLY)
-    told = {turns: why for turns, why in zip(_USUAL, found.get("refused", ()), strict=False)}
-    simple: tuple[Turns, ...] = (("a",), ("a", "b"), (("s",), "a"), (("s",), "a", "b"))
-    return told["a",] if told and all(told[turns] is not None for turns in simple) else None
+    told: list[str | None] = _tried(template, json.dumps(more, sort_keys=True, default=str), _USUAL).get("refused", [])
+    simple = told[: len(_SIMPLE)]
+    return simple[0] if simple and None not in simple else None
 
 
 def written(template: str, given: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -185,10 +185,16 @@ def whole_numbers(name: str, dtype: str) -> str | None:
     return f"holds `{name}` as `{dtype}`, so its weights are quantised"
 
 
+def quantised_by(config: Mapping[str, Any]) -> str | None:
+    """The method by which a config says that the weights are quantised, ``?`` where it names none; None of others."""
+    if not (settings := config.get("quantization_config")):
+        return None
+    return str((settings.get("quant_method") if isinstance(settings, Mapping) else None) or "?")
+
+
 def check_numbers(folder: Path, config: Mapping[str, Any], found: Mapping[str, Header]) -> None:
     """Raises ArtifactError where weights are quantised, or of another type than the usual floating point ones."""
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "?") if isinstance(quantization, Mapping) else "?"
+    if (method := quantised_by(config)) is not None:
         raise ArtifactError(f"`{folder}` holds quantised weights (`{method}`)", hint=UNQUANTISED)
     for name, header in found.items():
         if header.dtype not in FLOATS and name.endswith(_WEIGHTS):

@@ -15,12 +15,13 @@ from nemotron.checkpoints import hf
 from nemotron.checkpoints.megatron import families, layout
 from nemotron.checkpoints.megatron.describe import HF_CONFIG
 from nemotron.checkpoints.megatron.reader import open_weights
+from nemotron.checkpoints.surplus import EMBEDDING, HEAD
 from nemotron.errors import ArtifactError
 
 if TYPE_CHECKING:
     from nemotron.checkpoints.megatron.writer import Progress
 
-TIED, HEAD, EMBEDDING = "tie_word_embeddings", "lm_head.weight", "model.embed_tokens.weight"
+_TIED = "tie_word_embeddings"
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ def as_stored(hf_config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> di
     config and would leave it out.
     """
     config = dict(hf_config)
-    if config.get(TIED) and HEAD in weights and EMBEDDING in weights:
+    if config.get(_TIED) and HEAD in weights and EMBEDDING in weights:
         head, embedding = weights[HEAD], weights[EMBEDDING]
         if head.data_ptr() != embedding.data_ptr() and not (
             head.dtype == embedding.dtype and torch.equal(head, embedding)
         ):
-            config[TIED] = False
+            config[_TIED] = False
     return config
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-HEAD = "lm_head.weight"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _ANY_HEAD = (HEAD, "score.weight")
 """Output layers: a model may be loaded as one of another kind, without the layer that it has."""
 _BUFFERS = ("rotary_emb.inv_freq", ".masked_bias", ".position_ids")

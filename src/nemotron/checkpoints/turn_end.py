@@ -94,11 +94,12 @@ def written_end(folder: Path, template: str, more: Mapping[str, Any]) -> Token |
     rest = rendered_turn(template, {**named_tokens(folder), **more})
     if rest is None:
         return None
-    found = [(place, -len(text), text) for text in added_tokens(folder) if text and (place := rest.find(text)) >= 0]
+    added = added_tokens(folder)  # read once: such files may be large
+    found = [(place, -len(text), text) for text in added if text and (place := rest.find(text)) >= 0]
     if not found:
         return None
     text = min(found)[2]
-    return Token(text, added_tokens(folder)[text])
+    return Token(text, added[text])
 
 
 def named_tokens(folder: Path) -> Mapping[str, str]:

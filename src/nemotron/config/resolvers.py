@@ -277,10 +277,9 @@ def _explain(error: OmegaConfBaseException, key: str, text: str, origin: Origin 
         message = f"`{key}` refers to itself through `{text}`"
         return Finding("error", "circular-reference", message, key, origin)
     if isinstance(cause, TypeError) and "positional argument" in str(cause):
-        forms = [form for name, form in FORMS.items() if f"{{{name}:" in text.replace(" ", "")]
-        names = listed(form.strip("${}").partition(":")[0] for form in forms)
-        message = f"`{key}` cannot be resolved from `{text}`: these are no arguments of {names}"
-        return _finding(key, message, origin, f"write {' or '.join(f'`{form}`' for form in forms)}")
+        names = [name for name in FORMS if f"{{{name}:" in text.replace(" ", "")]
+        message = f"`{key}` cannot be resolved from `{text}`: these are no arguments of {listed(names)}"
+        return _finding(key, message, origin, f"write {' or '.join(f'`{FORMS[name]}`' for name in names)}")
     return _finding(key, f"`{key}` cannot be resolved from `{text}`: {str(cause).splitlines()[0]}", origin, None)
 
 

@@ -18,6 +18,7 @@ from nemotron.disk import lock
 from nemotron.errors import ArtifactError, ConfigError, ExecutorError, NotFoundError
 from nemotron.executors.base import How, JobState, Submission, Target, from_file, log_of
 from nemotron.executors.environment import shown_environment
+from nemotron.executors.shells import last_line
 from nemotron.job import CompiledJob
 from nemotron.profiles.load import Profile
 from nemotron.runs.attempts import Handle
@@ -29,6 +30,8 @@ LOG = "worker.log"
 START_TIMEOUT_S = 60.0
 """For the worker to take hold of the run."""
 _POLL_S = 0.05
+_SHOWN = 300
+"""Letters of what another Python printed."""
 
 
 class Detached:
@@ -82,7 +85,7 @@ class Detached:
             said = from_file(details["log"], 0).decode(errors="replace")
             own = [line.removeprefix("error: ") for line in said.splitlines() if line.startswith("error: ")]
             message = f"the worker ended before it began, with exit code {process.returncode}"
-            why = own[-1] if own else _last_line(said)
+            why = own[-1] if own else last_line(said)[:_SHOWN]
             hint = f"`nemotron runs logs {run.id}` shows all that it printed"
             raise ExecutorError(f"{message}: {why}" if why else message, hint=hint)
         return handle.model_copy(update={"pid": process.pid})
@@ -154,14 +157,10 @@ def _why_no_worker(python: str, env_vars: tuple[tuple[str, str], ...]) -> str | 
     except subprocess.TimeoutExpired:
         return f"`{python}` did not import nemotron within {START_TIMEOUT_S:.0f} s"
     if done.returncode:
-        return f"`{python}` cannot import nemotron: {_last_line(done.stderr) or f'exit code {done.returncode}'}"
+        return f"`{python}` cannot import nemotron: {last_line(done.stderr)[:_SHOWN] or f'exit code {done.returncode}'}"
     if (version := done.stdout.strip()) != __version__:
         return f"`{python}` has nemotron {version[:40]}, and this command is {__version__}"
     return None
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def end_worker(run: Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,12 @@ def _placeholders(profile: Profile) -> Iterator[Finding]:
 
 
 def _startup(profile: Profile) -> Iterator[Finding]:
-    """Lines that no shell would run: bash itself is asked, which parses them and runs none."""
-    commands, bash = profile.settings.startup_commands, shutil.which("bash")
-    if not commands or bash is None or any(PLACEHOLDER.search(line) for line in commands):
+    """Lines that no shell would run."""
+    commands = profile.settings.startup_commands
+    if not commands or any(PLACEHOLDER.search(line) for line in commands):
         return
-    told = subprocess.run(
-        [bash, "-n"], input="\n".join(commands), capture_output=True, text=True, env={"LC_ALL": "C"}, check=False
-    )
-    if told.returncode == 0:
+    if (reason := _why_no_script("\n".join(commands))) is None:
         return
-    reason = told.stderr.partition("\n")[0].partition(": ")[2] or "it does not parse"
     yield Finding(
         "error",
         "startup-commands",
@@ -86,6 +83,17 @@ def _startup(profile: Profile) -> Iterator[Finding]:
         profile.origin("startup_commands"),
         "each entry is a line of one script, run by bash before the worker",
     )
+
+
+@lru_cache(maxsize=16)
+def _why_no_script(text: str) -> str | None:
+    """What bash says of a script that it cannot parse; it runs none of it. The runs of a sweep have one script."""
+    if (bash := shutil.which("bash")) is None:
+        return None
+    told = subprocess.run([bash, "-n"], input=text, capture_output=True, text=True, env={"LC_ALL": "C"}, check=False)
+    if told.returncode == 0:
+        return None
+    return told.stderr.partition("\n")[0].partition(": ")[2] or "it does not parse"
 
 
 def _open_secrets(plan: Plan, profile: Profile) -> Iterator[Finding]:

@@ -116,7 +116,7 @@ class Ssh:
         done = _run([*self._ssh(), "--", self.destination, command], stdin, None, timeout_s, what=f"ssh {self.host}")
         if done.code == BROKEN:
             raise UnreachableError(
-                f"ssh to `{self.destination}` failed: {_last_line(done.err) or 'no reason given'}",
+                f"ssh to `{self.destination}` failed: {last_line(done.err) or 'no reason given'}",
                 hint=f"try `ssh {self.destination} true` in a terminal: it must work without any question",
             )
         return done
@@ -144,7 +144,7 @@ def _run(argv: Sequence[str], stdin: bytes, env: Mapping[str, str] | None, timeo
         ) from None
     except subprocess.TimeoutExpired as error:
         # What it waits for, it has often said.
-        said = _last_line((error.stderr or b"").decode(errors="replace"))
+        said = last_line((error.stderr or b"").decode(errors="replace"))
         message = f"{what} gave no answer for {timeout_s:.0f} s" + (f": {said}" if said else "")
         raise UnreachableError(message, hint="try again later") from None
     return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
@@ -158,6 +158,7 @@ def _exports(environment: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The last line in which something stands, stripped; empty where there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""

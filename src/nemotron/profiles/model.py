@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from nemotron.config.schema.base import Strict
@@ -20,6 +20,7 @@ from nemotron.config.schema.fields import Count, NonNegativeInt
 from nemotron.place import Place
 from nemotron.profiles.values import (
     PLACEHOLDER,
+    Address,
     Dashboard,
     Destination,
     Folder,
@@ -29,8 +30,6 @@ from nemotron.profiles.values import (
     Time,
     Value,
     Variable,
-    address,
-    no_password,
 )
 
 ExecutorName = Literal["local", "slurm", "lepton", "ray"]
@@ -389,7 +388,7 @@ class LeptonProfile(Contained):
     executor: Literal["lepton"]
     workspace_id: Line | None = None
     """Workspace; else LEPTON_WORKSPACE_ID, else the one that `lep workspace login` noted down."""
-    workspace_url: Annotated[Line, AfterValidator(no_password), AfterValidator(address)] | None = None
+    workspace_url: Address | None = None
     """Address of the API; else LEPTON_WORKSPACE_URL, else the service's own for the workspace."""
     token_env: Variable = "LEPTON_WORKSPACE_TOKEN"
     """Variable that holds the token; else the one that `lep workspace login` noted down."""

@@ -63,23 +63,22 @@ def _sbatch_option(value: str) -> str:
     return value
 
 
-def no_password(value: str) -> str:
+def _no_password(value: str) -> str:
     # It would stand in the handle of every run, and in what is said of the cluster.
     if re.search(r"://[^/?#]*@", value):
         raise PydanticCustomError("no_password", "should hold no user or password: a variable holds the token")
     return value
 
 
-def address(value: str) -> str:
-    if not PLACEHOLDER.search(value) and not re.match(r"https?://[^/]", value):
-        raise PydanticCustomError("address", "should be an address: `https://...`")
-    return value
+def _http(what: str) -> AfterValidator:
+    """An address, said in the words of whose it is."""
 
+    def check(value: str) -> str:
+        if not PLACEHOLDER.search(value) and not re.match(r"https?://[^/]", value):
+            raise PydanticCustomError("address", what)
+        return value
 
-def _dashboard(value: str) -> str:
-    if not PLACEHOLDER.search(value) and not re.match(r"https?://[^/]", value):
-        raise PydanticCustomError("dashboard", "should be the address of the dashboard: `http://head:8265`")
-    return value
+    return AfterValidator(check)
 
 
 def _no_nul(value: str) -> str:
@@ -102,7 +101,11 @@ Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 """Text that goes into a script or a header: no line breaks."""
 Destination = Annotated[str, Field(min_length=1), AfterValidator(_destination)]
 """A machine, or a user on it, as ssh takes it."""
-Dashboard = Annotated[Line, AfterValidator(no_password), AfterValidator(_dashboard)]
+Address = Annotated[Line, AfterValidator(_no_password), _http("should be an address: `https://...`")]
+"""Of a service's API."""
+Dashboard = Annotated[
+    Line, AfterValidator(_no_password), _http("should be the address of the dashboard: `http://head:8265`")
+]
 """Address of a Ray cluster's API."""
 Folder = Annotated[str, AfterValidator(_absolute)]
 """An absolute path on the cluster."""

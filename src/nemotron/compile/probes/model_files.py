@@ -16,6 +16,7 @@ from nemotron.checkpoints.folders import folder_of as folder_of
 from nemotron.checkpoints.folders import is_path as is_path
 from nemotron.checkpoints.folders import may_be_repository as may_be_repository
 from nemotron.checkpoints.folders import tokenizer_folder as tokenizer_folder
+from nemotron.checkpoints.surplus import HEAD
 from nemotron.checkpoints.turn_end import added_tokens, special_tokens
 from nemotron.compile.probes.weights import Doubts, doubts, read_headers
 from nemotron.data.manifest import PASS_THROUGH
@@ -101,7 +102,7 @@ def _read(folder: Path) -> ModelFiles:
         vocabulary=_integer(config.get("vocab_size")),
         positions=_integer(config.get("max_position_embeddings")),
         tokens=tokens,
-        own_head="lm_head.weight" in stored,
+        own_head=HEAD in stored,
         damage=damage,
         doubts=Doubts() if damage else doubts(folder, config, stored),
     )

@@ -81,7 +81,7 @@ def doubts(folder: Path, config: Mapping[str, Any], stored: Mapping[str, Stored]
         wanted = hf_parts(families.from_hf(config, f"`{folder}`"))
     except ArtifactError:
         return Doubts(behind)
-    if "model.embed_tokens.weight" not in stored:
+    if surplus.EMBEDDING not in stored:
         return Doubts(behind)  # named otherwise: transformers knows several ways
     for name, part in wanted.items():
         if name not in stored and name != surplus.HEAD:
@@ -94,9 +94,8 @@ def doubts(folder: Path, config: Mapping[str, Any], stored: Mapping[str, Stored]
 
 
 def _quantised(config: Mapping[str, Any], stored: Mapping[str, Stored]) -> str | None:
-    if settings := config.get("quantization_config"):
-        method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-        return None if method in _DEQUANTISED else f"holds quantised weights (`{method or '?'}`)"
+    if (method := hf.quantised_by(config)) is not None:
+        return None if method in _DEQUANTISED else f"holds quantised weights (`{method}`)"
     for name, tensor in stored.items():
         if (problem := hf.whole_numbers(name, hf.number_type(tensor.dtype))) is not None:
             return problem

@@ -12,7 +12,7 @@ from nemotron.checkpoints.hf import UNQUANTISED, layout_fault
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
 from nemotron.checkpoints.surplus import HEAD
-from nemotron.checkpoints.turn_end import NO_END_HINT, model_ends, named_tokens, names_no_end, start_of
+from nemotron.checkpoints.turn_end import NO_END_HINT, model_ends, names_no_end, start_of
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.jobs.step import AnyStepJob, ModelRef
@@ -211,7 +211,7 @@ def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
     """Every row becomes tokens through a template: the tokenizer's own, or the one that the config gives."""
     settings, key = job.config.policy.tokenizer, "policy.tokenizer.chat_template"
     written = policy_writing(job)
-    said = refuses_all(written.template, {**named_tokens(written.folder), **written.more}) if written else None
+    said = refuses_all(written.template, written.given) if written else None
     if said is not None:
         message = f"the chat template of `{settings.name}` takes no conversation, not even one question: {said}"
         hint = f"correct the template, or give another with `{key}` (text, or a `.jinja` file)"

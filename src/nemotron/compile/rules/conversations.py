@@ -43,9 +43,14 @@ class Writing:
     more: dict[str, Any]
     """Keyword arguments of the template."""
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """All that the template is given beside the conversation."""
+        return {**named_tokens(self.folder), **self.more}
+
     def render(self, *turns: str) -> str | None:
         """User and assistant by turns; None when the template does not take them."""
-        return rendered(self.template, turns, {**named_tokens(self.folder), **self.more})
+        return rendered(self.template, turns, self.given)
 
 
 def writing(name: str, job: AnyStepJob) -> Writing | None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemotron.checkpoints.chat_template import refused, refuses_all
-from nemotron.checkpoints.turn_end import named_tokens
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import files
 from nemotron.compile.probes.survey import told_once
@@ -71,24 +70,24 @@ def rows_can_be_used(job: AnyJob) -> Iterator[Finding]:
 def rows_can_be_written(job: AnyJob) -> Iterator[Finding]:
     """A template may take no system's words, or only turns that alternate: the first row of that kind ends the run."""
     written = policy_writing(job)
-    if written is None:
-        return
-    more = {**named_tokens(written.folder), **written.more}
-    if refuses_all(written.template, more) is not None:
+    if written is None or refuses_all(written.template, written.given) is not None:
         return  # `chat-template` says so
     for file in files(job):
         found = file.survey().roles
-        for roles, why in list(refused(written.template, more, list(found)).items())[:1]:
-            path, line = found[roles]
-            yield job.error(
-                file.key,
-                f"{file.told} data: the chat template of `{written.name}` refuses a conversation of "
-                f"{', '.join(roles)}: {why}",
-                kind=DataError,
-                origin=Origin(str(path), line),
-                hint="leave such rows out or change their roles, or give another template with "
-                "`policy.tokenizer.chat_template`",
-            )
+        told = refused(written.template, written.given, list(found))
+        if not told:
+            continue
+        roles, why = next(iter(told.items()))
+        path, line = found[roles]
+        yield job.error(
+            file.key,
+            f"{file.told} data: the chat template of `{written.name}` refuses a conversation of "
+            f"{', '.join(roles)}: {why}",
+            kind=DataError,
+            origin=Origin(str(path), line),
+            hint="leave such rows out or change their roles, or give another template with "
+            "`policy.tokenizer.chat_template`",
+        )
 
 
 @rules.rule("contradictory-pairs")

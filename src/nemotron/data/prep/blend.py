@@ -310,7 +310,7 @@ def _files(dataset: Dataset) -> list[Path]:
     """The data files of a folder or glob."""
     path = expanded(dataset.path)
     if path.is_dir():
-        return [file for file in _below(path) if is_data_file(file.name) and not _is_about_data(file)]
+        return [file for file in _below(path) if _holds_rows(file)]
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
     if "**" in path.parts and fixed.is_dir():
         # It goes everywhere below, so how much that is has to be known before.
@@ -327,6 +327,11 @@ def _below(folder: Path) -> list[Path]:
             f"`{error.filename or folder}` cannot be looked at: {reason(error)}",
             hint=f"name the folder below `{folder}` that holds the data",
         ) from error
+
+
+def _holds_rows(file: Path) -> bool:
+    """Whether a file of a folder is one of its data."""
+    return is_data_file(file.name) and not _is_about_data(file)
 
 
 def _is_about_data(path: Path) -> bool:
@@ -351,9 +356,9 @@ def left_out(dataset: Dataset) -> list[str]:
         return []
     if not path.is_dir():
         return sorted(name for name in glob.glob(str(path), recursive=True) if not os.path.isfile(name))
-    taken = set(_files(dataset))
+    others = [file for file in _below(path) if not _holds_rows(file)]
     links = [link for link in links_below(path) if not _hidden(link, path)]
-    return sorted(str(file.relative_to(path)) for file in {*_below(path), *links} - taken)
+    return sorted(str(file.relative_to(path)) for file in (*others, *links))
 
 
 def _nothing(dataset: Dataset, path: Path) -> DataError:
