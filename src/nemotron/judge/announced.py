@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nemotron.disk.documents import open_regular, read_object
 from nemotron.errors import JudgeError
+from nemotron.processes.answering import healthy
 
 FILE_VARIABLE = "NEMOTRON_JUDGE_FILE"
 """Names the file in which the judge says where it answers."""
@@ -24,6 +25,8 @@ _END_BYTES = 1 << 16
 """Of a log, the end of which says why."""
 _BESIDE_READY_S = 60.0
 """How much later than the judge itself its asker gives up: its own words come first."""
+_END_S = 30.0
+"""How long after its last answer the script of the job may take to say that the judge has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Announced:
                     hint=f"`judge.ready_timeout_s` is how long to wait; what it says is in `{self.log}`",
                 )
             time.sleep(_POLL_S)
-        return str(read_object(self.file)["base_url"])
+        return self._address()
 
     def mind(self) -> None:
         """Raises JudgeError when it has ended: nobody would give rewards any more."""
@@ -77,6 +80,21 @@ class Announced:
         errors = [line for line in said if line.startswith("error: ")]
         last = (errors or said or ["it said nothing"])[-1].removeprefix("error: ")
         raise JudgeError(f"the judge of this job has ended: {last}", hint=f"the whole log is `{self.log}`")
+
+    def blame(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """After a failure of whoever asks it: raises JudgeError when that comes of the judge's end.
+
+        An answer that does not come fails NeMo-RL at once, and that the judge has ended is known a moment later: its
+        process goes, then its task, then storage that both machines see must say so.
+        """
+        end = clock() + _END_S
+        while healthy(f"{self._address().removesuffix('/v1')}/health") is False and clock() < end:
+            self.mind()
+            time.sleep(_POLL_S)
+        self.mind()
+
+    def _address(self) -> str:
+        return str(read_object(self.file)["base_url"])
 
     def _last_words(self) -> list[str]:
         try:

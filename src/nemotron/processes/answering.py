@@ -1,4 +1,4 @@
-"""Whether a server on this machine answers. Apart from the rest: it is an HTTP client, and takes time to import."""
+"""Whether a server of a run answers. Apart from the rest: it is an HTTP client, and takes time to import."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PATIENCE_S = 3.0
 
 
 def healthy(url: str) -> bool | None:
-    """Whether a server on this machine answers ``url`` with success; None when it takes too long to say.
+    """Whether a server of this run answers ``url`` with success; None when it takes too long to say.
 
     ``unix:PATH:/words`` asks the server at a socket of the file system.
     """
@@ -20,7 +20,7 @@ def healthy(url: str) -> bool | None:
     try:
         if kind == "unix":
             return _at_socket(path, words)
-        # Loopback is nothing for a proxy, whatever the environment says.
+        # Loopback and the machines of one job are nothing for a proxy, whatever the environment says.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=_PATIENCE_S):
             return True

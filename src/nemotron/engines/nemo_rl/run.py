@@ -265,7 +265,14 @@ def _work(tree: Tree, ready: Prepared, watch: Watch, secrets: Mapping[str, str])
     try:
         # The leash is ours; the interpreter and the folder are NeMo-RL's.
         child.start([*words, tree.python, "-u", *ready.argv], environment, cwd=tree.root)
-        watch.verdict(watch.follow(child))
+        try:
+            watch.verdict(watch.follow(child))
+        except OutOfTimeError:
+            raise
+        except EngineError:
+            if watch.judge is not None:
+                watch.judge.blame()
+            raise
     except NemotronError as error:
         for value in hidden:
             error.message = error.message.replace(value, "[secret]")

@@ -175,17 +175,21 @@ def test_a_run_waits_for_its_judge_and_tells_nemo_rl_where_it_is(
     assert where not in (made.run.path / "nemo_rl" / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("how", ["hangs", "asks", "misses"])
 def test_a_judge_that_dies_ends_the_run_with_its_words(
-    job: Callable[..., Job], told: Callable[[Job], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Callable[..., Job], told: Callable[[Job], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
+    """Whoever is first: NeMo-RL fails for want of its answers before the script says that the judge has ended."""
     made = job()
-    make_tree(tmp_path / "tree", monkeypatch, "hangs")
+    make_tree(tmp_path / "tree", monkeypatch, how)
     told(made)
     made.start()
 
     def kill() -> None:
         until(lambda: any(row["step"] == 1 for row in made.run.read_metrics()))
         os.kill(made.vllm.left()[0], signal.SIGKILL)
+        if how != "hangs":
+            time.sleep(1.5)
         made.ends_as_its_script_says()
 
     killer = threading.Thread(target=kill)
