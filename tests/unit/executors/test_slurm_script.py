@@ -166,15 +166,19 @@ def test_exit_code_of_the_worker_is_the_jobs(tmp_path: Path, code: int, requeues
     assert run_script() == code
 
 
-def test_a_ray_that_ends_first_is_a_failure_and_no_turn_to_ask_for(tmp_path: Path) -> None:
-    """The worker is told to end, and says 130: that would queue the job again, for ever where Ray cannot start."""
+@pytest.mark.parametrize(
+    "worker", ["trap 'exit 130' TERM; while kill -0 $PPID; do sleep 0.1; done", "exit 1"], ids=["waits", "fails first"]
+)
+def test_a_ray_that_ends_is_a_failure_and_no_turn_to_ask_for(tmp_path: Path, worker: str) -> None:
+    """The worker is told to end, and says 130: that would queue the job again, for ever where Ray cannot start. Or it
+    fails for want of Ray before the watch looks again: the log has the reason all the same.
+    """
     (tmp_path / "attempts" / "1" / "logs").mkdir(parents=True)
     (tmp_path / "srun").write_text(
-        "#!/bin/bash\ncase $* in *engines.worker*) ;; *) exit 1 ;; esac\n"
-        "trap 'exit 130' TERM; while kill -0 $PPID; do sleep 0.1; done\n"
+        f"#!/bin/bash\ncase $* in *engines.worker*) ;; *) /bin/sleep 0.1; exit 1 ;; esac\n{worker}\n"
     )
     (tmp_path / "scontrol").write_text(f"#!/bin/bash\ntouch {tmp_path}/asked\n")
-    (tmp_path / "sleep").write_text("#!/bin/bash\nexec /bin/sleep 0.02\n")
+    (tmp_path / "sleep").write_text("#!/bin/bash\nexec /bin/sleep 0.2\n")
     for name in ("srun", "scontrol", "sleep"):
         (tmp_path / name).chmod(0o755)
     profile = SlurmProfile.model_validate({"executor": "slurm", "nodes": 2})

@@ -84,6 +84,8 @@ def batch_script(
     ]
     if ray:
         lines += [
+            "# Without a node of its Ray the run may fail before the watch has seen why.",
+            f'case "$code" in 0|130) ;; *) {_for_seconds(5, f"[ ! -e {_ray_failed(attempt)} ]")} ;; esac',
             "# What a task says that was told to end is no word of the run's, least of all that it wants another turn.",
             f"[ ! -e {_ray_failed(attempt)} ] || code={EngineError.exit_code}",
         ]
@@ -103,7 +105,7 @@ def _end_lines(*, critic: bool, judge: bool, ray: bool) -> Iterator[str]:
     if critic:
         yield from (
             "# The critic ends by itself when its actor leaves; one that does not is ended.",
-            'for _ in $(seq 60); do kill -0 "$critic" 2>/dev/null || break; sleep 1; done',
+            _for_seconds(60, 'kill -0 "$critic" 2>/dev/null'),
             'kill "$critic" 2>/dev/null || true',
         )
     if judge:
@@ -111,7 +113,12 @@ def _end_lines(*, critic: bool, judge: bool, ray: bool) -> Iterator[str]:
     if ray:
         yield 'kill "$watch" "$ray" 2>/dev/null || true'
     for name in [*(["judge"] if judge else []), *(["ray"] if ray else [])]:
-        yield f'for _ in $(seq 30); do kill -0 "${name}" 2>/dev/null || break; sleep 1; done'
+        yield _for_seconds(30, f'kill -0 "${name}" 2>/dev/null')
+
+
+def _for_seconds(most: int, true: str) -> str:
+    """Wait while that is true, but not longer."""
+    return f"for _ in $(seq {most}); do {true} || break; sleep 1; done"
 
 
 def _task(profile: SlurmProfile, words: list[str]) -> str:
