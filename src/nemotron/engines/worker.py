@@ -130,6 +130,18 @@ def _entry(job: CompiledJob) -> str:
     return entry
 
 
+def _say_why(folder: Path, error: NemotronError) -> None:
+    """An executor's attempt that was refused before it began has nobody else who says so: it would count as killed."""
+    try:
+        run = RunFolder.open(folder)
+        # Of a run that another process holds, that one says how it is.
+        with run.lock():
+            if run.status().error != error.message:
+                run.write_status(state="failed", error=error.message, exit_code=error.exit_code)
+    except NemotronError as other:
+        print(f"warning: the status of the run does not say what follows: {other.message}", file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of the worker; messages and exit codes are those of ``nemotron``."""
     parser = argparse.ArgumentParser(prog="python -m nemotron.engines.worker", description=__doc__)
@@ -145,8 +157,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         accept = options.accept_changed_inputs
         return work(run, secrets_of(run.job()), attempt=options.attempt, accept_changed=accept)
 
+    def told() -> int:
+        try:
+            return start()
+        except NemotronError as error:
+            if options.attempt is not None:
+                _say_why(options.run_dir, error)
+            raise
+
     try:
-        return exit_code_of(start, ("worker", str(options.run_dir)))
+        return exit_code_of(told, ("worker", str(options.run_dir)))
     finally:
         if argv is None:
             garbage.ending()

@@ -1,0 +1,50 @@
+"""The worker's command line: an attempt that is refused before it begins has a status that says why."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from nemotron.disk import lock
+from nemotron.engines import worker
+from nemotron.runs.attempts import Handle, begin_attempt
+from nemotron.runs.folder import LOCK, RunFolder
+from tests.unit.engines.nemo_rl.world import make_run
+
+
+@pytest.fixture
+def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run whose job arrives where other code is installed."""
+    run = make_run(tmp_path / "runs")
+    begin_attempt(run.path, Handle.of_this_process())
+    monkeypatch.setenv("NEMOTRON_CODE", "another")
+    return run
+
+
+def test_an_attempt_of_an_executor_says_why_it_was_refused(sent: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also after the notice of an earlier end, when a scheduler starts the job again."""
+    sent.write_status(state="stopped", error="the scheduler gave notice", exit_code=130)
+    assert worker.main([str(sent.path), "--attempt", "1"]) == 10
+    status = sent.status()
+    assert (status.state, status.exit_code) == ("failed", 10)
+    assert status.error is not None
+    assert status.error.startswith("the job was sent by the code `another`")
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_one_that_nobody_has_sent_leaves_the_run_as_it_is(sent: RunFolder) -> None:
+    sent.write_status(state="interrupted", exit_code=130)
+    assert worker.main([str(sent.path)]) == 10
+    assert sent.status().state == "interrupted"
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(sent: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    sent.write_status(state="running")
+    lock.release(sent.path / LOCK)
+    with (sent.path / LOCK).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert worker.main([str(sent.path), "--attempt", "1"]) == 10
+    assert (sent.status().state, sent.status().error) == ("running", None)
+    assert "warning: the status of the run does not say what follows: run `" in capsys.readouterr().err
