@@ -87,11 +87,9 @@ class VllmServer:
         self._log_path = log_path
         self._note: Tell | None = None
         self.token = token or secrets.token_urlsafe(32)
-        self._at, self._port, self._host = at, 0, host
-        if at is None:
-            with contextlib.closing(socket.socket()) as probe:
-                probe.bind((host, 0))
-                self._port = probe.getsockname()[1]
+        self._at, self._host = at, host
+        self._reserved = _reserved(host) if at is None else None
+        self._port: int = self._reserved.getsockname()[1] if self._reserved else 0
         self._closing = threading.Event()
         self._changed = threading.Condition()
         self._tries = self._starts = 0
@@ -192,6 +190,8 @@ class VllmServer:
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
+        if self._reserved is not None:
+            self._reserved.close()
 
     def _raise_if_gone(self) -> None:
         if self._gone is not None:
@@ -299,6 +299,15 @@ class VllmServer:
 
     def _where_log(self) -> str:
         return f" (log: `{self._log()}`)" if self._log_path else ""
+
+
+def _reserved(host: str) -> socket.socket:
+    """A port that the kernel gives nobody else before a server listens there, nor between two of its lives."""
+    held = socket.socket()
+    # Servers have this option, too: whoever asks for this very port still gets it.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((host, 0))
+    return held
 
 
 def _end(child: ServerChild) -> None:

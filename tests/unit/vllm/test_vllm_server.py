@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -132,6 +133,18 @@ def test_a_server_that_is_never_ready(tmp_path: Path) -> None:
     assert caught.value.hint == "`judge.ready_timeout_s` is how long to wait"
     assert any("Loading the stand-in" in line for line in said)
     assert not program.left()
+
+
+def test_its_port_is_nobody_elses_while_it_loads(tmp_path: Path) -> None:
+    program = StandIn(tmp_path, How(never_ready=True))
+    with serving(program):
+        started(program)
+        [start] = program.starts
+        argv = start["argv"]
+        assert isinstance(argv, list)
+        port = int(argv[argv.index("--port") + 1])
+        with socket.socket() as other, pytest.raises(OSError, match="already in use"):
+            other.bind(("127.0.0.1", port))
 
 
 def test_another_model_is_found_out(tmp_path: Path) -> None:
