@@ -11,6 +11,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tenacity
@@ -124,14 +125,18 @@ def test_a_server_that_does_not_start_says_why_and_is_not_started_again(tmp_path
     assert len(program.starts) == 1
 
 
-def test_a_server_that_is_never_ready(tmp_path: Path) -> None:
+def test_a_server_that_is_never_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time passes when its words have been heard, however long it takes to say them."""
     program, said = StandIn(tmp_path, How(never_ready=True)), list[str]()
-    config = CONFIG.model_copy(update={"ready_timeout_s": 3.0})
-    with serving(program, config) as judge, pytest.raises(JudgeError, match="not ready after 3 s") as caught:
+
+    def clock() -> float:
+        return time.monotonic() + (60 if any("Loading the stand-in" in line for line in said) else 0)
+
+    monkeypatch.setattr(vllm_server, "time", SimpleNamespace(monotonic=clock))
+    with serving(program) as judge, pytest.raises(JudgeError, match="not ready after 60 s") as caught:
         judge.wait(said.append)
     assert "Loading the stand-in" in caught.value.message
     assert caught.value.hint == "`judge.ready_timeout_s` is how long to wait"
-    assert any("Loading the stand-in" in line for line in said)
     assert not program.left()
 
 
@@ -195,7 +200,7 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path, number: signal.Signals)
     assert program.left()
     parent.send_signal(number)
     parent.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while program.left() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not program.left()
@@ -228,4 +233,4 @@ def test_questions_that_wait_for_a_restart_are_let_go_when_it_closes(tmp_path: P
         # The end of an event loop waits for the threads that its tasks have asked.
         with pytest.raises(TimeoutError):
             asyncio.run(asyncio.wait_for(ask(endpoint, judge), 1.0))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
