@@ -7,6 +7,7 @@ Nodes are daemons on ports of their own and claim more processors than there are
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,14 +19,27 @@ from pathlib import Path
 
 from tests.integration.slurm.accounts import Accounts
 
-READY_S = 60.0
+READY_S = 180.0
+PORTS = (20_000, 32_768)
+"""Above those that Ray gives its workers, below those that the kernel gives."""
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
+_random, _given = random.SystemRandom(), set[int]()
+
+
 def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody has, for a server that takes seconds to start.
+
+    Not one that the kernel chooses: those it soon gives somebody else, or once more to whoever asks here.
+    """
+    while True:
+        port = _random.randrange(*PORTS)
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 @dataclass
@@ -119,7 +133,7 @@ class Lab:
             time.sleep(0.1)
         self._remove_groups()
 
-    def wait_until_empty(self, limit_s: float = 30) -> None:
+    def wait_until_empty(self, limit_s: float = 120) -> None:
         """Wait until no job is left that waits or runs."""
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
