@@ -16,7 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from nemotron.engines.nemo_rl.folder import PYTHON_VARIABLE
@@ -24,6 +25,12 @@ from nemotron.engines.nemo_rl.version import CURRENT
 
 UP_S, JOIN_S = 300.0, 1800.0
 """How long the head may take, and all others after it."""
+_AGENTS = (
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "metrics-export-port",
+    "runtime-env-agent-port",
+)
 _ALIVE = "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR', log_to_driver=False); "
 _COUNT = _ALIVE + "print(sum(1 for node in ray.nodes() if node['Alive']))"
 
@@ -33,27 +40,23 @@ def ray_python() -> str:
     return os.environ.get(PYTHON_VARIABLE) or (CURRENT.python if Path(CURRENT.python).is_file() else sys.executable)
 
 
-def free_port() -> int:
-    """A port that nobody has now."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+def free_ports(names: Sequence[str]) -> dict[str, int]:
+    """A port for each that nobody has now, and no two the same: what is let go may be given once more."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in names]
+        for probe in probes:
+            probe.bind(("", 0))
+        return {name: int(probe.getsockname()[1]) for name, probe in zip(names, probes, strict=True)}
 
 
-def start_words(gpus: int, *more: str) -> list[str]:
+def start_words(gpus: int, ports: Mapping[str, int], *more: str) -> list[str]:
     """Ray's daemon in the foreground, with no port of the usual ones: two jobs on one machine would share them.
 
     The kernel gives workers theirs (0). Out of a range a raylet gives what nobody has *yet*: two that start at once
     give the same one, and the worker that comes second is dead, or the node's agent, and its node with it.
     """
-    agents = (
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "metrics-export-port",
-        "runtime-env-agent-port",
-    )
     words = [ray_python(), "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *more]
-    ports = {**{name: free_port() for name in agents}, "min-worker-port": 0, "max-worker-port": 0}
+    ports = {**ports, "min-worker-port": 0, "max-worker-port": 0}
     return [*words, f"--num-gpus={gpus}", *(f"--{name}={port}" for name, port in ports.items())]
 
 
@@ -63,9 +66,9 @@ def up(file: Path, gpus: int) -> int:
         return _join(file, gpus)
     # The address of the node that srun was called on, the first of the job, as the others see it.
     host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostbyname(socket.gethostname())
-    port = free_port()
-    head = ("--head", f"--node-ip-address={host}", f"--port={port}", f"--ray-client-server-port={free_port()}")
-    daemon = _Daemon(start_words(gpus, *head, "--include-dashboard=false"))
+    ports = free_ports(("port", "ray-client-server-port", *_AGENTS))
+    head, port = ("--head", f"--node-ip-address={host}", "--include-dashboard=false"), ports["port"]
+    daemon = _Daemon(start_words(gpus, ports, *head))
     end = time.monotonic() + UP_S
     while not _answers(host, port):
         if (code := daemon.ended()) is not None:
@@ -84,7 +87,7 @@ def _join(file: Path, gpus: int) -> int:
     address = _address(file, UP_S)
     if address is None:
         return _failed(f"the head has not said in {file} where it answers")
-    return _Daemon(start_words(gpus, f"--address={address}")).wait()
+    return _Daemon(start_words(gpus, free_ports(_AGENTS), f"--address={address}")).wait()
 
 
 def wait(file: Path, nodes: int, command: list[str]) -> int:
