@@ -104,7 +104,10 @@ def test_connection_breaks_while_submitting(cluster: Cluster) -> None:
 def test_a_job_of_which_nobody_heard_is_found_later(cluster: Cluster) -> None:
     """The connection does not come back in time: the submission has failed, and its job goes on all the same."""
     with breaking(cluster, "gone", for_good=True) as node:
-        cluster.profile("gone", *node.profile.splitlines(), shared="far")
+        # The job does nothing before all that is said of it while it goes on.
+        gate = cluster.folder / "gone" / "gate"
+        waits = f"startup_commands = ['until [ -e {gate} ]; do sleep 0.1; done']"
+        cluster.profile("gone", *node.profile.splitlines(), waits, shared="far")
         failed = cluster.nemotron(*cluster.tiny("-b", "gone", *STEPS))
         assert (failed.returncode, failed.stdout) == (11, ""), failed.stderr
         job, run = (cluster.folder / "gone" / "took").read_text().strip(), cluster.newest()
@@ -112,6 +115,7 @@ def test_a_job_of_which_nobody_heard_is_found_later(cluster: Cluster) -> None:
         node.listen()
         again = cluster.nemotron("runs", "resume", run)
         assert (again.returncode, "goes on already" in again.stderr) == (2, True), again.stderr
+        gate.touch()
         followed = cluster.nemotron("runs", "logs", "-f", run)
         assert (followed.returncode, "step 6/6" in followed.stdout) == (0, True), followed.stderr
         assert cluster.state(run) == "finished"
