@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from nemotron.processes.notice import FILE as notice_file
 from tests.integration.slurm.lab import Lab
 from tests.integration.slurm.sshd import Sshd
 
@@ -160,14 +161,17 @@ def processes(words: str) -> list[int]:
     return [int(number) for number in found.stdout.split()]
 
 
-def held(run: Path, steps: int) -> None:
+def held(run: Path, steps: int) -> list[int]:
     """Stop the worker of a job when it has done so many steps: what comes next meets it in mid-run, however slow that
-    is. Slurm itself wakes what it ends."""
-    until(lambda: steps_done(run) >= steps, every_s=0.02)
+    is. Slurm itself wakes what it ends; all that were stopped are returned."""
+    # They are looked for beforehand: a run does a step in the time that it takes to find them.
+    until(lambda: steps_done(run) >= 1, every_s=0.02)
     workers = processes(f"nemotron.engines.worker .*{run.name}")
+    until(lambda: steps_done(run) >= steps, every_s=0.005)
     assert workers, "the run has ended already"
     for number in workers:
         os.kill(number, signal.SIGSTOP)
+    return workers
 
 
 def test_attached_is_the_local_run(cluster: Cluster, reference: Path) -> None:
@@ -204,8 +208,11 @@ def test_notice_of_the_end_saves_and_queues_again(cluster: Cluster, reference: P
     cluster.profile("batch", "time = '01:00:00'")
     run = cluster.nemotron(*cluster.tiny("-b", "batch", *STEPS)).stdout.strip()
     path, job = cluster.run_dir(run), str(cluster.handle(run)["job_id"])
-    until(lambda: steps_done(path) >= 1)
+    workers = held(path, 1)
     cluster.lab.run("scancel", "--signal=USR1", "--batch", job)
+    until((path / "attempts" / "1" / notice_file).exists)
+    for number in workers:
+        os.kill(number, signal.SIGCONT)
     follower = cluster.nemotron("runs", "logs", "-f", run)
     assert follower.returncode == 0, follower.stderr
     assert "the scheduler says that the time of the job ends" in follower.stdout
@@ -222,8 +229,7 @@ def test_runs_cancel_is_final(cluster: Cluster) -> None:
     assert cluster.state(run) in ("cancelled", "interrupted")
     again = cluster.nemotron("runs", "cancel", run)
     assert (again.returncode, "nothing to cancel" in again.stderr) == (4, True)
-    left = subprocess.run(["pgrep", "-f", f"{run}/"], capture_output=True, text=True, check=False)
-    assert left.stdout == "", "a process of the job is left"
+    until(lambda: not processes(f"{run}/"))
 
 
 @pytest.mark.parametrize(
@@ -440,7 +446,7 @@ def test_ctrl_c_detaches(cluster: Cluster) -> None:
     until(lambda: cluster.newest() != before and steps_done(cluster.run_dir(cluster.newest())) >= 1)
     run = cluster.newest()
     command.send_signal(signal.SIGINT)
-    _, err = command.communicate(timeout=60)
+    _, err = command.communicate(timeout=120)
     assert command.returncode == 130
     assert "the job goes on" in err
     assert cluster.state(run) == "running"
