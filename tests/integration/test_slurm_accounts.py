@@ -17,7 +17,7 @@ from tests.integration.slurm.accounts import Accounts
 from tests.integration.slurm.lab import Lab
 from tests.integration.test_slurm import STEPS, Cluster, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_the_accounts_know_what_the_controller_forgot(
     assert said() == jobs, "of the controller"
     # It tells the accounts in its own time.
     rows = ["sacct", "-X", "-n", "-P", "--format=JobID,State", f"--jobs={','.join(jobs)}"]
-    until(lambda: {row.split("|")[0] for row in ended(cluster.lab.run(*rows))} == set(jobs), 30)
+    until(lambda: {row.split("|")[0] for row in ended(cluster.lab.run(*rows))} == set(jobs))
     cluster.lab.forget_jobs()
     assert cluster.lab.run("squeue", "-h", "-t", "all") == ""
     assert said() == jobs, "of the accounts"

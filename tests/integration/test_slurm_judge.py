@@ -115,7 +115,7 @@ def test_a_judge_on_a_machine_of_its_own_gives_rewards(cluster: Cluster, judged:
 def test_a_judge_that_is_killed_ends_the_job(cluster: Cluster, judged: Callable[..., list[str]]) -> None:
     before = cluster.newest()
     command = cluster.start(*judged("-r", 100_000))
-    until(lambda: cluster.newest() != before and steps_done(cluster.run_dir(cluster.newest())) >= 1, 240)
+    until(lambda: cluster.newest() != before and steps_done(cluster.run_dir(cluster.newest())) >= 1, 400)
     run = cluster.newest()
     job = str(cluster.run_dir(run) / "job.json")
     started = [child for pid in processes(f"nemotron.judge.beside --job {job}") for child in below(pid)]

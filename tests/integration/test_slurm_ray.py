@@ -113,7 +113,7 @@ def test_a_node_that_loses_ray_ends_the_run(cluster: Cluster, over_nodes: Callab
     run = started.stdout.strip()
     log = cluster.run_dir(run) / "attempts" / "1" / "logs" / "nemo_rl.log"
     until(lambda: log.exists() and "sees 2 nodes" in log.read_text(), 240)
-    os.kill(processes("slurm.ray_node up")[-1], signal.SIGTERM)
+    os.kill(processes(f"slurm.ray_node up .*{run}")[-1], signal.SIGTERM)
     followed = cluster.nemotron("runs", "logs", "-f", run)
     assert followed.returncode == 9, followed.stderr
     assert "Ray has ended on a node" in followed.stdout
@@ -125,7 +125,7 @@ def test_a_head_that_does_not_come_up_ends_the_job(cluster: Cluster, over_nodes:
     """Whoever asks a head that is dead waits for minutes: nobody asks it before its daemon is looked at."""
     begun = time.monotonic()
     done = cluster.nemotron(*over_nodes("trains", "-r", Path("/bin/false")))
-    assert time.monotonic() - begun < 120
+    assert time.monotonic() - begun < 240
     assert done.returncode == 9, done.stderr + done.stdout
     assert "error: Ray has ended on a node of this job: see ray.log" in done.stdout
     run = cluster.run_dir(cluster.newest())

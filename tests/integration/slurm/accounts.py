@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-READY_S = 60.0
+READY_S = 180.0
 QOS: Mapping[str, str] = {
     "one-submitted": "MaxSubmitJobsPerUser=1 Flags=DenyOnLimit",
     "one-running": "MaxJobsPerUser=1",
@@ -88,7 +88,7 @@ class Accounts:
         own = ["--no-defaults", f"--user={user}", f"--datadir={data}"]
         made = [_program("mariadb-install-db"), *own, "--auth-root-authentication-method=normal", "--skip-test-db"]
         with (log / "mysql.log").open("wb") as out:
-            subprocess.run(made, stdout=out, stderr=out, timeout=60, check=True)
+            subprocess.run(made, stdout=out, stderr=out, timeout=READY_S, check=True)
             sizes = ["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M", "--performance-schema=OFF"]
             # slurmdbd wants it as patient as that.
             sizes += ["--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900"]
