@@ -26,9 +26,8 @@ from tests.integration.vllm_runs import (
     VENV,
     engine_of,
     finished,
-    left,
     marked,
-    of_run,
+    nothing_is_left,
     rows,
     running,
     server_of,
@@ -156,15 +155,17 @@ def test_a_run_samples_by_it(tmp_path: Path, temporary: Path) -> None:
     assert len(gaps(run)) == 4
     assert max(gaps(run)) < 1e-3
     assert moved(run)
-    assert not of_run(tmp_path)
-    assert left(temporary) == []
+    nothing_is_left(tmp_path, temporary)
 
 
 def test_one_that_is_killed_comes_back_with_the_newest_adapters(tmp_path: Path) -> None:
     more = ("grpo.max_num_steps=8", *QUICK[1:], *ADAPTERS, marked(tmp_path, "sampler"))
     with running(tmp_path, *RLHF, *SAMPLER, *more) as run:
-        wait_for(lambda: any(len(gaps(folder)) > 2 for folder in tmp_path.iterdir()), READY_S, "no step")
-        os.kill(engine_of(server_of(tmp_path)), signal.SIGKILL)
+        # It is looked for beforehand: a run does a step or two in the time that it takes to find it.
+        wait_for(lambda: any(gaps(folder) for folder in tmp_path.iterdir()), READY_S, "no step")
+        engine = engine_of(server_of(tmp_path))
+        wait_for(lambda: any(len(gaps(folder)) > 2 for folder in tmp_path.iterdir()), READY_S, "no third step")
+        os.kill(engine, signal.SIGKILL)
         said, _ = run.communicate(timeout=600)
     assert run.returncode == 0, said
     assert "started again (1 of 3)" in said

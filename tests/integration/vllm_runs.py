@@ -40,8 +40,9 @@ def finished(runs: Path, *words: str) -> Path:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
+    """Of the metrics; one that is being written is none yet."""
     path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()] if path.exists() else []
 
 
 def heldout(run: Path, when: str) -> float:
@@ -96,6 +97,12 @@ def engine_of(server: int) -> int:
     below = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if parent(int(folder.name)) == server]
     [engine] = [pid for pid in below if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return engine
+
+
+def nothing_is_left(runs: Path, temporary: Path | None = None) -> None:
+    """Of the vLLM of a run that has ended; who removes its files may end a moment later."""
+    wait_for(lambda: not of_run(runs), 60, "processes of vLLM are left")
+    wait_for(lambda: temporary is None or not left(temporary), 60, "files of vLLM are left")
 
 
 def left(temporary: Path) -> list[Path]:
