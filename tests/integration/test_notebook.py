@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 def test_it_trains_and_plots(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, startup_timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     plan, run, plot, facts = (cell for cell in notebook.cells if cell.cell_type == "code")
     assert plan.outputs[-1].data["text/plain"] == "(True, 'embedded', 20)"
     said = "".join(output.text for output in run.outputs if output.output_type == "stream")

@@ -184,7 +184,7 @@ def test_detached_cancel_and_sent_twice(project: Project, monkeypatch: pytest.Mo
     assert again.status_code >= 400
     assert RayJobs().state(handle).state == "running"
     assert project.nemotron("runs", "cancel", run).returncode == 0
-    assert follower.wait(90) == 130
+    assert follower.wait(240) == 130
     # The worker was told, and given the time to leave a true status.
     status = json.loads((project.folder / "far" / "runs" / run / "status.json").read_text())
     assert status["state"] == "interrupted"

@@ -33,7 +33,7 @@ SHORT = (
     "checkpointing.keep_top_k=null",
     "eval.heldout.max_samples=8",
 )
-END_S = 20.0
+END_S = 120.0
 """Seconds in which the other side must have ended; on an idle machine it takes less than one."""
 
 

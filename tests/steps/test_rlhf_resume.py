@@ -55,7 +55,7 @@ SOME = ("while a checkpoint is written",)
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(moment: str, uninterrupted: Path, tmp_path: Path) -> None:
     argv = command(tmp_path, *SHORT)
     assert kill_when(argv, lambda: MOMENTS[moment](tmp_path)) == -signal.SIGKILL
-    assert _gone(str(tmp_path), within_s=20), "the judge outlived the run that started it"
+    assert _gone(str(tmp_path), within_s=60), "the judge outlived the run that started it"
     resumed = run_here([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     folder = only_run(tmp_path)

@@ -159,7 +159,7 @@ def test_only_who_holds_a_run_is_ended(tmp_path: Path) -> None:
         assert worker.stdout is not None
         assert worker.stdout.readline()
         end_worker(tmp_path)
-        assert worker.wait(timeout=20) == -signal.SIGTERM
+        assert worker.wait(timeout=50) == -signal.SIGTERM
         end_worker(tmp_path)  # nobody holds it
         assert bystander.poll() is None
     finally:

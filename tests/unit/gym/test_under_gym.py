@@ -107,4 +107,4 @@ def test_gym_starts_it_with_any_python_in_the_folder_of_a_server_of_its_own(tmp_
                 time.sleep(0.1)
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0

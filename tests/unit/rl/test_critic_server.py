@@ -73,7 +73,7 @@ def test_values_stand_before_their_token_and_rewards_are_standardised(folder: Pa
     expected[0, 3:6], expected[1, 3:4] = (values[0] - 0.5) / 2, (values[1, :1] - 0.5) / 2
     expected[2, 1:3] = (values[2, :2] - 0.5) / 2
     torch.testing.assert_close(answer["values"], expected)
-    assert served.ended.wait(5)
+    assert served.ended.wait(60)
     assert served.end is None
 
 
@@ -317,6 +317,6 @@ def test_an_actor_that_vanishes_ends_the_server() -> None:
     with serving(Slow()) as served:
         client = CriticClient(served.critic, critic_config()).__enter__()
         client.close()
-        assert served.ended.wait(5)
+        assert served.ended.wait(60)
         assert served.end is not None
         assert "the actor is gone" in served.end.message

@@ -32,7 +32,7 @@ CLUSTER = replace(NODE, is_here=False, name="slurm", judge_gpus=0)
 MODEL = "some/judge"
 
 
-def until(true: Callable[[], object], limit_s: float = 30) -> None:
+def until(true: Callable[[], object], limit_s: float = 120) -> None:
     end = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < end
@@ -77,7 +77,7 @@ class Job:
     def ends_as_its_script_says(self) -> None:
         """What the script does when the task of the judge has ended."""
         assert self.process is not None
-        self.process.wait(60)
+        self.process.wait(120)
         self.failed.touch()
 
 
@@ -114,7 +114,7 @@ def test_it_says_where_it_answers_and_asks_for_the_token_of_the_job(job: Callabl
     assert "0.0.0.0" in started["argv"]  # type: ignore[operator]
     assert TOKEN not in "".join(path.read_text() for path in made.run.path.rglob("*") if path.is_file())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     assert made.vllm.left() == []
 
 
@@ -123,7 +123,7 @@ def test_one_that_dies_is_not_started_again_and_says_why(job: Callable[..., Job]
     process = made.start()
     until(made.announced.exists)
     os.kill(made.vllm.left()[0], signal.SIGKILL)
-    assert process.wait(30) == JudgeError.exit_code
+    assert process.wait(120) == JudgeError.exit_code
     assert "error: vLLM, which serves the judge `some/judge`, has died once" in made.log.read_text()
     assert len(made.vllm.starts) == 1
 
@@ -139,7 +139,7 @@ def test_one_that_does_not_start_says_why(
     job: Callable[..., Job], how: dict[str, object], token: str | None, words: str
 ) -> None:
     made = job(**how)
-    assert made.start(token).wait(30) == JudgeError.exit_code
+    assert made.start(token).wait(120) == JudgeError.exit_code
     assert words in made.log.read_text()
     assert not made.announced.exists()
 
