@@ -135,7 +135,7 @@ def test_a_killed_critic_ends_the_actor_and_a_killed_actor_the_critic_and_both_r
     argv = command(runs, *SHORT, reward_model)
 
     first = Started(argv, tmp_path / "first.log")
-    first.until(lambda: logged(runs) == 3)
+    first.until(lambda: logged(runs) >= 3)
     os.kill(first.critic(), signal.SIGKILL)
     code, said = first.end()
     assert code == 9, said
@@ -220,7 +220,7 @@ def test_a_lone_critic_ends_with_an_error_when_its_actor_is_killed(
 ) -> None:
     critic, argv = apart
     actor = Started(argv, tmp_path / "actor.log", NEMOTRON_CRITIC_TOKEN="a secret of the test")
-    actor.until(lambda: logged(tmp_path / "actor") == 1)
+    actor.until(lambda: logged(tmp_path / "actor") >= 1)
     actor.process.kill()
     code, said = critic.end()
     assert code == 9, said

@@ -31,9 +31,9 @@ pytestmark = pytest.mark.timeout(900)
 
 MOMENTS: dict[str, Moment] = {
     "before the run folder exists": lambda runs: True,
-    "before the first checkpoint": lambda runs: steps_logged(runs) == 1,
+    "before the first checkpoint": lambda runs: steps_logged(runs) >= 1,
     "while a checkpoint is written": lambda runs: any(runs.glob("*/checkpoints/tmp_step_*/*")),
-    "between two checkpoints": lambda runs: steps_logged(runs) == 3,
+    "between two checkpoints": lambda runs: steps_logged(runs) >= 3,
 }
 if os.environ.get("EVERY_MOMENT"):
     MOMENTS["while the models load"] = lambda runs: any(runs.glob("2*/status.json"))
@@ -100,7 +100,7 @@ def test_a_run_starts_from_the_checkpoint_of_another(uninterrupted: Path, tmp_pa
 @pytest.mark.full
 def test_terminate_leaves_a_truthful_status_and_runs_resume_goes_on(uninterrupted: Path, tmp_path: Path) -> None:
     argv = command(tmp_path, *SHORT)
-    assert kill_when(argv, lambda: steps_logged(tmp_path) == 3, signum=signal.SIGTERM) == 130
+    assert kill_when(argv, lambda: steps_logged(tmp_path) >= 3, signum=signal.SIGTERM) == 130
     folder = only_run(tmp_path)
     assert '"interrupted"' in (folder / "status.json").read_text()
     resumed = run_here([*argv[:3], "runs", "resume", "last", "--runs-dir", str(tmp_path)])

@@ -85,7 +85,7 @@ def test_a_run_reports_every_check(uninterrupted: Path) -> None:
 @pytest.mark.full
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(uninterrupted: Path, tmp_path: Path) -> None:
     argv = command(tmp_path, *SHORT)
-    assert kill_when(argv, lambda: steps_logged(tmp_path) == 3) == -signal.SIGKILL
+    assert kill_when(argv, lambda: steps_logged(tmp_path) >= 3) == -signal.SIGKILL
     resumed = run_here([*argv, "--resume"])
     assert resumed.code == 0, resumed.stderr
     folder = only_run(tmp_path)

@@ -52,11 +52,11 @@ def _sweeps(runs: Path, short: tuple[str, ...]) -> None:
         return 0.5 in (found := by_limit(runs)) and bool(found[0.5].read_metrics())
 
     wait_until(second_works)
+    command.send_signal(signal.SIGKILL)
+    command.wait()
     # The first crossed its limit, and the second began all the same.
     first, second = by_limit(runs)[1e-9], by_limit(runs)[0.5]
     assert (first.status().state, first.status().exit_code) == ("stopped", 9)
-    command.send_signal(signal.SIGKILL)
-    command.wait()
     # A run does not outlive the command that would begin the next one.
     wait_until(lambda: lock.is_held(second.path / LOCK) is False)
     assert second.status().state != "finished"
