@@ -79,7 +79,9 @@ def files_of(run: Path) -> dict[str, Any]:
 
 def killed_after_step_3(runs: Path) -> bool:
     found = list(runs.glob("*/metrics.jsonl"))
-    return bool(found) and any(json.loads(line)["step"] == 3 for line in found[0].read_text().splitlines() if line)
+    # The last line may be half written.
+    whole = found[0].read_text().rpartition("\n")[0].splitlines() if found else []
+    return any(json.loads(line)["step"] == 3 for line in whole)
 
 
 OWN_THREADS = ("rlhf",)
