@@ -26,7 +26,7 @@ from nemotron.out_of_memory import out_of_memory
 from nemotron.outcome import exit_code_of
 from nemotron.own_code import raised_by_own_code
 from nemotron.processes import garbage, notice
-from nemotron.processes.termination import terminated_like_interrupted
+from nemotron.processes.termination import held_back, terminated_like_interrupted
 from nemotron.runs.attempts import Handle, begin_attempt, given_attempt
 from nemotron.runs.folder import RunFolder
 from nemotron.runs.status import ENDED
@@ -74,8 +74,10 @@ def work(
                 ENGINES[job.engine].run(entry, Attempt(run, job, folder, secrets, hashing, closing))
             _ended(run, job)
         except KeyboardInterrupt:
-            run.write_status(state="interrupted", exit_code=130)
-            print(f"interrupted; go on with `nemotron runs resume {run.id}`", file=sys.stderr)
+            # Whoever asks for the end once more must not keep it from being written down.
+            with held_back():
+                run.write_status(state="interrupted", exit_code=130)
+                print(f"interrupted; go on with `nemotron runs resume {run.id}`", file=sys.stderr)
             raise
         except NemotronError as error:
             state: Any = "stopped" if isinstance(error, LimitError) else "failed"

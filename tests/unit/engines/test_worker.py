@@ -1,9 +1,12 @@
-"""The worker's command line: an attempt that is refused before it begins has a status that says why."""
+"""What the worker leaves behind in the status of a run: told to end, however often, or refused before it begins."""
 
 from __future__ import annotations
 
 import fcntl
+import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from nemotron.disk import lock
 from nemotron.engines import worker
 from nemotron.runs.attempts import Handle, begin_attempt
 from nemotron.runs.folder import LOCK, RunFolder
+from tests.compiled_jobs import compiled
 from tests.unit.engines.nemo_rl.world import make_run
 
 
@@ -48,3 +52,25 @@ def test_a_run_that_another_process_holds_is_left_to_it(sent: RunFolder, capsys:
         assert worker.main([str(sent.path), "--attempt", "1"]) == 10
     assert (sent.status().state, sent.status().error) == ("running", None)
     assert "warning: the status of the run does not say what follows: run `" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_keep_the_first_from_being_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    run = RunFolder.create(tmp_path, compiled())
+    lock.release(run.path / LOCK)
+    usual = RunFolder.write_status
+
+    def asked_again(self: RunFolder, **fields: Any) -> None:
+        signal.raise_signal(number)
+        usual(self, **fields)
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.setattr(RunFolder, "write_status", asked_again)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "ENGINES", {"embedded": SimpleNamespace(run=interrupted)})
+    with pytest.raises(KeyboardInterrupt):
+        worker.work(run, {})
+    assert (run.status().state, run.status().exit_code) == ("interrupted", 130)
