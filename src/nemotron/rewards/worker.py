@@ -16,6 +16,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, TextIO
 
 from nemotron.config.schema.rewards import RewardConfig
@@ -27,6 +29,11 @@ from nemotron.rewards.user import User, check_call, import_function
 MEMORY_BYTES = 4 << 30
 """Address space of a worker without functions of the user's; sympy can be asked for numbers that fill any memory."""
 _LONGEST_REASON = 200
+_IMPORTED_LATE = {
+    "json_schema": ("jsonschema.validators", "referencing.exceptions"),
+    "math": ("math_verify",),
+}
+"""What functions import with their first answer, by their name."""
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -68,6 +75,10 @@ def _check(path: str, search_path: str, *options: str) -> int:
 
 def _build(config: RewardConfig) -> list[CheckedFunction]:
     functions = [build_function(function) for function in config.functions]
+    # The time of the first answer is for the answer.
+    for name in {name for function in config.functions for name in _IMPORTED_LATE.get(function.name, ())}:
+        with suppress(ImportError):  # who asks for it will say so
+            import_module(name)
     own = [function for function in functions if isinstance(function, User)]
     for function in own:
         function.load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -191,8 +192,19 @@ def test_a_pattern_that_explodes_is_missing() -> None:
         assert scorer.score({}, "a", ended=True).reward == 1.0
 
 
+def test_no_answer_waits_for_what_its_function_imports() -> None:
+    """A worker that is started anew has all of it before the time of an answer begins."""
+    settings = config({"name": "math"}, {"name": "json_schema", "schema_field": "schema"}).model_dump_json()
+    code = (
+        "import sys; from nemotron.config.schema.rewards import RewardConfig; from nemotron.rewards import worker\n"
+        "worker._build(RewardConfig.model_validate_json(sys.argv[1]))\n"
+        "sys.exit(not {'math_verify', 'jsonschema.validators', 'referencing.exceptions'} <= {*sys.modules})"
+    )
+    subprocess.run([sys.executable, "-c", code, settings], check=True)
+
+
 def test_mathematics_that_explodes_is_missing_or_wrong() -> None:
-    # Time for a worker that is started anew, which imports its mathematics, on a slow machine.
+    # Time for the first formula of a worker, on a slow machine.
     with build_rewards(config({"name": "math"}, timeout_s=8.0)) as scorer:
         score = scorer.score({"answer": "1"}, "\\boxed{9^{9^{9^{9}}}!}", ended=True)
         assert score.reward in (None, 0.0)
