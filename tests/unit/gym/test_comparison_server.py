@@ -115,7 +115,7 @@ def test_a_judge_that_is_gone_and_a_group_that_is_never_whole_are_503() -> None:
         status, said = await post("/verify", row("1"))
         assert (status, said["failure_kind"]) == (503, "incomplete_group")
 
-    run(refuses, test, patience_s=0.3)
+    run(refuses, test, patience_s=2.0)
 
 
 def test_places_in_a_group_are_kept_when_rows_name_them() -> None:
