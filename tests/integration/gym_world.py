@@ -21,7 +21,7 @@ import pytest
 from aiohttp import web
 from omegaconf import OmegaConf
 
-from tests.unit.gym.serving import free_port
+from tests.integration.slurm.lab import free_port
 
 ROOT = Path(__file__).parents[2]
 VENV = Path(os.environ.get("NEMOTRON_NEMO_GYM_VENV", ROOT / "build" / "nemo-gym"))

