@@ -20,7 +20,7 @@ from tests.spoiled import KINDS, copied, own, spoil
 from tests.unit.data.prep_data import prompts
 from tests.unit.pipelines.test_broken import WHOLE
 
-LONGEST_S = 10.0
+LONGEST_S = 30.0
 MOST_MB = 500.0
 MOST_BYTES = 6 << 30
 """What a command may ask the system for before it is refused, so that a mistake costs no machine."""

@@ -28,7 +28,7 @@ from nemotron.runs.attempts import Handle
 from nemotron.runs.folder import RunFolder
 from tests.hostile_server import Hostile, Reply, answer, as_json, bodies, replies
 
-LONGEST_S = 10.0
+LONGEST_S = 30.0
 SECRET = "the-token-of-the-cluster"
 JOB = {"metadata": {"id": "j-1", "name": "nemotron-r1-1"}, "status": {"state": "Failed"}}
 MARK = "\x1enemotron status.json "

@@ -30,7 +30,7 @@ from nemotron.judge.types import GroupRequest, JudgedResponse
 from nemotron.runs.jsonl import to_json
 from tests.hostile_server import REPEATED, Hostile, Reply, answer, as_json, bodies, replies
 
-LONGEST_S = 5.0
+LONGEST_S = 20.0
 SECRET = "the-token-of-the-judge"
 VERDICT = '{"score_1": 4, "score_2": 2, "ranking": 2}'
 MODELS = {"object": "list", "data": [{"id": "judge"}]}

@@ -86,7 +86,7 @@ def test_fork_bomb(brief: Sandbox) -> None:
     assert processes_with(marker) == []
 
 
-def test_number_of_processes(brief: Sandbox) -> None:
+def test_number_of_processes(box: Sandbox) -> None:
     code = """
         import os, time
         children = 0
@@ -98,8 +98,8 @@ def test_number_of_processes(brief: Sandbox) -> None:
         except OSError:
             print(children)
         """
-    children = int(run(brief, code).stdout)
-    assert children == (BRIEF.max_processes - 1 if brief.level == "namespaces" else 0)
+    children = int(run(box, code).stdout)
+    assert children == (LIMITS.max_processes - 1 if box.level == "namespaces" else 0)
 
 
 # A second of the processor or two each: the same limit at either level.
