@@ -20,7 +20,7 @@ from tests.integration.test_slurm import Cluster, cluster, held
 
 __all__ = ["cluster"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 
 def fill_in(file: Path, shared: Path) -> None:

@@ -16,7 +16,7 @@ from tests.integration.test_slurm import Cluster, cluster, processes, steps_done
 
 __all__ = ["cluster"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 
 RLHF_SCRIPT = """

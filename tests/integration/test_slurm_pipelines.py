@@ -14,7 +14,7 @@ from tests.steps.test_pipelines import NODES, SHORT, results
 
 __all__ = ["cluster"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
