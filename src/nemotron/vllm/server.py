@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -90,6 +91,9 @@ class VllmServer:
         self._at, self._host = at, host
         self._reserved = _reserved(host) if at is None else None
         self._port: int = self._reserved.getsockname()[1] if self._reserved else 0
+        if self._reserved is not None and sys.platform != "linux":
+            # Elsewhere nobody could listen there beside it.
+            self._reserved.close()
         self._closing = threading.Event()
         self._changed = threading.Condition()
         self._tries = self._starts = 0
