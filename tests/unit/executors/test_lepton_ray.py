@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,13 @@ from nemotron.executors.base import How, JobState
 from nemotron.executors.elsewhere import cancel, refresh
 from nemotron.executors.launch import resume
 from nemotron.executors.lepton import payload, ray_cluster
+from nemotron.executors.lepton.api import Api
 from nemotron.executors.lepton.executor import Lepton
 from nemotron.executors.registry import executor_of
 from nemotron.profiles.model import LeptonProfile
 from nemotron.runs.attempts import Handle, attempts_of, begin_attempt
 from nemotron.runs.folder import RunFolder
+from nemotron.snapshot import VARIABLE as CODE
 from tests.hostile_server import Hostile, Reply, answer
 from tests.unit.runs.conftest import make_run as make_run
 from tests.unit.runs.run_records import MakeRun
@@ -49,8 +54,16 @@ class Service:
             else:
                 found = self.job
             return Reply(answer(json.dumps(found).encode(), "200 OK" if self.cluster and found is not None else NO))
+        if path == "/rayclusters":
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+            self.cluster = "Starting"
+            return Reply(answer(b"{}"))
         if self.cluster is None:
             return Reply(answer(b"{}", NO))
+        if self.asked[-1].startswith("DELETE ") and not self.refuses:
+            self.cluster = None
+            return Reply(answer(b"{}"))
         if self.refuses:
             return Reply(answer(b'{"message": "not now"}', "409 Conflict"))
         return Reply(answer(json.dumps({"status": {"state": self.cluster}}).encode()))
@@ -242,3 +255,28 @@ def test_a_cluster_without_a_job_can_be_cancelled(
     cancel(run)
     assert service.asked[-1] == f"DELETE /rayclusters/{NAME}"
     assert state_of(run) == "cancelled"
+
+
+def test_who_is_interrupted_while_the_cluster_is_made_leaves_none(
+    lepton: tuple[Service, str], started: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call is not cut off: the cluster would come after it was deleted, and nobody would know of it."""
+    service, _ = lepton
+    answered, usual = [], Api.call
+
+    def noted(self: Api, method: str, path: str, **more: Any) -> Any:
+        found = usual(self, method, path, **more)
+        answered.append(method)
+        return found
+
+    monkeypatch.setattr(Api, "call", noted)
+    service.cluster = None
+    run = started(submitted=False)
+    profile = LeptonProfile(executor="lepton", nodes=2, remote_job_dir="/mnt/far")
+    sent = ray_cluster.submission(
+        profile, NAME, run_id="r1", run_dir="/mnt/r", number=1, environment={CODE: "v"}, how=How(), of_profile="two"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        ray_cluster.RayClusters().submit(run, sent, {CODE: "v"}, attempts_of(run.path)[-1].handle())
+    assert service.cluster is None
+    assert answered[-2:] == ["POST", "DELETE"]

@@ -29,7 +29,7 @@ from nemotron.executors.lepton.api import Api, Workspace, workspace_of_handle
 from nemotron.executors.lepton.groups import resolve_groups
 from nemotron.executors.ray_jobs import ASK_S, STOP_WAIT, STOP_WAIT_S, RayJobs, package, package_path, submission_id
 from nemotron.outcome import print_error
-from nemotron.processes.termination import terminated_like_interrupted
+from nemotron.processes.termination import held_back, terminated_like_interrupted
 from nemotron.profiles.model import LeptonProfile
 from nemotron.runs.attempts import Handle
 from nemotron.runs.folder import RunFolder
@@ -196,7 +196,9 @@ class RayClusters:
             _cluster(api, name)
         except NotFoundError:
             try:
-                api.call("POST", "/rayclusters", body=body)
+                # Cut off, it might still make a cluster after that was deleted.
+                with held_back():
+                    api.call("POST", "/rayclusters", body=body)
             except ExecutorError as refused:
                 # Whether a cluster was made before the answer was lost, its name tells.
                 try:
