@@ -137,10 +137,10 @@ class Child:
         """Its exit code when it has ended; None while it runs."""
         return self.process.poll()
 
-    def ended(self) -> int | None:
+    def ended(self, within_s: float = _POLL_S) -> int | None:
         """As ``returncode`` after a moment: a refused connection is noticed a little before the process is gone."""
         try:
-            return self.process.wait(_POLL_S)
+            return self.process.wait(within_s)
         except subprocess.TimeoutExpired:
             return None
 

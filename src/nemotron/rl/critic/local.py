@@ -14,6 +14,8 @@ from nemotron.processes.child import ServerChild
 from nemotron.rl.threads import thread_environment
 
 TOKEN_VARIABLE = "NEMOTRON_CRITIC_TOKEN"
+_GOING_S = 3.0
+"""How long a process may take to be gone after its last connection, on a machine that is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class LocalCritic:
 
     def explain(self) -> str | None:
         """Why the critic does not answer, when that is because its process has died; else None."""
-        code = self._server.ended()
+        code = self._server.ended(_GOING_S)
         return None if code is None else f"the critic's server died with exit code {code}{self._server.tail()}"
 
     def wait(self) -> int:
