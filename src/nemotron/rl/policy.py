@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nemotron.checkpoints import hf
 from nemotron.checkpoints.adapter_files import not_a_model
+from nemotron.checkpoints.kinds import WRITER_HINT, no_writer
 from nemotron.checkpoints.libraries import refusing_damage
 from nemotron.checkpoints.policy import load_policy_weights
 from nemotron.checkpoints.surplus import beyond_layers
@@ -269,10 +270,12 @@ def read_model(path: str, loader: str, kind: str) -> nn.Module:
 def _remedy(folder: Path) -> str:
     """What to do with a folder that transformers does not read: of quantised weights it asks for other libraries."""
     try:
-        quantised = "quantization_config" in hf.read_config(folder)
+        config = hf.read_config(folder)
     except ArtifactError:
-        quantised = False
-    return hf.UNQUANTISED if quantised else "restore or re-export the checkpoint"
+        config = {}
+    if "quantization_config" in config:
+        return hf.UNQUANTISED
+    return WRITER_HINT if no_writer(config) else "restore or re-export the checkpoint"
 
 
 def _refuse_whole_numbers(folder: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nemotron.checkpoints import hf
+from nemotron.checkpoints.kinds import SCORER_HINT
 from nemotron.contracts.samples import Group
 from nemotron.disk.faults import errors_of_rust
 from nemotron.errors import ArtifactError, ConfigError
@@ -52,11 +53,7 @@ class ScalarModel:
                 f"the classifier has {self.model.config.num_labels} outputs, a reward model has one",
                 hint="give a model that was trained with `num_labels: 1`",
             )
-        if type(getattr(model, _HEAD, None)) is not nn.Linear:
-            raise ArtifactError(
-                f"`{type(model).__name__}` is not a decoder with a linear head `{_HEAD}`",
-                hint="give a reward model made from a causal language model",
-            )
+        _head_of(model)
         self.precision: Precision = precision
         self.dtype = DTYPES[precision]
         self.device: torch.device = next(model.parameters()).device
@@ -225,6 +222,13 @@ def _refuse_language_model(folder: Path) -> None:
         )
 
 
+def _head_of(model: nn.Module) -> nn.Linear:
+    head = getattr(model, _HEAD, None)
+    if type(head) is not nn.Linear:
+        raise ArtifactError(f"`{type(model).__name__}` is not a decoder with a linear head `{_HEAD}`", hint=SCORER_HINT)
+    return head
+
+
 def _classifier(body: Any, seed: int) -> nn.Module:
     """A sequence classifier around ``body``, which it takes over."""
     import transformers
@@ -240,8 +244,7 @@ def _classifier(body: Any, seed: int) -> nn.Module:
             f"models of type `{config.model_type}` have no sequence classifier in transformers",
             hint="start from another model, e.g. a Llama, Qwen or Mistral",
         ) from error
-    weight = next(body.parameters())
-    head = getattr(model, _HEAD)
+    weight, head = next(body.parameters()), _head_of(model)
     std = float(getattr(config.get_text_config(), "initializer_range", 0.02))
     drawn = torch.empty(head.weight.shape).normal_(0.0, std, generator=torch.Generator().manual_seed(seed))
     head.weight = nn.Parameter(drawn.to(weight.device))

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 
 from nemotron import api
 from nemotron.checkpoints import hf
-from nemotron.compile.probes.model_files import read_model, unknown_type
+from nemotron.checkpoints.kinds import OTHER_SCORERS, unknown_type
+from nemotron.compile.probes.model_files import read_model
 from nemotron.config.resolvers import ASSETS
 from nemotron.errors import ArtifactError, ConfigError, Finding
 from nemotron.place import Place
@@ -272,6 +273,60 @@ def test_types_of_models_are_those_of_transformers() -> None:
     assert unknown_type({"model_type": "qwen3"}) is unknown_type({"model_type": "gemma3_text"}) is None
     assert unknown_type({"model_type": "qwen"}) == "qwen"
     assert unknown_type({"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("step", "key", "kind", "says"),
+    [
+        ("dpo", "policy.model_name", "t5", "no causal language model"),
+        ("rlhf", MODELS["judge"], "t5", "no causal language model"),
+        ("dpo", "policy.model_name", "bert", None),
+        ("rm", "policy.model_name", "bert", "no decoder with a head `score`"),
+        ("rm", "policy.model_name", "mamba", "no decoder with a head `score`"),
+        ("rm", "policy.model_name", "gpt2", None),
+        ("ppo", "reward_model.model_name", "deberta-v2", "no decoder with a head `score`"),
+        ("eval/reward_audit", "reward_model.path", "roberta", "no decoder with a head `score`"),
+    ],
+)
+def test_types_that_transformers_has_no_such_model_of_are_refused(
+    tmp_path: Path, step: str, key: str, kind: str, says: str | None
+) -> None:
+    scores = key.startswith("reward_model")
+    folder = Path(shutil.copytree(ASSETS / "tiny_world" / ("reward_model" if scores else "policy"), tmp_path / "model"))
+    config(model_type=kind)(folder)
+    words = ["~policy.pretrained_checkpoint"] if key == "policy.model_name" and step != "rm" else []
+    found = api.compile(step, "tiny", [f"{key}={folder}", *words]).findings
+    told = [one for one in found if f"of type `{kind}`: transformers has no" in one.message]
+    assert [(one.key, one.exit_code, says in one.message) for one in told] == ([(key, 6, True)] if says else [])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_saved_without_its_output_layer_is_no_policy_unless_it_is_tied(model: Path, tied: bool) -> None:
+    """As `AutoModel.save_pretrained` writes it: names begin one level deeper."""
+    stored(lambda weights: {name.removeprefix("model."): one for name, one in weights.items()})(model)
+    config(tie_word_embeddings=tied, architectures=["LlamaModel"])(model)
+    found = errors("dpo", "./model", "~policy.pretrained_checkpoint")
+    assert ["lacks the weight `lm_head.weight`" in error.message for error in found] == ([] if tied else [True])
+
+
+def test_an_untied_reward_model_is_told_to_be_one_and_not_to_be_tied(model: Path) -> None:
+    config(tie_word_embeddings=False, architectures=["LlamaForSequenceClassification"])(model)
+    [error] = errors("dpo", "./model", "~policy.pretrained_checkpoint")
+    assert (error.name, error.key) == ("not-a-language-model", "policy.model_name")
+
+
+@pytest.mark.full
+def test_classifiers_without_a_linear_head_are_known_by_name() -> None:
+    import inspect
+
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    both = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    classes = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    sources = {kind: inspect.getsource(getattr(transformers, classes[kind])) for kind in both & classes.keys()}
+    marks = ("GenericForSequenceClassification", "self.score =")
+    assert sorted(OTHER_SCORERS) == sorted(k for k, source in sources.items() if not any(m in source for m in marks))
 
 
 def tokenizer(**changes: Any) -> Edit:

@@ -148,6 +148,15 @@ def test_a_family_without_a_classifier_is_refused() -> None:
         ScalarModel.from_policy(Policy(AutoModelForCausalLM.from_config(config).float()), seed=1)
 
 
+def test_a_family_whose_classifier_is_no_decoder_with_a_head_is_refused() -> None:
+    from transformers import BertConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    config = BertConfig(vocab_size=97, is_decoder=True, **sizes)
+    with pytest.raises(ArtifactError, match="not a decoder with a linear head"):
+        ScalarModel.from_policy(Policy(AutoModelForCausalLM.from_config(config).float()), seed=1)
+
+
 def test_the_end_of_sequence_token_never_pads() -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     assert padding_token(tokenizer) == tokenizer.pad_token

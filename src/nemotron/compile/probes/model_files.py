@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
-from importlib.util import find_spec
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from nemotron.checkpoints.surplus import HEAD
 from nemotron.checkpoints.turn_end import added_tokens, special_tokens
 from nemotron.compile.probes.weights import Doubts, doubts, read_headers
 from nemotron.data.manifest import PASS_THROUGH
-from nemotron.disk.documents import read_bytes, read_json
+from nemotron.disk.documents import read_json
 from nemotron.disk.home import expanded
 from nemotron.place import Place
 
@@ -130,26 +128,6 @@ def _damaged_config(config: dict[str, Any]) -> str | None:
     if even and heads and hidden and not config.get("head_dim") and hidden % heads:
         return f"has a `config.json` with a `hidden_size` of {hidden} that {heads} attention heads do not divide"
     return None
-
-
-def unknown_type(config: dict[str, Any]) -> str | None:
-    """The `model_type` that the transformers installed here has never heard of; None of one without it."""
-    kind, known = config.get("model_type"), _known_types()
-    if not isinstance(kind, str) or not known:
-        return None
-    return None if re.search(rf"""["']{re.escape(kind)}["']""", known) else kind
-
-
-@cache
-def _known_types() -> str:
-    """The source that lists the types of models: importing it would import torch. Empty without transformers."""
-    found = find_spec("transformers")
-    folders = found.submodule_search_locations if found is not None else None
-    files = sorted(file for folder in folders or () for file in (Path(folder) / "models" / "auto").glob("*.py"))
-    try:
-        return "".join(read_bytes(file).decode() for file in files)
-    except (OSError, ValueError):
-        return ""
 
 
 def _fits(size: Any) -> bool:

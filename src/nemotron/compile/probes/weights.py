@@ -16,6 +16,7 @@ from nemotron.errors import ArtifactError
 
 _DEQUANTISED = ("fp8", "mxfp4")
 """Methods whose weights transformers turns into plain ones where it has no kernels for them."""
+_BODY = "model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,9 @@ def doubts(folder: Path, config: Mapping[str, Any], stored: Mapping[str, Stored]
         wanted = hf_parts(families.from_hf(config, f"`{folder}`"))
     except ArtifactError:
         return Doubts(behind)
+    if surplus.EMBEDDING not in stored and surplus.EMBEDDING.removeprefix(_BODY) in stored:
+        # A model that was saved without its output layer, whose names begin one level deeper.
+        stored = {name if name == surplus.HEAD else _BODY + name: tensor for name, tensor in stored.items()}
     if surplus.EMBEDDING not in stored:
         return Doubts(behind)  # named otherwise: transformers knows several ways
     for name, part in wanted.items():

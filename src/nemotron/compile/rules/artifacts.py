@@ -9,6 +9,7 @@ from typing import Any
 from nemotron.checkpoints.adapter_files import not_a_model
 from nemotron.checkpoints.chat_template import DEFAULT, read_template, refuses_all, template_fault
 from nemotron.checkpoints.hf import UNQUANTISED, layout_fault
+from nemotron.checkpoints.kinds import SCORER_HINT, WRITER_HINT, no_scorer, no_writer, unknown_type
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
 from nemotron.checkpoints.surplus import HEAD
@@ -27,7 +28,6 @@ from nemotron.compile.probes.model_files import (
     tokenizer_at,
     tokenizer_facts,
     tokenizer_folder,
-    unknown_type,
 )
 from nemotron.compile.rules.base import EMBEDDED, NEMO_RL, Rules
 from nemotron.compile.rules.conversations import policy_writing
@@ -110,9 +110,23 @@ def _incomplete(job: AnyStepJob, role: str, ref: ModelRef) -> Iterator[Finding]:
             if not _loaded_by_us(job, ref):
                 return
         yield job.error(key, message, kind=ArtifactError, hint=hint)
+    elif job.place.is_here and _loaded_by_us(job, ref) and (unfit := _unfit_kind(job, ref, model)) is not None:
+        yield job.error(key, f"the {role} `{name}` {unfit[0]}", kind=ArtifactError, hint=unfit[1])
     # Of a download a part may be here; the rest is fetched when the run starts.
     elif model.folder == expanded(name).absolute():
         yield from _unfit_weights(job, role, ref, model)
+
+
+def _unfit_kind(job: AnyStepJob, ref: ModelRef, model: ModelFiles) -> tuple[str, str] | None:
+    """A type of models that does not write, or not score: a clause about the folder, and what to do."""
+    if ref.role in ("reward model", "critic"):
+        kind, hint = no_scorer(model.config), SCORER_HINT
+    elif kind := no_writer(model.config):
+        return f"is of type `{kind}`: transformers has no causal language model of it", WRITER_HINT
+    else:
+        kind = no_scorer(model.config) if getattr(job, "trains_reward_model", False) else None
+        hint = "start from another model, e.g. a Llama, Qwen or Mistral"
+    return (f"is of type `{kind}`: transformers has no decoder with a head `score` of it", hint) if kind else None
 
 
 def _unfit_weights(job: AnyStepJob, role: str, ref: ModelRef, model: ModelFiles) -> Iterator[Finding]:
@@ -130,6 +144,8 @@ def _unfit_weights(job: AnyStepJob, role: str, ref: ModelRef, model: ModelFiles)
     elif doubts.misfit:
         yield job.error(key, f"{whose} {doubts.misfit}", kind=ArtifactError, hint=again)
     elif doubts.headless and ref.role in ("policy", "judge"):
+        if ref.role == "policy" and not getattr(job, "trains_reward_model", False) and _other_head(model):
+            return  # `not-a-language-model` says so, and no config makes one of it
         message = f"{whose} lacks the weight `{HEAD}`, and its `config.json` does not tie it to the embedding"
         hint = "set `tie_word_embeddings` to true there if the embedding is its output layer, else copy it again"
         yield job.error(key, message, kind=ArtifactError, hint=hint)
@@ -235,18 +251,24 @@ def conversations_can_be_written(job: AnyJob) -> Iterator[Finding]:
 _OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 
 
+def _other_head(model: ModelFiles) -> str | None:
+    """The architecture of a model whose output layer is no language model's."""
+    kinds = model.config.get("architectures")
+    if not isinstance(kinds, list) or not kinds or not all(str(kind).endswith(_OTHER_HEADS) for kind in kinds):
+        return None
+    return str(kinds[0])
+
+
 @rules.rule("not-a-language-model", needs=("policy.model_name",))
 def policy_writes(job: AnyJob) -> Iterator[Finding]:
     """transformers would give it an output layer that it never had, and training would begin with noise."""
     key, name = "policy.model_name", job.config.policy.model_name
     model = read_model(name, job.place)
-    kinds = model.config.get("architectures") if model else None
-    if job.trains_reward_model or not isinstance(kinds, list) or not kinds or _replaced(job, key):
-        return
-    if all(str(kind).endswith(_OTHER_HEADS) for kind in kinds):
+    kind = _other_head(model) if model else None
+    if kind is not None and not job.trains_reward_model and not _replaced(job, key):
         yield job.error(
             key,
-            f"the policy `{name}` is a `{kinds[0]}`, not a language model",
+            f"the policy `{name}` is a `{kind}`, not a language model",
             kind=ArtifactError,
             hint="name the model that it was made from; ppo takes a reward model as `reward_model.model_name`",
         )
