@@ -19,6 +19,10 @@ from nemotron.disk.home import expanded
 from nemotron.errors import ArtifactError
 
 KEY = "eos_token_id"
+_GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes that take no token for an end unless they are told."""
+_OWN_CLASS_COUNTS = ("llama", "mistral", "qwen3", "gemma3_text")
+"""Types of models of which transformers believes that name of a class; of some it takes another one that has an end."""
 _USUAL_ENDS = ("</s>", "<|endoftext|>", "<eos>", "[SEP]", "<|END_OF_TURN_TOKEN|>")
 
 
@@ -52,7 +56,10 @@ def model_ends(folder: Path | None) -> tuple[int, ...]:
         raise ArtifactError(f"`{path}` cannot be read: {error}", hint="copy it again, or delete it") from error
     found = _ids(content.get(KEY)) if isinstance(content, dict) else None
     if found is None:
-        raise ArtifactError(f"`{path}` must hold an object whose `{KEY}` is a token id, or several")
+        raise ArtifactError(
+            f"`{path}` must hold an object whose `{KEY}` is a token id, or several",
+            hint=f'write the number of the token, e.g. `"{KEY}": 2`, or copy the file again',
+        )
     return found
 
 
@@ -137,6 +144,10 @@ def names_no_end(folder: Path) -> bool:
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict):
         return False
+    if _object(folder / "tokenizer_config.json").get("tokenizer_class") in _GENERIC and (
+        _object(folder / hf.CONFIG).get("model_type") in _OWN_CLASS_COUNTS
+    ):
+        return True
     known = {*vocabulary, *added_tokens(folder)}
     return known.isdisjoint(_USUAL_ENDS)
 

@@ -381,6 +381,34 @@ def test_an_end_of_sequence_is_named_by_the_tokenizer_or_by_the_model(model: Pat
         Chat.load(str(model), "default", None, model=model)
 
 
+@pytest.mark.parametrize("name", ["TokenizersBackend", "PreTrainedTokenizerFast", None])
+def test_a_usual_end_among_the_tokens_is_one_only_for_a_class_that_looks_for_it(model: Path, name: str | None) -> None:
+    content = json.loads((model / "tokenizer.json").read_text())
+    content["model"]["vocab"]["<|endoftext|>"] = content["model"]["vocab"].pop(sorted(content["model"]["vocab"])[-1])
+    (model / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer(eos_token=None, tokenizer_class=name)(model)
+    (model / hf.GENERATION_CONFIG).unlink()
+    config(eos_token_id=None)(model)
+    words = ("./model", "policy.tokenizer.name=./model", "~policy.pretrained_checkpoint")
+    assert any("end-of-sequence" in error.message for error in errors("dpo", *words)) is (name is not None)
+
+
+@pytest.mark.parametrize("step", ["dpo", "sft/nemo_rl"])
+@pytest.mark.parametrize("content", ["{", '{"eos_token_id": "</s>"}', '{"eos_token_id": [[2]]}'])
+def test_a_damaged_generation_config_is_found_where_nothing_samples(model: Path, step: str, content: str) -> None:
+    (model / hf.GENERATION_CONFIG).write_text(content)
+    words = [
+        "policy.tokenizer.name=./model",
+        "~policy.pretrained_checkpoint",
+        "~policy.generation",
+        "eval.heldout=null",
+    ]
+    [error] = errors(step, "./model", *words)
+    assert (error.key, error.exit_code) == ("policy.model_name", 6)
+    assert hf.GENERATION_CONFIG in error.message
+    assert error.hint
+
+
 def test_who_only_samples_may_stop_where_the_config_says(model: Path) -> None:
     tokenizer(eos_token=None)(model)
     (model / hf.GENERATION_CONFIG).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -311,7 +312,8 @@ def asked_models_end_their_turns(job: AnyStepJob) -> Iterator[Finding]:
     for ref in job.models():
         if ref.template_hint and _loaded_by_us(job, ref):
             folder = folder_of(ref.name, job.place)
-            yield from _endless(job, ref.key, folder, folder, ref.name)
+            with suppress(ArtifactError):  # `judge-turn-end` says that a file is damaged
+                yield from _endless(job, ref.key, folder, folder, ref.name)
 
 
 @rules.rule("no-end", engines=EMBEDDED, needs=("policy.model_name", "policy.tokenizer.name"))
@@ -323,18 +325,21 @@ def conversations_end(job: AnyJob) -> Iterator[Finding]:
     tokenizer, model = tokenizer_folder(policy.tokenizer.name, job.place), folder_of(policy.model_name, job.place)
     start = policy.pretrained_checkpoint
     beside = start_of(model, start.path if start is not None and job.sees(start.path) else None)
-    yield from _endless(job, "policy.tokenizer.name", tokenizer, beside, policy.tokenizer.name)
+    try:
+        yield from _endless(job, "policy.tokenizer.name", tokenizer, beside, policy.tokenizer.name)
+    except ArtifactError as error:
+        if job.generation is None:  # else `turn-end` says so
+            yield job.error("policy.model_name", error.message, kind=ArtifactError, hint=error.hint)
 
 
 def _endless(job: AnyStepJob, key: str, tokenizer: Path | None, model: Path | None, name: str) -> Iterator[Finding]:
-    """An error where neither the tokenizer nor the model names an end of sequence."""
-    if tokenizer is None or not names_no_end(tokenizer):
-        return
-    try:
-        ends = model_ends(model)
-    except ArtifactError:
-        return  # other rules say that it is damaged
-    if not ends:
+    """An error where neither the tokenizer nor the model names an end of sequence.
+
+    Raises:
+        ArtifactError: the model's file that names it is damaged.
+    """
+    ends = model_ends(model)
+    if not ends and tokenizer is not None and names_no_end(tokenizer):
         yield job.error(key, f"the tokenizer of `{name}` has no end-of-sequence token", hint=NO_END_HINT)
 
 
