@@ -6,6 +6,7 @@ The adapters are injected into the model, so it stays a Llama (or whatever it is
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -103,10 +104,14 @@ def _injected(model: nn.Module, config: LoraConfig, seed: int) -> Any:
     )
     model.requires_grad_(False)
     try:
-        found = peft.inject_adapter_in_model(lora, model, adapter_name=_NAME)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft corrects it by itself
+            found = peft.inject_adapter_in_model(lora, model, adapter_name=_NAME)
     except ValueError as error:
         raise ConfigError(
-            f"adapters do not fit the policy: {error}", hint="check `target_modules` and `exclude_modules`"
+            f"adapters do not fit the policy: {error}",
+            hint="leave out the modules that peft refuses: for Mamba "
+            "`policy.dtensor_cfg.lora_cfg.exclude_modules=[out_proj]`",
         ) from error
     _initialise(found, config.lora_A_init, seed)
     return found
@@ -160,10 +165,13 @@ def _leaves(paths: Iterable[str]) -> set[str]:
     return {path.rpartition(".")[2] for path in paths}
 
 
-def _linears(model: nn.Module) -> list[str]:
-    """Names of all linear layers but the heads."""
-    found = _leaves(name for name, module in model.named_modules() if type(module) is nn.Linear)
-    return sorted(found - {"lm_head", _HEAD})
+def _linears(model: Any) -> list[str]:
+    """Names of all linear layers but the heads: of GPT-2 they are called `Conv1D`, of others classes of their own."""
+    from transformers.pytorch_utils import Conv1D
+
+    written = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    linear = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear | Conv1D)}
+    return sorted(_leaves(name for name, one in linear.items() if one is not written) - {"lm_head", _HEAD})
 
 
 def _initialise(model: nn.Module, kind: str, seed: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -140,6 +141,34 @@ def test_a_path_with_a_star_is_read_as_nemo_rl_reads_it() -> None:
     last = with_adapters(target_modules=["q_proj", "*.layers.0.mlp.*"], exclude_modules=["*.up_proj"])
     wanted = {n for n in every if n.endswith("q_proj") or (".layers.0.mlp." in n and not n.endswith("up_proj"))}
     assert injected(last) == wanted
+
+
+SIZES = {"vocab_size": 97, "num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 32}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (transformers.GPT2Config(**SIZES), {"c_attn", "c_fc", "c_proj"}),
+        (transformers.FalconConfig(**SIZES), {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
+        (
+            transformers.GPTNeoXConfig(**SIZES, tie_word_embeddings=True, intermediate_size=32),
+            {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
+        ),
+    ],
+    ids=["GPT-2", "Falcon", "GPT-NeoX"],
+)
+def test_all_linear_layers_are_adapted_whatever_their_class_and_the_head_is_called(
+    config: transformers.PretrainedConfig, names: set[str]
+) -> None:
+    policy = Policy(transformers.AutoModelForCausalLM.from_config(config).float())
+    plain = policy.frozen_copy()
+    adapted = add_adapters(policy, LoraConfig.model_validate(LORA), seed=1)
+    assert {path.rpartition(".")[2] for path in injected(adapted)} == names
+    trained(adapted)
+    merged = dict(Merged(adapted).state_dict())
+    assert any(not torch.equal(merged[name], weight) for name, weight in plain.model.state_dict().items())
 
 
 @pytest.mark.parametrize("named", [["no_such"], ["q_proj", "no_such"], ["*.q_porj"], ["input_layernorm"]])
