@@ -171,6 +171,11 @@ NO_END_HINT = (
     f"name it as `eos_token` in `tokenizer_config.json`, or as `{KEY}` in the model's `{hf.GENERATION_CONFIG}`"
 )
 
+FEWER_ROWS_HINT = (
+    "take the tokenizer that the model was trained with; tokens that were added to it, or that it calls special, need "
+    "rows: `model.resize_token_embeddings(len(tokenizer))` of transformers, then save both"
+)
+
 
 def _object(path: Path) -> dict[str, Any]:
     """The object in a file; empty where there is none: other checks say what is wrong with the file."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from nemotron.checkpoints.chat_template import read_template, refusals, template_fault
 from nemotron.checkpoints.libraries import load_tokenizer
-from nemotron.checkpoints.turn_end import NO_END_HINT, end_tokens, model_ends
+from nemotron.checkpoints.turn_end import FEWER_ROWS_HINT, NO_END_HINT, end_tokens, model_ends
 from nemotron.contracts.answers import THINK, THINK_END, complete_reply
 from nemotron.data.manifest import PASS_THROUGH
 from nemotron.errors import ArtifactError, ConfigError, DataError
@@ -81,7 +81,7 @@ class Chat:
         if len(self.tokenizer) > rows:
             raise ArtifactError(
                 f"the tokenizer has {len(self.tokenizer)} tokens, the embedding of `{model}` only {rows} rows",
-                hint="name special tokens that the model has, or take the tokenizer of the model",
+                hint=FEWER_ROWS_HINT,
             )
 
     def encode(self, messages: Sequence[Mapping[str, str]], owner: str = "a prompt") -> list[int]:

@@ -358,6 +358,7 @@ def test_tokens_that_are_added_when_a_tokenizer_is_loaded_need_rows(model: Path,
     assert facts.tokens == len(AutoTokenizer.from_pretrained(model)) == 769
     [error] = errors("dpo", "./model", "~policy.pretrained_checkpoint")
     assert "769 tokens" in error.message
+    assert "resize_token_embeddings" in str(error.hint)
     judge = api.compile("rlhf", "tiny", {MODELS["judge"]: str(model)})
     assert any(one.key == MODELS["judge"] and "769 tokens" in one.message for one in judge.findings)
 

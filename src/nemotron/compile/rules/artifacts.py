@@ -14,7 +14,7 @@ from nemotron.checkpoints.kinds import SCORER_HINT, WRITER_HINT, no_scorer, no_w
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
 from nemotron.checkpoints.surplus import HEAD
-from nemotron.checkpoints.turn_end import NO_END_HINT, model_ends, names_no_end, start_of
+from nemotron.checkpoints.turn_end import FEWER_ROWS_HINT, NO_END_HINT, model_ends, names_no_end, start_of
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.jobs.files import named_files
 from nemotron.compile.jobs.step import AnyStepJob, ModelRef
@@ -287,7 +287,7 @@ def tokens_have_embeddings(job: AnyJob) -> Iterator[Finding]:
             "policy.tokenizer.name",
             f"the tokenizer has {tokenizer.tokens} tokens, the model's embedding only {model.vocabulary}",
             kind=ArtifactError,
-            hint=_FEWER,
+            hint=FEWER_ROWS_HINT,
         )
 
 
@@ -300,10 +300,7 @@ def asked_models_have_their_tokens(job: AnyStepJob) -> Iterator[Finding]:
             continue
         if model.tokens is not None and model.vocabulary is not None and model.tokens > model.vocabulary:
             message = f"the tokenizer of `{ref.name}` has {model.tokens} tokens, its embedding only {model.vocabulary}"
-            yield job.error(ref.key, message, kind=ArtifactError, hint=_FEWER)
-
-
-_FEWER = "name special tokens that the model has; others would be added to its vocabulary, without a row for them"
+            yield job.error(ref.key, message, kind=ArtifactError, hint=FEWER_ROWS_HINT)
 
 
 @files.rule("no-end")

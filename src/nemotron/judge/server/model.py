@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nemotron.checkpoints.chat_template import refusals, template_fault
 from nemotron.checkpoints.libraries import load_tokenizer
-from nemotron.checkpoints.turn_end import NO_END_HINT, end_tokens, model_ends
+from nemotron.checkpoints.turn_end import FEWER_ROWS_HINT, NO_END_HINT, end_tokens, model_ends
 from nemotron.errors import ArtifactError
 from nemotron.judge.server.batching import Deliver, Job
 from nemotron.judge.server.constraint import Constraint, chain_of, token_texts
@@ -78,7 +78,7 @@ class JudgeModel:
             raise ArtifactError(
                 f"the tokenizer of judge model `{folder}` has {len(tokenizer)} tokens, the model "
                 f"{policy.model.config.vocab_size}",
-                hint="tokenizer and weights are not of the same model",
+                hint=FEWER_ROWS_HINT,
             )
         stops = end_tokens(None, tokenizer.eos_token_id, model_ends(folder))
         if not stops:
