@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nemotron.disk.documents import parse_json
 from nemotron.errors import JudgeError
 from nemotron.judge.client import JudgeClient
-from nemotron.judge.endpoint import Answer
+from nemotron.judge.endpoint import Answer, Sampling
 from nemotron.judge.groups import JudgeSettings
 from nemotron.judge.parsing import parse_verdict
 from nemotron.judge.questions import Asking, Shown, expectation
@@ -29,8 +31,10 @@ async def wait_until_asked(client: JudgeClient, settings: JudgeSettings) -> None
 
 async def _holds_a_schema(client: JudgeClient, asking: Asking) -> None:
     # Something whose natural answer is no JSON: an endpoint that takes the field and ignores it is found out.
-    answer = await client.takes([Message(role="user", content="Say hello in one sentence.")], asking.sampling(0))
+    messages, sampling = [Message(role="user", content="Say hello in one sentence.")], asking.sampling(0)
+    answer = await client.takes(messages, sampling)
     if answer.text is None:
+        await _answers(client, messages, replace(sampling, schema=None))
         raise _lacking(client, "refuses `response_format` with a JSON schema", answer)
     try:
         parse_json(answer.text)
@@ -48,11 +52,22 @@ async def _gives_probabilities(client: JudgeClient, asking: Asking) -> None:
         free = Asking(asking.form, asking.compare, asking.requests, asking.supports_principle_role, holds_digits=False)
         answer = await client.takes(messages, free.reading())
     if answer.text is None:
+        await _answers(client, messages, replace(free.reading(), schema=None, top_logprobs=0))
         raise _lacking(client, "refuses `logprobs` with `top_logprobs`", answer)
     if answer.first_token is None:
         raise _lacking(client, "gives no `top_logprobs`", answer)
     if expectation(answer.first_token, asking.requests.scale) is None:
         raise _lacking(client, f"gives no score among the first tokens ({', '.join(answer.first_token)})", answer)
+
+
+async def _answers(client: JudgeClient, messages: list[Message], sampling: Sampling) -> None:
+    """Raises JudgeError where the question is not answered in any form: its form is not to blame then."""
+    answer = await client.takes(messages, sampling)
+    if answer.text is None:
+        raise JudgeError(
+            f"judge endpoint `{client.endpoint.base_url}` answers no question: {answer.failure}",
+            hint="its words say what it lacks; `judge.max_retries` is how often it is asked again",
+        )
 
 
 def _lacking(client: JudgeClient, what: str, answer: Answer) -> JudgeError:

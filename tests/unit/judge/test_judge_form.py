@@ -259,6 +259,21 @@ def test_an_endpoint_that_lacks_the_form_is_found_out_before_the_run(form: Any, 
     assert "judge.verdict=text" in (refused.value.hint or "")
 
 
+@pytest.mark.parametrize("form", ["schema", "logits"])
+@pytest.mark.parametrize("status", [400, 422, 429, 500])
+def test_an_endpoint_that_answers_nothing_is_not_told_to_lack_the_form(form: Any, status: int) -> None:
+    async def play(_: int, body: dict[str, Any]) -> Any:
+        from aiohttp import web
+
+        return web.json_response({"error": {"message": "no more of your quota"}}, status=status)
+
+    with Scripted(play) as judge, pytest.raises(JudgeError) as refused:
+        judged(judge, settings(Form("instruct", form)))
+    assert f"answers no question: status {status}" in refused.value.message
+    assert "quota" in refused.value.message
+    assert "judge.verdict" not in (refused.value.hint or "")
+
+
 def test_probabilities_do_not_need_a_schema() -> None:
     with Scripted(refusing("response_format")) as judge:
         result = judged(judge, settings(Form("instruct", "logits")))
