@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -30,6 +31,8 @@ class Probed:
     """Share of labelled pairs whose better answer is preferred over both orders, a tie counting half."""
     consistency: float | None
     """Share of pairs with both verdicts that have no other winner when the order changes."""
+    failure: str | None = None
+    """Why most of the comparisons without a verdict have none."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -58,8 +61,9 @@ class Probed:
             if limit > 0 and (value is None or value < limit)
         ]
         if crossed:
+            why = f"; why there was no verdict: {self.failure}" if self.failure else ""
             raise JudgeError(
-                f"the judge is not fit to train with: {'; '.join(crossed)} ({self.told})",
+                f"the judge is not fit to train with: {'; '.join(crossed)} ({self.told}){why}",
                 hint="audit it with `eval/reward_audit`, which compares the forms of `judge.verdict`, or take another "
                 "judge; `--no-probe-judge` starts all the same",
             )
@@ -78,11 +82,13 @@ def probe_judge(pool: JudgePool, settings: JudgeSettings, pairs: Sequence[PairRo
     comparisons = [comparison for result in results for comparison in result.comparisons]
     agreement = [_right(sum(preferences)) for result in labelled if (preferences := _preferences(result))]
     both = [found for result in results if len(found := _preferences(result)) == 2]
+    failures = Counter(c.failure for c in comparisons if c.verdict is None and c.failure)
     return Probed(
         pairs=len(pairs),
         verdicts=sum(c.verdict is not None for c in comparisons) / max(len(comparisons), 1),
         agreement=fmean(agreement) if agreement else None,
         consistency=fmean(one * other >= 0 for one, other in both) if both else None,
+        failure=failures.most_common(1)[0][0] if failures else None,
     )
 
 

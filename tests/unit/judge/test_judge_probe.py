@@ -81,6 +81,7 @@ def test_what_a_judge_lacks_is_named(play: Play, crossed: list[str]) -> None:
         name for name in ("min_verdicts", "min_agreement", "min_consistency") if name in refused.value.message
     ] == crossed
     assert "--no-probe-judge" in (refused.value.hint or "")
+    assert ("no verdict in 'Both have their merits.'" in refused.value.message) is (play is rambles)
     found.hold_to(JudgeProbeConfig(min_verdicts=0, min_agreement=0, min_consistency=0))
 
 
