@@ -76,6 +76,7 @@ CASES: list[tuple[str, str, str, tuple[str, ...]]] = [
     ),
     ("response-too-long", "error", "policy.generation.max_new_tokens", ("policy.generation.max_new_tokens=2048",)),
     ("greedy-rollouts", "error", "policy.generation.top_k", ("policy.generation.top_k=1",)),
+    ("greedy-rollouts", "error", "policy.generation.temperature", ("policy.generation.temperature=1e-40",)),
 ]
 NEARLY: list[tuple[str, tuple[str, ...]]] = [
     ("adapter-targets", LORA),

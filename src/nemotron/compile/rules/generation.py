@@ -100,6 +100,10 @@ def expert_parallelism_fits(job: AnyJob) -> Iterator[Finding]:
         yield job.error(key, f"`{key}` above the tensor-parallel size does not work with the asynchronous engine")
 
 
+GREEDY = 1e-5
+"""Temperature below which vLLM takes the likeliest token, and logits over it may be more than float32 holds."""
+
+
 @rollouts.rule("greedy-rollouts", number=55)
 def rollouts_differ(job: AnyJob) -> Iterator[Finding]:
     """At temperature 0, or from one token, all responses of a group are equal, and their advantages 0."""
@@ -109,10 +113,11 @@ def rollouts_differ(job: AnyJob) -> Iterator[Finding]:
             "with `top_k` 1 all responses to a prompt are the same, so there is nothing to learn from",
             hint="set `policy.generation.top_k=null` to sample from all tokens",
         )
-    if job.generation and job.generation.temperature == 0:
+    if job.generation and job.generation.temperature < GREEDY:
         yield job.error(
             "policy.generation.temperature",
-            "at temperature 0 all responses to a prompt are the same, so there is nothing to learn from",
+            f"at temperature {job.generation.temperature:g} all responses to a prompt are the same, so there is "
+            "nothing to learn from",
             hint="set `policy.generation.temperature=1.0`",
         )
 
