@@ -186,8 +186,10 @@ def check_lines(path: Path) -> None:
 
 def unreadable(path: Path, error: OSError) -> DataError:
     """The error for a file of rows that cannot be read."""
-    return DataError(
-        f"cannot read `{path}`: {reason(error)}",
-        hint="check the path",
-        origin=Origin(os.fspath(path)),
-    )
+    hint = "check the path"
+    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        hint = "`datasets.load_from_disk(FOLDER)` reads it; `.to_json(OUT)` of one of its splits makes JSON lines of it"
+    elif isinstance(error, IsADirectoryError):
+        prepare = f"`nemotron steps run data_prep/rl_prep blend_path={path}` reads all of them"
+        hint = f"steps read files: name one in it; {prepare}"
+    return DataError(f"cannot read `{path}`: {reason(error)}", hint=hint, origin=Origin(os.fspath(path)))

@@ -141,6 +141,17 @@ def test_a_step_names_who_reads_parquet_and_arrays(tmp_path: Path) -> None:
         assert f"data_prep/rl_prep blend_path={tmp_path / name}" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("rows.jsonl", "rl_prep blend_path="), ("state.json", "load_from_disk"), ("dataset_dict.json", "load_from_disk")],
+)
+def test_a_step_that_is_given_a_folder_says_who_reads_it(tmp_path: Path, name: str, hint: str) -> None:
+    (tmp_path / name).write_text("{}\n")
+    with pytest.raises(DataError, match="is a directory") as caught:
+        list(read_prompts(tmp_path))
+    assert hint in str(caught.value.hint)
+
+
 def test_what_is_left_out_of_a_folder_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (folder / "data").mkdir(parents=True)
