@@ -22,31 +22,27 @@ from nemotron.rl.llama_parts import Shape
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """Cosines and sines of the positions of a batch, one column per (query or key head, place in the half)."""
+    """The turns of the positions of a batch, one column per (query or key head, pair)."""
 
-    cos: Tensor
-    """[t, (H+K)*d/2], or [n, t, ...] where positions differ; float32"""
-    sin: Tensor
+    turns: Tensor
+    """[t, (H+K)*d/2], or [n, t, ...] where positions differ; complex64"""
 
     @classmethod
-    def at(cls, cos: Tensor, sin: Tensor, positions: Tensor, shape: Shape) -> Rotary:
-        """From the tables [positions, d/2] and the positions [t] or [n,t]."""
-        heads = shape.heads + shape.kv_heads
-        return cls(*(table[positions].repeat(*[1] * positions.dim(), heads) for table in (cos, sin)))
+    def at(cls, turns: Tensor, positions: Tensor, shape: Shape) -> Rotary:
+        """From the table [positions, d/2] and the positions [t] or [n,t]."""
+        return cls(turns[positions].repeat(*[1] * positions.dim(), shape.heads + shape.kv_heads))
 
-    def turn_(self, x: Tensor, shape: Shape, *, back: bool = False) -> None:
-        """Turn queries and keys of ``x`` [n,t,2,H+2K,d/2] float32 in place; ``back`` undoes it (the gradient's way)."""
-        width = (shape.heads + shape.kv_heads) * shape.half
-        # The rows of a head are ordered by half (see fused_llama.py), so a pair that is turned together stands in the
-        # same column of both halves, for all heads at once: two long runs instead of a gather per head. Values are
-        # not turned.
-        first, second = x[:, :, 0].flatten(2)[..., :width], x[:, :, 1].flatten(2)[..., :width]
-        # A rotation is orthogonal: its transpose, which the gradient goes through, is the turn by the negative angle.
-        sign = 1.0 if back else -1.0
-        turned = (first * self.cos).addcmul_(second, self.sin, value=sign)
-        # `first` is still the old one here, so it is overwritten last.
-        second.mul_(self.cos).addcmul_(first, self.sin, value=-sign)
-        first.copy_(turned)
+    def back(self) -> Rotary:
+        """The opposite turns, which a gradient goes through: the transpose of a turn is that by the negative angle."""
+        return Rotary(self.turns.conj().resolve_conj())
+
+    def apply_(self, x: Tensor, shape: Shape) -> None:
+        """Turn queries and keys of ``x`` [n,t,H+2K,d] float32 in place; values are not turned."""
+        width = (shape.heads + shape.kv_heads) * shape.head_dim
+        # The two numbers of a pair stand side by side (see fused_llama.py), so a turn is a product of complex numbers,
+        # of all heads at once.
+        pairs = x.flatten(2)[..., :width].view(*x.shape[:2], width // 2, 2)
+        torch.view_as_complex(pairs).mul_(self.turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +106,18 @@ class NormedHeads:
     """Queries and keys behind the division of their norm, before its weight and the turn."""
 
     normed: Tensor
-    """[n,t,2,H+K,d/2]"""
+    """[n,t,H+K,d]"""
     rstd: Tensor
-    """[n,t,1,H+K,1] float32"""
+    """[n,t,H+K,1] float32"""
 
     @classmethod
     def apply_(cls, x: Tensor, weight: Tensor, shape: Shape, dtype: torch.dtype, *, keep: bool) -> NormedHeads | None:
-        """Norm queries and keys of ``x`` [n,t,2,H+2K,d/2] float32 in place, each head by itself; values stay.
+        """Norm queries and keys of ``x`` [n,t,H+2K,d] float32 in place, each head by itself; values stay.
 
-        ``weight`` [2,H+K,d/2]. What ``backward_`` needs is returned in ``dtype``, with ``keep``.
+        ``weight`` [H+K,d]. What ``backward_`` needs is returned in ``dtype``, with ``keep``.
         """
         turned = x[..., : shape.heads + shape.kv_heads, :]
-        rstd = turned.square().mean((2, 4), keepdim=True).add_(shape.eps).rsqrt_()
+        rstd = turned.square().mean(-1, keepdim=True).add_(shape.eps).rsqrt_()
         turned.mul_(rstd)
         kept = cls(turned.to(dtype, copy=True), rstd) if keep else None
         turned.mul_(weight)
@@ -134,7 +130,7 @@ class NormedHeads:
             weight_grad.add_((grad * normed).sum((0, 1)))
         # As in `llama_logprobs.norm_backward_`: y = x r gives dx = r (g - y mean(g y)), here with g behind the weight.
         grad.mul_(weight)
-        mean = (grad * normed).mean((2, 4), keepdim=True)
+        mean = (grad * normed).mean(-1, keepdim=True)
         grad.sub_(normed.mul_(mean)).mul_(self.rstd)
 
 
@@ -153,28 +149,27 @@ def forward(
     Args:
         qkv: [n,t,(H+2K)*d] in the row order of ``FusedLlama``, queries scaled already.
         prefix: [2,n,K,p,d] keys (turned) and values of the prefixes, or None.
-        head_norm: [2,H+K,d/2] weights of the norms of queries and keys, where the family has them.
+        head_norm: [H+K,d] weights of the norms of queries and keys, where the family has them.
         keep: whether ``backward`` will follow.
 
     Returns:
         [n,t,H*d] and what ``backward`` needs; ``saved.kv[..., p:, :]`` are the new keys and values.
     """
     n, t = qkv.shape[:2]
-    heads, kv_heads, half, rep = shape.heads, shape.kv_heads, shape.half, shape.heads // shape.kv_heads
+    heads, kv_heads, rep = shape.heads, shape.kv_heads, shape.heads // shape.kv_heads
     dtype = qkv.dtype
     # Angles are multiplied in float32: a bfloat16 cosine is off by 0.4 %, which grows with the position.
-    x = qkv.float().view(n, t, 2, shape.all_heads, half)
+    x = qkv.float().view(n, t, shape.all_heads, shape.head_dim)
     normed = None if head_norm is None else NormedHeads.apply_(x, head_norm, shape, dtype, keep=keep)
-    rotary.turn_(x, shape)
+    rotary.apply_(x, shape)
     p = 0 if prefix is None else prefix.shape[3]
     # The r query heads that share a key head become r*t rows of one product over its keys: the keys are never repeated,
     # neither here nor, more costly, in the backward pass, where repeating would mean summing gradients over copies.
-    q = torch.empty(n, kv_heads, rep, t, 2, half, dtype=dtype, device=qkv.device)
-    q.copy_(x[..., :heads, :].view(n, t, 2, kv_heads, rep, half).permute(0, 3, 4, 1, 2, 5))
+    q = torch.empty(n, kv_heads, rep, t, shape.head_dim, dtype=dtype, device=qkv.device)
+    q.copy_(x[:, :, :heads].view(n, t, kv_heads, rep, -1).permute(0, 2, 3, 1, 4))
     q = q.view(n * kv_heads, rep * t, shape.head_dim)
-    kv = torch.empty(2, n, kv_heads, p + t, 2, half, dtype=dtype, device=qkv.device)
-    kv[:, :, :, p:].copy_(x[..., heads:, :].view(n, t, 2, 2, kv_heads, half).permute(3, 0, 4, 1, 2, 5))
-    kv = kv.view(2, n, kv_heads, p + t, shape.head_dim)
+    kv = torch.empty(2, n, kv_heads, p + t, shape.head_dim, dtype=dtype, device=qkv.device)
+    kv[:, :, :, p:].copy_(x[:, :, heads:].view(n, t, 2, kv_heads, -1).permute(2, 0, 3, 1, 4))
     if prefix is not None:
         kv[:, :, :, :p].copy_(prefix)
     if prefix is None and not keep:  # long prompts of a sampler: here torch's kernel is as fast, and keeps no scores
@@ -199,7 +194,7 @@ def forward(
 def backward(
     grad: Tensor,
     saved: Saved,
-    rotary: Rotary,
+    back: Rotary,
     shape: Shape,
     new_kv_grad: Tensor | None = None,
     *,
@@ -209,6 +204,7 @@ def backward(
     """From the gradient of ``forward``'s result [n,t,H*d] to those of its inputs.
 
     Args:
+        back: the turns of ``forward``, turned back.
         new_kv_grad: [2,n,K,t,d] float32, what later users of the new keys and values add to their gradient.
         head_norm: as ``forward`` had it; ``head_norm_grad`` takes its gradient where it is trained.
 
@@ -216,7 +212,7 @@ def backward(
         gradient of qkv [n,t,(H+2K)*d], in the dtype of ``grad``; gradient of the prefix [2,n,K,p,d].
     """
     n, t = grad.shape[:2]
-    heads, kv_heads, half, rep = shape.heads, shape.kv_heads, shape.half, shape.heads // shape.kv_heads
+    heads, kv_heads, rep = shape.heads, shape.kv_heads, shape.heads // shape.kv_heads
     length = saved.kv.shape[3]
     p = length - t
     out_grad = grad.view(n, t, kv_heads, rep, shape.head_dim).permute(0, 2, 3, 1, 4)
@@ -232,17 +228,17 @@ def backward(
     scores_grad = torch._softmax_backward_data(probs_grad, saved.probs, -1, saved.probs.dtype)
     torch.bmm(scores_grad.transpose(1, 2), saved.q, out=kv_grad[0])
     q_grad = torch.bmm(scores_grad, keys)
-    x_grad = torch.empty(n, t, 2, shape.all_heads, half, dtype=torch.float32, device=grad.device)
-    x_grad[..., :heads, :].view(n, t, 2, kv_heads, rep, half).copy_(
-        q_grad.view(n, kv_heads, rep, t, 2, half).permute(0, 3, 4, 1, 2, 5)
+    x_grad = torch.empty(n, t, shape.all_heads, shape.head_dim, dtype=torch.float32, device=grad.device)
+    x_grad[:, :, :heads].view(n, t, kv_heads, rep, -1).copy_(
+        q_grad.view(n, kv_heads, rep, t, -1).permute(0, 3, 1, 2, 4)
     )
-    all_kv = kv_grad.view(2, n, kv_heads, length, 2, half)
-    into = x_grad[..., heads:, :].view(n, t, 2, 2, kv_heads, half).permute(3, 0, 4, 1, 2, 5)
+    all_kv = kv_grad.view(2, n, kv_heads, length, shape.head_dim)
+    into = x_grad[:, :, heads:].view(n, t, 2, kv_heads, -1).permute(2, 0, 3, 1, 4)
     into.copy_(all_kv[:, :, :, p:])
     if new_kv_grad is not None:
         # Added before the turn is undone: what responses want of a prompt's keys is said about turned keys.
-        into.add_(new_kv_grad.view(2, n, kv_heads, t, 2, half))
-    rotary.turn_(x_grad, shape, back=True)
+        into.add_(new_kv_grad)
+    back.apply_(x_grad, shape)
     if saved.heads is not None and head_norm is not None:
         saved.heads.backward_(x_grad, head_norm, head_norm_grad, shape)
-    return x_grad.view(n, t, -1).to(grad.dtype), kv_grad.view(2, n, kv_heads, length, shape.head_dim)[:, :, :, :p]
+    return x_grad.view(n, t, -1).to(grad.dtype), all_kv[:, :, :, :p]

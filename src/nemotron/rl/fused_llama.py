@@ -11,8 +11,9 @@ What is rearranged, and why it changes no result beyond rounding:
 * q, k and v projections become one matrix, gate and up another: fewer and larger products.
 * The weight of a norm is multiplied into the matrix that follows it, and 1/sqrt(d) into the q rows; where queries are
   normed it goes into the weight of that norm, which would undo it in the rows.
-* The q, k, v rows are ordered (half of the head, head, place in the half), so that the rotary embedding, which mixes
-  the two halves of a head, works on long contiguous runs. Dot products of heads do not depend on the order within one.
+* The q and k rows of a head are ordered (place in the half, half), so that the two numbers which the rotary embedding
+  mixes, one of each half, stand side by side as a complex number. Dot products of heads do not depend on the order
+  within one.
 
 Adapters (LoRA) are rearranged as the matrices that they stand beside (llama_adapters.py); those are frozen, so that is
 done once.
@@ -233,9 +234,10 @@ class FusedLlama:
         before_mlp, after_attention, after_mlp = norms_of(layer)
         head_norm = None
         if hasattr(attention, "q_norm"):
-            q, k = (norm_weight(norm).view(2, 1, shape.half) for norm in (attention.q_norm, attention.k_norm))
-            q = (q * attention_scale(self.model)).expand(2, shape.heads, shape.half)
-            head_norm = torch.cat([q, k.expand(2, shape.kv_heads, shape.half)], 1)
+            norms = (norm_weight(norm) for norm in (attention.q_norm, attention.k_norm))
+            q, k = (weight.view(2, shape.half).t().reshape(1, -1) for weight in norms)
+            q = q * attention_scale(self.model)
+            head_norm = torch.cat([q.expand(shape.heads, -1), k.expand(shape.kv_heads, -1)])
         return Layer(
             qkv=_cast(Linear(qkv_weight, qkv_bias), dtype),
             out=_cast(_stack([attention.o_proj]), dtype),
@@ -251,7 +253,7 @@ class FusedLlama:
         """Windows and angles of every kind of layer, for at least ``longest`` positions if the model has so many."""
         most: int = self.model.config.max_position_embeddings
         wanted = min(most, math.ceil(longest / _TABLE) * _TABLE)
-        if not self._tables or len(self._tables[0].cos) < wanted:
+        if not self._tables or len(self._tables[0].turns) < wanted:
             rotary, half = self.model.model.rotary_emb, self.shape.half
             positions = torch.arange(wanted, device=self.device)[None]
             anything = torch.zeros(1, device=self.device)
@@ -260,15 +262,16 @@ class FusedLlama:
                 # Both halves of a head have the same frequencies, so the first half of the columns says all. The tables
                 # are asked of the model's own module, which knows the scaling of its family.
                 cos, sin = rotary(anything, positions, name) if name else rotary(anything, positions)
-                kinds.append(Kind(window, cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()))
+                kinds.append(Kind(window, torch.complex(cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous())))
             self._tables = tuple(kinds)
         return self._tables
 
 
 def _row_order(shape: Shape) -> Tensor:
-    """Rows (head, half, place) of q, k, v -> rows (half, head, place)."""
+    """Rows (head, half, place) of q and k -> rows (head, place, half); those of v stay."""
     rows = torch.arange(shape.all_heads * shape.head_dim)
-    return rows.view(shape.all_heads, 2, shape.half).transpose(0, 1).reshape(-1)
+    turned = rows[: (shape.heads + shape.kv_heads) * shape.head_dim]
+    return torch.cat([turned.view(-1, 2, shape.half).transpose(1, 2).flatten(), rows[len(turned) :]])
 
 
 def _stack(modules: Sequence[Any]) -> Linear:

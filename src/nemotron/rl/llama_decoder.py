@@ -1,11 +1,13 @@
 """Continue a batch token by token with a Llama-like model.
 
-Legend: P prompts still in use, n rows per prompt, A rows in the batch, K key/value heads, r query heads per key/value
-head, d head size, p positions of the longest prompt, s tokens fed since the prompts, V vocabulary.
+Legend: P prompts still in use, n rows per prompt, A rows in the batch, G rows of the prompt that has the most, H query
+heads, K key/value heads, r = H/K, d head size, p positions of the longest prompt, s tokens that a step sees since the
+prompts, V vocabulary.
 
 A prompt's keys and values are kept once, whatever the number of rows that continue it, and all its rows are
 multiplied with them in one product. At 128 rows of a 1M-parameter model, reading keys and values is what a step waits
-for, not arithmetic.
+for, not arithmetic. Of a larger model every product pushes all else out of the processor's cache, so that the smallest
+operation behind it waits for its own code: a step is made of as few as can be.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import rms_norm
 
 from nemotron.rl.attention import NormedHeads, Rotary
-from nemotron.rl.llama_arithmetic import add_normed_, capped, gated, norm
+from nemotron.rl.llama_arithmetic import add_normed_, capped, gated
 from nemotron.rl.llama_logprobs import LlamaPass, prompt_plan
 from nemotron.rl.llama_parts import Layer, Shape, Weights
 from nemotron.rl.packed import is_worth_packing, pack
@@ -49,14 +52,15 @@ class LlamaDecoder:
         self.fed = 0
         # Products with a single query row gain nothing from bfloat16 on CPU.
         self.dtype = torch.float32 if device.type == "cpu" else weights.dtype
-        size = (2, len(prompts) * n, shape.kv_heads, max_new_tokens, shape.head_dim)
-        self.caches = [torch.empty(size, dtype=self.dtype, device=device) for _ in weights.layers]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         self.ragged = bool((lengths != lengths[0]).any())
-        self.lengths = lengths.repeat_interleave(n)
         prompt = torch.arange(len(prompts), device=device).repeat_interleave(n)
         self.grid = PromptGrid(prompt, lengths, self.dtype, shape)
+        size = (2, len(prompts), shape.kv_heads, n, max_new_tokens, shape.head_dim)
+        self.caches = [torch.empty(size, dtype=self.dtype, device=device) for _ in weights.layers]
+        """[2,P,K,G,*,d] keys and values of new tokens, by layer"""
         self.prefixes: list[Tensor] = []
+        """[2,P,K,>=p,d] those of the prompts"""
 
     def prefill(self) -> Tensor:
         """See Decoder."""
@@ -76,58 +80,69 @@ class LlamaDecoder:
             self.rows = len(tokens)
             self.stepping = pack(self.weights, self.rows)
         weights, shape = self.stepping, self.weights.shape
-        positions = (self.lengths + self.fed)[:, None] if self.ragged else self.lengths[:1] + self.fed
-        rotaries = [Rotary.at(kind.cos, kind.sin, positions, shape) for kind in weights.kinds]
+        lengths = self.grid.lengths
+        positions = (lengths + self.fed)[:, None] if self.ragged else lengths[:1] + self.fed
+        rotaries = [Rotary.at(kind.turns, positions, shape) for kind in weights.kinds]
         holes = [self.grid.hole(kind.window, self.fed) for kind in weights.kinds]
         hidden = weights.embedding.index_select(0, tokens)
         if shape.embedding_scale != 1.0:
             hidden.mul_(shape.embedding_scale)
         for layer, cache, prefix in zip(weights.layers, self.caches, self.prefixes, strict=True):
-            qkv = layer.qkv(norm(hidden, shape.eps, weights.dtype)[0])
+            qkv = layer.qkv(self._norm(hidden))
             attended = self._attend(qkv, layer, cache, prefix, rotaries[layer.kind], holes[layer.kind])
             add_normed_(hidden, layer.out(attended.to(weights.dtype)), layer.out_norm, shape.eps)
-            gate_up = layer.gate_up(norm(hidden, shape.eps, weights.dtype)[0])
+            gate_up = layer.gate_up(self._norm(hidden))
             add_normed_(hidden, layer.down(gated(gate_up, shape.gate)), layer.down_norm, shape.eps)
         self.fed += 1
-        return capped(weights.head(norm(hidden, shape.eps, weights.dtype)[0]).float(), shape.logit_cap)
+        return capped(weights.head(self._norm(hidden)).float(), shape.logit_cap)
+
+    def _norm(self, hidden: Tensor) -> Tensor:
+        return rms_norm(hidden, hidden.shape[-1:], None, self.weights.shape.eps).to(self.weights.dtype)
 
     def _attend(
         self, qkv: Tensor, layer: Layer, cache: Tensor, prefix: Tensor, rotary: Rotary, hole: Tensor | None
     ) -> Tensor:
         """[A,(H+2K)*d] -> [A,H*d]; stores the new keys and values."""
-        shape, now = self.weights.shape, self.fed
-        rows, heads, kv_heads, half = len(qkv), shape.heads, shape.kv_heads, shape.half
-        x = qkv.float().view(rows, 1, 2, shape.all_heads, half)
+        shape, grid, now = self.weights.shape, self.grid, self.fed
+        heads, kv_heads, rep, d = shape.heads, shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim
+        x = grid.spread(qkv).float().view(grid.prompts, grid.room, shape.all_heads, d)
         if layer.head_norm is not None:
             NormedHeads.apply_(x, layer.head_norm, shape, qkv.dtype, keep=False)
-        rotary.turn_(x, shape)
-        x = x.squeeze(1)
-        new = x[:, :, heads:].view(rows, 2, 2, kv_heads, half).permute(2, 0, 3, 1, 4)
-        cache[:, :, :, now].view(2, rows, kv_heads, 2, half).copy_(new)
-        q = x[:, :, :heads].view(rows, 2, kv_heads, heads // kv_heads, half).permute(0, 2, 3, 1, 4)
-        q = q.reshape(rows * kv_heads, heads // kv_heads, shape.head_dim).to(cache.dtype)
+        rotary.apply_(x, shape)
+        new = x[:, :, heads:].view(grid.prompts, grid.room, 2, kv_heads, d)
+        cache[:, :, :, :, now] = new.permute(2, 0, 3, 1, 4)
+        q = x[:, :, :heads].view(grid.prompts, grid.room, kv_heads, rep, d).transpose(1, 2).to(cache.dtype)
+        # The same queries twice: all of a prompt meet its keys in one product, those of a row its own.
+        of_prompts = q.reshape(grid.prompts * kv_heads, grid.room * rep, d)
+        of_rows = of_prompts.view(-1, rep, d)
         window = self.weights.kinds[layer.kind].window
         start = 0 if window is None else max(0, now + 1 - window)
-        keys, values = cache.view(2, rows * kv_heads, -1, shape.head_dim)[:, :, start : now + 1]
-        far = self.grid.scores(q, prefix[0], hole)
-        probs = torch.softmax(torch.cat([far, torch.bmm(q, keys.transpose(1, 2))], -1), -1)
-        p = far.shape[-1]
-        mixed = torch.baddbmm(self.grid.mix(probs[..., :p], prefix[1]), probs[..., p:], values)
-        return mixed.view(rows, heads * shape.head_dim)
+        keys, values = cache.view(2, len(of_rows), -1, d)[:, :, start : now + 1]
+        p = grid.longest
+        far_keys, far_values = prefix[:, :, :, :p].flatten(1, 2)
+        turned = far_keys.transpose(1, 2)
+        far = torch.bmm(of_prompts, turned) if hole is None else torch.baddbmm(hole, of_prompts, turned)
+        near = torch.bmm(of_rows, keys.transpose(1, 2))
+        probs = torch.softmax(torch.cat([far.view(*near.shape[:2], p), near], -1), -1)
+        mixed = torch.bmm(probs.view(*of_prompts.shape[:2], -1)[..., :p], far_values).view_as(of_rows)
+        mixed.baddbmm_(probs[..., p:], values)
+        return grid.gather(mixed.view(grid.prompts, kv_heads, grid.room, -1).transpose(1, 2).reshape(-1, heads * d))
 
     def keep(self, index: Tensor) -> None:
         """See Decoder."""
+        used, prompt = torch.unique(self.grid.prompt[index], return_inverse=True)
+        old, self.grid = self.grid, PromptGrid(prompt, self.grid.lengths[used], self.dtype, self.weights.shape)
+        # Where a new place has no row it gets any: nobody looks at what becomes of it.
+        place = old.places(index if self.grid.row is None else index[self.grid.row])
         for number, cache in enumerate(self.caches):
-            kept = cache.new_empty(2, len(index), *cache.shape[2:])
-            kept[:, :, :, : self.fed] = cache[:, :, :, : self.fed].index_select(1, index)
+            rows = cache[..., : self.fed, :].transpose(2, 3).flatten(1, 2).index_select(1, place)
+            kept = cache.new_empty(2, self.grid.prompts, cache.shape[2], self.grid.room, *cache.shape[4:])
+            kept[..., : self.fed, :] = rows.view(2, self.grid.prompts, self.grid.room, *rows.shape[2:]).transpose(2, 3)
             self.caches[number] = kept
         if 2 * len(index) <= self.rows:  # filling them up would cost more than packing saves
             self.stepping = self.weights
-        self.lengths = self.lengths[index]
-        used, prompt = torch.unique(self.grid.prompt[index], return_inverse=True)
         if len(used) < len(self.prefixes[0][0]):
             self.prefixes = [prefix.index_select(1, used) for prefix in self.prefixes]
-        self.grid = PromptGrid(prompt, self.grid.prompt_lengths[used], self.dtype, self.weights.shape)
 
 
 class PromptGrid:
@@ -137,32 +152,33 @@ class PromptGrid:
     moved.
     """
 
-    def __init__(self, prompt: Tensor, prompt_lengths: Tensor, dtype: torch.dtype, shape: Shape) -> None:
-        """``prompt`` [A] increasing, every prompt used; ``prompt_lengths`` [P]."""
-        self.prompt, self.prompt_lengths = prompt, prompt_lengths
-        self.kv_heads, self.rep, self.head_dim = shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim
-        counts = torch.bincount(prompt, minlength=len(prompt_lengths))
-        self.prompts, self.room = len(prompt_lengths), int(counts.max())
-        self.slot: Tensor | None = None  # row -> place in the flattened grid
-        self.row: Tensor | None = None  # place -> row, any row where the place is empty
+    def __init__(self, prompt: Tensor, lengths: Tensor, dtype: torch.dtype, shape: Shape) -> None:
+        """``prompt`` [A] of each row, increasing, every prompt used; ``lengths`` [P] of the prompts."""
+        self.prompt, self.lengths, self.dtype, self.kv_heads = prompt, lengths, dtype, shape.kv_heads
+        counts = torch.bincount(prompt, minlength=len(lengths))
+        self.prompts, self.room = len(lengths), int(counts.max())
+        self.slot: Tensor | None = None
+        """row -> place in the flattened grid; None of a full one"""
+        self.row: Tensor | None = None
+        """place -> row, any row where the place is empty"""
         if self.prompts * self.room != len(prompt):
             first = counts.cumsum(0) - counts
             self.slot = prompt * self.room + torch.arange(len(prompt), device=prompt.device) - first[prompt]
             self.row = torch.zeros(self.prompts * self.room, dtype=torch.int64, device=prompt.device)
             self.row[self.slot] = torch.arange(len(prompt), device=prompt.device)
-        self.longest = int(prompt_lengths.max())
+        self.longest = int(lengths.max())
         self.positions = torch.arange(self.longest, device=prompt.device)
-        self.unseen: Tensor | None = None  # [P,p] behind the end of a prompt
-        self.dtype = dtype
-        if bool((prompt_lengths != self.longest).any()):
-            self.unseen = self.positions >= prompt_lengths[:, None]
+        self.unseen: Tensor | None = None
+        """[P,p] behind the end of a prompt"""
+        if bool((lengths != self.longest).any()):
+            self.unseen = self.positions >= lengths[:, None]
         self.whole = self._hole(self.unseen)
 
     def hole(self, window: int | None, fed: int) -> Tensor | None:
         """[P*K,1,p] 0 or -inf, what is added to the scores of a token after ``fed`` others; None where all is seen."""
         if window is None or self.longest + fed < window:
             return self.whole
-        behind = self.prompt_lengths[:, None] + fed - self.positions >= window
+        behind = self.lengths[:, None] + fed - self.positions >= window
         return self._hole(behind if self.unseen is None else behind | self.unseen)
 
     def _hole(self, unseen: Tensor | None) -> Tensor | None:
@@ -171,29 +187,14 @@ class PromptGrid:
         hole = torch.zeros(unseen.shape, dtype=self.dtype, device=unseen.device).masked_fill_(unseen, float("-inf"))
         return hole.repeat_interleave(self.kv_heads, 0)[:, None]
 
-    def scores(self, q: Tensor, keys: Tensor, hole: Tensor | None) -> Tensor:
-        """q [A*K,r,d] and the prompts' keys [P,K,>=p,d] -> [A*K,r,p] with ``hole`` (see there) added."""
-        keys = keys[:, :, : self.longest].flatten(0, 1).transpose(1, 2)
-        gathered = self._gather(q)
-        found = torch.bmm(gathered, keys) if hole is None else torch.baddbmm(hole, gathered, keys)
-        return self._scatter(found)
+    def spread(self, rows: Tensor) -> Tensor:
+        """[A,*] -> [P*G,*]."""
+        return rows if self.row is None else rows.index_select(0, self.row)
 
-    def mix(self, probs: Tensor, values: Tensor) -> Tensor:
-        """probs [A*K,r,p] and the prompts' values [P,K,>=p,d] -> [A*K,r,d]."""
-        return self._scatter(torch.bmm(self._gather(probs), values[:, :, : self.longest].flatten(0, 1)))
+    def gather(self, places: Tensor) -> Tensor:
+        """[P*G,*] -> [A,*]."""
+        return places if self.slot is None else places.index_select(0, self.slot)
 
-    def _gather(self, x: Tensor) -> Tensor:
-        """[A*K,r,c] -> [P*K,G*r,c]."""
-        width = x.shape[-1]
-        x = x.view(-1, self.kv_heads, self.rep, width)
-        if self.row is not None:
-            x = x[self.row]
-        x = x.view(self.prompts, self.room, self.kv_heads, self.rep, width).transpose(1, 2)
-        return x.reshape(self.prompts * self.kv_heads, self.room * self.rep, width)
-
-    def _scatter(self, x: Tensor) -> Tensor:
-        """[P*K,G*r,c] -> [A*K,r,c]."""
-        width = x.shape[-1]
-        x = x.view(self.prompts, self.kv_heads, self.room, self.rep, width).transpose(1, 2)
-        x = x.reshape(-1, self.kv_heads, self.rep, width)
-        return (x if self.slot is None else x[self.slot]).reshape(-1, self.rep, width)
+    def places(self, rows: Tensor) -> Tensor:
+        """Where rows are."""
+        return rows if self.slot is None else self.slot[rows]

@@ -138,9 +138,10 @@ def _layer_to_parameters(fused: FusedLlama, layer: Any, grad: LayerGradient, bac
     projections = [attention.q_proj, attention.k_proj, attention.v_proj]
     found.add_normed(layer.input_layernorm, projections, weight, bias)
     if grad.head_norm is not None:
-        q, k = grad.head_norm[:, : fused.shape.heads], grad.head_norm[:, fused.shape.heads :]
-        found.add(attention.q_norm.weight, q.sum(1).flatten() * attention_scale(fused.model))
-        found.add(attention.k_norm.weight, k.sum(1).flatten())
+        parts = (grad.head_norm[: fused.shape.heads], grad.head_norm[fused.shape.heads :])
+        q, k = (part.sum(0).view(-1, 2).t().flatten() for part in parts)
+        found.add(attention.q_norm.weight, q * attention_scale(fused.model))
+        found.add(attention.k_norm.weight, k)
     found.add(attention.o_proj.weight, grad.out.weight)
     found.add(attention.o_proj.bias, grad.out.bias)
     found.add_normed(before_mlp, [mlp.gate_proj, mlp.up_proj], grad.gate_up.weight, grad.gate_up.bias)

@@ -284,8 +284,8 @@ class LlamaPass:
             positions = positions + batch.prefix
         # A batch is as wide as its longest prompt and longest answer, which need not be of one row: padding may lie
         # behind the end of the table though every row fits. Nobody looks at it, so any angle will do.
-        positions = positions.clamp(max=len(weights.kinds[0].cos) - 1)
-        rotaries = [Rotary.at(kind.cos, kind.sin, positions, shape) for kind in weights.kinds]
+        positions = positions.clamp(max=len(weights.kinds[0].turns) - 1)
+        rotaries = [Rotary.at(kind.turns, positions, shape) for kind in weights.kinds]
         masks = [
             Mask.of(t, batch.prefix_lengths, batch.prefix, dtype, batch.ids.device, kind.window)
             for kind in weights.kinds
@@ -356,6 +356,7 @@ class LlamaPass:
     ) -> None:
         shape, dtype = self.weights.shape, self.weights.dtype
         n, t = batch.ids.shape
+        back = [rotary.back() for rotary in trace.rotaries]
         while trace.layers:
             kept = trace.layers.pop()
             number = len(trace.layers)
@@ -377,7 +378,7 @@ class LlamaPass:
             qkv_grad, prefix_grad = attention.backward(
                 attended_grad.view(n, t, -1),
                 kept.saved,
-                trace.rotaries[layer.kind],
+                back[layer.kind],
                 shape,
                 more,
                 head_norm=layer.head_norm,

@@ -89,7 +89,7 @@ class Layer:
     gate_up: Linear
     down: Linear
     head_norm: Tensor | None = None
-    """[2,H+K,d/2] float32: the weights of the norms of queries (scaled) and keys, in the order of their rows"""
+    """[H+K,d] float32: the weights of the norms of queries (scaled) and keys, in the order of their rows"""
     out_norm: Tensor | None = None
     """[D] float32: the weight of a norm behind the attention's last matrix"""
     down_norm: Tensor | None = None
@@ -104,10 +104,8 @@ class Kind:
 
     window: int | None
     """a token sees itself and so many minus one before it; None: all"""
-    cos: Tensor
-    """[positions, d/2] float32"""
-    sin: Tensor
-    """[positions, d/2] float32"""
+    turns: Tensor
+    """[positions, d/2] complex64: cosine and sine of the angle of every pair"""
 
 
 @dataclass(frozen=True, slots=True)
