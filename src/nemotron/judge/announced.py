@@ -13,7 +13,6 @@ from pathlib import Path
 
 from nemotron.disk.documents import open_regular, read_object
 from nemotron.errors import JudgeError
-from nemotron.processes.answering import healthy
 
 FILE_VARIABLE = "NEMOTRON_JUDGE_FILE"
 """Names the file in which the judge says where it answers."""
@@ -87,6 +86,9 @@ class Announced:
         An answer that does not come fails NeMo-RL at once, and that the judge has ended is known a moment later: its
         process goes, then its task, then storage that both machines see must say so.
         """
+        # Commands import this module, and an HTTP client takes time to import.
+        from nemotron.processes.answering import healthy
+
         end = clock() + _END_S
         while healthy(f"{self._address().removesuffix('/v1')}/health") is False and clock() < end:
             self.mind()
