@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+GREEDY = 1e-5
+"""Temperature below which the likeliest token is taken, as vLLM does: logits over it may be more than float32 holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -19,9 +22,13 @@ class SamplingParams:
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
     temperature: float = 1.0
-    """0 means greedy."""
+    """0 means greedy; so does what is below ``GREEDY``, which becomes 0."""
     top_p: float = 1.0
     top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature < GREEDY:
+            object.__setattr__(self, "temperature", 0.0)
 
 
 def cuts(top_k: int | None, top_p: float) -> bool:

@@ -423,6 +423,13 @@ def test_who_only_samples_may_stop_where_the_config_says(model: Path) -> None:
         _ = chat.end
 
 
+def test_a_stop_that_the_model_has_no_row_for_is_refused(model: Path) -> None:
+    words = ("./model", "policy.tokenizer.name=./model", "~policy.pretrained_checkpoint")
+    [error] = errors("rlhf", *words, "policy.generation.stop_token_ids=[1,99999999]")
+    assert error.key == "policy.generation.stop_token_ids"
+    assert error.message.startswith("no response ends with token 99999999: the embedding of `./model` has ")
+
+
 def test_the_end_that_only_the_model_names_is_learned(model: Path) -> None:
     before = Chat.load(str(model), "default", None, model=model)
     tokenizer(eos_token=None)(model)

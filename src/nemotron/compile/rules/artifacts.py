@@ -317,11 +317,20 @@ def asked_models_end_their_turns(job: AnyStepJob) -> Iterator[Finding]:
 def conversations_end(job: AnyJob) -> Iterator[Finding]:
     """Sampling stops at an end of sequence, and training teaches it."""
     policy = job.config.policy
-    if job.row_kind == "prompt" and job.generation is not None and job.generation.stop_token_ids:
+    stops = job.generation.stop_token_ids if job.generation is not None else None
+    model = read_model(policy.model_name, job.place)
+    rows = model.vocabulary if model is not None else None
+    if rows is not None and (never := [token for token in stops or () if token >= rows]):
+        yield job.error(
+            "policy.generation.stop_token_ids",
+            f"no response ends with token {never[0]}: the embedding of `{policy.model_name}` has {rows} rows",
+            hint="name tokens of this model, or null for those that its files name",
+        )
+    if job.row_kind == "prompt" and stops:
         return  # nothing is learned but what was sampled
-    tokenizer, model = tokenizer_folder(policy.tokenizer.name, job.place), folder_of(policy.model_name, job.place)
+    tokenizer, folder = tokenizer_folder(policy.tokenizer.name, job.place), folder_of(policy.model_name, job.place)
     start = policy.pretrained_checkpoint
-    beside = start_of(model, start.path if start is not None and job.sees(start.path) else None)
+    beside = start_of(folder, start.path if start is not None and job.sees(start.path) else None)
     try:
         yield from _endless(job, "policy.tokenizer.name", tokenizer, beside, policy.tokenizer.name)
     except ArtifactError as error:

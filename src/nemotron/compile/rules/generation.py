@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.rules.base import NEMO_RL, Rules
+from nemotron.contracts.samples import GREEDY
 from nemotron.errors import Finding
 
 rules: Rules[AnyJob] = Rules("generation")
@@ -98,10 +99,6 @@ def expert_parallelism_fits(job: AnyJob) -> Iterator[Finding]:
         yield job.error(key, f"`{key}` {expert} is not a multiple of the tensor-parallel size {tensor}")
     elif expert > tensor and job.vllm.async_engine:
         yield job.error(key, f"`{key}` above the tensor-parallel size does not work with the asynchronous engine")
-
-
-GREEDY = 1e-5
-"""Temperature below which vLLM takes the likeliest token, and logits over it may be more than float32 holds."""
 
 
 @rollouts.rule("greedy-rollouts", number=55)
