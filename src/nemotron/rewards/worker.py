@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from nemotron.config.schema.rewards import RewardConfig
 from nemotron.errors import NemotronError
+from nemotron.processes.parent import tell
 from nemotron.rewards.functions import CheckedFunction, build_function
 from nemotron.rewards.types import VerifierError
 from nemotron.rewards.user import User, check_call, import_function
@@ -104,8 +105,7 @@ def _answer(function: CheckedFunction, request: Mapping[str, Any]) -> dict[str, 
 
 
 def _tell(out: TextIO, message: Mapping[str, Any]) -> None:
-    out.write(json.dumps(message) + "\n")
-    out.flush()
+    tell(out, json.dumps(message))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -265,6 +266,17 @@ def count(row, response, *, ended):
 
 assert "PLANTED_TOKEN" not in os.environ, "the import sees it, too"
 """
+
+
+def test_a_worker_whose_run_is_gone_ends_without_a_word() -> None:
+    """A scheduler ends a run while its workers still import."""
+    reading, writing = os.pipe()
+    argv = [sys.executable, "-m", "nemotron.rewards.worker"]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    os.close(reading)
+    _, said = process.communicate(config({"name": "exact"}).model_dump_json().encode() + b"\n", timeout=120)
+    assert (process.returncode, said) == (1, b"")
 
 
 def test_a_worker_sees_no_secret_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

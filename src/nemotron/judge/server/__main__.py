@@ -18,6 +18,7 @@ from nemotron.errors import NemotronError
 from nemotron.processes import garbage
 from nemotron.processes.addresses import stays_here
 from nemotron.processes.lifetime import exit_with_parent
+from nemotron.processes.parent import tell
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,7 +88,7 @@ async def _serve(options: argparse.Namespace) -> None:
     port = runner.addresses[0][1]
     said = {"host": options.host, "port": port, "model": name}
     garbage.started()
-    print(json.dumps(said if token else {**said, "token": made}), flush=True)
+    tell(sys.stdout, json.dumps(said if token else {**said, "token": made}))
     await asyncio.Event().wait()
 
 

@@ -19,6 +19,7 @@ from nemotron.disk.atomic import write_atomic
 from nemotron.errors import EngineError, NemotronError
 from nemotron.processes import garbage
 from nemotron.processes.lifetime import exit_with_parent
+from nemotron.processes.parent import tell
 from nemotron.rl.threads import thread_environment
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ async def _serve(options: argparse.Namespace) -> None:
             options.announce, json.dumps({**where, **({"host": gethostname()} if everywhere else {})}).encode()
         )
     garbage.started()
-    print(json.dumps(where), flush=True)
+    tell(sys.stdout, json.dumps(where))
     reason = await ended
     if reason is not None:
         raise reason
