@@ -1,8 +1,7 @@
 """Continue a batch token by token with a Llama-like model.
 
 Legend: P prompts still in use, n rows per prompt, A rows in the batch, G rows of the prompt that has the most, H query
-heads, K key/value heads, r = H/K, d head size, p positions of the longest prompt, s tokens that a step sees since the
-prompts, V vocabulary.
+heads, K key/value heads, r = H/K, d head size, p positions of the longest prompt, V vocabulary.
 
 A prompt's keys and values are kept once, whatever the number of rows that continue it, and all its rows are
 multiplied with them in one product. At 128 rows of a 1M-parameter model, reading keys and values is what a step waits
