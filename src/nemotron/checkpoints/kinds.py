@@ -12,6 +12,7 @@ from typing import Any
 from nemotron.disk.documents import read_bytes
 
 WRITER_HINT = "name a model that writes from left to right, e.g. a Llama, Qwen or Mistral"
+START_HINT = "start from another model, e.g. a Llama, Qwen or Mistral"
 SCORER_HINT = "give a reward model made from a causal language model"
 OTHER_SCORERS = (
     *("bart", "bert", "big_bird", "bigbird_pegasus", "camembert", "ctrl", "data2vec-text", "electra", "ernie", "mbart"),

@@ -154,21 +154,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     garbage.starting()
 
     def start() -> int:
-        check_this_is(os.environ.get(CODE_VARIABLE))
-        run = RunFolder.open(options.run_dir)
-        accept = options.accept_changed_inputs
-        return work(run, secrets_of(run.job()), attempt=options.attempt, accept_changed=accept)
-
-    def told() -> int:
         try:
-            return start()
+            check_this_is(os.environ.get(CODE_VARIABLE))
+            run = RunFolder.open(options.run_dir)
+            accept = options.accept_changed_inputs
+            return work(run, secrets_of(run.job()), attempt=options.attempt, accept_changed=accept)
         except NemotronError as error:
             if options.attempt is not None:
                 _say_why(options.run_dir, error)
             raise
 
     try:
-        return exit_code_of(told, ("worker", str(options.run_dir)))
+        return exit_code_of(start, ("worker", str(options.run_dir)))
     finally:
         if argv is None:
             garbage.ending()

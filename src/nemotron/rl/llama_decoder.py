@@ -15,10 +15,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm
 
 from nemotron.rl.attention import NormedHeads, Rotary
-from nemotron.rl.llama_arithmetic import add_normed_, capped, gated
+from nemotron.rl.llama_arithmetic import add_normed_, capped, gated, norm
 from nemotron.rl.llama_logprobs import LlamaPass, prompt_plan
 from nemotron.rl.llama_parts import Layer, Shape, Weights
 from nemotron.rl.packed import is_worth_packing, pack
@@ -87,16 +86,13 @@ class LlamaDecoder:
         if shape.embedding_scale != 1.0:
             hidden.mul_(shape.embedding_scale)
         for layer, cache, prefix in zip(weights.layers, self.caches, self.prefixes, strict=True):
-            qkv = layer.qkv(self._norm(hidden))
+            qkv = layer.qkv(norm(hidden, shape.eps, weights.dtype)[0])
             attended = self._attend(qkv, layer, cache, prefix, rotaries[layer.kind], holes[layer.kind])
             add_normed_(hidden, layer.out(attended.to(weights.dtype)), layer.out_norm, shape.eps)
-            gate_up = layer.gate_up(self._norm(hidden))
+            gate_up = layer.gate_up(norm(hidden, shape.eps, weights.dtype)[0])
             add_normed_(hidden, layer.down(gated(gate_up, shape.gate)), layer.down_norm, shape.eps)
         self.fed += 1
-        return capped(weights.head(self._norm(hidden)).float(), shape.logit_cap)
-
-    def _norm(self, hidden: Tensor) -> Tensor:
-        return rms_norm(hidden, hidden.shape[-1:], None, self.weights.shape.eps).to(self.weights.dtype)
+        return capped(weights.head(norm(hidden, shape.eps, weights.dtype)[0]).float(), shape.logit_cap)
 
     def _attend(
         self, qkv: Tensor, layer: Layer, cache: Tensor, prefix: Tensor, rotary: Rotary, hole: Tensor | None

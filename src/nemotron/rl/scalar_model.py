@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nemotron.checkpoints import hf
-from nemotron.checkpoints.kinds import SCORER_HINT
+from nemotron.checkpoints.kinds import SCORER_HINT, START_HINT
 from nemotron.contracts.samples import Group
 from nemotron.disk.faults import errors_of_rust
 from nemotron.errors import ArtifactError, ConfigError
@@ -242,7 +242,7 @@ def _classifier(body: Any, seed: int) -> nn.Module:
     except ValueError as error:
         raise ArtifactError(
             f"models of type `{config.model_type}` have no sequence classifier in transformers",
-            hint="start from another model, e.g. a Llama, Qwen or Mistral",
+            hint=START_HINT,
         ) from error
     weight, head = next(body.parameters()), _head_of(model)
     std = float(getattr(config.get_text_config(), "initializer_range", 0.02))

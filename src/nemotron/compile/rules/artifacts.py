@@ -10,7 +10,7 @@ from typing import Any
 from nemotron.checkpoints.adapter_files import not_a_model
 from nemotron.checkpoints.chat_template import DEFAULT, read_template, refuses_all, template_fault
 from nemotron.checkpoints.hf import UNQUANTISED, layout_fault
-from nemotron.checkpoints.kinds import SCORER_HINT, WRITER_HINT, no_scorer, no_writer, unknown_type
+from nemotron.checkpoints.kinds import SCORER_HINT, START_HINT, WRITER_HINT, no_scorer, no_writer, unknown_type
 from nemotron.checkpoints.megatron import layout
 from nemotron.checkpoints.megatron.describe import describe
 from nemotron.checkpoints.surplus import HEAD
@@ -126,7 +126,7 @@ def _unfit_kind(job: AnyStepJob, ref: ModelRef, model: ModelFiles) -> tuple[str,
         return f"is of type `{kind}`: transformers has no causal language model of it", WRITER_HINT
     else:
         kind = no_scorer(model.config) if getattr(job, "trains_reward_model", False) else None
-        hint = "start from another model, e.g. a Llama, Qwen or Mistral"
+        hint = START_HINT
     return (f"is of type `{kind}`: transformers has no decoder with a head `score` of it", hint) if kind else None
 
 
