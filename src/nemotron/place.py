@@ -8,7 +8,7 @@ rule that gets it stays silent or says that it could not look.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,15 +113,27 @@ class Place:
 
 def bf16_of(cpuinfo: Path) -> bool | None:
     """Whether the first processor that ``cpuinfo`` lists has bfloat16 instructions; None where that is not said."""
+    name, value = _first_line(cpuinfo, BF16_FLAGS)
+    return None if name is None else not BF16_FLAGS[name].isdisjoint(value.split())
+
+
+def cpu_maker(cpuinfo: Path) -> str | None:
+    """Who made the first processor that ``cpuinfo`` lists, as x86 processors say it; None where that is not said."""
+    name, value = _first_line(cpuinfo, ("vendor_id",))
+    return None if name is None else value.strip()
+
+
+def _first_line(cpuinfo: Path, wanted: Collection[str]) -> tuple[str | None, str]:
+    """The name and the value of the first line with one of the ``wanted`` names."""
     try:
         with cpuinfo.open(errors="replace") as lines:
             for line in lines:
                 name, _, value = line.partition(":")
-                if name.strip() in BF16_FLAGS:
-                    return not BF16_FLAGS[name.strip()].isdisjoint(value.split())
+                if name.strip() in wanted:
+                    return name.strip(), value
     except OSError:
-        return None
-    return None
+        return None, ""
+    return None, ""
 
 
 def _has_cuda() -> bool:

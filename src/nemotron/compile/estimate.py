@@ -31,6 +31,10 @@ RANK = 16
 """Of adapters that a config says nothing of."""
 PIECE = 2**25
 """Logits that exist at once on a CPU (``rl/pieces.py``)."""
+PACKED_ROWS = (4, 128)
+"""Fewest and most responses at once whose sampler packs the matrices (``rl/packed.py``)."""
+PACKED = (2**24, 2**29)
+"""Fewest and most weights of such a model beside adapters."""
 BLOCK = 2**21
 """The same where whole distributions are read block by block (``rl/llama_head.py``)."""
 
@@ -184,7 +188,7 @@ def _memory(job: AnyJob, settings: Settings) -> Memory | None:
         half = job.config.policy.precision in ("bfloat16", "bf16", "float16", "fp16")
         held, reference = _held(sizes, settings, half), _reference(sizes, settings, half)
         moments = 2 * FLOAT * (sizes.adapted(settings.adapters) if settings.adapters else sizes.parameters)
-        activations = max(_rollout(job, sizes, settings), _training(job, sizes, settings, half))
+        activations = max(_rollout(job, sizes, settings, half), _training(job, sizes, settings, half))
     if settings.moments_away:
         # What a pass needs is free again when they come for the step.
         held, activations = held - moments, max(activations, moments)
@@ -230,13 +234,27 @@ def _reference(sizes: Sizes, settings: Settings, half: bool) -> int:
     return weights + _copies(sizes, half)
 
 
-def _rollout(job: AnyJob, sizes: Sizes, settings: Settings) -> int:
+def _rollout(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     """Keys and values of all responses of a step, and the tables from which a token of each is drawn."""
     if not settings.rows:
         return 0
     cache = settings.rows * job.config.policy.max_total_sequence_length * sizes.layers
     logits = settings.rows * sizes.vocabulary
-    return cache * 2 * sizes.kv_heads * sizes.head_dim * FLOAT + 2 * logits * FLOAT + min(logits, PIECE) * 16
+    held = cache * 2 * sizes.kv_heads * sizes.head_dim * FLOAT + 2 * logits * FLOAT + min(logits, PIECE) * 16
+    return held + _packed(job, sizes, settings, half)
+
+
+def _packed(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
+    """The sampler's second copy of the matrices (``rl/packed.py``) where it stands beside adapters. Of a model that is
+    trained whole it is where the gradients, which ``_held`` counts, will be."""
+    weights = sizes.in_layers + sizes.embedding
+    fits = _within(settings.rows, PACKED_ROWS) and _within(weights, PACKED)
+    by_cpu = sizes.by_hand and not half and not job.place.has_cuda
+    return FLOAT * weights if settings.adapters and by_cpu and fits else 0
+
+
+def _within(value: int, bounds: tuple[int, int]) -> bool:
+    return bounds[0] <= value <= bounds[1]
 
 
 def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:

@@ -30,9 +30,8 @@ def decoder_for(policy: Policy, prompts: Sequence[Sequence[int]], n: int, max_ne
     """The fastest decoder that can run the policy's model."""
     if policy.fused is not None:
         weights = policy.fused.weights(policy.dtype, max(map(len, prompts)) + max_new_tokens)
-        # While a policy samples there are no gradients of it; of adapters they are small.
-        may_pack = bool(policy.fused.trained) and not weights.adapted
-        return LlamaDecoder(weights, prompts, n, max_new_tokens, may_pack=may_pack)
+        # What is not trained has no room for a second copy: a judge, a reference.
+        return LlamaDecoder(weights, prompts, n, max_new_tokens, may_pack=bool(policy.fused.trained))
     return HfDecoder(policy, prompts, n) if policy.shares_prompts else WholeDecoder(policy, prompts, n)
 
 

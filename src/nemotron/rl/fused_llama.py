@@ -45,6 +45,7 @@ from nemotron.rl.llama_parts import (
     norm_weight,
     norms_of,
 )
+from nemotron.rl.products import fastest
 
 _GATES: dict[str, Literal["silu", "gelu_tanh"]] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 # Rotary embeddings whose frequencies do not depend on the length of the sequence.
@@ -133,6 +134,7 @@ class FusedLlama:
         normed = hasattr(model.model.layers[0].self_attn, "q_norm")
         self.scale = torch.where(query, 1.0 if normed else float(attention_scale(model)), 1.0)[:, None]
         self.parameters: list[nn.Parameter] = list(model.parameters())
+        self.size = sum(p.numel() for p in self.parameters)
         self.has_adapters = self.adapted = any(hasattr(module, "lora_A") for module in model.modules())
         """Whether the model has adapters, and whether they are on here."""
         self._kept: dict[torch.dtype, tuple[tuple[Any, ...], Weights]] = {}
@@ -212,7 +214,7 @@ class FusedLlama:
         # The last norm's weight goes into the head, as every norm's goes into the matrix behind it: diag(w) x then M is
         # M diag(w) then x. So only the division by the root mean square is left to do for each token.
         weight = head_of(self.model).weight * norm_weight(self.model.model.norm)
-        return Linear(weight.to(torch.float32 if hasattr(self.model, "score") else dtype), None)
+        return self._ready(Linear(weight, None), torch.float32 if hasattr(self.model, "score") else dtype)
 
     def settle(self, dtype: torch.dtype) -> None:
         """Rearrange once and for all: the model's own weights are frozen, and may be rounded from now on."""
@@ -239,15 +241,19 @@ class FusedLlama:
             q = q * attention_scale(self.model)
             head_norm = torch.cat([q.expand(shape.heads, -1), k.expand(shape.kv_heads, -1)])
         return Layer(
-            qkv=_cast(Linear(qkv_weight, qkv_bias), dtype),
-            out=_cast(_stack([attention.o_proj]), dtype),
-            gate_up=_cast(Linear(gate_up.weight * norm_weight(before_mlp), gate_up.bias), dtype),
-            down=_cast(_stack([mlp.down_proj]), dtype),
+            qkv=self._ready(Linear(qkv_weight, qkv_bias), dtype),
+            out=self._ready(_stack([attention.o_proj]), dtype),
+            gate_up=self._ready(Linear(gate_up.weight * norm_weight(before_mlp), gate_up.bias), dtype),
+            down=self._ready(_stack([mlp.down_proj]), dtype),
             head_norm=head_norm,
             out_norm=None if after_attention is None else norm_weight(after_attention).clone(),
             down_norm=None if after_mlp is None else norm_weight(after_mlp).clone(),
             kind=kind,
         )
+
+    def _ready(self, linear: Linear, dtype: torch.dtype) -> Linear:
+        bias = None if linear.bias is None else linear.bias.to(dtype)
+        return fastest(Linear(linear.weight.to(dtype), bias), self.size)
 
     def _kinds(self, longest: int) -> tuple[Kind, ...]:
         """Windows and angles of every kind of layer, for at least ``longest`` positions if the model has so many."""
@@ -287,7 +293,3 @@ def _stack(modules: Sequence[Any]) -> Linear:
         linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias for linear in linears
     ]
     return Linear(weight, torch.cat(rows))
-
-
-def _cast(linear: Linear, dtype: torch.dtype) -> Linear:
-    return Linear(linear.weight.to(dtype), None if linear.bias is None else linear.bias.to(dtype))

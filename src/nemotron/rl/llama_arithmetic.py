@@ -108,7 +108,7 @@ def linear_backward(linear: Linear, grads: LinearGradient, x: Tensor, grad: Tens
         accumulate(grads.weight, grad, x)
     if grads.bias is not None:
         grads.bias.add_(grad.sum(0, dtype=torch.float32))
-    found = grad @ linear.weight
+    found = linear.back(grad)
     if linear.low is not None and grads.low is not None:
         # y += (x a^T) b^T: db = dy^T (x a^T), and what goes through b is the gradient of x a^T. That product is
         # computed anew: it is thin, and keeping it for every batch would cost memory.

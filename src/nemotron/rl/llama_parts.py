@@ -79,6 +79,10 @@ class Linear:
         """The same without the adapters; a new tensor."""
         return nn.functional.linear(x, self.weight, self.bias)
 
+    def back(self, grad: Tensor) -> Tensor:
+        """Gradient [rows, in] of ``x`` from that of the result without adapters [rows, out]; a new tensor."""
+        return grad @ self.weight
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from nemotron.compile import estimate
 from nemotron.compile.plan import Memory, Plan
 from nemotron.compile.render import plan_rows
+from nemotron.rl import packed, products
 from tests.unit.compile.compile_world import LAPTOP, NODE, Compile, CompileStep, named, write_model
 
 DTENSOR = ("policy.megatron_cfg.enabled=false", "policy.dtensor_cfg.enabled=true")
@@ -136,6 +138,29 @@ def test_the_host_may_have_too_little_for_the_moments(compiled: Compile, model: 
     assert finding.severity == "warning"
     assert not named(compiled("own.yaml", model, *STEP, AWAY, place=replace(GPU, memory_bytes=2**34)), "host-memory")
     assert not named(compiled("own.yaml", model, *STEP, place=small), "host-memory")
+
+
+def test_beside_adapters_the_sampler_s_packed_copy_counts(
+    compiled: Compile, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a size, and a number of responses, that it packs; not where the adapters are off or a GPU samples."""
+    assert (estimate.PACKED, estimate.PACKED_ROWS) == (
+        (products.LARGE, packed.BESIDE_ADAPTERS),
+        (packed._FEWEST, packed._MOST),
+    )
+    short = ("policy.max_total_sequence_length=64", "policy.generation.max_new_tokens=16")
+    little = (model, *STEP[:3], "policy.train_micro_batch_size=1", "policy.precision=float32", *short)
+    for words, adapters in [((*LORA, *little), True), ((*ANEW, *little), False)]:
+        found, on_a_gpu = (memory_of(compiled("own.yaml", *words, place=place)) for place in (LAPTOP, GPU))
+        for name, never in (("PACKED", (1, 1)), ("PACKED_ROWS", (4, 63))):
+            with monkeypatch.context() as patch:
+                patch.setattr(estimate, name, never)
+                plain = memory_of(compiled("own.yaml", *words))
+                assert memory_of(compiled("own.yaml", *words, place=GPU)) == on_a_gpu
+            # The copy comes on top of the answers' keys and values, which are less than what training keeps.
+            assert (found.activations > plain.activations) is adapters
+            assert not adapters or found.activations > 3 * found.parameters
+            assert found.policy == plain.policy
 
 
 @pytest.mark.parametrize("step", ["rlhf", "rlvr", "dpo", "sft", "rm", "ppo"])
