@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from nemotron.contracts.samples import Group, SamplingParams
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 OnGroup = Callable[[int, Group], None]
 """Gets (prompt index, group) as soon as all responses of a prompt have ended, on the calling thread."""
+Pass: TypeAlias = "Callable[[], Tensor]"
+"""Gives the log-probabilities of responses [N,T] float32 under the weights that drew them, differentiable, once."""
 
 
 class Sampler(Protocol):
@@ -35,6 +40,7 @@ class Sampler(Protocol):
         seeds: Sequence[Sequence[int]],
         *,
         on_group: OnGroup | None = None,
+        keep: bool = False,
     ) -> list[Group]:
         """Draw ``n`` responses to each prompt.
 
@@ -45,6 +51,7 @@ class Sampler(Protocol):
             seeds: [P][n] non-negative integers below 2**64, one for each response: equal seeds draw equal responses
                 where the sampler promises bitwise resume.
             on_group: told of every complete group before ``generate`` returns; groups may end in any order.
+            keep: leave what ``take_pass`` gives, if the sampler can.
 
         Returns:
             One group per prompt, in order.
@@ -53,6 +60,10 @@ class Sampler(Protocol):
             DataError: an empty prompt, or one that leaves no room for ``max_new_tokens``.
             EngineError: the sampler cannot be reached.
         """
+
+    def take_pass(self) -> Pass | None:
+        """The pass through the policy that drew the last responses, for training on them, and forget it; None where
+        nothing was kept."""
 
     def refresh(self) -> None:
         """Take over the weights of the policy: called after every update, before the next ``generate``.

@@ -162,16 +162,7 @@ def forward(
     x = qkv.float().view(n, t, shape.all_heads, shape.head_dim)
     normed = None if head_norm is None else NormedHeads.apply_(x, head_norm, shape, dtype, keep=keep)
     rotary.apply_(x, shape)
-    p = 0 if prefix is None else prefix.shape[3]
-    # The r query heads that share a key head become r*t rows of one product over its keys: the keys are never repeated,
-    # neither here nor, more costly, in the backward pass, where repeating would mean summing gradients over copies.
-    q = torch.empty(n, kv_heads, rep, t, shape.head_dim, dtype=dtype, device=qkv.device)
-    q.copy_(x[:, :, :heads].view(n, t, kv_heads, rep, -1).permute(0, 2, 3, 1, 4))
-    q = q.view(n * kv_heads, rep * t, shape.head_dim)
-    kv = torch.empty(2, n, kv_heads, p + t, shape.head_dim, dtype=dtype, device=qkv.device)
-    kv[:, :, :, p:].copy_(x[:, :, heads:].view(n, t, 2, kv_heads, -1).permute(2, 0, 3, 1, 4))
-    if prefix is not None:
-        kv[:, :, :, :p].copy_(prefix)
+    q, kv = _arranged(x, prefix, shape, dtype)
     if prefix is None and not keep:  # long prompts of a sampler: here torch's kernel is as fast, and keeps no scores
         by_head = q.view(n, heads, t, shape.head_dim)
         causal = mask.causal if mask.windowed else None
@@ -179,16 +170,45 @@ def forward(
             by_head, kv[0], kv[1], attn_mask=causal, is_causal=causal is None, scale=1.0, enable_gqa=True
         )
         return out.transpose(1, 2).reshape(n, t, heads * shape.head_dim), Saved(q, kv, q.new_empty(0), None)
-    keys, values = kv.view(2, n * kv_heads, p + t, shape.head_dim)
-    scores = torch.bmm(q, keys.transpose(1, 2))
-    by_row = scores.view(n, kv_heads, rep, t, p + t)
-    # The triangle covers the last t columns only: the prefix is seen whole, but for a window's end.
-    by_row[..., p:].add_(mask.causal)
-    if mask.prefix is not None:
-        by_row[..., :p].add_(mask.prefix)
-    probs = torch.softmax(scores, -1)
-    out = torch.bmm(probs, values).view(n, kv_heads, rep, t, shape.head_dim)
+    probs = _probabilities(q, kv, mask, shape)
+    out = torch.bmm(probs, kv[1].flatten(0, 1)).view(n, kv_heads, rep, t, shape.head_dim)
     return out.permute(0, 3, 1, 2, 4).reshape(n, t, heads * shape.head_dim), Saved(q, kv, probs, normed)
+
+
+def recall(x: Tensor, prefix: Tensor, mask: Mask, shape: Shape, heads: NormedHeads | None) -> Saved:
+    """What ``forward`` saved, from queries, keys and values [n,t,H+2K,d] that were normed and turned already."""
+    q, kv = _arranged(x, prefix, shape, x.dtype)
+    return Saved(q, kv, _probabilities(q, kv, mask, shape), heads)
+
+
+def _arranged(x: Tensor, prefix: Tensor | None, shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Turned queries, keys and values [n,t,H+2K,d] as products want them: [n*K,r*t,d] and [2,n,K,L,d]."""
+    n, t = x.shape[:2]
+    heads, kv_heads, rep = shape.heads, shape.kv_heads, shape.heads // shape.kv_heads
+    p = 0 if prefix is None else prefix.shape[3]
+    # The r query heads that share a key head become r*t rows of one product over its keys: the keys are never repeated,
+    # neither here nor, more costly, in the backward pass, where repeating would mean summing gradients over copies.
+    q = torch.empty(n, kv_heads, rep, t, shape.head_dim, dtype=dtype, device=x.device)
+    q.copy_(x[:, :, :heads].view(n, t, kv_heads, rep, -1).permute(0, 2, 3, 1, 4))
+    kv = torch.empty(2, n, kv_heads, p + t, shape.head_dim, dtype=dtype, device=x.device)
+    kv[:, :, :, p:].copy_(x[:, :, heads:].view(n, t, 2, kv_heads, -1).permute(2, 0, 3, 1, 4))
+    if prefix is not None:
+        kv[:, :, :, :p].copy_(prefix)
+    return q.view(n * kv_heads, rep * t, shape.head_dim), kv
+
+
+def _probabilities(q: Tensor, kv: Tensor, mask: Mask, shape: Shape) -> Tensor:
+    """[n*K,r*t,L] from q [n*K,r*t,d] and kv [2,n,K,L,d]."""
+    _, n, kv_heads, length, _ = kv.shape
+    rep = shape.heads // kv_heads
+    t = q.shape[1] // rep
+    scores = torch.bmm(q, kv[0].flatten(0, 1).transpose(1, 2))
+    by_row = scores.view(n, kv_heads, rep, t, length)
+    # The triangle covers the last t columns only: the prefix is seen whole, but for a window's end.
+    by_row[..., length - t :].add_(mask.causal)
+    if mask.prefix is not None:
+        by_row[..., : length - t].add_(mask.prefix)
+    return torch.softmax(scores, -1)
 
 
 def backward(

@@ -26,12 +26,15 @@ class Decoder(Protocol):
         """Keep the rows at these batch positions ([A'] int64, increasing), drop the others."""
 
 
-def decoder_for(policy: Policy, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int) -> Decoder:
-    """The fastest decoder that can run the policy's model."""
+def decoder_for(
+    policy: Policy, prompts: Sequence[Sequence[int]], n: int, max_new_tokens: int, *, keep: bool = False
+) -> Decoder:
+    """The fastest decoder that can run the policy's model; with ``keep`` it leaves what ``can_keep`` speaks of."""
     if policy.fused is not None:
         weights = policy.fused.weights(policy.dtype, max(map(len, prompts)) + max_new_tokens)
         # What is not trained has no room for a second copy: a judge, a reference.
-        return LlamaDecoder(weights, prompts, n, max_new_tokens, may_pack=bool(policy.fused.trained))
+        trained = bool(policy.fused.trained)
+        return LlamaDecoder(weights, prompts, n, max_new_tokens, may_pack=trained, keep=keep)
     return HfDecoder(policy, prompts, n) if policy.shares_prompts else WholeDecoder(policy, prompts, n)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nemotron.rl.attention import NormedHeads, Rotary
+from nemotron.rl.kept_pass import Kept
 from nemotron.rl.llama_arithmetic import add_normed_, capped, gated, norm
 from nemotron.rl.llama_logprobs import LlamaPass, prompt_plan
 from nemotron.rl.llama_parts import Layer, Shape, Weights
@@ -39,8 +40,14 @@ class LlamaDecoder:
         max_new_tokens: int,
         *,
         may_pack: bool = False,
+        keep: bool = False,
     ) -> None:
-        """``n`` rows for each of ``prompts``. ``may_pack``: there is memory for a second copy of the matrices."""
+        """``n`` rows for each of ``prompts``.
+
+        Args:
+            may_pack: there is memory for a second copy of the matrices.
+            keep: leave in ``kept`` what a backward pass needs.
+        """
         self.weights, self.prompts = weights, prompts
         self.stepping = weights
         """what steps multiply with"""
@@ -59,17 +66,26 @@ class LlamaDecoder:
         """[2,P,K,G,*,d] keys and values of new tokens, by layer"""
         self.prefixes: list[Tensor] = []
         """[2,P,K,>=p,d] those of the prompts"""
+        self.keep_pass = keep
+        self.kept: Kept | None = None
+        self.fed_rows = torch.arange(self.rows, device=device)
+        """[A] which of all rows are in the batch"""
 
     def prefill(self) -> Tensor:
         """See Decoder."""
         weights = self.weights
         plan = prompt_plan(self.prompts, weights.embedding.device)
-        run = LlamaPass(weights, plan, keep=False)
+        run = LlamaPass(weights, plan, keep=self.keep_pass)
+        traces = []
         logits = torch.empty(len(self.prompts), len(weights.head.weight), device=weights.embedding.device)
         for batch in plan.batches:
-            found = weights.head(run.hidden(batch, is_prompt=True)[0]).float()
+            hidden, trace = run.hidden(batch, is_prompt=True)
+            traces.append(trace)
+            found = weights.head(hidden).float()
             logits[batch.prompts] = capped(found, weights.shape.logit_cap)
         self.prefixes = [prefix.to(self.dtype) for prefix in run.prefixes]
+        if self.keep_pass:
+            self.kept = Kept.of(run, traces)
         return logits.index_select(0, self.grid.prompt)
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -85,25 +101,51 @@ class LlamaDecoder:
         hidden = weights.embedding.index_select(0, tokens)
         if shape.embedding_scale != 1.0:
             hidden.mul_(shape.embedding_scale)
-        for layer, cache, prefix in zip(weights.layers, self.caches, self.prefixes, strict=True):
-            qkv = layer.qkv(norm(hidden, shape.eps, weights.dtype)[0])
-            attended = self._attend(qkv, layer, cache, prefix, rotaries[layer.kind], holes[layer.kind])
-            add_normed_(hidden, layer.out(attended.to(weights.dtype)), layer.out_norm, shape.eps)
-            gate_up = layer.gate_up(norm(hidden, shape.eps, weights.dtype)[0])
-            add_normed_(hidden, layer.down(gated(gate_up, shape.gate)), layer.down_norm, shape.eps)
+        for number, layer in enumerate(weights.layers):
+            normed, rstd = norm(hidden, shape.eps, weights.dtype)
+            turned, heads = self._turned(layer.qkv(normed), layer, rotaries[layer.kind])
+            attended = self._attend(turned, number, layer, holes[layer.kind]).to(weights.dtype)
+            out_normed = add_normed_(hidden, layer.out(attended), layer.out_norm, shape.eps)
+            mlp_normed, mlp_rstd = norm(hidden, shape.eps, weights.dtype)
+            gate_up = layer.gate_up(mlp_normed)
+            down_normed = add_normed_(hidden, layer.down(gated(gate_up, shape.gate)), layer.down_norm, shape.eps)
+            if self.kept is not None:
+                self.kept.layers[number].add(
+                    normed=normed,
+                    rstd=rstd,
+                    turned=self.grid.gather(turned.flatten(0, 1)),
+                    heads=None if heads is None else self.grid.gather(heads.normed.flatten(0, 1)),
+                    heads_rstd=None if heads is None else self.grid.gather(heads.rstd.flatten(0, 1)),
+                    attended=attended,
+                    out_normed=None if out_normed is None else out_normed.normed,
+                    out_rstd=None if out_normed is None else out_normed.rstd,
+                    mlp_normed=mlp_normed,
+                    mlp_rstd=mlp_rstd,
+                    gate_up=gate_up,
+                    down_normed=None if down_normed is None else down_normed.normed,
+                    down_rstd=None if down_normed is None else down_normed.rstd,
+                )
         self.fed += 1
-        return capped(weights.head(norm(hidden, shape.eps, weights.dtype)[0]).float(), shape.logit_cap)
+        normed, rstd = norm(hidden, shape.eps, weights.dtype)
+        if self.kept is not None:
+            self.kept.end_step(self.fed_rows, normed, rstd)
+        return capped(weights.head(normed).float(), shape.logit_cap)
 
-    def _attend(
-        self, qkv: Tensor, layer: Layer, cache: Tensor, prefix: Tensor, rotary: Rotary, hole: Tensor | None
-    ) -> Tensor:
-        """[A,(H+2K)*d] -> [A,H*d]; stores the new keys and values."""
-        shape, grid, now = self.weights.shape, self.grid, self.fed
-        heads, kv_heads, rep, d = shape.heads, shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim
-        x = grid.spread(qkv).float().view(grid.prompts, grid.room, shape.all_heads, d)
+    def _turned(self, qkv: Tensor, layer: Layer, rotary: Rotary) -> tuple[Tensor, NormedHeads | None]:
+        """[A,(H+2K)*d] -> [P,G,H+2K,d] float32 queries, keys and values, normed where the family norms them."""
+        shape, grid = self.weights.shape, self.grid
+        x = grid.spread(qkv).float().view(grid.prompts, grid.room, shape.all_heads, shape.head_dim)
+        heads = None
         if layer.head_norm is not None:
-            NormedHeads.apply_(x, layer.head_norm, shape, qkv.dtype, keep=False)
+            heads = NormedHeads.apply_(x, layer.head_norm, shape, qkv.dtype, keep=self.keep_pass)
         rotary.apply_(x, shape)
+        return x, heads
+
+    def _attend(self, x: Tensor, number: int, layer: Layer, hole: Tensor | None) -> Tensor:
+        """[P,G,H+2K,d] -> [A,H*d]; stores the new keys and values."""
+        shape, grid, now = self.weights.shape, self.grid, self.fed
+        cache, prefix = self.caches[number], self.prefixes[number]
+        heads, kv_heads, rep, d = shape.heads, shape.kv_heads, shape.heads // shape.kv_heads, shape.head_dim
         new = x[:, :, heads:].view(grid.prompts, grid.room, 2, kv_heads, d)
         cache[:, :, :, :, now] = new.permute(2, 0, 3, 1, 4)
         q = x[:, :, :heads].view(grid.prompts, grid.room, kv_heads, rep, d).transpose(1, 2).to(cache.dtype)
@@ -127,6 +169,7 @@ class LlamaDecoder:
         """See Decoder."""
         used, prompt = torch.unique(self.grid.prompt[index], return_inverse=True)
         old, self.grid = self.grid, PromptGrid(prompt, self.grid.lengths[used], self.dtype, self.weights.shape)
+        self.fed_rows = self.fed_rows[index]
         # Where a new place has no row it gets any: nobody looks at what becomes of it.
         place = old.places(index if self.grid.row is None else index[self.grid.row])
         for number, cache in enumerate(self.caches):

@@ -124,6 +124,18 @@ class Logprobs:
             accumulate(states_grad, logits_grad.t(), head[words])
         return states_grad.to(states.dtype)
 
+    def recall(self, head: Tensor, states: Tensor, question: Question, found: Tensor) -> Tensor:
+        """What ``forward`` keeps, from the log-probabilities [R'] that it found: log sum exp z = z_token - log p."""
+        rows = question.rows
+        logits = (states[rows] * head[question.tokens]).sum(-1)
+        sums: Tensor = self._scores(logits)[0].sub_(found)
+        if question.source is None:
+            return sums
+        # Every token that follows a state says the same but for rounding.
+        both = torch.zeros(len(states), 2, device=states.device)
+        both.index_add_(0, rows, torch.stack([sums, torch.ones_like(sums)], 1))
+        return both[:, 0] / both[:, 1].clamp(min=1)
+
     def _scores(self, block: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits -> what the softmax is taken of, float32, in the block's own memory where that is float32; and the
         derivative of the cap."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -67,6 +67,8 @@ class Batch:
     """[R'] where their log-probabilities belong in the flattened result [N*T]"""
     trim: bool = False
     """so few positions are asked that the last layer leaves the others out as soon as they were attended to"""
+    rows: tuple[int, ...] = ()
+    """the responses of a batch of responses"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +88,24 @@ class Plan:
         return max(batch.ids.shape[1] for batch in self.batches)
 
 
-def make_plan(groups: Sequence[Group], device: torch.device, *, ends: bool = False) -> Plan:
+def make_plan(groups: Sequence[Group], device: torch.device, *, ends: bool = False, distinct: bool = True) -> Plan:
     """Cut ``groups`` into batches.
 
-    Every response token is asked about; with ``ends`` only what follows a whole response, one result per row.
+    Every response token is asked about; with ``ends`` only what follows a whole response, one result per row. Without
+    ``distinct`` a prompt that occurs in several groups is computed for each of them, as ``prompt_plan`` does.
     """
     budget = _budget(device)
     width = 1 if ends else max(len(c.token_ids) for group in groups for c in group.completions)
+    prompts: list[list[int]] = []
     numbers: dict[tuple[int, ...], int] = {}
     rows: list[tuple[int, int, list[int]]] = []  # place, prompt, tokens
     for group in groups:
-        prompt = numbers.setdefault(tuple(group.prompt_ids), len(numbers))
+        prompt = numbers.setdefault(tuple(group.prompt_ids), len(prompts)) if distinct else len(prompts)
+        if prompt == len(prompts):
+            prompts.append(group.prompt_ids)
         for c in group.completions:
             # A response's last token is fed only where something is asked after it.
             rows.append((len(rows) * width, prompt, [*c.token_ids, 0] if ends else c.token_ids))
-    prompts = list(numbers)
     # The longest first: `_cut` pads every row of a run to its first.
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     # A response's first token follows its prompt's last position, so the prompt's batch is where it is asked about.
@@ -118,7 +123,7 @@ def make_plan(groups: Sequence[Group], device: torch.device, *, ends: bool = Fal
     longer = sorted((row for row in rows if len(row[2]) > 1), key=lambda row: -len(row[2]))
     lengths = [len(prompt) for prompt in prompts]
     runs = _cut([len(row[2]) - 1 for row in longer], budget)
-    batches += [_response_batch([longer[i] for i in run], lengths, ends) for run in runs]
+    batches += [_response_batch([longer[i] for i in run], lengths, width, ends) for run in runs]
     moved = [_to(batch, device) for batch in batches]
     return Plan(moved, prompt_batches, lengths, len(rows), width)
 
@@ -177,7 +182,7 @@ def _prompt_batch(
     )
 
 
-def _response_batch(rows: list[tuple[int, int, list[int]]], prompt_lengths: list[int], ends: bool) -> Batch:
+def _response_batch(rows: list[tuple[int, int, list[int]]], prompt_lengths: list[int], width: int, ends: bool) -> Batch:
     fed = [tokens[:-1] for _, _, tokens in rows]
     t = len(fed[0])
     before = [prompt_lengths[prompt] for _, prompt, _ in rows]
@@ -198,6 +203,7 @@ def _response_batch(rows: list[tuple[int, int, list[int]]], prompt_lengths: list
             [row[0] + (0 if ends else j + 1) for row, positions in zip(rows, asked, strict=True) for j in positions]
         ),
         trim=ends and not every,
+        rows=tuple(place // width for place, _, _ in rows),
     )
 
 
@@ -221,7 +227,7 @@ def _moved(parts: _Parts, device: torch.device) -> _Parts:
 
 
 @dataclass(slots=True)
-class _LayerTrace:
+class LayerTrace:
     """What the backward pass of one layer needs of the forward pass; token-wise tensors are [n*t, ...]."""
 
     normed: Tensor
@@ -235,13 +241,20 @@ class _LayerTrace:
     down_normed: Normed | None
 
 
+class LayerTraces(Protocol):
+    """Those of all layers; the backward pass takes the last one off."""
+
+    def __len__(self) -> int: ...
+    def pop(self) -> LayerTrace: ...
+
+
 @dataclass(slots=True)
-class _Trace:
+class Trace:
     """What the backward pass of one batch needs."""
 
     rotaries: list[Rotary]
     """by kind of layer"""
-    layers: list[_LayerTrace]
+    layers: LayerTraces
     normed: Tensor
     """[R,D] the final hidden states that were asked"""
     rstd: Tensor
@@ -258,7 +271,7 @@ class LlamaPass:
         size = (2, len(plan.prompt_lengths), shape.kv_heads, max(plan.prompt_lengths), shape.head_dim)
         device = weights.embedding.device
         self.prefixes = [torch.zeros(size, dtype=weights.dtype, device=device) for _ in weights.layers]
-        self.traces: list[_Trace] = []
+        self.traces: list[Trace] = []
         self.read: list[Tensor | None] = []
         """what the reading of each batch keeps"""
 
@@ -273,32 +286,18 @@ class LlamaPass:
                 self.traces.append(trace)
         return result
 
-    def hidden(self, batch: Batch, *, is_prompt: bool) -> tuple[Tensor, _Trace]:
+    def hidden(self, batch: Batch, *, is_prompt: bool) -> tuple[Tensor, Trace]:
         """Final normed hidden states [R,D] at the asked positions; a batch of prompts fills ``prefixes``."""
         weights, shape, dtype = self.weights, self.weights.shape, self.weights.dtype
         n, t = batch.ids.shape
-        positions = torch.arange(t, device=batch.ids.device)
-        if batch.prefix_lengths is not None:
-            positions = positions + batch.prefix_lengths[:, None]
-        else:
-            positions = positions + batch.prefix
-        # A batch is as wide as its longest prompt and longest answer, which need not be of one row: padding may lie
-        # behind the end of the table though every row fits. Nobody looks at it, so any angle will do.
-        positions = positions.clamp(max=len(weights.kinds[0].turns) - 1)
-        rotaries = [Rotary.at(kind.turns, positions, shape) for kind in weights.kinds]
-        masks = [
-            Mask.of(t, batch.prefix_lengths, batch.prefix, dtype, batch.ids.device, kind.window)
-            for kind in weights.kinds
-        ]
+        rotaries, masks = self.geometry(batch)
         hidden = weights.embedding[batch.ids.flatten()]
         if shape.embedding_scale != 1.0:
             hidden.mul_(shape.embedding_scale)
-        traces: list[_LayerTrace] = []
+        traces: list[LayerTrace] = []
         for number, layer in enumerate(weights.layers):
             normed, rstd = norm(hidden, shape.eps, dtype)
-            prefix = None
-            if not is_prompt:
-                prefix = self.prefixes[number][:, :, :, : batch.prefix].index_select(1, batch.prompts)
+            prefix = None if is_prompt else self.prefix_of(number, batch)
             qkv = layer.qkv(normed).view(n, t, -1)
             rotary, mask = rotaries[layer.kind], masks[layer.kind]
             attended, saved = attention.forward(
@@ -318,12 +317,33 @@ class LlamaPass:
             down_normed = add_normed_(hidden, layer.down(gated(gate_up, shape.gate)), layer.down_norm, shape.eps)
             if self.keep:
                 traces.append(
-                    _LayerTrace(normed, rstd, attended, saved, mlp_normed, mlp_rstd, gate_up, out_normed, down_normed)
+                    LayerTrace(normed, rstd, attended, saved, mlp_normed, mlp_rstd, gate_up, out_normed, down_normed)
                 )
         if batch.asked is not None and not batch.trim:
             hidden = hidden[batch.asked]
         normed, rstd = norm(hidden, shape.eps, weights.head.weight.dtype)
-        return normed, _Trace(rotaries, traces, normed, rstd)
+        return normed, Trace(rotaries, traces, normed, rstd)
+
+    def geometry(self, batch: Batch) -> tuple[list[Rotary], list[Mask]]:
+        """The turns of a batch's positions and what they see, by kind of layer."""
+        weights, t, device = self.weights, batch.ids.shape[1], batch.ids.device
+        positions = torch.arange(t, device=device)
+        if batch.prefix_lengths is not None:
+            positions = positions + batch.prefix_lengths[:, None]
+        else:
+            positions = positions + batch.prefix
+        # A batch is as wide as its longest prompt and longest answer, which need not be of one row: padding may lie
+        # behind the end of the table though every row fits. Nobody looks at it, so any angle will do.
+        positions = positions.clamp(max=len(weights.kinds[0].turns) - 1)
+        rotaries = [Rotary.at(kind.turns, positions, weights.shape) for kind in weights.kinds]
+        masks = [
+            Mask.of(t, batch.prefix_lengths, batch.prefix, weights.dtype, device, kind.window) for kind in weights.kinds
+        ]
+        return rotaries, masks
+
+    def prefix_of(self, number: int, batch: Batch) -> Tensor:
+        """[2,n,K,p,d] keys and values of layer ``number`` before each response of a batch."""
+        return self.prefixes[number][:, :, :, : batch.prefix].index_select(1, batch.prompts)
 
     def backward(self, grad: Tensor, reading: Reading) -> Gradients:
         """Gradients of the rearranged weights from that of the result [N*T] of ``forward`` with the same ``reading``.
@@ -341,7 +361,7 @@ class LlamaPass:
             self._batch_backward(batch, trace, hidden_grad, grads, wanted, is_prompt)
         return grads
 
-    def _head_backward(self, number: int, trace: _Trace, grad: Tensor, grads: Gradients, reading: Reading) -> Tensor:
+    def _head_backward(self, number: int, trace: Trace, grad: Tensor, grads: Gradients, reading: Reading) -> Tensor:
         """Gradient [n*t,D] float32 of the last layer's output, [R,D] of a trimmed one."""
         batch = self.plan.batches[number]
         normed_grad = reading.backward(
@@ -352,12 +372,12 @@ class LlamaPass:
         return asked_grad if batch.asked is None or batch.trim else _spread(asked_grad, batch.asked, batch.ids.numel())
 
     def _batch_backward(
-        self, batch: Batch, trace: _Trace, hidden_grad: Tensor, grads: Gradients, wanted: list[Tensor], is_prompt: bool
+        self, batch: Batch, trace: Trace, hidden_grad: Tensor, grads: Gradients, wanted: list[Tensor], is_prompt: bool
     ) -> None:
         shape, dtype = self.weights.shape, self.weights.dtype
         n, t = batch.ids.shape
         back = [rotary.back() for rotary in trace.rotaries]
-        while trace.layers:
+        while len(trace.layers):
             kept = trace.layers.pop()
             number = len(trace.layers)
             layer, into = self.weights.layers[number], grads.layers[number]
@@ -446,11 +466,15 @@ _SCALARS = Rows(_scalar, None)
 def _run(fused: FusedLlama, plan: Plan, reading: Reading, dtype: torch.dtype, recompute: bool) -> Tensor:
     """Forward, with the backward pass ready where grad is wanted: [N,width] float32."""
     weights = fused.weights(dtype, max(plan.prompt_lengths) + plan.longest)
-    trained = fused.trained if torch.is_grad_enabled() else []
-    wants_grad = bool(trained)
+    wants_grad = torch.is_grad_enabled() and bool(fused.trained)
     with torch.no_grad():
         run = LlamaPass(weights, plan, keep=wants_grad, recompute=recompute)
         if not wants_grad:
             return run.forward(reading).view(plan.rows, plan.width)
-    result: Tensor = _Pass.apply(fused, run, reading, *trained)  # type: ignore[no-untyped-call]
-    return result.view(plan.rows, plan.width)
+    return differentiable(fused, run, reading)
+
+
+def differentiable(fused: FusedLlama, run: LlamaPass, reading: Reading) -> Tensor:
+    """The results of a pass, [N,width] float32, whose gradients reach the parameters that are trained."""
+    result: Tensor = _Pass.apply(fused, run, reading, *fused.trained)  # type: ignore[no-untyped-call]
+    return result.view(run.plan.rows, run.plan.width)

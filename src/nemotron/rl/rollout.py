@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nemotron.config.schema.grpo import RewardScalingConfig, RewardShapingConfig
 from nemotron.contracts.rewards import GroupRewards, RewardSource
-from nemotron.contracts.sampler import Sampler
+from nemotron.contracts.sampler import Pass, Sampler
 from nemotron.contracts.samples import Completion, Group, SamplingParams, split_rows
 from nemotron.data.rows import PromptRow
 from nemotron.rl.advantages import baseline_and_std, prompt_groups
@@ -61,6 +61,8 @@ class Pending:
     texts: list[list[str]]
     """[P][G]"""
     futures: list[Future[GroupRewards]]
+    drawn: Pass | None = None
+    """the pass that drew them, if it was kept"""
 
     def results(self) -> list[GroupRewards]:
         """Wait for the rewards. Raises NemotronError when their source cannot be reached."""
@@ -86,8 +88,13 @@ def start_rollout(
     generations: int,
     sampling: SamplingParams,
     seed_parts: tuple[int | str, ...],
+    *,
+    keep: bool = False,
 ) -> Pending:
-    """Sample ``generations`` responses to each prompt and hand each group to ``rewards`` when it is complete."""
+    """Sample ``generations`` responses to each prompt and hand each group to ``rewards`` when it is complete.
+
+    ``keep`` the pass that draws them, if the sampler can.
+    """
     prompts = [chat.encode(source.messages, f"prompt {source.id}") for source in sources]
     texts: list[list[str]] = [[] for _ in sources]
     futures: list[Future[GroupRewards] | None] = [None] * len(prompts)
@@ -99,8 +106,9 @@ def start_rollout(
         futures[index] = rewards.submit(sources[index], texts[index], group.completions, seed=seed)
 
     seeds = [[request_seed(*seed_parts, p, g) for g in range(generations)] for p in range(len(prompts))]
-    groups = sampler.generate(prompts, generations, sampling, seeds, on_group=on_group)
-    return Pending(sources, groups, texts, [future for future in futures if future is not None])
+    groups = sampler.generate(prompts, generations, sampling, seeds, on_group=on_group, keep=keep)
+    submitted = [future for future in futures if future is not None]
+    return Pending(sources, groups, texts, submitted, sampler.take_pass() if keep else None)
 
 
 def token_logprobs_of(policy: Policy, groups: Sequence[Group], sampling: SamplingParams, rows: int) -> list[Tensor]:

@@ -11,15 +11,18 @@ are computed beside it, but for the float rounding of the matrix products.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nemotron.contracts.sampler import OnGroup
+from nemotron.contracts.sampler import OnGroup, Pass
 from nemotron.contracts.samples import Completion, Group, SamplingParams, cuts
 from nemotron.errors import DataError
 from nemotron.rl.decoders import Decoder, decoder_for
+from nemotron.rl.kept_pass import can_keep, kept_logprobs
+from nemotron.rl.llama_decoder import LlamaDecoder
 from nemotron.rl.logprobs import filter_logits
 from nemotron.rl.pieces import pieces, rows_at_once
 from nemotron.rl.policy import Policy
@@ -40,6 +43,7 @@ class PolicySampler:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self._pass: Pass | None = None
 
     def generate(
         self,
@@ -49,9 +53,24 @@ class PolicySampler:
         seeds: Sequence[Sequence[int]],
         *,
         on_group: OnGroup | None = None,
+        keep: bool = False,
     ) -> list[Group]:
-        """See :func:`generate`."""
-        return generate(self._policy, prompts, n, params, seeds, on_group=on_group)
+        """See Sampler and :func:`generate`."""
+        self._pass = None
+        if not prompts:
+            return []
+        check_prompts(self._policy, prompts, params)
+        keep = keep and can_keep(self._policy, prompts, params)
+        decoder = decoder_for(self._policy, prompts, n, params.max_new_tokens, keep=keep)
+        groups = _generate(decoder, self._policy.device, prompts, n, params, seeds, on_group)
+        if isinstance(decoder, LlamaDecoder) and decoder.kept is not None and self._policy.fused is not None:
+            self._pass = partial(kept_logprobs, self._policy.fused, decoder.kept, groups, params)
+        return groups
+
+    def take_pass(self) -> Pass | None:
+        """See Sampler."""
+        found, self._pass = self._pass, None
+        return found
 
     def wait(self, tell: Callable[[str], None]) -> None:
         """Nothing to wait for."""
@@ -60,7 +79,6 @@ class PolicySampler:
         """Nothing to do: these are the weights that are trained."""
 
 
-@torch.no_grad()
 def generate(
     policy: Policy,
     prompts: Sequence[Sequence[int]],
@@ -89,8 +107,21 @@ def generate(
     if not prompts:
         return []
     check_prompts(policy, prompts, params)
-    run = _Run(len(prompts), n, params, seeds, policy.device)
     decoder = decoder_for(policy, prompts, n, params.max_new_tokens)
+    return _generate(decoder, policy.device, prompts, n, params, seeds, on_group)
+
+
+@torch.no_grad()
+def _generate(
+    decoder: Decoder,
+    device: torch.device,
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    params: SamplingParams,
+    seeds: Sequence[Sequence[int]],
+    on_group: OnGroup | None,
+) -> list[Group]:
+    run = _Run(len(prompts), n, params, seeds, device)
     groups: list[Group | None] = [None] * len(prompts)
     logits = decoder.prefill()
     while True:

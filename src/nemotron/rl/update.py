@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nemotron.config.schema.grpo import LossFnConfig
+from nemotron.contracts.sampler import Pass
 from nemotron.contracts.samples import Group, SamplingParams, cuts, split_rows
 from nemotron.errors import EngineError
 from nemotron.rl.kl import importance_weight
@@ -97,11 +98,13 @@ def update(
     global_batch_size: int,
     micro_batch_size: int,
     entropy_bonus: float = 0.0,
+    drawn: Pass | None = None,
 ) -> dict[str, float]:
     """Train on ``batch`` once: an optimizer step per global batch of rows, the scheduler once (NeMo-RL's DTensor path).
 
     Returns NeMo-RL's loss metrics, ``grad_norm`` and ``lr`` of the call. ``entropy_bonus`` is the weight of the
-    policy's entropy (``sampled_entropy``), which is subtracted from the loss.
+    policy's entropy (``sampled_entropy``), which is subtracted from the loss. ``drawn`` is the pass that drew the whole
+    batch, for one micro-batch of all its rows.
 
     Raises:
         EngineError: the loss or the gradient is not finite; the weights are as before the step.
@@ -113,7 +116,7 @@ def update(
     grad_norm = 0.0
     for start in range(0, total, global_batch_size):
         part = batch.rows(start, min(start + global_batch_size, total))
-        reports.append(_accumulate(policy, part, loss_config, sampling, micro_batch_size, entropy_bonus))
+        reports.append(_accumulate(policy, part, loss_config, sampling, micro_batch_size, entropy_bonus, drawn))
         grad_norm = optimization.clip_and_step()
         if not math.isfinite(grad_norm):
             raise EngineError("the gradient is not finite", hint=_NOT_FINITE_HINT)
@@ -129,6 +132,7 @@ def _accumulate(
     sampling: SamplingParams,
     micro_batch_size: int,
     entropy_bonus: float,
+    drawn: Pass | None,
 ) -> dict[str, float]:
     """Gradients of one global batch: micro-batch losses share the global normalisers, so they sum to the batch loss."""
     valid_rows, valid_tokens = valid_counts(batch.token_mask, batch.sample_mask)
@@ -138,7 +142,7 @@ def _accumulate(
         rows = sum(len(group.completions) for group in groups)
         part = batch.rows(first, first + rows)
         first += rows
-        logprobs, inputs = _forward(policy, groups, part, loss_config, sampling)
+        logprobs, inputs = _forward(policy, groups, part, loss_config, sampling, drawn)
         loss, metrics = clipped_pg_loss(
             logprobs, inputs, loss_config, global_valid_seqs=valid_rows, global_valid_toks=valid_tokens
         )
@@ -166,12 +170,20 @@ def sampled_entropy(next_token_logprobs: Tensor, inputs: LossBatch, *, global_va
 
 
 def _forward(
-    policy: Policy, groups: list[Group], part: TrainBatch, loss_config: LossFnConfig, sampling: SamplingParams
+    policy: Policy,
+    groups: list[Group],
+    part: TrainBatch,
+    loss_config: LossFnConfig,
+    sampling: SamplingParams,
+    drawn: Pass | None,
 ) -> tuple[Tensor, LossBatch]:
     """Log-probs [n,T'] with gradients, and the inputs of the loss cut to the longest response: [n,T'+1]."""
     temperature = sampling.temperature
     filtered = cuts(sampling.top_k, sampling.top_p)
-    logprobs = policy.response_logprobs(groups, temperature=temperature, top_k=sampling.top_k, top_p=sampling.top_p)
+    if drawn is None:
+        logprobs = policy.response_logprobs(groups, temperature=temperature, top_k=sampling.top_k, top_p=sampling.top_p)
+    else:
+        logprobs = drawn()
     width = logprobs.shape[1] + 1
     token_mask = part.token_mask[:, :width]
     unfiltered = None

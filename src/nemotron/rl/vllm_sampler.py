@@ -21,7 +21,7 @@ import tenacity
 from safetensors.torch import save_file
 
 from nemotron.checkpoints import hf
-from nemotron.contracts.sampler import OnGroup
+from nemotron.contracts.sampler import OnGroup, Pass
 from nemotron.contracts.samples import Completion, Group, SamplingParams
 from nemotron.disk.documents import parse_json, read_object
 from nemotron.disk.faults import output_errors
@@ -121,6 +121,7 @@ class VllmSampler:
         seeds: Sequence[Sequence[int]],
         *,
         on_group: OnGroup | None = None,
+        keep: bool = False,
     ) -> list[Group]:
         """See ``Sampler``. Equal seeds draw equal responses, where the rounding of a batch flips no token."""
         check_prompts(self._policy, prompts, params)
@@ -143,6 +144,10 @@ class VllmSampler:
             if on_group is not None:
                 on_group(index, group)
         return [groups[index] for index in range(len(prompts))]
+
+    def take_pass(self) -> Pass | None:
+        """Nothing is kept: what vLLM computed lies in its process."""
+        return None
 
     def refresh(self) -> None:
         """Hand the weights over, and forget what was computed with those before.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from nemotron.data.stream import PromptStream
 from nemotron.errors import EngineError, JudgeError, LimitError, OutOfTimeError
 from nemotron.judge.source import JudgeSource
 from nemotron.judge.types import Comparison, GroupRequest, GroupResult, Verdict
+from nemotron.rl import kept_pass
 from nemotron.rl.loops.grpo import Grpo, collect, train
 from nemotron.rl.optim import Optimization
 from nemotron.rl.policy import Policy
@@ -164,7 +165,10 @@ def test_the_reward_rises(tmp_path: Path) -> None:
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
 
 
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kept:
+        monkeypatch.setattr(kept_pass, "LARGE", 1)
     whole = job(tmp_path / "whole")
     end = train(whole, Progress())
     first = job(tmp_path / "parts", max_num_steps=2)
@@ -175,6 +179,55 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert train(second, second.saver.load(checkpoint)) == end
     assert torch.equal(weights(whole.policy), weights(second.policy))
     assert log_of(whole).rows[2]["train/loss"] == log_of(second).rows[0]["train/loss"]
+
+
+def passes_of(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Notes every pass of the policy over responses, and whether it was differentiable."""
+    found: list[bool] = []
+    own = policy.response_logprobs
+
+    def noted(groups: Sequence[Group], **how: Any) -> torch.Tensor:
+        found.append(torch.is_grad_enabled())
+        return own(groups, **how)
+
+    monkeypatch.setattr(policy, "response_logprobs", noted)
+    return found
+
+
+def test_training_goes_on_from_what_sampling_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, kept = job(tmp_path / "plain"), job(tmp_path / "kept")
+    passes = passes_of(plain.policy, monkeypatch)
+    train(plain, Progress())
+    assert passes == [True] * 4
+    monkeypatch.setattr(kept_pass, "LARGE", 1)
+    passes = passes_of(kept.policy, monkeypatch)
+    train(kept, Progress())
+    assert passes == []
+    torch.testing.assert_close(weights(kept.policy), weights(plain.policy), atol=1e-3, rtol=1e-3)
+    for one, other in zip(log_of(kept).rows, log_of(plain).rows, strict=True):
+        for name in ("train/loss", "train/grad_norm", "train/reward", "train/probs_ratio"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5)
+        assert one["train/gen_kl_error"] == 0.0
+
+
+@pytest.mark.parametrize("change", ["micro-batches", "updates", "dynamic sampling", "error threshold", "inexact"])
+def test_other_rollouts_go_through_the_policy_again(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_pass, "LARGE", 1)
+    if change == "micro-batches":
+        work = replace(job(tmp_path), micro_batch_size=4)
+    elif change == "updates":
+        work = replace(job(tmp_path), global_batch_size=4)
+    elif change == "dynamic sampling":
+        work = job(tmp_path, use_dynamic_sampling=True, dynamic_sampling_max_gen_batches=20)
+    elif change == "error threshold":
+        work = job(tmp_path, seq_logprob_error_threshold=1.5)
+    else:
+        work = sampled(tmp_path, 0.0)
+    passes = passes_of(work.policy, monkeypatch)
+    train(work, Progress())
+    assert passes.count(True) == work.config.max_num_steps * (2 if change in ("micro-batches", "updates") else 1)
 
 
 def test_checkpoint_has_nemo_rls_layout(tmp_path: Path) -> None:
@@ -281,7 +334,7 @@ def test_dynamic_sampling_trains_on_full_batches_of_differing_groups(tmp_path: P
     train(work, Progress())
     log = log_of(work)
     assert len(log.kept) == 3 * 8
-    samples, _, _ = collect(work, 4, Timings())
+    samples = collect(work, 4, Timings()).samples
     for group in (samples[:4], samples[4:]):
         assert len({sample.source.id for sample in group}) == 1
         assert len({sample.unshaped for sample in group}) > 1

@@ -8,7 +8,8 @@ Differences from NeMo-RL v0.7.0's synchronous loop; the formulas are the same (t
 1. Log-probs of the reference are computed while the judge (or whatever gives rewards) works, so before dynamic sampling
    instead of after it.
 2. When one optimizer step uses the whole rollout batch, the log-probs before the update are those of the update's own
-   forward pass; NeMo-RL computes them twice.
+   forward pass; NeMo-RL computes them twice. Where the responses go through that pass at once, it is the sampler's
+   (``nemotron.rl.kept_pass``); NeMo-RL computes it a third time.
 3. A response without reward (every comparison missing) is masked in baseline, advantage and loss. NeMo-RL has no such
    notion: there a failed judge is a score.
 4. The data order and every random number follow from the seed and the step, so a resumed run repeats the bits.
@@ -24,7 +25,7 @@ import torch
 from nemotron.config.schema.extras import LimitsConfig
 from nemotron.config.schema.grpo import GrpoConfig, LossFnConfig
 from nemotron.contracts.rewards import GroupRewards, RewardSource, missing_share
-from nemotron.contracts.sampler import Sampler
+from nemotron.contracts.sampler import Pass, Sampler
 from nemotron.contracts.samples import SamplingParams
 from nemotron.data.rows import PromptRow
 from nemotron.data.stream import PromptStream
@@ -80,11 +81,37 @@ class Grpo:
     """Minds the limits beside the KL's; ``None``: there are none."""
 
     @property
+    def keeps_pass(self) -> bool:
+        """Whether training may go on from what sampling computed: one update of all responses at once, with the weights
+        that drew them. Follows from the settings alone, so that a resumed run repeats the bits."""
+        rows = self.config.num_prompts_per_step * self.config.num_generations_per_prompt
+        at_once = rows <= min(self.global_batch_size, self.micro_batch_size)
+        others = self.needs_previous or self.config.use_dynamic_sampling
+        return at_once and self.sampler.exact_logprobs and not others
+
+    @property
     def needs_previous(self) -> bool:
         """Whether log-probs before the update need a pass of their own."""
         rows = self.config.num_prompts_per_step * self.config.num_generations_per_prompt
         several_updates = rows > self.global_batch_size
         return several_updates or self.config.seq_logprob_error_threshold is not None or self.loss.use_kl_in_reward
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a step trains on."""
+
+    samples: list[Sample]
+    results: list[GroupRewards]
+    """of every group that was drawn"""
+    gen_batches: int
+    drawn: Pass | None = None
+    """the pass that drew the samples, if it was kept"""
+
+    def take_pass(self) -> Pass | None:
+        """Hand it over: its activations go with whoever used it."""
+        drawn, self.drawn = self.drawn, None
+        return drawn
 
 
 def train(setup: Grpo, progress: Progress) -> Progress:
@@ -107,7 +134,8 @@ def train(setup: Grpo, progress: Progress) -> Progress:
         timings = Timings()
 
         checked = setup.check is not None and setup.check.due(step, first)
-        samples, results, gen_batches = collect(setup, step, timings, checked=checked)
+        found = collect(setup, step, timings, checked=checked)
+        samples, results = found.samples, found.results
         if missing_share(results) > setup.limits.max_missing_share:
             setup.recorder.samples(step, sample_rows(samples))
             raise setup.rewards.too_many_missing(results, step, setup.limits.max_missing_share)
@@ -126,6 +154,7 @@ def train(setup: Grpo, progress: Progress) -> Progress:
                 setup.sampling,
                 global_batch_size=setup.global_batch_size,
                 micro_batch_size=setup.micro_batch_size,
+                drawn=found.take_pass(),
             )
         setup.sampler.refresh()
 
@@ -139,7 +168,7 @@ def train(setup: Grpo, progress: Progress) -> Progress:
         metrics = {
             **{f"train/{name}": value for name, value in {**trained, **mask_metrics}.items()},
             **reward_metrics(samples, batch, tensors, config.reward_scaling),
-            **rollout_metrics(samples, gen_batches),
+            **rollout_metrics(samples, found.gen_batches),
             **kl_metrics(trained, batch, samples, setup.loss.reference_policy_kl_penalty),
             **setup.rewards.metrics(results),
             **gaps,
@@ -163,9 +192,7 @@ def train(setup: Grpo, progress: Progress) -> Progress:
     return progress
 
 
-def collect(
-    setup: Grpo, step: int, timings: Timings, *, checked: bool = False
-) -> tuple[list[Sample], list[GroupRewards], int]:
+def collect(setup: Grpo, step: int, timings: Timings, *, checked: bool = False) -> Collected:
     """One training batch of scored samples; with dynamic sampling as many generation batches as it takes.
 
     ``checked``: with the policy's own log-probs, whoever else needs them.
@@ -185,6 +212,7 @@ def collect(
                 config.num_generations_per_prompt,
                 setup.sampling,
                 seed_parts,
+                keep=setup.keeps_pass,
             )
         with timings.phase("policy_and_reference_logprobs"):
             # The reference is unfiltered: the KL compares whole distributions (NeMo-RL 2.10).
@@ -204,7 +232,7 @@ def collect(
         results += scored
         samples = finish_rollout(pending, scored, config, reference, previous)
         if not config.use_dynamic_sampling:
-            return samples, results, 1
+            return Collected(samples, results, 1, pending.drawn)
         unshaped = torch.tensor([sample.unshaped for sample in samples])
         if config.dynamic_sampling_unit == "group":
             valid = torch.tensor([sample.judged is not None for sample in samples])
@@ -213,7 +241,7 @@ def collect(
             spread = torch.tensor([sample.std for sample in samples])
         selection = sampler.add(samples, spread, unshaped)
         if selection.complete:
-            return list(selection.rows), results, selection.num_gen_batches
+            return Collected(list(selection.rows), results, selection.num_gen_batches)
     raise AssertionError("DynamicSampler.add raises before the loop ends")
 
 
