@@ -12,7 +12,9 @@ the end of the step before, the first one of each process is dropped.
 
 The matrix products' rate is that of square products of 2,048, by torch, with as many threads, in the same run. A step's
 products are counted as 2 operations a weight and token forward, 4 backward (2 with adapters: frozen weights need no
-gradient), the head at the tokens that are sampled or trained alone; attention scores are left out.
+gradient), the head at the tokens that are sampled or trained alone; attention scores are left out. They are counted as
+TRL computes them: our side computes each prompt once for its group and trains on what sampling computed, so that its
+share may lie above 100 %.
 """
 
 from __future__ import annotations

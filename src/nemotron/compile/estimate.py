@@ -14,6 +14,7 @@ from nemotron.compile.jobs.base import AnyJob
 from nemotron.compile.plan import Memory
 from nemotron.compile.probes.fast_path import slow_path
 from nemotron.compile.probes.model_files import ModelFiles, read_model
+from nemotron.config.schema.grpo import GrpoConfig
 from nemotron.contracts.samples import cuts
 from nemotron.out_of_memory import OFFLOAD
 
@@ -241,7 +242,20 @@ def _rollout(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     cache = settings.rows * job.config.policy.max_total_sequence_length * sizes.layers
     logits = settings.rows * sizes.vocabulary
     held = cache * 2 * sizes.kv_heads * sizes.head_dim * FLOAT + 2 * logits * FLOAT + min(logits, PIECE) * 16
-    return held + _packed(job, sizes, settings, half)
+    return held + _packed(job, sizes, settings, half) + _kept(job, sizes, settings, half)
+
+
+def _kept(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
+    """What a rollout leaves for training (``rl/kept_pass.py``): all that training would keep but the scores."""
+    course, sampler = job.course, getattr(job.config, "sampler", None)
+    if not isinstance(course, GrpoConfig) or sampler is None or sampler.server != "embedded" or job.place.has_cuda:
+        return 0
+    at_once = settings.rows <= min(settings.micro_rows, job.config.policy.train_global_batch_size)
+    again = course.use_dynamic_sampling or course.seq_logprob_error_threshold is not None or settings.anew
+    if half or again or not (sizes.by_hand and at_once) or sizes.in_layers + sizes.embedding < PACKED[0]:
+        return 0
+    tokens, length, response = _tokens(job, settings)
+    return tokens * _of_a_token(sizes, length, response, scores=False) * sizes.layers * FLOAT
 
 
 def _packed(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
@@ -259,19 +273,13 @@ def _within(value: int, bounds: tuple[int, int]) -> bool:
 
 def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
     """What a micro-batch keeps for its backward pass, and what that needs for itself."""
-    length = job.config.policy.max_total_sequence_length
-    response = min(job.generation.max_new_tokens, length) if job.generation and settings.rows else length
-    prompt = length - response
     size = 2 if half else FLOAT
-    # Prompts of one group are computed once; how large a group is only policies that sample say.
-    group = getattr(job.course, "num_generations_per_prompt", 1) if settings.rows else 1
-    tokens = settings.micro_rows * response + math.ceil(settings.micro_rows / group) * prompt
+    tokens, length, response = _tokens(job, settings)
     at_once = min(tokens, BATCH_TOKENS)
-    # Of a token by itself: what goes into its products, the gate's two halves, keys and values with those before it.
-    by_hand = sizes.by_hand
-    hidden, queries, keys = sizes.hidden, sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    by_hand, hidden = sizes.by_hand, sizes.hidden
+    queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     token = (
-        2 * hidden + 2 * queries + 2 * keys * length // max(response, 1) + 2 * sizes.width + sizes.heads * length
+        _of_a_token(sizes, length, response, scores=True)
         if by_hand
         else int(AUTOGRAD * (8 * hidden + 6 * queries + 4 * keys + 4 * sizes.width))
     )
@@ -292,3 +300,21 @@ def _training(job: AnyJob, sizes: Sizes, settings: Settings, half: bool) -> int:
         several = settings.micro_rows < job.config.policy.train_global_batch_size
         gradients -= 0 if several else FLOAT * sizes.parameters
     return int(kept + passing + logits + gradients)
+
+
+def _tokens(job: AnyJob, settings: Settings) -> tuple[int, int, int]:
+    """Of a micro-batch, of its longest sequence, and of what is answered of that."""
+    length = job.config.policy.max_total_sequence_length
+    response = min(job.generation.max_new_tokens, length) if job.generation and settings.rows else length
+    # Prompts of one group are computed once; how large a group is only policies that sample say.
+    group = getattr(job.course, "num_generations_per_prompt", 1) if settings.rows else 1
+    prompts = math.ceil(settings.micro_rows / group) * (length - response)
+    return settings.micro_rows * response + prompts, length, response
+
+
+def _of_a_token(sizes: Sizes, length: int, response: int, *, scores: bool) -> int:
+    """Numbers of a layer that passes by hand keep of a token: what goes into its products, the gate's two halves, keys
+    and values with those before it, and its scores."""
+    queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    kept = 2 * sizes.hidden + 2 * queries + 2 * keys * length // max(response, 1) + 2 * sizes.width
+    return kept + (sizes.heads * length if scores else 0)

@@ -163,6 +163,26 @@ def test_beside_adapters_the_sampler_s_packed_copy_counts(
             assert found.policy == plain.policy
 
 
+KEPT = (*STEP[:3], "policy.train_micro_batch_size=64", "policy.max_total_sequence_length=512", STEP[-1])
+LORA_KEPT = (*DTENSOR, "policy.dtensor_cfg.lora_cfg.enabled=true", "policy.precision=float32")
+
+
+def test_what_a_rollout_leaves_for_training_counts(compiled: Compile, model: str) -> None:
+    """Where all responses are trained on at once: beside the packed copy it is more than training needs."""
+    found = memory_of(compiled("own.yaml", model, *KEPT, *LORA_KEPT))
+    # 64 answers of 256 tokens, 8 prompts as long; 24 layers, and 2 hidden states, gate and up of 4,096, of each token.
+    kept = (64 * 256 + 8 * 256) * 24 * (2 * 1024 + 2 * 4096) * 4
+    assert found.activations > kept + 4 * 0.8 * found.parameters
+    for words in (
+        ("grpo.use_dynamic_sampling=true", "grpo.dynamic_sampling_max_gen_batches=4"),
+        ("grpo.seq_logprob_error_threshold=2",),
+        ("policy.precision=bfloat16",),
+    ):
+        given = [word for word in LORA_KEPT if word.split("=")[0] != words[0].split("=")[0]]
+        assert memory_of(compiled("own.yaml", model, *KEPT, *given, *words)).activations < found.activations, words
+    assert memory_of(compiled("own.yaml", model, *KEPT, *LORA_KEPT, place=GPU)).activations < found.activations
+
+
 @pytest.mark.parametrize("step", ["rlhf", "rlvr", "dpo", "sft", "rm", "ppo"])
 def test_every_step_takes_the_key(compiled_step: CompileStep, step: str) -> None:
     for word in (AWAY, AWAY.replace("true", "false")):
