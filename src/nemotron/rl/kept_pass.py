@@ -31,7 +31,7 @@ from nemotron.rl.policy import LONGEST_WRITTEN_OUT, Policy
 from nemotron.rl.products import LARGE
 
 _STEPS = 64
-"""Steps of the sampler for which room is made at once."""
+"""Most steps of the sampler for which room is made at once."""
 
 
 def can_keep(policy: Policy, prompts: Sequence[Sequence[int]], params: SamplingParams) -> bool:
@@ -58,6 +58,8 @@ def can_keep(policy: Policy, prompts: Sequence[Sequence[int]], params: SamplingP
 class _Column:
     """One tensor of the pass, a row for every token that was fed."""
 
+    steps: int
+    """for which room is made at once"""
     parts: list[Tensor] = field(default_factory=list)
     used: int = 0
     """rows of the last part"""
@@ -67,7 +69,7 @@ class _Column:
         if not self.parts or self.used + len(rows) > len(self.parts[-1]):
             if self.parts:
                 self.parts[-1] = self.parts[-1][: self.used]
-            self.parts.append(rows.new_empty(_STEPS * len(rows), *rows.shape[1:]))
+            self.parts.append(rows.new_empty(self.steps * len(rows), *rows.shape[1:]))
             self.used = 0
         self.parts[-1][self.used : self.used + len(rows)] = rows
         self.used += len(rows)
@@ -84,14 +86,15 @@ class _Column:
 class LayerColumns:
     """What one layer leaves of every token that was fed."""
 
-    def __init__(self) -> None:
-        self._of: dict[str, _Column] = {}
+    def __init__(self, steps: int) -> None:
+        """``steps``: for which room is made at once."""
+        self._steps, self._of = steps, dict[str, _Column]()
 
     def add(self, **tensors: Tensor | None) -> None:
         """[A,*] of a step, by name; None of what this family does not have."""
         for name, tensor in tensors.items():
             if tensor is not None:
-                self._of.setdefault(name, _Column()).add(tensor)
+                self._of.setdefault(name, _Column(self._steps)).add(tensor)
 
     def trace(self, places: Tensor, t: int, prefix: Tensor, mask: Mask, weights: Weights) -> LayerTrace:
         """Of the tokens at ``places`` [n*t], responses of ``t`` tokens after a ``prefix`` [2,n,K,p,d]."""
@@ -123,16 +126,17 @@ class Kept:
     prefixes: list[Tensor]
     """[2,P,K,longest,d] keys and values of the prompts, by layer"""
     layers: list[LayerColumns]
-    last: _Column = field(default_factory=_Column)
+    last: _Column
     """[*,D] the final hidden states"""
-    last_rstd: _Column = field(default_factory=_Column)
+    last_rstd: _Column
     fed: list[Tensor] = field(default_factory=list)
     """[A] of every step, which responses it fed"""
 
     @classmethod
-    def of(cls, run: LlamaPass, prompts: list[Trace]) -> Kept:
-        """Of prompts, before any response."""
-        return cls(prompts, run.prefixes, [LayerColumns() for _ in run.prefixes])
+    def of(cls, run: LlamaPass, prompts: list[Trace], most: int) -> Kept:
+        """Of prompts, before any response of at most ``most`` tokens."""
+        steps = min(_STEPS, most)
+        return cls(prompts, run.prefixes, [LayerColumns(steps) for _ in run.prefixes], _Column(steps), _Column(steps))
 
     def end_step(self, rows: Tensor, normed: Tensor, rstd: Tensor) -> None:
         """The final hidden states [A,D] of a step that fed the responses ``rows`` [A]."""

@@ -66,7 +66,7 @@ class LlamaDecoder:
         """[2,P,K,G,*,d] keys and values of new tokens, by layer"""
         self.prefixes: list[Tensor] = []
         """[2,P,K,>=p,d] those of the prompts"""
-        self.keep_pass = keep
+        self.keep_pass, self.max_new_tokens = keep, max_new_tokens
         self.kept: Kept | None = None
         self.fed_rows = torch.arange(self.rows, device=device)
         """[A] which of all rows are in the batch"""
@@ -85,7 +85,7 @@ class LlamaDecoder:
             logits[batch.prompts] = capped(found, weights.shape.logit_cap)
         self.prefixes = [prefix.to(self.dtype) for prefix in run.prefixes]
         if self.keep_pass:
-            self.kept = Kept.of(run, traces)
+            self.kept = Kept.of(run, traces, self.max_new_tokens)
         return logits.index_select(0, self.grid.prompt)
 
     def step(self, tokens: Tensor) -> Tensor:
