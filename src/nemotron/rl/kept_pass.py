@@ -13,7 +13,7 @@ of attention are computed anew: they are a few percent of the arithmetic, and gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nemotron.contracts.samples import Group, SamplingParams, cuts
 from nemotron.rl import attention
-from nemotron.rl.attention import Mask, NormedHeads, Rotary
+from nemotron.rl.attention import Mask, NormedHeads
 from nemotron.rl.fused_llama import FusedLlama
 from nemotron.rl.llama_arithmetic import Normed
 from nemotron.rl.llama_head import Logprobs, Reading
@@ -90,20 +90,26 @@ class LayerColumns:
         """``steps``: for which room is made at once."""
         self._steps, self._of = steps, dict[str, _Column]()
 
-    def add(self, **tensors: Tensor | None) -> None:
-        """[A,*] of a step, by name; None of what this family does not have."""
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                self._of.setdefault(name, _Column(self._steps)).add(tensor)
+    def add(self, tensors: Mapping[str, Tensor], norms: Mapping[str, Normed | NormedHeads | None]) -> None:
+        """[A,*] of a step, by the names of ``LayerTrace``; ``norms`` that this family does not have are None."""
+        of_norms = {
+            f"{name}_{part}": getattr(norm, part) for name, norm in norms.items() if norm for part in ("normed", "rstd")
+        }
+        for name, tensor in {**tensors, **of_norms}.items():
+            self._of.setdefault(name, _Column(self._steps)).add(tensor)
 
     def trace(self, places: Tensor, t: int, prefix: Tensor, mask: Mask, weights: Weights) -> LayerTrace:
         """Of the tokens at ``places`` [n*t], responses of ``t`` tokens after a ``prefix`` [2,n,K,p,d]."""
         shape, found = weights.shape, {name: column.take(places) for name, column in self._of.items()}
         heads = None
-        if "heads" in found:
-            normed = found["heads"].view(-1, t, shape.heads + shape.kv_heads, shape.head_dim)
+        if "heads_normed" in found:
+            normed = found["heads_normed"].view(-1, t, shape.heads + shape.kv_heads, shape.head_dim)
             heads = NormedHeads(normed, found["heads_rstd"].view(*normed.shape[:3], 1))
         turned = found["turned"].view(-1, t, shape.all_heads, shape.head_dim)
+        out, down = (
+            Normed(found[f"{name}_normed"], found[f"{name}_rstd"]) if f"{name}_normed" in found else None
+            for name in ("out", "down")
+        )
         return LayerTrace(
             normed=found["normed"],
             rstd=found["rstd"],
@@ -112,8 +118,8 @@ class LayerColumns:
             mlp_normed=found["mlp_normed"],
             mlp_rstd=found["mlp_rstd"],
             gate_up=found["gate_up"],
-            out_normed=Normed(found["out_normed"], found["out_rstd"]) if "out_normed" in found else None,
-            down_normed=Normed(found["down_normed"], found["down_rstd"]) if "down_normed" in found else None,
+            out_normed=out,
+            down_normed=down,
         )
 
 
@@ -201,7 +207,6 @@ class KeptPass(LlamaPass):
         t = batch.ids.shape[1]
         fed = places[list(batch.rows), :t].flatten()
         asked = fed if batch.asked is None else fed[batch.asked]
-        rotaries: list[Rotary]
         rotaries, masks = self.geometry(batch)
         layers = _Recalled(self, batch, masks, fed, final=final)
         return Trace(rotaries, layers, self.kept.last.take(asked), self.kept.last_rstd.take(asked))

@@ -111,19 +111,16 @@ class LlamaDecoder:
             down_normed = add_normed_(hidden, layer.down(gated(gate_up, shape.gate)), layer.down_norm, shape.eps)
             if self.kept is not None:
                 self.kept.layers[number].add(
-                    normed=normed,
-                    rstd=rstd,
-                    turned=self.grid.gather(turned.flatten(0, 1)),
-                    heads=None if heads is None else self.grid.gather(heads.normed.flatten(0, 1)),
-                    heads_rstd=None if heads is None else self.grid.gather(heads.rstd.flatten(0, 1)),
-                    attended=attended,
-                    out_normed=None if out_normed is None else out_normed.normed,
-                    out_rstd=None if out_normed is None else out_normed.rstd,
-                    mlp_normed=mlp_normed,
-                    mlp_rstd=mlp_rstd,
-                    gate_up=gate_up,
-                    down_normed=None if down_normed is None else down_normed.normed,
-                    down_rstd=None if down_normed is None else down_normed.rstd,
+                    {
+                        "normed": normed,
+                        "rstd": rstd,
+                        "turned": self.grid.gather(turned.flatten(0, 1)),
+                        "attended": attended,
+                        "mlp_normed": mlp_normed,
+                        "mlp_rstd": mlp_rstd,
+                        "gate_up": gate_up,
+                    },
+                    {"heads": heads, "out": out_normed, "down": down_normed},
                 )
         self.fed += 1
         normed, rstd = norm(hidden, shape.eps, weights.dtype)
@@ -138,6 +135,8 @@ class LlamaDecoder:
         heads = None
         if layer.head_norm is not None:
             heads = NormedHeads.apply_(x, layer.head_norm, shape, qkv.dtype, keep=self.keep_pass)
+        if heads is not None:  # of the rows, as everything else that is kept
+            heads = NormedHeads(*(grid.gather(part.flatten(0, 1)) for part in (heads.normed, heads.rstd)))
         rotary.apply_(x, shape)
         return x, heads
 
