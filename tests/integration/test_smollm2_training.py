@@ -76,6 +76,9 @@ def test_dpo_with_an_adapter_learns_a_preference_and_resumes_to_the_same_bits(sm
     second = only_run(killed)
     assert trained(second) == trained(first)
     assert dict(bits(second)) == dict(bits(first))
+    errors = [row["train/gen_kl_error"] for row in trained(first) if "train/gen_kl_error" in row]
+    assert len(errors) == 2
+    assert all((error == 0.0) is (at_once == 16) for error in errors)
 
 
 @pytest.mark.parametrize(("seed", "killed"), [(42, True), (7, False)])
@@ -115,10 +118,12 @@ def test_rewards_of_a_program_teach_it_to_add(seed: int, killed: bool, smollm2: 
     shutil.rmtree(folder / "checkpoints", ignore_errors=not killed)
 
 
+@pytest.mark.parametrize("at_once", [8, 16])
 def test_rewards_of_a_program_resume_to_the_same_bits(
-    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_once: int, smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All weights are trained, on a vocabulary that several threads share: none may decide the order of a sum."""
+    """All weights are trained, on a vocabulary that several threads share: none may decide the order of a sum. With all
+    16 responses at once training goes on from what sampling computed."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     rows = sums()
     words = (
@@ -130,7 +135,7 @@ def test_rewards_of_a_program_resume_to_the_same_bits(
         "grpo.num_prompts_per_step=2",
         "grpo.max_num_steps=2",
         "policy.train_global_batch_size=16",
-        "policy.train_micro_batch_size=8",
+        f"policy.train_micro_batch_size={at_once}",
         "policy.generation.max_new_tokens=16",
         "checkpointing.save_period=1",
         "checkpointing.save_consolidated=false",
@@ -146,5 +151,8 @@ def test_rewards_of_a_program_resume_to_the_same_bits(
     first, second = only_run(whole), only_run(killed)
     assert trained(second) == trained(first)
     assert dict(bits(second)) == dict(bits(first))
+    errors = [row["train/gen_kl_error"] for row in trained(first) if "train/gen_kl_error" in row]
+    assert len(errors) == 2
+    assert all((error == 0.0) is (at_once == 16) for error in errors)
     for folder in (first, second):  # full weights with their optimizer
         shutil.rmtree(folder / "checkpoints")
