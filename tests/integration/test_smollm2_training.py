@@ -76,9 +76,6 @@ def test_dpo_with_an_adapter_learns_a_preference_and_resumes_to_the_same_bits(sm
     second = only_run(killed)
     assert trained(second) == trained(first)
     assert dict(bits(second)) == dict(bits(first))
-    errors = [row["train/gen_kl_error"] for row in trained(first) if "train/gen_kl_error" in row]
-    assert len(errors) == 2
-    assert all((error == 0.0) is (at_once == 16) for error in errors)
 
 
 @pytest.mark.parametrize(("seed", "killed"), [(42, True), (7, False)])
