@@ -32,12 +32,12 @@ RANK = 16
 """Of adapters that a config says nothing of."""
 PIECE = 2**25
 """Logits that exist at once on a CPU (``rl/pieces.py``)."""
+BLOCK = 2**21
+"""The same where whole distributions are read block by block (``rl/llama_head.py``)."""
 PACKED_ROWS = (4, 128)
 """Fewest and most responses at once whose sampler packs the matrices (``rl/packed.py``)."""
 PACKED = (2**24, 2**29)
 """Fewest and most weights of such a model beside adapters."""
-BLOCK = 2**21
-"""The same where whole distributions are read block by block (``rl/llama_head.py``)."""
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,7 @@ class _Column:
     def add(self, rows: Tensor) -> None:
         """[A,*]; copied, so that the memory of a step is that of the step before."""
         if not self.parts or self.used + len(rows) > len(self.parts[-1]):
-            if self.parts:
-                self.parts[-1] = self.parts[-1][: self.used]
+            self._cut()
             self.parts.append(rows.new_empty(self.steps * len(rows), *rows.shape[1:]))
             self.used = 0
         self.parts[-1][self.used : self.used + len(rows)] = rows
@@ -77,10 +76,14 @@ class _Column:
     def take(self, places: Tensor) -> Tensor:
         """Rows at ``places``, counted over all that were added."""
         if len(self.parts) > 1:
-            self.parts[-1] = self.parts[-1][: self.used]
+            self._cut()
             self.parts = [torch.cat(self.parts)]
             self.used = len(self.parts[0])
         return self.parts[0].index_select(0, places)
+
+    def _cut(self) -> None:
+        """Nothing more comes into the last part."""
+        self.parts[-1:] = [part[: self.used] for part in self.parts[-1:]]
 
 
 class LayerColumns:
@@ -184,8 +187,8 @@ class KeptPass(LlamaPass):
 
     def __init__(self, weights: Weights, plan: Plan, kept: Kept, logprobs: Sequence[Sequence[float]]) -> None:
         """``plan`` is of all responses, prompts not distinct; ``logprobs`` are what the sampler said of each."""
-        super().__init__(weights, plan, keep=True)
-        self.kept, self.logprobs, self.prefixes = kept, logprobs, kept.prefixes
+        super().__init__(weights, plan, keep=True, prefixes=kept.prefixes)
+        self.kept, self.logprobs = kept, logprobs
 
     def forward(self, reading: Reading) -> Tensor:
         """See LlamaPass; ``reading`` is of whole distributions."""

@@ -263,17 +263,30 @@ class Trace:
 class LlamaPass:
     """One forward pass over a plan, and its backward pass."""
 
-    def __init__(self, weights: Weights, plan: Plan, *, keep: bool, recompute: bool = False) -> None:
-        """``keep`` stores what ``backward`` needs, or with ``recompute`` lets it be computed anew there."""
+    def __init__(
+        self,
+        weights: Weights,
+        plan: Plan,
+        *,
+        keep: bool,
+        recompute: bool = False,
+        prefixes: list[Tensor] | None = None,
+    ) -> None:
+        """``keep`` stores what ``backward`` needs, or with ``recompute`` lets it be computed anew there.
+
+        ``prefixes`` are keys and values of the plan's prompts that were computed already.
+        """
         self.weights, self.plan, self.keep, self.recompute = weights, plan, keep, recompute
-        shape = weights.shape
         # Keys and values of all prompts, one tensor per layer: [2,P,K,longest,d].
-        size = (2, len(plan.prompt_lengths), shape.kv_heads, max(plan.prompt_lengths), shape.head_dim)
-        device = weights.embedding.device
-        self.prefixes = [torch.zeros(size, dtype=weights.dtype, device=device) for _ in weights.layers]
+        self.prefixes = self._no_prefixes() if prefixes is None else prefixes
         self.traces: list[Trace] = []
         self.read: list[Tensor | None] = []
         """what the reading of each batch keeps"""
+
+    def _no_prefixes(self) -> list[Tensor]:
+        weights, lengths = self.weights, self.plan.prompt_lengths
+        size = (2, len(lengths), weights.shape.kv_heads, max(lengths), weights.shape.head_dim)
+        return [torch.zeros(size, dtype=weights.dtype, device=weights.embedding.device) for _ in weights.layers]
 
     def forward(self, reading: Reading) -> Tensor:
         """What ``reading`` makes of the final hidden states, [N*T] float32; 0.0 where there is no token."""

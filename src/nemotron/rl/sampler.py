@@ -104,11 +104,7 @@ def generate(
     Raises:
         DataError: an empty prompt, or one that leaves no room for ``max_new_tokens`` in the model's context.
     """
-    if not prompts:
-        return []
-    check_prompts(policy, prompts, params)
-    decoder = decoder_for(policy, prompts, n, params.max_new_tokens)
-    return _generate(decoder, policy.device, prompts, n, params, seeds, on_group)
+    return PolicySampler(policy).generate(prompts, n, params, seeds, on_group=on_group)
 
 
 @torch.no_grad()

@@ -69,8 +69,8 @@ def test_a_product_of_any_number_of_rows(onednn: bool, bias: bool, low: bool) ->
     for rows in (9, 8, 1):
         assert found(x[:rows]).shape == (rows, 70)
         torch.testing.assert_close(found(x[:rows]), plain(x[:rows]), atol=1e-4, rtol=1e-5)
-        # What fills up the rows reaches no other row.
-        torch.testing.assert_close(found(x[:rows]), found(x)[:rows], atol=1e-5, rtol=1e-6)
+        # What fills up the rows reaches no other row; oneDNN fills up none, and has other code for fewer.
+        assert onednn or torch.equal(found(x[:rows]), found(x)[:rows])
 
 
 @pytest.mark.parametrize("make", [make_policy, adapted])
