@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -27,26 +29,60 @@ Progress = Callable[[int, int], None]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-class _Shared:
-    """Counters that all processes see."""
+class Shared:
+    """Counters that the processes of one call see. A process that is killed, at whatever moment, keeps none from the
+    others: each counts into a place of its own, and a turn is a lock that the kernel gives back for it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int) -> None:
         context = multiprocessing.get_context("fork")
-        self.next = context.Value("q", 0)
-        self.rows = context.Value("q", 0)
-        self.bytes = context.Value("q", 0)
-        self.failed = context.Value("b", 0)
+        self._next = context.RawValue("q", 0)
+        self._failed = context.RawValue("b", 0)
+        self._rows = context.RawArray("q", processes)
+        self._bytes = context.RawArray("q", processes)
+        self._lock = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the call that made it
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One process at a time."""
+        # By `fcntl` and not `flock`: forked processes have the file in common, and that lock would be theirs together.
+        import fcntl
+
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
     def take(self) -> int:
-        with self.next.get_lock():
-            index = int(self.next.value)
-            self.next.value = index + 1
+        """The next number, from 0; nobody else gets it."""
+        with self.turn():
+            index = int(self._next.value)
+            self._next.value = index + 1
         return index
 
-    def add(self, rows: int, size: int) -> None:
-        with self.rows.get_lock():
-            self.rows.value += rows
-            self.bytes.value += size
+    def add(self, process: int, rows: int, size: int) -> None:
+        """Count what process number ``process`` has done; it alone may say so."""
+        self._rows[process] += rows
+        self._bytes[process] += size
+
+    @property
+    def done(self) -> tuple[int, int]:
+        """Rows and bytes, of all processes."""
+        return sum(self._rows), sum(self._bytes)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a process has met an error."""
+        return bool(self._failed.value)
+
+    def fail(self) -> None:
+        """Let all stop after the task they are in."""
+        self._failed.value = 1
+
+    def close(self) -> None:
+        """Let the lock's file go."""
+        self._lock.close()
 
 
 def keep_memory() -> None:
@@ -67,21 +103,25 @@ def run_tasks(tasks: Sequence[T], work: Work[T], *, processes: int, progress: Pr
     if processes <= 1:
         _run_alone(tasks, work, progress)
         return
-    shared = _Shared()
+    with closing(Shared(processes)) as shared:
+        _run_shared(tasks, work, shared, processes, progress)
+
+
+def _run_shared(tasks: Sequence[T], work: Work[T], shared: Shared, processes: int, progress: Progress) -> None:
     context = multiprocessing.get_context("fork")
     helpers = []
-    for _ in range(processes - 1):
+    for number in range(1, processes):
         receiving, sending = context.Pipe(duplex=False)
         sys.stderr.flush()
-        helper = context.Process(target=_helper, args=(tasks, work, shared, sending, os.getpid()), daemon=True)
+        helper = context.Process(target=_helper, args=(tasks, work, shared, number, sending, os.getpid()), daemon=True)
         helper.start()
         sending.close()
         helpers.append((helper, receiving))
     error: BaseException | None = None
     try:
-        _loop(tasks, work, shared, lambda: progress(int(shared.rows.value), int(shared.bytes.value)))
+        _loop(tasks, work, shared, 0, lambda: progress(*shared.done))
     except BaseException as own:  # noqa: BLE001 - raised again once the helpers have stopped
-        shared.failed.value = 1
+        shared.fail()
         error = own
     for helper, receiving in helpers:
         theirs = _result(receiving)
@@ -89,7 +129,7 @@ def run_tasks(tasks: Sequence[T], work: Work[T], *, processes: int, progress: Pr
         error = error or theirs
     if error is not None:
         raise error
-    progress(int(shared.rows.value), int(shared.bytes.value))
+    progress(*shared.done)
 
 
 def _run_alone(tasks: Sequence[T], work: Work[T], progress: Progress) -> None:
@@ -104,16 +144,18 @@ def _run_alone(tasks: Sequence[T], work: Work[T], progress: Progress) -> None:
         work(task, step)
 
 
-def _loop(tasks: Sequence[T], work: Work[T], shared: _Shared, tick: Callable[[], None]) -> None:
+def _loop(tasks: Sequence[T], work: Work[T], shared: Shared, process: int, tick: Callable[[], None]) -> None:
     def step(rows: int, size: int) -> None:
-        shared.add(rows, size)
+        shared.add(process, rows, size)
         tick()
 
-    while not shared.failed.value and (index := shared.take()) < len(tasks):
+    while not shared.failed and (index := shared.take()) < len(tasks):
         work(tasks[index], step)
 
 
-def _helper(tasks: Sequence[Any], work: Work[Any], shared: _Shared, sending: Connection, parent: int) -> None:
+def _helper(
+    tasks: Sequence[Any], work: Work[Any], shared: Shared, number: int, sending: Connection, parent: int
+) -> None:
     """Life of a helper process: an error is sent to the parent, whose death ends the work."""
 
     def alive() -> None:
@@ -122,7 +164,7 @@ def _helper(tasks: Sequence[Any], work: Work[Any], shared: _Shared, sending: Con
 
     result: BaseException | None = None
     try:
-        _loop(tasks, work, shared, alive)
+        _loop(tasks, work, shared, number, alive)
     except KeyboardInterrupt:
         result = KeyboardInterrupt()
     except NemotronError as error:
@@ -131,7 +173,7 @@ def _helper(tasks: Sequence[Any], work: Work[Any], shared: _Shared, sending: Con
         # Supervision: the parent must hear of whatever ended this process.
         result = RuntimeError(f"{type(error).__name__}: {error}")
     if result is not None:
-        shared.failed.value = 1
+        shared.fail()
     sending.send_bytes(_packed(result))
     sending.close()
     # Without the parent's own exit handlers and buffered output.
