@@ -67,6 +67,9 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
         code = action()
         sys.stdout.flush()
     except NemotronError as error:
+        if interrupt_behind(error) is not None:
+            print_error(error, label="warning")
+            return 130
         print_error(error)
         return error.finding_exit_code if isinstance(error, CompileError) else error.exit_code
     except KeyboardInterrupt:
@@ -76,6 +79,8 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
+        if interrupt_behind(error) is not None:
+            return 130
         if isinstance(error, FileNotFoundError) and (gone := _without_folder()) is not None:
             print_error(gone)
             return gone.exit_code
@@ -93,6 +98,16 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
         print_error(own)
         return own.exit_code
     return code
+
+
+def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt in whose wake ``error`` was raised, None where there was none: whatever is broken off in mid-work,
+    of ours or of a library, may raise once more when it lets go of what it holds, and why all ended is the interrupt.
+    """
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, KeyboardInterrupt):
+        behind = behind.__context__
+    return behind
 
 
 def _name_too_long(error: Exception) -> UsageError | None:

@@ -106,13 +106,14 @@ def follow(run: RunFolder, *, may_cancel: bool) -> int:
     handle = attempts_of(run.path)[-1].handle()
     by = executor_of(handle)
     follower = _Follower(run, by, handle)
-    while True:
-        try:
+    state: JobState | None = None
+    while state is None:
+        with suppress(KeyboardInterrupt):
             state = follower.until_over()
             break
-        except KeyboardInterrupt:
-            if not may_cancel or not _wants_on(run, by, handle):
-                return 130
+        # Outside of the interrupt's wake: what goes wrong from here is an error of its own.
+        if not may_cancel or not _wants_on(run, by, handle):
+            return 130
     fetched = False
     try:
         finish(run, by, handle, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import signal
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from nemotron.disk import lock
 from nemotron.engines import worker
+from nemotron.errors import OutputError
+from nemotron.outcome import exit_code_of
 from nemotron.runs.attempts import Handle, begin_attempt
 from nemotron.runs.folder import LOCK, RunFolder
 from tests.compiled_jobs import compiled
@@ -74,3 +77,35 @@ def test_a_second_signal_does_not_keep_the_first_from_being_written_down(
     with pytest.raises(KeyboardInterrupt):
         worker.work(run, {})
     assert (run.status().state, run.status().exit_code) == ("interrupted", 130)
+
+
+@pytest.mark.parametrize("error", [OutputError("the disk is full"), AttributeError("half of it is gone"), None])
+def test_what_is_raised_in_the_wake_of_an_interrupt_is_not_why_the_run_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception | None
+) -> None:
+    """Of ours or of a library's: what is broken off in mid-work may raise once more when it lets go of what it holds.
+    What of it is for the user is still told."""
+    run = RunFolder.create(tmp_path, compiled())
+    lock.release(run.path / LOCK)
+
+    def interrupted(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            if error is not None:
+                raise error
+
+    monkeypatch.setattr(worker, "ENGINES", {"embedded": SimpleNamespace(run=interrupted)})
+    assert exit_code_of(lambda: worker.work(run, {}), ("words",)) == 130
+    assert (run.status().state, run.status().exit_code, run.status().error) == ("interrupted", 130, None)
+    told = capsys.readouterr().err.splitlines()[1:]
+    assert told == (["warning: the disk is full"] if isinstance(error, OutputError) else [])
+
+
+def test_an_error_after_an_interrupt_that_was_dealt_with_is_an_error() -> None:
+    def goes_on() -> int:
+        with suppress(KeyboardInterrupt):
+            raise KeyboardInterrupt
+        raise OutputError("the disk is full")
+
+    assert exit_code_of(goes_on, ("words",)) == OutputError.exit_code

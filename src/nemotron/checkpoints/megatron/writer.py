@@ -29,6 +29,7 @@ from nemotron.checkpoints.megatron.index import METADATA
 from nemotron.checkpoints.megatron.names import Weight, extra_states, weights
 from nemotron.disk.stream import StreamedFile
 from nemotron.errors import ArtifactError
+from nemotron.processes.termination import held_back
 
 _DATA_FILE = "__0_0.distcp"
 _ALIGNMENT = 64
@@ -46,24 +47,26 @@ class _DataFile:
         self.close = self._file.close
 
     def write(self, content: memoryview | bytes) -> int:
-        """What ``torch.save`` calls. Its C++ side turns an ``OSError`` into something else, so it is kept."""
-        try:
-            return self._file.write(content)
-        except OSError as error:
-            self._failure = error
-            raise
+        """What ``torch.save`` calls, from C++, where nothing may be raised: an archive that ends too early is an error
+        with another text there, or the end of the process."""
+        if self._failure is None:
+            try:
+                self._file.write(content)
+            except OSError as error:
+                self._failure = error
+        return len(content)
 
     def flush(self) -> None:
         """``torch.save`` asks for it; nothing is buffered here."""
 
     def add(self, where: MetadataIndex, value: Tensor | list[None]) -> int:
         """Append one record; returns its bytes."""
-        self.write(bytes(-self._file.size % _ALIGNMENT))
+        self._file.write(bytes(-self._file.size % _ALIGNMENT))
         start = self._file.size
-        try:
+        with held_back():
             torch.save(value, cast(IO[bytes], self))
-        except (RuntimeError, OSError) as error:
-            raise self._failure or error from None
+        if self._failure is not None:
+            raise self._failure
         length = self._file.size - start
         self.places[where] = _StorageInfo(_DATA_FILE, start, length)
         return length
