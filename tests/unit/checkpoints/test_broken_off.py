@@ -9,19 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 import torch
 
 from nemotron.checkpoints.policy import write_root
 from nemotron.disk import stream
+from tests.signalled import signalled_at
 from tests.unit.checkpoints.interpreters.make import CONFIG, state
 
 SOURCE = Path(stream.__file__).parents[1]
@@ -32,37 +27,15 @@ def write(folder: Path) -> None:
     write_root(folder, state(), CONFIG, None, None, None, {}, None)
 
 
-@contextmanager
-def signalled_at(line: int | None) -> Iterator[list[int]]:
-    """Ctrl-C when that many lines of those who write have run; how many have."""
-    count = [0]
-
-    def each(frame: FrameType, event: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.startswith(WRITING):
-            return None
-        count[0] += 1
-        if count[0] == line:
-            sys.settrace(None)
-            signal.raise_signal(signal.SIGINT)
-        return each
-
-    before = sys.gettrace()
-    sys.settrace(each)
-    try:
-        yield count
-    finally:
-        sys.settrace(before)
-
-
-@pytest.mark.parametrize("moments", [40, pytest.param(1000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("moments", [40, pytest.param(400, marks=pytest.mark.full)])
 def test_interrupted_at_any_line(tmp_path: Path, moments: int) -> None:
     """And not, which it was at one in ten of them, out of disk space."""
-    with signalled_at(None) as count:
+    with signalled_at(None, *WRITING) as count:
         write(tmp_path / "whole")
     assert count[0] > 1000
     for moment in range(moments):
         line = 1 + moment * count[0] // moments
-        with pytest.raises(KeyboardInterrupt), signalled_at(line):
+        with pytest.raises(KeyboardInterrupt), signalled_at(line, *WRITING):
             write(tmp_path / "broken")
         shutil.rmtree(tmp_path / "broken", ignore_errors=True)
 
