@@ -9,7 +9,8 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from nemotron import __version__
@@ -108,6 +109,17 @@ def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
     while behind is not None and not isinstance(behind, KeyboardInterrupt):
         behind = behind.__context__
     return behind
+
+
+@contextmanager
+def interrupts_first() -> Iterator[None]:
+    """For who goes on after an error: one that was raised in the wake of an interrupt is that interrupt."""
+    try:
+        yield
+    except Exception as error:
+        if (interrupt := interrupt_behind(error)) is not None:
+            raise interrupt from error
+        raise
 
 
 def _name_too_long(error: Exception) -> UsageError | None:

@@ -19,7 +19,9 @@ import pytest
 
 from nemotron.artifacts.fingerprint import fingerprint
 from nemotron.artifacts.made import made_by
+from nemotron.errors import ConfigError
 from nemotron.executors import goes_on
+from nemotron.pipelines import drive
 from nemotron.pipelines.state import PipelineFolder, started
 from nemotron.runs.folder import RunFolder, list_runs
 from tests import forked
@@ -306,3 +308,24 @@ def test_a_cancelled_pipeline_says_so_and_goes_on(done: Path, tmp_path: Path) ->
     assert not any(goes_on(run) for run in list_runs(tmp_path / "runs"))
     assert nemotron("pipelines", "status", "last", cwd=tmp_path).stdout.startswith(f"{folder.id}: interrupted")
     assert nemotron("pipelines", "cancel", cwd=tmp_path).code == 4
+
+
+@pytest.mark.parametrize("error", [AttributeError("half of it is gone"), ConfigError("half of it is gone")])
+def test_an_interrupt_of_which_something_else_comes_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """And does not count as the failure of one node, after which others are begun."""
+
+    def broken_off(*_: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise error
+
+    (tmp_path / "short.yaml").write_text(SHORT)
+    monkeypatch.setattr(drive._Driver, "_compiled", broken_off)
+    result = pipeline(tmp_path)
+    assert result.code == 130, result.stderr
+    folder = started(tmp_path / "runs")[-1]
+    assert f"the pipeline goes on with `nemotron pipelines resume {folder.id}`" in result.stderr
+    assert [folder.read().node(name).state for name in NODES] == ["interrupted", *["waiting"] * (len(NODES) - 1)]

@@ -106,12 +106,7 @@ def follow(run: RunFolder, *, may_cancel: bool) -> int:
     handle = attempts_of(run.path)[-1].handle()
     by = executor_of(handle)
     follower = _Follower(run, by, handle)
-    state: JobState | None = None
-    while state is None:
-        with suppress(KeyboardInterrupt):
-            state = follower.until_over()
-            break
-        # Outside of the interrupt's wake: what goes wrong from here is an error of its own.
+    while (state := _unless_interrupted(follower)) is None:
         if not may_cancel or not _wants_on(run, by, handle):
             return 130
     fetched = False
@@ -129,6 +124,13 @@ def follow(run: RunFolder, *, may_cancel: bool) -> int:
     ):
         state = by.explain(handle, state)
     return _outcome(run, state)
+
+
+def _unless_interrupted(follower: _Follower) -> JobState | None:
+    """How the job has ended; None after Ctrl-C, whose wake ends here: what then goes wrong is an error of its own."""
+    with suppress(KeyboardInterrupt):
+        return follower.until_over()
+    return None
 
 
 def _says_so(run: RunFolder, by: Executor, handle: Handle) -> bool:

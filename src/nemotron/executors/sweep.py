@@ -18,7 +18,7 @@ from nemotron.errors import ArtifactError, ExecutorError, NemotronError, OutputE
 from nemotron.executors import apart, goes_on
 from nemotron.executors.launch import Launch
 from nemotron.job import Asked, CompiledJob
-from nemotron.outcome import print_error
+from nemotron.outcome import interrupts_first, print_error
 from nemotron.processes.termination import terminated_like_interrupted
 from nemotron.runs.folder import RunFolder, list_runs, new_run_id
 
@@ -109,7 +109,8 @@ def submit_all(
     waiting = [*(([one], earlier) for one, earlier in going_on), *((batch, None) for batch in _batches(new))]
     for batch, earlier in sorted(waiting, key=lambda some: some[0][0].member.number):
         try:
-            made = _submitted(batch, earlier, runs_dir, accept_changed=accept_changed)
+            with interrupts_first():
+                made = _submitted(batch, earlier, runs_dir, accept_changed=accept_changed)
         except NemotronError as error:
             print(f"{batch[0]}" + (f" and {len(batch) - 1} more:" if len(batch) > 1 else ":"), file=sys.stderr)
             print_error(error)

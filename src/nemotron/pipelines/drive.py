@@ -25,7 +25,7 @@ from nemotron.executors import apart, goes_on
 from nemotron.executors.apart import Beside, Working
 from nemotron.executors.elsewhere import say_submitted
 from nemotron.job import Asked, CompiledJob, PipelineMember
-from nemotron.outcome import print_error, print_findings
+from nemotron.outcome import interrupts_first, print_error, print_findings
 from nemotron.pipelines.beside import cores_of
 from nemotron.pipelines.chain import Binding, Chain, Node
 from nemotron.pipelines.page import write_page
@@ -126,13 +126,14 @@ class _Driver:
             say(f"{node.name}: skipped, {reason}")
             return
         try:
-            run = self._run(node.name)
-            if node.profile is not None:
-                self._submit(node, node.profile, run)
-            elif run is None:
-                self._begin(node)
-            else:
-                self._go_on(node, run)
+            with interrupts_first():
+                run = self._run(node.name)
+                if node.profile is not None:
+                    self._submit(node, node.profile, run)
+                elif run is None:
+                    self._begin(node)
+                else:
+                    self._go_on(node, run)
         except KeyboardInterrupt:
             self._write(node.name, state="interrupted", exit_code=130, reason=None)
             raise
