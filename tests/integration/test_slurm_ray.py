@@ -27,13 +27,19 @@ from pathlib import Path
 import ray, yaml
 import psutil
 from nemo_rl.utils.logger import Logger
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as In
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--config")
 config = yaml.safe_load(Path(parser.parse_args().config).read_text())
 ray.init(address="auto", log_to_driver=False)
 gpus = ray.cluster_resources()["GPU"]
-where = ray.get([ray.remote(num_gpus=2)(lambda: ray.get_runtime_context().get_node_id()).remote() for _ in range(2)])
+# As NeMo-RL has it: places on different nodes, which exist at the same time. Free tasks may follow each other on one.
+places = placement_group([{"CPU": 1, "GPU": 2}] * 2, strategy="STRICT_SPREAD")
+ray.get(places.ready())
+node_id = ray.remote(num_gpus=2)(lambda: ray.get_runtime_context().get_node_id())
+where = ray.get([node_id.options(scheduling_strategy=In(places, index)).remote() for index in range(2)])
 print("sees", sum(node["Alive"] for node in ray.nodes()), "nodes,", gpus, "GPUs, tasks on", len(set(where)), flush=True)
 
 def listens():
