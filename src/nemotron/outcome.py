@@ -65,23 +65,21 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
     """
     steady_streams()
     try:
-        code = action()
+        with interrupts_first():
+            code = action()
         sys.stdout.flush()
     except NemotronError as error:
-        if interrupt_behind(error) is not None:
-            print_error(error, label="warning")
-            return 130
         print_error(error)
         return error.finding_exit_code if isinstance(error, CompileError) else error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if isinstance(interrupt.__cause__, NemotronError):
+            print_error(interrupt.__cause__, label="warning")
         return 130
     except BrokenPipeError:
         # The reader of a pipe left, as `| head` does. Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001  a bug must not look like a crash of the user's making
-        if interrupt_behind(error) is not None:
-            return 130
         if isinstance(error, FileNotFoundError) and (gone := _without_folder()) is not None:
             print_error(gone)
             return gone.exit_code
@@ -101,25 +99,20 @@ def exit_code_of(action: Callable[[], int], words: tuple[str, ...]) -> int:
     return code
 
 
-def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
-    """The interrupt in whose wake ``error`` was raised, None where there was none: whatever is broken off in mid-work,
-    of ours or of a library, may raise once more when it lets go of what it holds, and why all ended is the interrupt.
-    """
-    behind: BaseException | None = error
-    while behind is not None and not isinstance(behind, KeyboardInterrupt):
-        behind = behind.__context__
-    return behind
-
-
 @contextmanager
 def interrupts_first() -> Iterator[None]:
-    """For who goes on after an error: one that was raised in the wake of an interrupt is that interrupt."""
+    """An error that the block raises in the wake of an interrupt is that interrupt, with the error as its cause:
+    whatever is broken off in mid-work, of ours or of a library, may raise once more when it lets go of what it holds.
+    """
     try:
         yield
-    except Exception as error:
-        if (interrupt := interrupt_behind(error)) is not None:
-            raise interrupt from error
-        raise
+    except BaseException as error:
+        behind: BaseException | None = error
+        while behind is not None and not isinstance(behind, KeyboardInterrupt):
+            behind = behind.__context__
+        if behind is None or behind is error:
+            raise
+        raise behind from error
 
 
 def _name_too_long(error: Exception) -> UsageError | None:

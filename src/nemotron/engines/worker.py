@@ -23,7 +23,7 @@ from nemotron.errors import LimitError, NemotronError, NotAvailableError
 from nemotron.job import Changed, CompiledJob
 from nemotron.manifest import declaration, find_step
 from nemotron.out_of_memory import out_of_memory
-from nemotron.outcome import exit_code_of, interrupt_behind
+from nemotron.outcome import exit_code_of, interrupts_first
 from nemotron.own_code import raised_by_own_code
 from nemotron.processes import garbage, notice
 from nemotron.processes.termination import held_back, terminated_like_interrupted
@@ -63,42 +63,38 @@ def work(
             return 0
         job = run.job()
         try:
-            entry = _entry(job)
-            folder = (
-                begin_attempt(run.path, Handle.of_this_process())
-                if attempt is None
-                else given_attempt(run.path, attempt)
-            )
-            notice.look_in(folder.path)
-            with ExitStack() as closing, Hashing(run, job) as hashing:
-                ENGINES[job.engine].run(entry, Attempt(run, job, folder, secrets, hashing, closing))
-            _ended(run, job)
+            with interrupts_first():
+                entry = _entry(job)
+                folder = (
+                    begin_attempt(run.path, Handle.of_this_process())
+                    if attempt is None
+                    else given_attempt(run.path, attempt)
+                )
+                notice.look_in(folder.path)
+                with ExitStack() as closing, Hashing(run, job) as hashing:
+                    ENGINES[job.engine].run(entry, Attempt(run, job, folder, secrets, hashing, closing))
+                _ended(run, job)
+        except KeyboardInterrupt:
+            # Whoever asks for the end once more must not keep it from being written down.
+            with held_back():
+                run.write_status(state="interrupted", exit_code=130)
+                print(f"interrupted; go on with `nemotron runs resume {run.id}`", file=sys.stderr)
+            raise
+        except NemotronError as error:
+            state: Any = "stopped" if isinstance(error, LimitError) else "failed"
+            run.write_status(state=state, error=error.message, exit_code=error.exit_code)
+            raise
         except BaseException as error:
             # Supervision: whatever it was, the status must not go on saying "running".
-            if interrupt_behind(error) is not None:
-                # Whoever asks for the end once more must not keep it from being written down.
-                with held_back():
-                    run.write_status(state="interrupted", exit_code=130)
-                    print(f"interrupted; go on with `nemotron runs resume {run.id}`", file=sys.stderr)
-                raise
             if (known := out_of_memory(error, job.config)) is not None:
-                _write_end(run, known, secrets)
+                run.write_status(state="failed", error=known.message, exit_code=known.exit_code)
                 raise known from error
-            _write_end(run, error, secrets)
+            own = raised_by_own_code(error)
+            # A text that is not ours may hold anything, and the status stays.
+            said = redact(own.message, secrets) if own is not None else f"internal error: {type(error).__name__}"
+            run.write_status(state="failed", error=said, exit_code=1)
             raise
     return 0
-
-
-def _write_end(run: RunFolder, error: BaseException, secrets: Mapping[str, str]) -> None:
-    """Let the status say what ended the run."""
-    if isinstance(error, NemotronError):
-        state: Any = "stopped" if isinstance(error, LimitError) else "failed"
-        run.write_status(state=state, error=error.message, exit_code=error.exit_code)
-        return
-    own = raised_by_own_code(error)
-    # A text that is not ours may hold anything, and the status stays.
-    said = redact(own.message, secrets) if own is not None else f"internal error: {type(error).__name__}"
-    run.write_status(state="failed", error=said, exit_code=1)
 
 
 def _ended(run: RunFolder, job: CompiledJob) -> None:

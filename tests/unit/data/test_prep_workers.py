@@ -18,22 +18,6 @@ from nemotron.errors import OutputError
 PACKAGE = Path(__file__).parents[3] / "src" / "nemotron"
 
 
-@contextmanager
-def within_seconds(limit: float) -> Iterator[None]:
-    """A wait for ever is an error after that time."""
-
-    def stop(number: int, frame: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def test_a_turn_of_who_is_killed_in_it_is_free_again() -> None:
     with closing(Shared(2)) as shared:
         assert shared.take() == 0
@@ -57,6 +41,7 @@ def test_a_turn_of_who_is_killed_in_it_is_free_again() -> None:
         assert taken == [1]
 
 
+@pytest.mark.timeout(60)
 def test_a_helper_that_is_killed_in_its_turn_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not a wait for ever."""
     here, turn = os.getpid(), Shared.turn
@@ -75,7 +60,7 @@ def test_a_helper_that_is_killed_in_its_turn_is_an_error(monkeypatch: pytest.Mon
         done.append(task)
         step(1, 10)
 
-    with within_seconds(60), pytest.raises(OutputError, match="a helper process ended unexpectedly"):
+    with pytest.raises(OutputError, match="a helper process ended unexpectedly"):
         run_tasks(range(20), work, processes=2, progress=lambda *_: None)
     assert done == list(range(20))
 

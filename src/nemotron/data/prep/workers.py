@@ -6,6 +6,7 @@ The calling process works as well: two processes are this one and one more, whic
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import pickle
@@ -46,8 +47,6 @@ class Shared:
     def turn(self) -> Iterator[None]:
         """One process at a time."""
         # By `fcntl` and not `flock`: forked processes have the file in common, and that lock would be theirs together.
-        import fcntl
-
         fcntl.lockf(self._lock, fcntl.LOCK_EX)
         try:
             yield
